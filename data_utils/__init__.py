@@ -1,0 +1,1 @@
+"""Text to arrays to scores: task definitions, canonical files, token caches, batches, metrics."""

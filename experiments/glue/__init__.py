@@ -1,0 +1,1 @@
+"""The GLUE study of the PATS paper."""

@@ -1,0 +1,1 @@
+"""Algorithms on tensors: noise stream, sensitivity, optimizers, fine-tuning methods."""
