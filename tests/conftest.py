@@ -1,7 +1,12 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from mt_dnn.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -13,3 +18,46 @@ def glue_dir() -> Path:
     if not (folder / "CoLA" / "train.tsv").is_file():
         pytest.skip(f"no GLUE files in {folder}: set PATS_GLUE_DIR to a folder with CoLA/, MRPC/, RTE/, STS-B/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a two-layer random BERT with its tokenizer."""
+    from tests.tiny import make_encoder
+
+    return make_encoder(tmp_path_factory.mktemp("encoders") / "tiny-bert")
+
+
+@pytest.fixture(scope="session")
+def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the canonical files and task_def.yml of the tasks toy and toyscore."""
+    from tests.tiny import make_task
+
+    return make_task(tmp_path_factory.mktemp("tiny") / "canonical_data")
+
+
+@pytest.fixture
+def tiny_run(tiny_encoder: Path, tiny_task: Path, tmp_path: Path) -> "Callable[..., RunConfig]":
+    """Make the configuration of a short run of the tiny encoder on the task toy, with changes."""
+    from mt_dnn.config_parser import config_from_mapping
+
+    def make(**changes: Any) -> RunConfig:
+        settings = {
+            "task_def": tiny_task / "task_def.yml",
+            "data_dir": tiny_task,
+            "train_datasets": "toy",
+            "init_checkpoint": str(tiny_encoder),
+            "output_dir": tmp_path / "runs",
+            "epochs": 3,
+            "batch_size": 16,
+            "learning_rate": 5e-3,
+            "precision": "fp32",
+            "tensorboard": False,
+            "log_per_updates": 2,
+            "device": "cpu",
+            "threads": 1,
+            "seed": 1,
+        }
+        return config_from_mapping({**settings, **changes})
+
+    return make

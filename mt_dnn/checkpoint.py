@@ -1,0 +1,172 @@
+"""Checkpoints that either load bit for bit or say what is wrong with them; nothing in them is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data_utils.errors import SettingError
+
+_MODEL = "model.safetensors"
+_STATE = "state.pt"
+_SUMS = "sha256.json"
+_LAST = "last-"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A point between two steps: weights and everything else that the next step depends on."""
+
+    step: int
+    model: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_last(folder: Path, step: int, network: nn.Module, state: Mapping[str, Any]) -> None:
+    """Write the resume checkpoint of ``step`` and then drop the one before it.
+
+    The files are written under another name and renamed as the last act, so that a kill, a full disk or a power cut
+    leaves the checkpoint before it as the newest.
+
+    Args:
+        folder: The run's ``checkpoints`` folder.
+        step: Optimizer steps made so far.
+        network: Its ``state_dict`` becomes ``model.safetensors``.
+        state: Tensors and plain values only: what ``torch.load(weights_only=True)`` can read.
+
+    Raises:
+        SettingError: the files could not be written.
+    """
+    target = folder / f"{_LAST}{step:08d}"
+    if target.is_dir():
+        return  # the same step of the same run: the same bytes
+    scratch = folder / f".{target.name}.tmp"
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        save_file(_contiguous(network), scratch / _MODEL)
+        torch.save(dict(state), scratch / _STATE)
+        sums = {name: _sha256(scratch / name) for name in (_MODEL, _STATE)}
+        (scratch / _SUMS).write_text(json.dumps(sums), encoding="utf-8")
+        for name in (_MODEL, _STATE, _SUMS):
+            _sync(scratch / name)
+        scratch.rename(target)
+        _sync(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise _unwritable(target, error) from None
+    for step_before, path in _found(folder):
+        if step_before < step:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def load_last(folder: Path) -> Checkpoint | None:
+    """The newest resume checkpoint, or None where there is none.
+
+    Raises:
+        SettingError: it is damaged; the line names the file and what to do.
+    """
+    found = _found(folder)
+    if not found:
+        return None
+    step, path = found[-1]
+    try:
+        sums = json.loads((path / _SUMS).read_text(encoding="utf-8"))
+        for name in (_MODEL, _STATE):
+            if _sha256(path / name) != sums[name]:
+                raise SettingError(_damaged(path / name, "its checksum differs", path))
+        state = torch.load(path / _STATE, map_location="cpu", weights_only=True)
+        return Checkpoint(step, load_file(path / _MODEL), state)
+    except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        if isinstance(error, SettingError):
+            raise
+        raise SettingError(_damaged(path, str(error).splitlines()[0], path)) from None
+
+
+def drop_last(folder: Path) -> None:
+    """Remove resume checkpoints, those half written included."""
+    for path in [*folder.glob(f"{_LAST}*"), *folder.glob(f".{_LAST}*")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def save_weights(folder: Path, name: str, network: nn.Module) -> None:
+    """Write the weights alone to ``<folder>/<name>/model.safetensors``, atomically.
+
+    Args:
+        folder: The run's ``checkpoints`` folder.
+        name: ``best`` or ``last``.
+        network: The trained network.
+
+    Raises:
+        SettingError: the file could not be written.
+    """
+    target = folder / name / _MODEL
+    scratch = target.with_name(f".{_MODEL}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file(_contiguous(network), scratch)
+        _sync(scratch)
+        os.replace(scratch, target)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        scratch.unlink(missing_ok=True)
+        raise _unwritable(target, error) from None
+
+
+def load_weights(folder: Path, name: str) -> dict[str, Tensor]:
+    """Read what :func:`save_weights` wrote.
+
+    Raises:
+        SettingError: the file is missing or damaged.
+    """
+    path = folder / name / _MODEL
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise SettingError(f"cannot read the weights {path}: {str(error).splitlines()[0]}") from None
+
+
+def _contiguous(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def _found(folder: Path) -> list[tuple[int, Path]]:
+    """Resume checkpoints, oldest first."""
+    paths = [p for p in folder.glob(f"{_LAST}*") if p.name[len(_LAST) :].isdecimal()]
+    return sorted((int(path.name[len(_LAST) :]), path) for path in paths)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _unwritable(path: Path, error: Exception) -> SettingError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    return SettingError(
+        f"cannot write {path} ({reason}); free space or make the folder writable and start the same command again, "
+        f"the checkpoint before it is intact"
+    )
+
+
+def _damaged(path: Path, reason: str, folder: Path) -> str:
+    return f"{path} is damaged ({reason}); delete {folder} to start this run again from its beginning"

@@ -1,0 +1,222 @@
+"""The configuration of one run: every setting, its legal range, and the run's identity."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from data_utils.errors import SettingError
+from data_utils.names import check_name, slug
+from data_utils.task_def import split_dataset_name
+from module.methods import METHODS, parse_method
+
+GLUE_TASK_DEF = Path(__file__).resolve().parents[1] / "experiments" / "glue" / "glue_task_def.yml"
+
+# Where a run is computed, stored and watched changes none of its numbers, so it is no part of its identity.
+_NOT_IDENTITY = frozenset(
+    {
+        "seed", "recipe", "task_def", "data_dir", "cache_dir", "output_dir", "device", "threads",
+        "log_per_updates", "checkpoint_seconds", "save", "tensorboard", "eval_batch_tokens",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """One run: a task, an encoder, a method and a seed. MT-DNN's names where it has one."""
+
+    task_def: Path = GLUE_TASK_DEF
+    """YAML file with the task definitions (MT-DNN's keys)."""
+    data_dir: Path = Path("data/canonical_data")
+    """Folder with the canonical TSV files <task>_<split>.tsv, as glue_prepro.py writes them."""
+    cache_dir: Path | None = None
+    """Folder of the token caches; default <data_dir>/cache. A missing or stale cache is made at the start."""
+    train_datasets: str = "cola"
+    """The task to train on: a name from the task definitions. One run trains one task."""
+    test_datasets: str | None = None
+    """Comma-separated dev sets, e.g. mnli_matched,mnli_mismatched; default: all dev splits of the task."""
+    init_checkpoint: str = "all-MiniLM-L6-v2"
+    """Pretrained encoder: a Hub name, a local folder, or the packaged all-MiniLM-L6-v2."""
+    method: str = "vanilla"
+    """Fine-tuning method, or several joined with "+" (noisytune+pats); settings as --<method>.<setting>."""
+
+    epochs: int = 10
+    """Passes over the training set."""
+    batch_size: int = 32
+    """Examples per forward pass; one optimizer step sees batch_size x grad_accumulation_step examples."""
+    grad_accumulation_step: int = 1
+    """Forward passes per optimizer step."""
+    learning_rate: float = 1e-4
+    """Peak learning rate, > 0."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises from 0 to its peak, in [0, 1)."""
+    schedule: Literal["linear", "linear_legacy"] = "linear"
+    """Linear decay after warm-up; linear_legacy is pytorch-pretrained-bert's, which drops from 1 to 1 - warmup."""
+    optimizer: Literal["adamax", "adamw"] = "adamax"
+    """The optimizer under the method."""
+    adamax_rule: Literal["mtdnn", "torch"] = "mtdnn"
+    """Adamax as in MT-DNN v0.2 (no bias correction, decoupled decay) or as in torch.optim."""
+    adam_eps: float | None = None
+    """Epsilon of the optimizer, > 0; default 1e-6 for the mtdnn rule, 1e-8 otherwise."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the optimizer's two moments, each in [0, 1)."""
+    weight_decay: float = 0.01
+    """Weight decay of everything but biases and layer norms, >= 0."""
+    global_grad_clipping: float = 1.0
+    """Largest global gradient norm; 0 switches clipping off."""
+    dropout_p: float | None = None
+    """Dropout before the task head, in [0, 1); default: the task definition's, else 0.1."""
+    bert_dropout_p: float = 0.1
+    """Dropout of hidden states and attention in the encoder, in [0, 1)."""
+    pooler_actf: Literal["tanh", "linear"] = "tanh"
+    """Activation of the pooler; linear is what MT-DNN really trains with (its tanh is never found)."""
+
+    max_seq_len: int = 512
+    """Longest example in tokens, special tokens included; longer ones are cut, never dropped."""
+    sampler: Literal["reshuffle", "mtdnn", "length"] = "reshuffle"
+    """Batches: reshuffled every epoch; MT-DNN's frozen file slices; or grouped by length."""
+    train_fraction: float | None = None
+    """Share of the training set to use, in (0, 1]; smaller shares are subsets of larger ones."""
+    train_size: int | None = None
+    """Number of training examples to use, >= 1; not together with train_fraction."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast precision; weights and optimizer state are always fp32. auto takes bf16 where the machine has it."""
+    attention: Literal["auto", "packed", "padded"] = "auto"
+    """packed: no padding tokens anywhere but inside attention; padded: the usual rectangle. Same numbers."""
+    eval_batch_tokens: int = 8192
+    """Tokens per evaluation batch."""
+    seed: int = 2018
+    """Seed of head initialisation, data order, dropout and noise, each a stream of its own."""
+
+    output_dir: Path = Path("runs")
+    """Folder of all runs; this one's is <task>/<encoder>/<method>/<run id>/seed=<seed> in it."""
+    save: Literal["none", "last", "best", "both"] = "best"
+    """Weights to keep after the run: of the best epoch on the dev set, of the last, both, or none."""
+    checkpoint_seconds: float = 300.0
+    """Seconds between resume checkpoints; 0 makes one after every step."""
+    log_per_updates: int = 50
+    """Steps between log lines in metrics.jsonl and TensorBoard."""
+    tensorboard: bool = True
+    """Write TensorBoard events to <run dir>/tb."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<index>."""
+    threads: int | None = None
+    """CPU threads of this process; default: torch's own choice."""
+    recipe: str | None = None
+    """A label stored in run.json, such as the recipe that this run belongs to."""
+    method_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the methods in `method` that differ from their defaults: method name -> its Settings."""
+
+    def __post_init__(self) -> None:
+        """Check every range and fill in the settings of the chosen methods.
+
+        Raises:
+            SettingError: a value out of its range, an unknown method, or settings of a method that is not used.
+        """
+        for name, legal, holds in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not holds(value):
+                raise SettingError(f"{name} is {value!r}; legal: {legal}")
+        if self.train_fraction is not None and self.train_size is not None:
+            raise SettingError(
+                f"train_fraction is {self.train_fraction} and train_size is {self.train_size}; give one of the two"
+            )
+        check_name("train_datasets", self.train_datasets)
+        if self.recipe is not None:
+            check_name("recipe", self.recipe)
+        try:
+            chosen = parse_method(self.method)
+        except ValueError as error:
+            raise SettingError(str(error)) from None
+        unused = sorted(set(self.method_settings) - set(chosen))
+        if unused:
+            raise SettingError(
+                f"settings are given for {', '.join(unused)}, but method is {self.method!r}; "
+                f"drop them or add the method with +"
+            )
+        settings = {name: self.method_settings.get(name, METHODS[name].Settings()) for name in chosen}
+        object.__setattr__(self, "method_settings", settings)
+
+    @property
+    def task(self) -> str:
+        """Name of the task, e.g. ``mnli``."""
+        return split_dataset_name(self.train_datasets)
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder as it stands in paths and tables, e.g. ``org--model``."""
+        return slug(self.init_checkpoint)
+
+    @property
+    def window(self) -> int:
+        """Examples per optimizer step."""
+        return self.batch_size * self.grad_accumulation_step
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting as plain JSON values."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["method_settings"] = {name: dataclasses.asdict(s) for name, s in self.method_settings.items()}
+        return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+
+
+def run_id(config: RunConfig) -> str:
+    """Hash of what a run computes: all settings but the seed, paths, devices and what is only watched or kept.
+
+    Returns:
+        12 hexadecimal digits; the order in which settings were given does not matter.
+    """
+    identity = {key: value for key, value in config.as_dict().items() if key not in _NOT_IDENTITY}
+    identity["init_checkpoint"] = config.encoder
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def run_dir(config: RunConfig) -> Path:
+    """Folder of the run: ``<output_dir>/<task>/<encoder>/<method>/<run id>/seed=<seed>``."""
+    return config.output_dir / config.task / config.encoder / config.method / run_id(config) / f"seed={config.seed}"
+
+
+def _share(value: float) -> bool:
+    return 0.0 <= value < 1.0
+
+
+def _positive(value: float) -> bool:
+    return value > 0.0 and math.isfinite(value)
+
+
+def _not_negative(value: float) -> bool:
+    return value >= 0.0 and math.isfinite(value)
+
+
+_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("epochs", "an integer >= 1", lambda v: v >= 1),
+    ("batch_size", "an integer >= 1", lambda v: v >= 1),
+    ("grad_accumulation_step", "an integer >= 1", lambda v: v >= 1),
+    ("learning_rate", "a number > 0", _positive),
+    ("warmup", "a share in [0, 1)", _share),
+    ("adam_eps", "a number > 0", _positive),
+    ("betas", "two numbers in [0, 1)", lambda v: len(v) == 2 and all(map(_share, v))),
+    ("weight_decay", "a number >= 0", _not_negative),
+    ("global_grad_clipping", "a number >= 0 (0 = off)", _not_negative),
+    ("dropout_p", "a probability in [0, 1)", _share),
+    ("bert_dropout_p", "a probability in [0, 1)", _share),
+    ("max_seq_len", "an integer >= 8", lambda v: v >= 8),
+    ("train_fraction", "a share in (0, 1]", lambda v: 0.0 < v <= 1.0),
+    ("train_size", "an integer >= 1", lambda v: v >= 1),
+    ("eval_batch_tokens", "an integer >= 1", lambda v: v >= 1),
+    ("seed", "an integer in [0, 2^63)", lambda v: 0 <= v < 2**63),
+    ("checkpoint_seconds", "a number >= 0", _not_negative),
+    ("log_per_updates", "an integer >= 1", lambda v: v >= 1),
+    ("threads", "an integer >= 1", lambda v: v >= 1),
+    (
+        "device",
+        "auto, cpu, cuda or cuda:<index>",
+        lambda v: v in ("auto", "cpu", "cuda") or (v.startswith("cuda:") and v[5:].isdecimal()),
+    ),
+)

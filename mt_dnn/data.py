@@ -1,0 +1,83 @@
+"""The token caches of one run: opened when fresh, made when missing or stale."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_utils.errors import SettingError
+from data_utils.task_def import TaskDef, load_task_defs, split_dataset_name
+from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
+from data_utils.tokenizer import load_tokenizer
+from mt_dnn.config import RunConfig
+from mt_dnn.encoder import resolve_encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Datasets:
+    """Training set and dev sets of a run, tokenised."""
+
+    task_def: TaskDef
+    train: TokenCache
+    dev: dict[str, TokenCache]
+    """Dataset name, e.g. ``mnli_matched_dev`` -> cache."""
+    pad_id: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the contents of all sets."""
+        parts = [self.train.fingerprint, *(f"{name}:{cache.fingerprint}" for name, cache in sorted(self.dev.items()))]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def open_datasets(config: RunConfig) -> Datasets:
+    """Open the caches of a run, making those that are missing or out of date.
+
+    Raises:
+        SettingError: unknown task or dev set, missing or malformed TSV file, damaged cache.
+    """
+    task_def = _task_def(config)
+    source = resolve_encoder(config.init_checkpoint)
+    tokenizer = load_tokenizer(source.folder)
+    root = config.cache_dir or config.data_dir / "cache"
+
+    def opened(dataset: str) -> TokenCache:
+        tsv = Path(config.data_dir) / f"{dataset}.tsv"
+        if not tsv.is_file():
+            raise SettingError(
+                f"data_dir: {tsv} does not exist; make it with "
+                f"python experiments/glue/glue_prepro.py --root_dir <raw GLUE folder> --out {config.data_dir}"
+            )
+        folder = cache_dir_for(root, source.name, config.max_seq_len, dataset)
+        return ensure_cache(tsv, task_def, tokenizer, folder, config.max_seq_len)
+
+    train = opened(task_def.dataset_name("train"))
+    dev = {name: opened(name) for name in _dev_sets(config, task_def)}
+    if len(train) == 0:
+        raise SettingError(f"{task_def.dataset_name('train')}.tsv has no rows")
+    return Datasets(task_def, train, dev, tokenizer.pad_id)
+
+
+def _task_def(config: RunConfig) -> TaskDef:
+    task_defs = load_task_defs(config.task_def)
+    if config.task not in task_defs:
+        raise SettingError(
+            f"train_datasets is {config.train_datasets!r}; tasks in {config.task_def}: {', '.join(task_defs)}"
+        )
+    return task_defs[config.task]
+
+
+def _dev_sets(config: RunConfig, task_def: TaskDef) -> list[str]:
+    """Dataset names to evaluate; MT-DNN's short forms (``mnli_matched``) get their ``_dev``."""
+    legal = [task_def.dataset_name(split) for split in task_def.dev_splits]
+    if config.test_datasets is None:
+        return legal
+    chosen = []
+    for given in config.test_datasets.split(","):
+        name = given.strip()
+        full = name if name.endswith("_dev") else f"{name}_dev"
+        if split_dataset_name(full) != task_def.name or full not in legal:
+            raise SettingError(f"test_datasets: {name!r} is no dev set of {task_def.name}; legal: {', '.join(legal)}")
+        chosen.append(full)
+    return chosen

@@ -1,0 +1,34 @@
+"""The progress bar of one run: steps, epoch and best score; silent where no one watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+if TYPE_CHECKING:
+    from mt_dnn.trainer import Progress
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[Progress], None]]:
+    """A bar on stderr, off when that is no terminal.
+
+    Args:
+        label: Stands before the bar.
+
+    Yields:
+        The function to call after every step.
+    """
+    with tqdm(desc=label, unit="step", disable=None, dynamic_ncols=True) as bar, logging_redirect_tqdm():
+
+        def report(progress: Progress) -> None:
+            bar.total = progress.total_steps
+            best = "" if progress.best_score is None else f" best {progress.best_score:.2f}"
+            bar.set_postfix_str(f"epoch {progress.epoch}{best}", refresh=False)
+            bar.update(progress.step - bar.n)
+
+        yield report

@@ -1,0 +1,96 @@
+"""One run from its configuration to its result: open, lock, resume, train, record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.data import Datasets, open_datasets
+from mt_dnn.encoder import EncoderSource, resolve_encoder
+from mt_dnn.interrupt import Interrupted, StopRequest
+from mt_dnn.provenance import provenance
+from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.trainer import Progress, Trainer
+
+log = logging.getLogger(__name__)
+
+
+def run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
+    """Compute one run, go on with it where it broke off, or return its result if it is done.
+
+    Args:
+        config: The run.
+        on_progress: Called after every step.
+
+    Returns:
+        The result, as in ``result.json``. An unexpected error gives status ``failed``; the next call tries again.
+
+    Raises:
+        SettingError: a setting, file or checkpoint is wrong, or a file cannot be written; no result is written.
+        RunLocked: another process is computing this run.
+        Interrupted: a signal asked to stop; a checkpoint was written.
+    """
+    directory = RunDirectory(run_dir(config))
+    finished = directory.read_result()
+    if finished is not None and finished.done:
+        return finished
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    # Data and encoder are opened before the folder is made: a wrong path leaves nothing behind.
+    data, source = open_datasets(config), resolve_encoder(config.init_checkpoint)
+    with directory.lock(), StopRequest() as stop:
+        finished = directory.read_result()
+        if finished is not None and finished.done:
+            return finished
+        if finished is not None:
+            directory.clear()
+        directory.start(_description(config, data, source))
+        return _fit(Trainer(config, data, source, directory, stop, on_progress), directory)
+
+
+def _fit(trainer: Trainer, directory: RunDirectory) -> RunResult:
+    try:
+        return trainer.fit()
+    except (OSError, ValueError, Interrupted, KeyboardInterrupt):
+        raise  # the user's to mend, or to go on with
+    except Exception as error:
+        log.exception("%s failed", directory.path)
+        result = trainer.result(Status.FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
+        with suppress(OSError):
+            directory.write_result(result)
+        return result
+
+
+def _description(config: RunConfig, data: Datasets, source: EncoderSource) -> dict[str, object]:
+    return {
+        "run_id": run_id(config),
+        "task": config.task,
+        "encoder": config.encoder,
+        "method": config.method,
+        "seed": config.seed,
+        "recipe": config.recipe,
+        "config": config.as_dict(),
+        "data_fingerprint": data.fingerprint,
+        "encoder_fingerprint": encoder_fingerprint(source.folder),
+        **provenance(),
+    }
+
+
+def encoder_fingerprint(folder: Path) -> str:
+    """Hash of an encoder's ``config.json`` and of its weight files' names, sizes and headers.
+
+    The tensors themselves are not read: a large encoder would cost seconds at every start.
+    """
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            header = stream.read(int.from_bytes(stream.read(8), "little") % (1 << 24))
+        digest.update(json.dumps([file.name, file.stat().st_size]).encode() + header)
+    return digest.hexdigest()

@@ -1,0 +1,68 @@
+"""metrics.jsonl and TensorBoard of one run, cut back to the checkpoint when the run goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mt_dnn.results import RunDirectory
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Tracker:
+    """Writes what a run logs.
+
+    Args:
+        directory: The run's directory.
+        tensorboard: Whether to write TensorBoard events too.
+    """
+
+    def __init__(self, directory: RunDirectory, tensorboard: bool) -> None:
+        self._directory = directory
+        self._tensorboard = tensorboard
+        self._writer: SummaryWriter | None = None
+
+    def start(self, metrics_size: int, step: int) -> None:
+        """Begin, or go on from a checkpoint.
+
+        Args:
+            metrics_size: Length of ``metrics.jsonl`` at the checkpoint, bytes; 0 at the start.
+            step: Optimizer steps at the checkpoint; TensorBoard hides what an earlier session logged after it.
+        """
+        self._directory.truncate_metrics(metrics_size)
+        if self._tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # a slow import, only where it is wanted
+
+            self._writer = SummaryWriter(str(self._directory.tensorboard), purge_step=step + 1 if step else None)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """One logging step: ``step``, ``epoch`` and named numbers."""
+        self._directory.append_metrics(record)
+        self._scalars("train/", record, record["step"])
+
+    def evaluated(self, step: int, epoch: int, metrics: Mapping[str, Mapping[str, float]], score: float) -> None:
+        """One evaluation: dev set -> metric -> value, and the score made of them."""
+        self._directory.append_metrics({"step": step, "epoch": epoch, "score": score, "evaluation": metrics})
+        for dataset, values in metrics.items():
+            self._scalars(f"dev/{dataset}/", values, step)
+
+    def flush(self) -> int:
+        """Write out what is buffered; returns the length of ``metrics.jsonl`` in bytes."""
+        if self._writer is not None:
+            self._writer.flush()
+        return self._directory.metrics_size()
+
+    def close(self) -> None:
+        """Write out what is buffered and let go of the files."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _scalars(self, prefix: str, values: Mapping[str, Any], step: int) -> None:
+        if self._writer is None:
+            return
+        for name, value in values.items():
+            if name not in ("step", "epoch") and value is not None and math.isfinite(value):
+                self._writer.add_scalar(prefix + name, value, step)

@@ -1,0 +1,68 @@
+"""What the next step depends on beside weights, optimizer and method, as plain values for a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mt_dnn.results import EpochScore
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Where a run stands between two steps."""
+
+    step: int = 0
+    """Optimizer steps made."""
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    """Sum of the losses of the examples seen since the last log line; on the device, read only when logged."""
+    loss_examples: int = 0
+    """Their number."""
+    best: EpochScore | None = None
+    """The epoch with the highest dev score so far, the earlier of equals."""
+    last: EpochScore | None = None
+    """The newest evaluated epoch."""
+    logits: dict[str, Tensor] = field(default_factory=dict)
+    """``<dataset>.best_logits`` and ``<dataset>.last_logits`` -> (N, K)."""
+    seconds: float = 0.0
+    """Time spent, over all sessions."""
+    sessions: int = 1
+    """Processes that worked on the run."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors and plain values only."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        for key in ("best", "last"):
+            values[key] = asdict(values[key]) if values[key] is not None else None
+        return {**values, "loss_sum": self.loss_sum.cpu()}
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any], device: torch.device) -> TrainState:
+        """Undo :meth:`to_plain`, one session on."""
+        scores = {key: EpochScore(**values[key]) if values[key] is not None else None for key in ("best", "last")}
+        return cls(
+            **{
+                **values,
+                **scores,
+                "loss_sum": values["loss_sum"].to(device),
+                "sessions": values["sessions"] + 1,
+            }
+        )
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """State of the dropout stream on every device in use."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random_states(states: dict[str, Tensor], device: torch.device) -> None:
+    """Undo :func:`random_states`."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,0 +1,368 @@
+"""The loop: batch -> loss -> gradients -> clip -> method -> step -> schedule -> evaluate."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from data_utils.batching import epoch_batches, evaluation_batches, training_subset
+from data_utils.errors import SettingError
+from module.bert_optim import Adamax, NonFiniteGradient
+from module.method import MethodContext, OptimizerSettings
+from module.methods import build_method
+from module.param_index import ParamIndex, weight_decay_groups
+from module.seeds import stream_seed
+from mt_dnn import checkpoint
+from mt_dnn.batch import Batch
+from mt_dnn.config import RunConfig, run_id
+from mt_dnn.data import Datasets
+from mt_dnn.encoder import EncoderSource, load_encoder
+from mt_dnn.evaluation import evaluate
+from mt_dnn.interrupt import Interrupted, StopRequest
+from mt_dnn.loss import task_loss
+from mt_dnn.network import Network
+from mt_dnn.precision import resolve_precision
+from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
+from mt_dnn.schedule import learning_rate_multiplier
+from mt_dnn.tracking import Tracker
+from mt_dnn.train_state import TrainState, random_states, restore_random_states
+
+log = logging.getLogger(__name__)
+
+
+class Diverged(RuntimeError):
+    """A loss or gradient is NaN or infinite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands, for progress displays."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    best_score: float | None
+
+
+class Trainer:
+    """One run in one process."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: Datasets,
+        source: EncoderSource,
+        directory: RunDirectory,
+        stop: StopRequest,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.config, self.data, self.source, self.directory = config, data, source, directory
+        self.stop, self.on_progress = stop, on_progress
+        self.device = pick_device(config.device)
+        self.precision = resolve_precision(config.precision, self.device)
+        self.rows = training_subset(len(data.train), config.seed, config.train_fraction, config.train_size)
+        self.steps_per_epoch = math.ceil(len(self.rows) / config.window)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.state = TrainState(loss_sum=torch.zeros((), device=self.device))
+        self.evaluation_batches = {
+            name: evaluation_batches(cache.lengths, config.eval_batch_tokens) for name, cache in data.dev.items()
+        }
+        self.tracker = Tracker(directory, config.tensorboard)
+        self._started = self._saved_at = time.monotonic()
+        self._build()
+
+    def _build(self) -> None:
+        """Network, method and optimizer, each from its own random stream."""
+        config = self.config
+        self.method = build_method(config.method, config.method_settings)
+        encoder = load_encoder(
+            self.source,
+            hidden_dropout=config.bert_dropout_p,
+            attention_dropout=config.bert_dropout_p,
+            attention=config.attention,
+            configure=self.method.configure,
+        )
+        head_dropout = config.dropout_p if config.dropout_p is not None else self.data.task_def.dropout_p
+        generator = torch.Generator().manual_seed(stream_seed(config.seed, "init"))
+        self.network = Network(
+            encoder,
+            self.data.task_def,
+            head_dropout=0.1 if head_dropout is None else head_dropout,
+            pooler_activation=config.pooler_actf,
+            generator=generator,
+        ).to(self.device)
+        index = ParamIndex(self.network.named_parameters())
+        self.context = MethodContext(self.network, index, config.seed, total_steps=self.total_steps)
+        self.method.setup(self.context)
+        groups = weight_decay_groups(index, config.weight_decay)
+        self.optimizer = self.method.make_optimizer(groups, self._optimizer_settings()) or self._optimizer(groups)
+        self.context.optimizer = self.optimizer
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.scaler = self.precision.grad_scaler()
+        torch.manual_seed(stream_seed(config.seed, "dropout"))
+
+    def _optimizer_settings(self) -> OptimizerSettings:
+        config = self.config
+        mtdnn = config.optimizer == "adamax" and config.adamax_rule == "mtdnn"
+        return OptimizerSettings(
+            optimizer=config.optimizer,
+            learning_rate=config.learning_rate,
+            betas=config.betas,
+            eps=config.adam_eps if config.adam_eps is not None else (1e-6 if mtdnn else 1e-8),
+            weight_decay=config.weight_decay,
+            adamax_rule=config.adamax_rule,
+            noise_seed=stream_seed(config.seed, "noise"),
+        )
+
+    def _optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        settings = self._optimizer_settings()
+        shared: dict[str, Any] = {"lr": settings.learning_rate, "betas": settings.betas, "eps": settings.eps}
+        if settings.optimizer == "adamw":
+            return torch.optim.AdamW(groups, **shared)
+        return Adamax(groups, **shared, rule=settings.adamax_rule)
+
+    def fit(self) -> RunResult:
+        """Train to the last epoch and write the result.
+
+        Raises:
+            SettingError: a checkpoint is damaged or a file cannot be written.
+            Interrupted: a signal asked to stop; a checkpoint was written.
+        """
+        self._resume()
+        error = None
+        try:
+            for _ in self._steps():
+                self._maybe_checkpoint()
+        except (Diverged, NonFiniteGradient) as reason:
+            error = str(reason)
+            self.state.last = None  # the last epoch was never reached
+            log.warning("%s diverged at step %d: %s", self.directory.path, self.state.step, error)
+        result = self.result(Status.DIVERGED if error else self._status(), error)
+        self.directory.write_predictions(self._predictions())
+        self.directory.write_result(result)
+        checkpoint.drop_last(self.directory.checkpoints)
+        self.tracker.close()
+        return result
+
+    def _steps(self) -> Iterator[None]:
+        """The loop, from where the state stands; yields between steps."""
+        config, state = self.config, self.state
+        lengths = self.data.train.lengths[self.rows]
+        for epoch in range(state.step // self.steps_per_epoch, config.epochs):
+            windows = epoch_batches(len(self.rows), config.window, config.seed, epoch, config.sampler, lengths)
+            for window in windows[state.step % self.steps_per_epoch :]:
+                norm = self._step(self.rows[window])
+                end_of_epoch = state.step % self.steps_per_epoch == 0
+                if end_of_epoch or state.step % config.log_per_updates == 0:
+                    self._log(epoch + 1, norm)
+                if end_of_epoch:
+                    self._evaluate(epoch + 1)
+                if self.on_progress is not None:
+                    best = state.best.score if state.best is not None else None
+                    self.on_progress(Progress(state.step, self.total_steps, epoch + 1, best))
+                yield
+
+    def _step(self, window: npt.NDArray[np.int64]) -> Tensor | None:
+        """One optimizer step on the examples in ``window``; returns the gradient norm before clipping."""
+        config, state = self.config, self.state
+        multiplier = learning_rate_multiplier(state.step, self.total_steps, config.warmup, config.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * multiplier
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.context.step = state.step
+        for rows in np.split(window, range(config.batch_size, len(window), config.batch_size)):
+            batch = self.network.encoder.batch(self.data.train, rows, self.device)
+            self.method.gradients(batch, lambda batch: self._loss(batch, len(window)))
+        self.scaler.unscale_(self.optimizer)
+        norm = None
+        if config.global_grad_clipping > 0:
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.global_grad_clipping)
+        self.method.after_backward(self.context)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.method.after_step(self.context)
+        state.loss_examples += len(window)
+        state.step += 1
+        return norm
+
+    def _loss(self, batch: Batch, window_size: int) -> Tensor:
+        """This batch's share of the mean loss over the whole window, scaled for fp16."""
+        with self.precision.autocast():
+            logits = self.network(batch)  # (B, K)
+        total = task_loss(self.data.task_def, logits, batch.labels, reduction="sum")
+        self.state.loss_sum += total.detach()
+        return self.scaler.scale(total / window_size)
+
+    def _log(self, epoch: int, norm: Tensor | None) -> None:
+        """Read the running loss from the device; the only place of a step where the host waits for it."""
+        state = self.state
+        loss = float(state.loss_sum) / state.loss_examples
+        self.tracker.log(
+            {
+                "step": state.step,
+                "epoch": epoch,
+                "loss": loss,
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "grad_norm": None if norm is None else float(norm),
+                **self.method.metrics(self.context),
+            }
+        )
+        state.loss_sum, state.loss_examples = torch.zeros((), device=self.device), 0
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss is {loss}")
+
+    def _evaluate(self, epoch: int) -> None:
+        """Score every dev set; keep logits and weights of the last and of the best epoch."""
+        config, state, task_def = self.config, self.state, self.data.task_def
+        metrics: dict[str, dict[str, float]] = {}
+        with self.method.evaluation(self.context):
+            for name, cache in self.data.dev.items():
+                batches = self.evaluation_batches[name]
+                evaluation = evaluate(self.network, cache, task_def, batches, self.device, self.precision)
+                metrics[name] = evaluation.metrics
+                state.logits[f"{name}.last_logits"] = torch.from_numpy(evaluation.logits)
+            score = float(np.mean([values[task_def.primary_metric] for values in metrics.values()]))
+            state.last = EpochScore(epoch, score, metrics)
+            if _better(state.last, state.best):
+                state.best = state.last
+                for name in metrics:
+                    state.logits[f"{name}.best_logits"] = state.logits[f"{name}.last_logits"]
+                if config.save in ("best", "both"):
+                    checkpoint.save_weights(self.directory.checkpoints, "best", self.network)
+            if epoch == config.epochs and config.save in ("last", "both"):
+                checkpoint.save_weights(self.directory.checkpoints, "last", self.network)
+        best = state.best or state.last
+        self.tracker.evaluated(state.step, epoch, metrics, score)
+        log.info(
+            "%s %s %s seed=%d epoch %d/%d %s %.2f best %.2f (epoch %d)",
+            config.task, config.encoder, config.method, config.seed, epoch, config.epochs,
+            task_def.primary_metric, score, best.score, best.epoch,
+        )  # fmt: skip
+
+    def _maybe_checkpoint(self) -> None:
+        """Write a resume checkpoint when its time has come or a signal asks for one.
+
+        Raises:
+            Interrupted: after the checkpoint that a signal asked for.
+        """
+        state = self.state
+        now = time.monotonic()
+        due = now - self._saved_at >= self.config.checkpoint_seconds and state.step < self.total_steps
+        if not due and not self.stop.asked:
+            return
+        state.seconds, self._started = state.seconds + now - self._started, now
+        checkpoint.save_last(
+            self.directory.checkpoints,
+            state.step,
+            self.network,
+            {
+                "state": state.to_plain(),
+                "optimizer": self.optimizer.state_dict(),
+                "method": self.method.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "random": random_states(self.device),
+                "metrics_size": self.tracker.flush(),
+            },
+        )
+        self._saved_at = time.monotonic()
+        if self.stop.asked:
+            raise Interrupted(
+                f"stopped at step {state.step} of {self.total_steps}; the same command goes on from there"
+            )
+
+    def _resume(self) -> None:
+        """Go to the newest checkpoint, or to the start."""
+        loaded = checkpoint.load_last(self.directory.checkpoints)
+        if loaded is None:
+            self.tracker.start(metrics_size=0, step=0)
+            self.method.before_fit(self.context)
+            return
+        plain = loaded.state
+        self.network.load_state_dict(loaded.model)
+        self.optimizer.load_state_dict(plain["optimizer"])
+        self.method.load_state_dict(plain["method"])
+        self.scaler.load_state_dict(plain["scaler"])
+        self.state = TrainState.from_plain(plain["state"], self.device)
+        restore_random_states(plain["random"], self.device)
+        self.tracker.start(metrics_size=plain["metrics_size"], step=loaded.step)
+        log.info("%s goes on at step %d of %d", self.directory.path, loaded.step, self.total_steps)
+
+    def _status(self) -> Status:
+        """Whether the best epoch tells the dev examples apart at all."""
+        constant = all(
+            _constant(logits, self.data.task_def.n_class)
+            for name, logits in self.state.logits.items()
+            if name.endswith(".best_logits")
+        )
+        return Status.DEGENERATE if constant else Status.OK
+
+    def _predictions(self) -> dict[str, npt.NDArray[Any]]:
+        arrays: dict[str, npt.NDArray[Any]] = {name: logits.numpy() for name, logits in self.state.logits.items()}
+        for name, cache in self.data.dev.items():
+            arrays[f"{name}.uids"] = np.asarray(cache.uids)
+            arrays[f"{name}.labels"] = np.asarray(cache.labels)
+        return arrays
+
+    def result(self, status: Status, error: str | None) -> RunResult:
+        """The result as the state stands."""
+        config, state = self.config, self.state
+        return RunResult(
+            status=status,
+            error=error,
+            task=config.task,
+            encoder=config.encoder,
+            method=config.method,
+            seed=config.seed,
+            run_id=run_id(config),
+            recipe=config.recipe,
+            primary_metric=str(self.data.task_def.primary_metric),
+            datasets=list(self.data.dev),
+            epochs=config.epochs,
+            steps=state.step,
+            train_examples=len(self.rows),
+            seconds=round(state.seconds + time.monotonic() - self._started, 2),
+            best=state.best,
+            last=state.last,
+            sessions=state.sessions,
+        )
+
+
+def _better(new: EpochScore, best: EpochScore | None) -> bool:
+    """Whether ``new`` beats ``best``; a NaN score (of constant predictions) is beaten by every number."""
+    if best is None or math.isnan(new.score):
+        return best is None
+    return math.isnan(best.score) or new.score > best.score
+
+
+def _constant(logits: Tensor, n_class: int) -> bool:
+    """Whether (N, K) logits predict one class, or one value in a regression, for all N > 1 examples."""
+    predictions = logits.argmax(dim=1) if n_class > 1 else logits[:, 0]
+    return len(predictions) > 1 and bool((predictions == predictions[0]).all())
+
+
+def pick_device(setting: str) -> torch.device:
+    """The device of a run.
+
+    Args:
+        setting: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<index>``.
+
+    Raises:
+        SettingError: the device is not there.
+    """
+    if setting == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(setting)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingError(f"device is {setting!r}, but this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
