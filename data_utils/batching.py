@@ -1,0 +1,255 @@
+"""Which examples a batch holds, and its arrays: packed (no padding) or padded.
+
+Orders come from (seed, name, epoch) alone, so every method sees the same batches. Arrays are made by index
+arithmetic over the whole batch; there is no Python loop over examples or tokens.
+
+B examples, T tokens of the longest one, N rows of a cache.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from data_utils.errors import SettingError
+from data_utils.token_cache import TokenCache
+
+Sampler = Literal["reshuffle", "mtdnn", "length"]
+SAMPLERS: tuple[Sampler, ...] = ("reshuffle", "mtdnn", "length")
+_POOL = 50  # batches that the length sampler sorts together: long enough to save padding, short enough to stay random
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Examples end to end; example i is the slice ``cu_seqlens[i]:cu_seqlens[i + 1]``."""
+
+    input_ids: NDArray[np.int64]
+    """(n_tokens,)"""
+    position_ids: NDArray[np.int64]
+    """(n_tokens,) 0, 1, ... within each example"""
+    token_type_ids: NDArray[np.int64]
+    """(n_tokens,) 0 or 1"""
+    cu_seqlens: NDArray[np.int64]
+    """(B + 1,) first token of each example, then n_tokens"""
+    max_seqlen: int
+    labels: NDArray[Any]
+    """(B,) int64 | float32"""
+    indices: NDArray[np.int64]
+    """(B,) rows of the cache"""
+
+    @property
+    def size(self) -> int:
+        """Examples B."""
+        return len(self.indices)
+
+    @property
+    def n_tokens(self) -> int:
+        """Real tokens."""
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedBatch:
+    """One row per example, padded at the end to the longest of the batch."""
+
+    input_ids: NDArray[np.int64]
+    """(B, T)"""
+    attention_mask: NDArray[np.int64]
+    """(B, T) 1 = real token, 0 = padding"""
+    position_ids: NDArray[np.int64]
+    """(B, T) 0, 1, ..., T - 1 in every row"""
+    token_type_ids: NDArray[np.int64]
+    """(B, T) 0 or 1; 0 on padding"""
+    labels: NDArray[Any]
+    """(B,) int64 | float32"""
+    indices: NDArray[np.int64]
+    """(B,) rows of the cache"""
+
+    @property
+    def size(self) -> int:
+        """Examples B."""
+        return len(self.indices)
+
+    @property
+    def n_tokens(self) -> int:
+        """Real tokens, padding not counted."""
+        return int(self.attention_mask.sum())
+
+
+def pack(cache: TokenCache, indices: ArrayLike) -> PackedBatch:
+    """Gather rows of a cache, end to end.
+
+    Args:
+        cache: an open cache.
+        indices: (B,) rows, B >= 1, in any order, repeats allowed.
+
+    Raises:
+        ValueError: no index, or one outside [0, N).
+    """
+    rows, starts, lengths = _spans(cache, indices)
+    cu_seqlens = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=cu_seqlens[1:])
+    position = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
+    segment = np.repeat(cache.segment[rows].astype(np.int64), lengths)
+    return PackedBatch(
+        input_ids=cache.tokens[position + np.repeat(starts, lengths)].astype(np.int64),
+        position_ids=position,
+        token_type_ids=((segment > 0) & (position >= segment)).astype(np.int64),
+        cu_seqlens=cu_seqlens,
+        max_seqlen=int(lengths.max()),
+        labels=np.asarray(cache.labels[rows]),
+        indices=rows,
+    )
+
+
+def pad(cache: TokenCache, indices: ArrayLike, pad_id: int) -> PaddedBatch:
+    """Gather rows of a cache, one per row, padded at the end.
+
+    Args:
+        cache: an open cache.
+        indices: (B,) rows, B >= 1, in any order, repeats allowed.
+        pad_id: token that fills the rest of a row.
+
+    Raises:
+        ValueError: no index, or one outside [0, N).
+    """
+    rows, starts, lengths = _spans(cache, indices)
+    column = np.arange(lengths.max())  # (T,)
+    real = column < lengths[:, None]  # (B, T)
+    input_ids = np.full(real.shape, pad_id, dtype=np.int64)
+    input_ids[real] = cache.tokens[(starts[:, None] + column)[real]]
+    segment = cache.segment[rows].astype(np.int64)[:, None]
+    return PaddedBatch(
+        input_ids=input_ids,
+        attention_mask=real.astype(np.int64),
+        position_ids=np.tile(column, (len(rows), 1)),
+        token_type_ids=(real & (segment > 0) & (column >= segment)).astype(np.int64),
+        labels=np.asarray(cache.labels[rows]),
+        indices=rows,
+    )
+
+
+def epoch_batches(
+    n: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    sampler: Sampler = "reshuffle",
+    *,
+    lengths: ArrayLike | None = None,
+) -> list[NDArray[np.int64]]:
+    """Order one epoch: every one of ``n`` examples once; the last batch of a shuffle may be short.
+
+    Args:
+        n: examples, >= 1.
+        batch_size: examples per batch, >= 1.
+        seed: of the run.
+        epoch: from 0.
+        sampler: ``reshuffle`` draws a new permutation every epoch. ``mtdnn`` is MT-DNN's: batches are slices of the
+            file, their order is drawn once, every epoch is the same. ``length`` puts examples of similar length
+            together (less padding, less random), new every epoch.
+        lengths: (n,) tokens per example; ``length`` needs it.
+
+    Returns:
+        One (<= batch_size,) int64 array of positions in [0, n) per batch.
+
+    Raises:
+        SettingError: an unknown sampler or a batch size below 1.
+        ValueError: no examples, or no or wrongly many lengths for ``length``.
+    """
+    if sampler not in SAMPLERS:
+        raise SettingError(f"sampler is {sampler!r}; legal values: {', '.join(SAMPLERS)}")
+    if batch_size < 1:
+        raise SettingError(f"batch_size is {batch_size}; it must be at least 1")
+    if n < 1:
+        raise ValueError(f"n is {n}; an epoch needs at least 1 example")
+    if sampler == "mtdnn":
+        slices = _chunks(np.arange(n), batch_size)
+        return [slices[i] for i in _generator(seed, "order").permutation(len(slices))]
+    generator = _generator(seed, "order", epoch)
+    order = generator.permutation(n)
+    if sampler == "reshuffle":
+        return _chunks(order, batch_size)
+    tokens = np.asarray(lengths)
+    if lengths is None or tokens.shape != (n,):
+        raise ValueError(f"sampler 'length' needs the lengths of all {n} examples")
+    pool = np.arange(n) // (batch_size * _POOL)
+    # Sorted by length inside each pool of shuffled examples; ties stay in shuffled order.
+    batches = _chunks(order[np.lexsort((tokens[order], pool))], batch_size)
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def evaluation_batches(lengths: ArrayLike, max_tokens: int) -> list[NDArray[np.int64]]:
+    """Split examples into batches of similar length under a token budget, longest first.
+
+    Args:
+        lengths: (N,) tokens per example.
+        max_tokens: most tokens of a batch, padding included (B * T); an example longer than that is a batch alone.
+
+    Returns:
+        int64 arrays of positions in [0, N); every position once. None for N = 0.
+
+    Raises:
+        SettingError: ``max_tokens`` below 1.
+    """
+    if max_tokens < 1:
+        raise SettingError(f"eval_batch_tokens is {max_tokens}; it must be at least 1")
+    tokens = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-tokens, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        longest = max(1, int(tokens[order[start]]))
+        end = start + max(1, max_tokens // longest)
+        batches.append(order[start:end])
+        start = end
+    return batches
+
+
+def training_subset(n: int, seed: int, fraction: float | None = None, size: int | None = None) -> NDArray[np.int64]:
+    """Choose rows of a training set; the smaller of two choices with one seed lies inside the larger.
+
+    Args:
+        n: rows there are, >= 1.
+        seed: of the choice.
+        fraction: part to keep, in (0, 1]; at least one row is kept.
+        size: rows to keep, in [1, n].
+
+    Returns:
+        Sorted int64 row numbers; all rows where neither is given.
+
+    Raises:
+        SettingError: both are given, or one is out of range.
+    """
+    if fraction is not None and size is not None:
+        raise SettingError(f"train_fraction ({fraction}) and train_size ({size}) are both given; choose one")
+    if fraction is not None:
+        if not 0 < fraction <= 1:
+            raise SettingError(f"train_fraction is {fraction}; it must be in (0, 1]")
+        size = max(1, round(fraction * n))
+    if size is None:
+        return np.arange(n)
+    if not 1 <= size <= n:
+        raise SettingError(f"train_size is {size}; this training set has rows for 1 to {n}")
+    return np.sort(_generator(seed, "subset").permutation(n)[:size])
+
+
+def _spans(cache: TokenCache, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return rows, first tokens and lengths, all (B,)."""
+    rows = np.array(indices, dtype=np.int64)
+    if rows.ndim != 1 or len(rows) == 0 or rows.min() < 0 or rows.max() >= len(cache):
+        raise ValueError(f"indices must be a non-empty list of rows in [0, {len(cache)})")
+    starts = np.asarray(cache.offsets[rows])
+    return rows, starts, np.asarray(cache.offsets[rows + 1]) - starts
+
+
+def _chunks(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _generator(seed: int, *stream: str | int) -> np.random.Generator:
+    """Return the generator of a named stream of a seed."""
+    name = "/".join(map(str, (seed, *stream)))
+    return np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest()))

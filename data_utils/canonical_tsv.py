@@ -1,0 +1,158 @@
+r"""Canonical data files, byte for byte in MT-DNN's form.
+
+One row a line, ``uid \t label \t premise`` or ``uid \t label \t premise \t hypothesis``: UTF-8, no header, no quoting,
+LF line ends. A quote is a quote and "NA" is a sentence. Rows end at LF (one CR before it is dropped) and nowhere else:
+U+2028, U+0085 and their like are ordinary characters, which rules out str.splitlines and text-mode reading.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_utils.atomic import write_bytes_atomic
+from data_utils.errors import SettingError
+from data_utils.task_def import DataFormat, TaskDef, TaskType
+
+_BOM = b"\xef\xbb\xbf"
+_FORBIDDEN = re.compile(r"[\t\r\n]")
+_MAX_UID_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A canonical file in memory: N rows."""
+
+    uids: list[str]
+    labels: NDArray[Any]
+    """(N,) int64 class numbers or float32 values."""
+    premise: list[str]
+    hypothesis: list[str] | None
+    """None for PremiseOnly."""
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+
+def iterate_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, text) of a UTF-8 file, with or without BOM, LF or CRLF, whatever its last line.
+
+    Raises:
+        SettingError: a line is not UTF-8; names file and line.
+        OSError: the file cannot be read.
+    """
+    # Binary mode: the file is split at LF alone, and read as it goes (MNLI's train.tsv is hundreds of MB).
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(_BOM)
+            try:
+                yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise SettingError(
+                    f"{path}: line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start}); "
+                    "save the file as UTF-8"
+                ) from None
+
+
+def read_canonical(path: str | Path, task_def: TaskDef) -> Rows:
+    """Read a canonical file.
+
+    Args:
+        path: ``<task>_<split>.tsv``.
+        task_def: says which columns there are and what a label is.
+
+    Returns:
+        The rows in file order.
+
+    Raises:
+        SettingError: no row at all, or a malformed one; names file, line and reason.
+        OSError: the file cannot be read.
+    """
+    pair = task_def.data_format is DataFormat.PremiseAndOneHypothesis
+    columns = ("uid", "label", "premise", "hypothesis") if pair else ("uid", "label", "premise")
+    rows: list[list[str]] = []
+    values: list[float] = []
+    for number, line in iterate_lines(path):
+        row = line.split("\t")
+        if len(row) != len(columns):
+            raise SettingError(
+                f"{path}: line {number}: {len(row)} columns instead of {len(columns)} ({', '.join(columns)}); "
+                "a sentence holds no tab"
+            )
+        try:
+            _check_uid(row[0])
+            values.append(label_value(row[1], task_def))
+        except SettingError as error:
+            raise SettingError(f"{path}: line {number}: {error}") from None
+        rows.append(row)
+    if not rows:
+        raise SettingError(f"{path}: holds no rows")
+    uids, _, premise, *hypothesis = (list(column) for column in zip(*rows, strict=True))
+    dtype = np.float32 if task_def.task_type is TaskType.Regression else np.int64
+    return Rows(uids, np.array(values, dtype=dtype), premise, hypothesis[0] if pair else None)
+
+
+def write_canonical(
+    path: str | Path,
+    uids: Sequence[str],
+    labels: Sequence[str],
+    premise: Sequence[str],
+    hypothesis: Sequence[str] | None = None,
+) -> None:
+    """Write a canonical file, whole or not at all.
+
+    Args:
+        path: target; its folder exists.
+        uids: (N,) row names.
+        labels: (N,) label texts as they shall stand in the file (class number, class name or score).
+        premise: (N,) first or only sentences.
+        hypothesis: (N,) second sentences, or None for single-sentence tasks.
+
+    Raises:
+        SettingError: a field holds a tab or a line end (CR or LF), which the format cannot hold.
+        ValueError: the columns differ in length.
+        OSError: the file cannot be written.
+    """
+    columns = [uids, labels, premise] if hypothesis is None else [uids, labels, premise, hypothesis]
+    lines = []
+    for number, row in enumerate(zip(*columns, strict=True), start=1):
+        for field in row:
+            if _FORBIDDEN.search(field):
+                raise SettingError(f"{path}: row {number}: {field!r} holds a tab or line end; replace it by a space")
+        lines.append("\t".join(row) + "\n")
+    write_bytes_atomic(path, "".join(lines).encode("utf-8"))
+
+
+def label_value(text: str, task_def: TaskDef) -> float:
+    """Turn a label's text into a class number or a score.
+
+    Raises:
+        SettingError: not a label of this task; lists the legal ones.
+    """
+    if task_def.labels is not None:
+        try:
+            return task_def.labels.index(text)
+        except ValueError:
+            raise SettingError(f"label {text!r} is none of {', '.join(task_def.labels)}") from None
+    if task_def.task_type is TaskType.Regression:
+        try:
+            value = float(text)
+        except ValueError:
+            value = np.nan
+        if not np.isfinite(value):
+            raise SettingError(f"label {text!r} is not a number")
+        return value
+    if not (text.isascii() and text.isdigit()) or int(text) >= task_def.n_class:
+        raise SettingError(f"label {text!r} is none of {', '.join(map(str, range(task_def.n_class)))}")
+    return int(text)
+
+
+def _check_uid(uid: str) -> None:
+    # uids are stored as fixed-width bytes, which end at a NUL and are as wide as the widest.
+    if "\0" in uid or len(uid.encode()) > _MAX_UID_BYTES:
+        raise SettingError(f"uid {uid[:40]!r} holds a NUL character or is longer than {_MAX_UID_BYTES} bytes")

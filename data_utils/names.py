@@ -1,0 +1,53 @@
+"""Names that become parts of paths: task, encoder, method and run names."""
+
+import re
+from pathlib import PurePath
+
+from data_utils.errors import SettingError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_MAX_LENGTH = 100
+# Folder names that say what a folder is, not which one: the folder above them is named too.
+_GENERIC = frozenset({"model", "models", "checkpoint", "checkpoints", "best", "last", "export", "encoder", "tokenizer"})
+
+
+def check_name(kind: str, value: str) -> str:
+    """Return ``value`` if it can stand in a path as it is.
+
+    Args:
+        kind: what is named, for the message ("task", "encoder").
+        value: letters, digits and ``. _ + -``, beginning with a letter or digit, at most 100 long, without ``..``.
+
+    Returns:
+        ``value`` unchanged.
+
+    Raises:
+        SettingError: any other value.
+    """
+    if _NAME.fullmatch(value) and ".." not in value and len(value) <= _MAX_LENGTH:
+        return value
+    shown = value if len(value) <= _MAX_LENGTH else value[:_MAX_LENGTH] + "..."
+    raise SettingError(
+        f"{kind} name {shown!r} is not allowed: use letters, digits and . _ + - "
+        f"(first a letter or digit, no '..', at most {_MAX_LENGTH} long)"
+    )
+
+
+def slug(name: str) -> str:
+    """Make a plain name of a hub name or a folder, for use in paths.
+
+    ``org/model`` becomes ``org--model``. A path (it begins with ``/``, ``.`` or ``~``, ends with ``/``, or has more
+    than one ``/``) becomes its last folder; where that is a word like ``model`` or ``best``, the folder above is put
+    before it: ``/data/bert-x/best/`` becomes ``bert-x--best``.
+
+    Raises:
+        SettingError: nothing of the name can stand in a path.
+    """
+    parts = [part for part in PurePath(name).parts if part not in {"/", "~", ".", ".."}]
+    is_path = name.startswith(("/", ".", "~")) or name.endswith("/") or len(parts) > 2
+    keep = 2 if not is_path or (parts and parts[-1] in _GENERIC) else 1
+    text = "--".join(re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip(".-_+") for part in parts[-keep:])
+    text = re.sub(r"\.{2,}", ".", text).strip("-")[:_MAX_LENGTH]
+    if not text:
+        raise SettingError(f"name {name!r} has no letter or digit to make a folder name of")
+    return check_name("folder", text)

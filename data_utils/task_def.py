@@ -1,0 +1,240 @@
+"""Task definitions in MT-DNN's YAML schema: what a row is, how it is scored, which loss it takes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data_utils.errors import SettingError
+from data_utils.names import check_name
+from data_utils.yaml_file import read_yaml
+
+
+class DataFormat(StrEnum):
+    """Columns of a canonical row behind uid and label."""
+
+    PremiseOnly = "PremiseOnly"
+    PremiseAndOneHypothesis = "PremiseAndOneHypothesis"
+
+
+class TaskType(StrEnum):
+    """Classes or a number."""
+
+    Classification = "Classification"
+    Regression = "Regression"
+
+
+class Metric(StrEnum):
+    """Scores of `data_utils.metrics`, in the order in which a task's primary one is chosen."""
+
+    MCC = "MCC"
+    F1 = "F1"
+    Pearson = "Pearson"
+    Spearman = "Spearman"
+    ACC = "ACC"
+
+
+class LossCriterion(StrEnum):
+    """MT-DNN's loss names. A task's own loss is one of the first two; the others are for kd_loss and adv_loss."""
+
+    CeCriterion = "CeCriterion"
+    MseCriterion = "MseCriterion"
+    KlCriterion = "KlCriterion"
+    SymKlCriterion = "SymKlCriterion"
+    NsKlCriterion = "NsKlCriterion"
+    NsSymKlCriterion = "NsSymKlCriterion"
+    JSCriterion = "JSCriterion"
+    HLCriterion = "HLCriterion"
+
+
+_METRICS_OF = {
+    TaskType.Classification: (Metric.ACC, Metric.F1, Metric.MCC),
+    TaskType.Regression: (Metric.Pearson, Metric.Spearman),
+}
+_LOSS_OF = {
+    TaskType.Classification: LossCriterion.CeCriterion,
+    TaskType.Regression: LossCriterion.MseCriterion,
+}
+_REQUIRED = ("data_format", "task_type", "n_class", "metric_meta", "enable_san")
+_OPTIONAL = ("labels", "split_names", "dropout_p", "loss", "kd_loss", "adv_loss")
+_DEFAULT_SPLITS = ("train", "dev", "test")
+_Enum = TypeVar("_Enum", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDef:
+    """One task. Built and checked by `load_task_defs`."""
+
+    name: str
+    """Top-level key of the file; a plain name without ``_``, which separates task and split."""
+    data_format: DataFormat
+    task_type: TaskType
+    n_class: int
+    """Outputs of the head: K >= 2 classes, or 1 for regression."""
+    metric_meta: tuple[Metric, ...]
+    labels: tuple[str, ...] | None = None
+    """Label texts of the canonical file, label 0 first; None where it holds the numbers themselves."""
+    split_names: tuple[str, ...] = _DEFAULT_SPLITS
+    dropout_p: float | None = None
+    """Dropout before the head, in [0, 1); None leaves it to the run."""
+    loss: LossCriterion = LossCriterion.CeCriterion
+    kd_loss: LossCriterion | None = None
+    adv_loss: LossCriterion | None = None
+    enable_san: bool = False
+
+    @property
+    def primary_metric(self) -> Metric:
+        """The metric a task is judged by: the first of MCC, F1, Pearson, Spearman, ACC that it has."""
+        return next(metric for metric in Metric if metric in self.metric_meta)
+
+    @property
+    def dev_splits(self) -> tuple[str, ...]:
+        """Splits that end in ``dev``: one for most tasks, two for MNLI."""
+        return tuple(split for split in self.split_names if split.endswith("dev"))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of what decides how a row becomes numbers: format, type, labels, number of classes."""
+        parts = [self.data_format, self.task_type, self.n_class, self.labels]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def dataset_name(self, split: str) -> str:
+        """Return the name of a split's files, ``<task>_<split>``."""
+        return f"{self.name}_{split}"
+
+
+def split_dataset_name(name: str) -> str:
+    """Return the task of a data set's name: ``mnli_matched_dev`` and ``mnli_matched`` give ``mnli``."""
+    return name.split("_", 1)[0]
+
+
+def load_task_defs(path: str | Path) -> dict[str, TaskDef]:
+    """Read and check a task definition file.
+
+    Args:
+        path: YAML in MT-DNN's schema, one mapping per task.
+
+    Returns:
+        Task name -> definition, in file order.
+
+    Raises:
+        SettingError: an unknown key or value (the legal ones are listed), or keys that contradict each other.
+        OSError: the file cannot be read.
+    """
+    content = read_yaml(path)
+    if not content:
+        raise SettingError(f"{path}: holds no task; see experiments/glue/glue_task_def.yml for the form")
+    return {name: _task_def(str(path), name, settings) for name, settings in content.items()}
+
+
+def _task_def(path: str, name: str, settings: Any) -> TaskDef:
+    where = f"{path}: task {name}"
+    check_name("task", name)
+    if "_" in name:
+        raise SettingError(
+            f"{where}: a task name holds no '_', which separates task and split; write {name.replace('_', '-')}"
+        )
+    if not isinstance(settings, Mapping):
+        raise SettingError(f"{where}: must be a mapping with the keys {', '.join(_REQUIRED)}")
+    unknown = [str(key) for key in settings if key not in _REQUIRED + _OPTIONAL]
+    if unknown:
+        raise SettingError(f"{where}: unknown key {unknown[0]!r}; legal keys: {', '.join(_REQUIRED + _OPTIONAL)}")
+    missing = [key for key in _REQUIRED if settings.get(key) is None]
+    if missing:
+        raise SettingError(f"{where}: key {missing[0]!r} is missing; required keys: {', '.join(_REQUIRED)}")
+
+    task_type = _enum(where, "task_type", settings["task_type"], TaskType)
+    labels = _texts(where, "labels", settings["labels"]) if settings.get("labels") is not None else None
+    splits = settings.get("split_names")
+    task_def = TaskDef(
+        name=name,
+        data_format=_enum(where, "data_format", settings["data_format"], DataFormat),
+        task_type=task_type,
+        n_class=_whole_number(where, "n_class", settings["n_class"]),
+        metric_meta=tuple(
+            _enum(where, "metric_meta", text, Metric) for text in _texts(where, "metric_meta", settings["metric_meta"])
+        ),
+        labels=labels,
+        split_names=_DEFAULT_SPLITS if splits is None else _texts(where, "split_names", splits),
+        dropout_p=_probability(where, "dropout_p", settings.get("dropout_p")),
+        loss=_optional_enum(where, "loss", settings.get("loss"), LossCriterion) or _LOSS_OF[task_type],
+        kd_loss=_optional_enum(where, "kd_loss", settings.get("kd_loss"), LossCriterion),
+        adv_loss=_optional_enum(where, "adv_loss", settings.get("adv_loss"), LossCriterion),
+        enable_san=settings["enable_san"],
+    )
+    _check_together(where, task_def)
+    return task_def
+
+
+def _check_together(where: str, task: TaskDef) -> None:
+    """Raise SettingError where single keys are legal and their combination is not."""
+    if task.enable_san is not False:
+        raise SettingError(
+            f"{where}: enable_san is {task.enable_san!r}; the SAN head is not part of this project: false"
+        )
+    regression = task.task_type is TaskType.Regression
+    if (task.n_class != 1) if regression else (task.n_class < 2):
+        legal = "1" if regression else "at least 2"
+        raise SettingError(f"{where}: n_class is {task.n_class}; for task_type {task.task_type} it is {legal}")
+    if task.labels is not None:
+        if regression:
+            raise SettingError(f"{where}: labels are given for a Regression task; remove them")
+        if len(task.labels) != task.n_class:
+            raise SettingError(f"{where}: {len(task.labels)} labels for n_class {task.n_class}; the numbers must agree")
+    legal_metrics = _METRICS_OF[task.task_type]
+    for metric in task.metric_meta:
+        if metric not in legal_metrics:
+            raise SettingError(
+                f"{where}: metric_meta {metric} does not fit {task.task_type}; legal values: {', '.join(legal_metrics)}"
+            )
+    if Metric.F1 in task.metric_meta and task.n_class != 2:
+        raise SettingError(f"{where}: metric_meta F1 is the F1 of class 1 of two; n_class is {task.n_class}")
+    if task.loss is not _LOSS_OF[task.task_type]:
+        raise SettingError(f"{where}: loss {task.loss} does not fit {task.task_type}; use {_LOSS_OF[task.task_type]}")
+    for split in task.split_names:
+        check_name(f"{where}: split", split)
+
+
+def _enum(where: str, key: str, value: Any, kind: type[_Enum]) -> _Enum:
+    try:
+        return kind(value)
+    except ValueError:
+        raise SettingError(f"{where}: {key} is {value!r}; legal values: {', '.join(kind)}") from None
+
+
+def _optional_enum(where: str, key: str, value: Any, kind: type[_Enum]) -> _Enum | None:
+    return None if value is None else _enum(where, key, value, kind)
+
+
+def _texts(where: str, key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise SettingError(f"{where}: {key} is {value!r}; it must be a list of at least one name")
+    texts = []
+    for entry in value:
+        # YAML reads bare yes, no, on and off as booleans: a label list [no, yes] would silently become false, true.
+        if isinstance(entry, bool) or not isinstance(entry, str | int):
+            raise SettingError(f"{where}: {key} holds {entry!r}, which YAML does not read as text; put it in quotes")
+        texts.append(str(entry))
+    for text in texts:
+        if not text or any(mark in text for mark in "\t\r\n"):
+            raise SettingError(f"{where}: {key} holds {text!r}; an entry is not empty and has no tab or line end")
+    if len(set(texts)) != len(texts):
+        raise SettingError(f"{where}: {key} holds an entry twice: {', '.join(texts)}")
+    return tuple(texts)
+
+
+def _whole_number(where: str, key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SettingError(f"{where}: {key} is {value!r}; it must be a whole number")
+    return value
+
+
+def _probability(where: str, key: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise SettingError(f"{where}: {key} is {value!r}; it must be a number in [0, 1)")
+    return float(value)

@@ -1,0 +1,296 @@
+"""Token caches: a data set as memory-mapped arrays, built once and shared by all runs of a machine.
+
+A cache is a folder ``<root>/<tokenizer>/<max_seq_len>/<dataset>/`` that holds
+
+    tokens.npy     uint16 | uint32 (n_tokens,)  all examples end to end
+    offsets.npy    int64 (N + 1,)               example i = tokens[offsets[i]:offsets[i + 1]]
+    segment.npy    uint16 (N,)                  where token type 1 begins within the example; 0 = nowhere
+    labels.npy     int64 | float32 (N,)
+    uids.npy       bytes, fixed width (N,)
+    manifest.json  what it was made of, and size and SHA-256 of every file
+
+It is written to a temporary folder and renamed, under a lock, so that it is there whole or not at all; whatever a
+killed build leaves behind bears a temporary name, and the next build of that data set removes it.
+
+Damage: `open_cache` checks sizes, array headers and the manifest's own checksum and takes milliseconds whatever the
+size, but cannot see a flipped bit inside an array. `verify_cache` hashes every byte, at the speed of reading them.
+`ensure_cache` runs it on every cache it finds (all of GLUE is some 150 MB), so a run that starts through it never
+trains on damaged tokens: the damaged file is named in a warning and the cache is made anew.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from data_utils.atomic import replace_dir, temporary_sibling, write_bytes_atomic
+from data_utils.canonical_tsv import read_canonical
+from data_utils.errors import SettingError
+from data_utils.names import check_name
+from data_utils.task_def import TaskDef
+from data_utils.tokenizer import TokenizerHandle, encode, load_tokenizer
+
+__all__ = [
+    "TokenCache",
+    "TokenizerHandle",
+    "cache_dir_for",
+    "ensure_cache",
+    "load_tokenizer",
+    "open_cache",
+    "verify_cache",
+]
+
+FORMAT_VERSION = 1
+_FORMAT = "pats token cache"
+_ARRAYS = ("tokens", "offsets", "segment", "labels", "uids")
+_MANIFEST = "manifest.json"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCache:
+    """An open cache; the arrays are read-only memory maps."""
+
+    path: Path
+    tokens: NDArray[Any]
+    offsets: NDArray[np.int64]
+    segment: NDArray[np.uint16]
+    labels: NDArray[Any]
+    uids: NDArray[np.bytes_]
+    manifest: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,) tokens of each example, special tokens included."""
+        return np.diff(self.offsets)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the content of all arrays: equal for equal data, wherever and whenever it was built."""
+        content = [self.manifest["files"][name]["sha256"] for name in _ARRAYS]
+        return hashlib.sha256("".join(content).encode()).hexdigest()
+
+
+def cache_dir_for(root: str | Path, tokenizer_name: str, max_seq_len: int, dataset: str) -> Path:
+    """Return the folder of a cache.
+
+    Raises:
+        SettingError: a name that cannot stand in a path.
+    """
+    return (
+        Path(root) / check_name("tokenizer", tokenizer_name) / str(int(max_seq_len)) / check_name("data set", dataset)
+    )
+
+
+def open_cache(path: str | Path) -> TokenCache:
+    """Open a cache after checking the manifest, file sizes and array headers (no full read; see the module).
+
+    Raises:
+        SettingError: no cache there, one of another format version, or a damaged one; names the file.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    arrays = {name: _open_array(path / f"{name}.npy", manifest["files"][name]) for name in _ARRAYS}
+    n, n_tokens = manifest["n"], manifest["n_tokens"]
+    expected = {"tokens": n_tokens, "offsets": n + 1, "segment": n, "labels": n, "uids": n}
+    for name, length in expected.items():
+        if len(arrays[name]) != length:
+            raise _damaged(path / f"{name}.npy", f"{len(arrays[name])} entries, the manifest says {length}")
+    if arrays["offsets"][0] != 0 or arrays["offsets"][-1] != n_tokens:
+        raise _damaged(path / "offsets.npy", f"runs from {arrays['offsets'][0]} to {arrays['offsets'][-1]}")
+    return TokenCache(path=path, manifest=manifest, **arrays)
+
+
+def verify_cache(path: str | Path) -> None:
+    """Check every byte of a cache against its checksums.
+
+    Raises:
+        SettingError: as `open_cache`, or a file whose content is not what was written; names the file.
+    """
+    path = Path(path)
+    manifest = open_cache(path).manifest
+    for name in _ARRAYS:
+        with (path / f"{name}.npy").open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != manifest["files"][name]["sha256"]:
+            raise _damaged(path / f"{name}.npy", "its SHA-256 is not the manifest's")
+
+
+def ensure_cache(
+    tsv: str | Path, task_def: TaskDef, tokenizer: TokenizerHandle, cache_dir: str | Path, max_seq_len: int
+) -> TokenCache:
+    """Open a data set's cache; build it where there is none, or where it is stale or damaged.
+
+    Stale means made of another TSV (SHA-256), tokenizer, task definition, ``max_seq_len`` or format version. What is
+    there is verified in full. Any number of processes may call this for one cache: one builds, the others wait.
+
+    Args:
+        tsv: canonical file.
+        task_def: its task.
+        tokenizer: from `load_tokenizer`.
+        cache_dir: the cache's own folder (`cache_dir_for`); parents are made.
+        max_seq_len: most tokens of an example, special tokens included.
+
+    Raises:
+        SettingError: a malformed row in the TSV, or ``max_seq_len`` out of range.
+        OSError: the TSV cannot be read or the cache not be written.
+    """
+    tsv, cache_dir = Path(tsv), Path(cache_dir)
+    key = _key(tsv, task_def, tokenizer, max_seq_len)
+    cache = _open_if_fresh(cache_dir, key)
+    if cache is not None:
+        return cache
+    cache_dir.parent.mkdir(parents=True, exist_ok=True)
+    with _build_lock(cache_dir):
+        cache = _open_if_fresh(cache_dir, key, report=True)  # another process may have built it meanwhile
+        if cache is None:
+            _build(cache_dir, tsv, task_def, tokenizer, key)
+            cache = open_cache(cache_dir)
+    return cache
+
+
+def _key(tsv: Path, task_def: TaskDef, tokenizer: TokenizerHandle, max_seq_len: int) -> dict[str, Any]:
+    """Return everything a cache's content depends on, as it stands in the manifest."""
+    with tsv.open("rb") as file:
+        tsv_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "format": _FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tsv_sha256": tsv_hash,
+        "task_def_hash": task_def.fingerprint,
+        "tokenizer_hash": tokenizer.hash,
+        "max_seq_len": max_seq_len,
+    }
+
+
+def _open_if_fresh(path: Path, key: dict[str, Any], report: bool = False) -> TokenCache | None:
+    """Open and verify the cache at ``path`` if it was made of what ``key`` says; None if it must be built."""
+    if not path.exists():
+        return None
+    try:
+        cache = open_cache(path)
+        changed = [name for name in key if cache.manifest.get(name) != key[name]]
+        if not changed:
+            verify_cache(path)
+            return cache
+        reason = f"{path}: made with another {', '.join(changed)}"
+    except (SettingError, FileNotFoundError) as error:
+        reason = str(error)
+    if report:
+        _log.warning("%s; building it anew", reason)
+    return None
+
+
+def _build(cache_dir: Path, tsv: Path, task_def: TaskDef, tokenizer: TokenizerHandle, key: dict[str, Any]) -> None:
+    rows = read_canonical(tsv, task_def)
+    encoded = encode(tokenizer, rows.premise, rows.hypothesis, key["max_seq_len"])
+    arrays = {
+        "tokens": encoded.tokens,
+        "offsets": encoded.offsets,
+        "segment": encoded.segment,
+        "labels": rows.labels,
+        "uids": np.array([uid.encode("utf-8") for uid in rows.uids]),
+    }
+    temporary = temporary_sibling(cache_dir)
+    temporary.mkdir()
+    try:
+        files = {name: _write_array(temporary / f"{name}.npy", array) for name, array in arrays.items()}
+        manifest = {
+            **key,
+            "dataset": cache_dir.name,
+            "task": task_def.name,
+            "tokenizer": tokenizer.name,
+            "n": len(rows),
+            "n_tokens": len(encoded.tokens),
+            "truncated": encoded.truncated,
+            "versions": {"tokenizers": tokenizers.__version__, "numpy": np.__version__},
+            "files": files,
+        }
+        text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=2) + "\n"
+        write_bytes_atomic(temporary / _MANIFEST, text.encode())
+        replace_dir(temporary, cache_dir)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def _build_lock(cache_dir: Path) -> Iterator[None]:
+    """Hold the one build of this cache, and remove what killed builds left."""
+    with cache_dir.with_name(f".{cache_dir.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in cache_dir.parent.glob(f".{cache_dir.name}.tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    data = buffer.getvalue()
+    write_bytes_atomic(path, data)
+    return {
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "dtype": array.dtype.str,
+    }
+
+
+def _open_array(path: Path, entry: dict[str, Any]) -> NDArray[Any]:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise _damaged(path, "it is missing") from None
+    if size != entry["bytes"]:
+        raise _damaged(path, f"{size} bytes, the manifest says {entry['bytes']}")
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise _damaged(path, f"not an array file: {' '.join(str(error).split())}") from None
+    if array.ndim != 1 or array.dtype.str != entry["dtype"]:
+        raise _damaged(path, f"{array.ndim}-d {array.dtype.str}, the manifest says 1-d {entry['dtype']}")
+    return array
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / _MANIFEST
+    try:
+        data = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise SettingError(f"{path}: no token cache (no {_MANIFEST}); make it with prepro_std.py") from None
+    try:
+        manifest = json.loads(data)
+        checksum = manifest.pop("checksum")
+        intact = checksum == _checksum(manifest)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        intact = False
+    if not intact:
+        raise _damaged(file, "its checksum does not fit its content")
+    version = manifest.get("format_version")
+    if manifest.get("format") != _FORMAT or version != FORMAT_VERSION:
+        raise SettingError(
+            f"{file}: format version {version}, this code reads {FORMAT_VERSION}; run prepro_std.py again"
+        )
+    return dict(manifest)
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(file: Path, reason: str) -> SettingError:
+    return SettingError(f"{file}: damaged ({reason}); run prepro_std.py again, or delete {file.parent}")

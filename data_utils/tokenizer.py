@@ -1,0 +1,199 @@
+"""A fast tokenizer, and text to token arrays with it."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from data_utils.errors import SettingError
+from data_utils.names import slug
+
+MAX_MAX_SEQ_LEN = 65_535
+"""Where segment 2 starts is stored as uint16."""
+_BATCH = 4096  # texts per call: bounds memory (MNLI as Python lists would take gigabytes), long enough for the threads
+_PAD_NAMES = ("[PAD]", "<pad>")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerHandle:
+    """A `tokenizers.Tokenizer` and what the project needs to know of it. Made by `load_tokenizer` or `wrap_tokenizer`.
+
+    `encode` sets the tokenizer's truncation, so one handle is used by one thread at a time.
+    """
+
+    tokenizer: Tokenizer
+    name: str
+    """Plain name, part of the cache path."""
+    hash: str
+    """Hex SHA-256 of the whole tokenizer without its truncation and padding settings."""
+    vocab_size: int
+    """Added tokens included; every token id is below it."""
+    cls_id: int
+    """First token of every example ([CLS], <s>)."""
+    sep_id: int
+    """Last token of every example ([SEP], </s>)."""
+    pad_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """N examples end to end."""
+
+    tokens: NDArray[Any]
+    """(n_tokens,) uint16, or uint32 where the vocabulary needs it."""
+    offsets: NDArray[np.int64]
+    """(N + 1,) example i is ``tokens[offsets[i]:offsets[i + 1]]``."""
+    segment: NDArray[np.uint16]
+    """(N,) position within the example where token type 1 begins; 0 where it never does."""
+    truncated: int
+    """Examples that were longer than ``max_seq_len``."""
+
+
+def load_tokenizer(path: str | Path, name: str | None = None) -> TokenizerHandle:
+    """Load a fast tokenizer.
+
+    Args:
+        path: a folder with ``tokenizer.json`` (as ``save_pretrained`` writes it), or such a file.
+        name: plain name for paths; the folder's name by default.
+
+    Raises:
+        SettingError: no or no readable ``tokenizer.json``, or a tokenizer without the special tokens of an encoder.
+    """
+    path = Path(path)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise SettingError(
+            f"{file}: no such file; a fast tokenizer is needed: load the model's tokenizer with "
+            "transformers.AutoTokenizer and save it there with save_pretrained"
+        )
+    try:
+        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises bare Exception
+        raise SettingError(f"{file}: not a tokenizer file: {' '.join(str(error).split())}") from None
+    try:
+        return wrap_tokenizer(tokenizer, name or slug(str(file.resolve().parent)), _named_pad(file.parent))
+    except SettingError as error:
+        raise SettingError(f"{file}: {error}") from None
+
+
+def wrap_tokenizer(tokenizer: Tokenizer, name: str, pad_token: str | None = None) -> TokenizerHandle:
+    """Make a handle of a tokenizer in memory.
+
+    Args:
+        tokenizer: its post-processor adds a first and a last token; truncation and padding settings are removed
+            (sentence encoders ship with length 128 and padding switched on).
+        name: plain name for paths.
+        pad_token: text of the padding token; found by the tokenizer's padding settings or usual name by default.
+
+    Raises:
+        SettingError: no first and last token, or no padding token.
+    """
+    settings = tokenizer.padding
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    ends = tokenizer.encode("").ids
+    if len(ends) != 2:
+        raise SettingError(
+            f"tokenizer adds {len(ends)} special tokens to an empty text; an encoder's adds 2, such as [CLS] and [SEP]"
+        )
+    named = settings["pad_token"] if settings else None
+    pad_ids = [tokenizer.token_to_id(text) for text in (pad_token, named, *_PAD_NAMES) if text is not None]
+    pad_id = next((found for found in pad_ids if found is not None), None)
+    if pad_id is None:
+        raise SettingError(f"tokenizer has no padding token; it looks for {' or '.join(_PAD_NAMES)} or 'pad_token'")
+    return TokenizerHandle(
+        tokenizer=tokenizer,
+        name=name,
+        hash=hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+        # Ids need not be dense: the largest one counts, not the number of entries.
+        vocab_size=1 + max(tokenizer.get_vocab(with_added_tokens=True).values()),
+        cls_id=ends[0],
+        sep_id=ends[1],
+        pad_id=pad_id,
+    )
+
+
+def encode(
+    handle: TokenizerHandle, premise: Sequence[str], hypothesis: Sequence[str] | None, max_seq_len: int
+) -> Encoded:
+    """Tokenise sentences or sentence pairs, special tokens included.
+
+    What is too long loses tokens from the end of its longer sentence until it fits ("longest first"); it is counted
+    and never dropped.
+
+    Args:
+        handle: the tokenizer.
+        premise: (N,) first or only sentences; may be empty strings.
+        hypothesis: (N,) second sentences, or None.
+        max_seq_len: most tokens of an example, special tokens included; at most 65535.
+
+    Raises:
+        SettingError: ``max_seq_len`` out of range, or token types that are not 0...01...1.
+    """
+    specials = handle.tokenizer.num_special_tokens_to_add(hypothesis is not None)
+    least = specials + (1 if hypothesis is None else 2)
+    if not least <= max_seq_len <= MAX_MAX_SEQ_LEN:
+        raise SettingError(f"max_seq_len is {max_seq_len}; with this tokenizer it is in [{least}, {MAX_MAX_SEQ_LEN}]")
+    handle.tokenizer.enable_truncation(max_seq_len, strategy="longest_first")
+    dtype = np.uint16 if handle.vocab_size <= 2**16 else np.uint32
+    tokens: list[NDArray[Any]] = []
+    lengths: list[NDArray[np.int64]] = []
+    segments: list[NDArray[np.int64]] = []
+    truncated = 0
+    for start in range(0, len(premise), _BATCH):
+        texts: Sequence[Any] = premise[start : start + _BATCH]
+        if hypothesis is not None:
+            texts = list(zip(texts, hypothesis[start : start + _BATCH], strict=True))
+        encodings = handle.tokenizer.encode_batch_fast(texts)
+        length = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+        count = int(length.sum())
+        tokens.append(np.fromiter(chain.from_iterable(e.ids for e in encodings), dtype, count))
+        lengths.append(length)
+        if hypothesis is None:
+            segments.append(np.zeros_like(length))
+        else:
+            types = np.fromiter(chain.from_iterable(e.type_ids for e in encodings), np.int64, count)
+            segments.append(_segment_starts(types, length))
+        truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+    handle.tokenizer.no_truncation()
+    offsets = np.zeros(len(premise) + 1, dtype=np.int64)
+    if lengths:
+        np.cumsum(np.concatenate(lengths), out=offsets[1:])
+    return Encoded(
+        tokens=np.concatenate(tokens) if tokens else np.zeros(0, dtype),
+        offsets=offsets,
+        segment=(np.concatenate(segments) if segments else np.zeros(0)).astype(np.uint16),
+        truncated=truncated,
+    )
+
+
+def _segment_starts(types: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Turn token types of examples end to end into where each one's 1s begin, 0 for none."""
+    starts = np.cumsum(length) - length
+    ones = np.add.reduceat(types, starts)
+    segment = np.where(ones > 0, length - ones, 0)
+    position = np.arange(len(types)) - np.repeat(starts, length)
+    first = np.repeat(segment, length)
+    if not np.array_equal(types, (first > 0) & (position >= first)):
+        raise SettingError("tokenizer gives token types that are not 0s followed by 1s, which a cache cannot hold")
+    return segment
+
+
+def _named_pad(folder: Path) -> str | None:
+    """Return the padding token that the files beside ``tokenizer.json`` name."""
+    for file in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
+        try:
+            token = json.loads(file.read_text(encoding="utf-8")).get("pad_token")
+        except (OSError, ValueError, AttributeError):
+            continue  # these files are optional; the usual names are tried without them
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str):
+            return text
+    return None
