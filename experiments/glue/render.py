@@ -1,0 +1,300 @@
+"""A table as Markdown, LaTeX (booktabs) and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.glue.cells import SELECTIONS, Average, Cell, Selection, Table
+from experiments.glue.paper import Paper, PaperRow
+from mt_dnn.results import Status
+
+TASK_TITLES = {
+    "cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B", "qqp": "QQP", "qnli": "QNLI", "mnli": "MNLI",
+    "sst": "SST-2", "wnli": "WNLI",
+}  # fmt: skip
+METHOD_TITLES = {"vanilla": "vanilla", "noisytune": "NoisyTune", "sage": "SAGE", "pats": "PATS"}
+METRIC_TITLES = {"ACC": "acc", "F1": "F1", "MCC": "mcc", "Pearson": "pcc", "Spearman": "scc"}
+SELECTION_TITLES: dict[Selection, str] = {"best": "best dev epoch", "last": "last epoch"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What stands in one place of the table."""
+
+    mean: float | None
+    """Percent; None is a missing cell."""
+    std: float | None = None
+    remark: str = ""
+    """Such as ``n=3`` or ``5/8 tasks``, when it differs from the header."""
+    note: int | None = None
+    """Number of the footnote."""
+    bold: bool = False
+    printed: str = ""
+    """Text that replaces the number, such as a dash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    label: str
+    entries: tuple[Entry, ...]
+    published: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderTable:
+    """Everything shown for one encoder, before a format is chosen."""
+
+    encoder: str
+    heading: str
+    columns: tuple[str, ...]
+    blocks: tuple[tuple[Selection, tuple[Row, ...]], ...]
+    notes: tuple[str, ...]
+
+
+def method_title(method: str) -> str:
+    """Method as the papers write it: ``noisytune+pats`` -> ``NoisyTune + PATS``."""
+    return " + ".join(METHOD_TITLES.get(part, part) for part in method.split("+"))
+
+
+def task_title(task: str) -> str:
+    """Task as GLUE writes it: ``stsb`` -> ``STS-B``."""
+    return TASK_TITLES.get(task, task)
+
+
+def layout(table: Table, paper: Paper) -> list[EncoderTable]:
+    """Arrange a table by encoder; independent of the output format."""
+    return [_encoder_table(table, paper, encoder) for encoder in table.encoders]
+
+
+def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
+    cells = [c for m in table.methods for t in table.tasks if (c := table.cell(encoder, m, t)) is not None]
+    seeds = max((len(cell.expected) for cell in cells), default=0)
+    notes = {(c.method, c.task): text for c in cells if (text := _note(c))}
+    numbers = {key: i for i, key in enumerate(notes, start=1)}
+    blocks = []
+    for selection in SELECTIONS:
+        rows: list[Row] = []
+        for method in table.rows_of(encoder):
+            entries = [
+                _cell_entry(table.cell(encoder, method, task), selection, seeds, numbers.get((method, task)))
+                for task in table.tasks
+            ]
+            entries.append(_average_entry(table.average(encoder, method, selection), len(table.tasks)))
+            rows.append(Row(method_title(method), tuple(entries)))
+            published = paper.row(encoder, method)
+            if published is not None and selection == "best":
+                rows.append(_paper_row(published, table.tasks, method))
+        blocks.append((selection, _with_bold(rows)))
+    columns = [" ".join(filter(None, (task_title(t), _metric_title(table.metric(t))))) for t in table.tasks]
+    return EncoderTable(
+        encoder=encoder,
+        heading=_heading(cells, seeds),
+        columns=("method", *columns, "average"),
+        blocks=tuple(blocks),
+        notes=tuple(f"{task_title(task)}, {method_title(m)}: {notes[m, task]}" for m, task in notes),
+    )
+
+
+def _heading(cells: Sequence[Cell], seeds: int) -> str:
+    datasets = {dataset for cell in cells for result in cell.results for dataset in result.datasets}
+    splits = sorted({"dev" if name.endswith("dev") else name for name in datasets}) or ["dev"]
+    mnli = " MNLI is the mean of matched and mismatched." if any(cell.task == "mnli" for cell in cells) else ""
+    return (
+        f"Split: {', '.join(splits)}. Percent, mean ± sample standard deviation over n = {seeds} seeds "
+        f"(n = ... where a cell has fewer).{mnli} Best dev epoch: each run's best epoch, chosen on the split that is "
+        f"scored. Last epoch: no choice. The average is the mean of the task means. Rows marked paper are published "
+        f"means of 5 seeds, best dev epoch."
+    )
+
+
+def _note(cell: Cell) -> str:
+    parts = []
+    for status, meaning in (
+        (Status.DEGENERATE, "predicts one value for every example (counted)"),
+        (Status.DIVERGED, "diverged (counted, NaN without a score)"),
+        (Status.FAILED, "failed (not counted)"),
+    ):
+        seeds = [r.seed for r in cell.results if r.status is status]
+        if seeds:
+            parts.append(f"seed {', '.join(map(str, seeds))} {meaning}")
+    failed = {r.seed for r in cell.results if r.status is Status.FAILED}
+    waiting = [seed for seed in cell.missing if seed not in failed]
+    if waiting:
+        parts.append(f"seed {', '.join(map(str, waiting))} not finished")
+    return "; ".join(parts)
+
+
+def _cell_entry(cell: Cell | None, selection: Selection, seeds: int, note: int | None) -> Entry:
+    if cell is None or not cell.n(selection):
+        return Entry(mean=None, printed="missing", note=note)
+    n = cell.n(selection)
+    remark = f"n={n}" if n != seeds else ""
+    return Entry(cell.mean(selection), cell.std(selection), remark, note)
+
+
+def _average_entry(average: Average | None, tasks: int) -> Entry:
+    if average is None:
+        return Entry(mean=None, printed="missing")
+    return Entry(average.mean, average.std, f"{average.tasks}/{tasks} tasks" if average.tasks < tasks else "")
+
+
+def _paper_row(published: PaperRow, tasks: Sequence[str], method: str) -> Row:
+    scores = [published.scores.get(task) for task in tasks]
+    entries = [Entry(mean=score, printed="" if score is not None else "-") for score in scores]
+    known = [score for score in scores if score is not None]
+    average = math.fsum(known) / len(known) if known else None
+    remark = f"{len(known)}/{len(tasks)} tasks" if len(known) < len(tasks) else ""
+    entries.append(Entry(average, remark=remark, printed="" if known else "-"))
+    label = f"{method_title(method)}, paper" + (" (row inferred)" if published.inferred else "")
+    return Row(label, tuple(entries), published=True)
+
+
+def _with_bold(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Mark the best mean of each column as it is printed; published rows, part averages and lone rows are not."""
+    ours = [row for row in rows if not row.published]
+    bold: set[tuple[int, int]] = set()
+    for column in range(len(rows[0].entries) if rows else 0):
+        means = {
+            i: round(e.mean, 2)
+            for i, row in enumerate(ours)
+            if (e := row.entries[column]).mean is not None and not math.isnan(e.mean) and "tasks" not in e.remark
+        }
+        if len(means) > 1:
+            bold |= {(i, column) for i, mean in means.items() if mean == max(means.values())}
+    marked = {
+        id(row): Row(
+            row.label,
+            tuple(
+                Entry(e.mean, e.std, e.remark, e.note, bold=(i, column) in bold, printed=e.printed)
+                for column, e in enumerate(row.entries)
+            ),
+        )
+        for i, row in enumerate(ours)
+    }
+    return tuple(marked.get(id(row), row) for row in rows)
+
+
+def _metric_title(metric: str) -> str:
+    return "/".join(METRIC_TITLES.get(name, name) for name in metric.split("/"))
+
+
+def _number(value: float) -> str:
+    return "NaN" if math.isnan(value) else f"{value:.2f}"
+
+
+def markdown(table: Table, paper: Paper) -> str:
+    """The table as Markdown, columns aligned so that it reads in a terminal too."""
+    parts = []
+    for shown in layout(table, paper):
+        parts += [f"## {shown.encoder}", shown.heading]
+        for selection, rows in shown.blocks:
+            lines = [list(shown.columns)]
+            lines += [[row.label, *(_markdown_entry(entry) for entry in row.entries)] for row in rows]
+            widths = [max(len(line[i]) for line in lines) for i in range(len(shown.columns))]
+            padded = ["| " + " | ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)) + " |" for line in lines]
+            padded.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+            parts += [f"### {SELECTION_TITLES[selection].capitalize()}", "\n".join(padded)]
+        if shown.notes:
+            parts.append("\n".join(f"[{i}] {text}  " for i, text in enumerate(shown.notes, start=1)))
+    return "\n\n".join(parts or ["No runs."]) + "\n"
+
+
+def _markdown_entry(entry: Entry) -> str:
+    note = f" [{entry.note}]" if entry.note is not None else ""
+    if entry.mean is None:
+        return entry.printed + note
+    text = f"**{_number(entry.mean)}**" if entry.bold else _number(entry.mean)
+    text += f" ± {_number(entry.std)}" if entry.std is not None else ""
+    return text + (f" ({entry.remark})" if entry.remark else "") + note
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+}  # fmt: skip
+
+
+def _escape(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def latex(table: Table, paper: Paper) -> str:
+    """The table as LaTeX for the package booktabs, one ``table*`` per encoder."""
+    parts = ["% needs \\usepackage{booktabs}"]
+    for shown in layout(table, paper):
+        width = len(shown.columns)
+        lines = [
+            r"\begin{table*}",
+            r"\centering\small",
+            rf"\caption{{{_escape(shown.encoder)}. {_escape(shown.heading)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_escape, shown.columns)) + r" \\",
+        ]
+        for selection, rows in shown.blocks:
+            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{SELECTION_TITLES[selection]}}}}} \\"]
+            lines += [" & ".join([_escape(row.label), *map(_latex_entry, row.entries)]) + r" \\" for row in rows]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+        lines += [rf"\par $^{{{i}}}$ {_escape(text)}." for i, text in enumerate(shown.notes, start=1)]
+        parts.append("\n".join([*lines, r"\end{table*}"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex_entry(entry: Entry) -> str:
+    note = rf"$^{{{entry.note}}}$" if entry.note is not None else ""
+    if entry.mean is None:
+        return _escape(entry.printed) + note
+    text = rf"\textbf{{{_number(entry.mean)}}}" if entry.bold else _number(entry.mean)
+    text += rf" $\pm$ {_number(entry.std)}" if entry.std is not None else ""
+    return text + (f" ({_escape(entry.remark)})" if entry.remark else "") + note
+
+
+def cells_csv(table: Table, paper: Paper) -> str:
+    """Long form, one line per cell and selection rule; numbers unrounded, a missing mean is empty."""
+    rows: list[list[object]] = [
+        ["encoder", "method", "task", "metric", "selection", "n", "expected", "mean", "std", "paper", "paper_inferred",
+         "degenerate", "diverged", "failed", "missing_seeds", "run_id"]
+    ]  # fmt: skip
+    for (encoder, method, task), cell in _sorted_cells(table):
+        published = paper.row(encoder, method)
+        for selection in SELECTIONS:
+            score = published.scores.get(task) if published is not None and selection == "best" else None
+            rows.append(
+                [encoder, method, task, table.metric(task), selection, cell.n(selection), len(cell.expected),
+                 cell.mean(selection), cell.std(selection), score, published.inferred if score and published else None,
+                 *(cell.count(s) for s in (Status.DEGENERATE, Status.DIVERGED, Status.FAILED)),
+                 " ".join(map(str, cell.missing)), cell.run_id]
+            )  # fmt: skip
+    return _csv(rows)
+
+
+def seeds_csv(table: Table) -> str:
+    """One line per run and selection rule; failed runs have a status and no score."""
+    rows: list[list[object]] = [
+        ["encoder", "method", "task", "run_id", "seed", "selection", "epoch", "score", "status", "error"]
+    ]
+    for key, cell in _sorted_cells(table):
+        for result in cell.results:
+            for selection in SELECTIONS:
+                epoch = result.best if selection == "best" else result.last
+                score = cell.scores(selection).get(result.seed)
+                rows.append([*key, cell.run_id, result.seed, selection, epoch.epoch if epoch else None, score,
+                             result.status.value, result.error])  # fmt: skip
+    return _csv(rows)
+
+
+def _sorted_cells(table: Table) -> list[tuple[tuple[str, str, str], Cell]]:
+    keys = [(e, m, t) for e in table.encoders for m in table.methods for t in table.tasks]
+    return [(key, table.cells[key]) for key in keys if key in table.cells]
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()

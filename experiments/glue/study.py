@@ -1,0 +1,293 @@
+r"""Many runs and their table: recipes x tasks x seeds, on all devices of this machine.
+
+    python -m experiments.glue.study --encoder bert-base-uncased --data_dir data/canonical_data --devices 0,1,2,3
+    python -m experiments.glue.study --encoder all-MiniLM-L6-v2 --methods vanilla,pats --tasks cola,rte --seeds 2 \
+        --set epochs=3 --data_dir data/canonical_data --devices cpu
+    python -m experiments.glue.study --recipes mine.yml --tasks cola --dry_run      list the runs, done and missing
+
+Started again, it computes only what is missing; stopped or killed, the same command goes on. Several studies may
+share one runs folder at the same time: no run is done twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_utils.atomic import write_text_atomic
+from data_utils.errors import SettingError
+from data_utils.names import check_name
+from experiments.glue.cells import TASK_ORDER, Table, Wanted, gather
+from experiments.glue.display import StudyDisplay
+from experiments.glue.paper import load_paper
+from experiments.glue.pool import Job, Pool, PoolError, Report, Slot, usable_cores
+from experiments.glue.recipe import Recipe, find_recipes, parse_overrides, resolve_recipes, run_configs
+from experiments.glue.render import markdown
+from experiments.glue.tables import write_tables
+from experiments.glue.worker import RunFunction
+from mt_dnn.config import GLUE_TASK_DEF, RunConfig, run_dir, run_id
+from mt_dnn.data import open_datasets
+from mt_dnn.results import RunDirectory
+from mt_dnn.run import run as train_run
+
+STOPPED = 75  # EX_TEMPFAIL: started again, it goes on
+KILLED = 128 + signal.SIGINT
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    description, _, examples = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.glue.study",
+        description=description,
+        epilog=examples + "\nExit status: 0 every run of the table is there, 1 some failed or are missing, 2 a setting "
+        "or file is wrong, 75 stopped by\na signal after checkpoints (start it again to go on), 130 killed by a "
+        "second Ctrl-C.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--encoder", help="Hub name, local folder or all-MiniLM-L6-v2; finds recipes/<encoder>_<method>")
+    what.add_argument("--methods", default="vanilla,noisytune,sage,pats", help="with --encoder; default: %(default)s")
+    what.add_argument("--recipe_base", help="take this encoder's recipes for an --encoder that has none of its own")
+    what.add_argument("--recipes", help="recipe names or files, instead of --encoder and --methods")
+    what.add_argument("--tasks", help="default: every task of the recipes")
+    what.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override a setting of every recipe, such as epochs=3 or pats.noise_scale=8e-3; may be repeated",
+    )  # fmt: skip
+    where = parser.add_argument_group("where")
+    where.add_argument("--data_dir", type=Path, default=Path("data/canonical_data"), help="default: %(default)s")
+    where.add_argument("--task_def", type=Path, default=GLUE_TASK_DEF, help="task definitions; default: GLUE's")
+    where.add_argument("--output_dir", type=Path, default=Path("runs"), help="folder of the runs; default: %(default)s")
+    where.add_argument("--results_dir", type=Path, default=Path("results"), help="default: %(default)s")
+    where.add_argument("--name", help="folder in --results_dir; default: the encoders' names")
+    how = parser.add_argument_group("how")
+    how.add_argument("--devices", default="auto", help="0,1,2,3 (CUDA devices), cpu, or auto; default: %(default)s")
+    how.add_argument(
+        "--workers_per_device", type=int,
+        help="runs at a time on each device; default: 1 per CUDA device; on the CPU one per core, which share its "
+        "cores evenly (mind the memory: a worker holds a model, its gradients and optimizer state)",
+    )  # fmt: skip
+    how.add_argument("--launcher", choices=["local"], default="local", help="this machine's processes")
+    how.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, run: RunFunction = train_run) -> int:
+    """Run a study; see the module's text.
+
+    Args:
+        arguments: Command line; default the process's.
+        run: What a worker calls for each run.
+
+    Returns:
+        The exit status.
+    """
+    chosen = build_parser().parse_args(arguments)
+    try:
+        return _study(chosen, run)
+    except (SettingError, OSError, PoolError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _study(chosen: argparse.Namespace, run: RunFunction) -> int:
+    jobs = plan_jobs(chosen)
+    todo = [job for job in jobs if not _is_done(job)]
+    if chosen.dry_run:
+        for job in jobs:
+            print(f"{'missing' if job in todo else 'done   '}  {job.label}  {job.folder}")
+        steps = sum(job.steps for job in todo)
+        print(f"{len(jobs)} runs: {len(jobs) - len(todo)} done, {len(todo)} missing with {steps} steps")
+        return 0
+    out = chosen.results_dir / study_name(chosen, jobs)
+    study_json = out / "study.json"
+    out.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(study_json, json.dumps(describe(jobs, chosen), indent=2) + "\n")
+    report = Report(done=0)
+    if todo:
+        slots = plan_slots(chosen.devices, chosen.workers_per_device, len(todo))
+        print(f"{len(todo)} of {len(jobs)} runs to do, {len(slots)} at a time", file=sys.stderr)
+        _prepare(todo)
+        with StudyDisplay(todo) as display:
+            pool = Pool(run, slots, display)
+            report = pool.compute(todo)
+        if report.stopped:
+            print("stopped; the same command goes on", file=sys.stderr)
+            return KILLED if pool.killed else STOPPED
+    table = gather(chosen.output_dir, Wanted.read(study_json))
+    return conclude(table, out, report)
+
+
+def conclude(table: Table, out: Path, report: Report) -> int:
+    """Write and print the table, list the failures.
+
+    Returns:
+        0 if every cell has all its seeds, else 1.
+    """
+    files = write_tables(table, out)
+    files += _figures(table, out)
+    print(markdown(table, load_paper()))
+    print("\n".join(str(path) for path in files))
+    for job, error in report.failures:
+        print(f"failed: {job.label}: {error} ({job.folder})", file=sys.stderr)
+    return 0 if table.complete else 1
+
+
+def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
+    """All runs of the study: recipes x tasks x seeds.
+
+    Raises:
+        SettingError: an unknown recipe, task, seed or setting, or two recipes for the same cell.
+    """
+    overrides = parse_overrides(chosen.overrides)
+    recipes = _recipes(chosen)
+    groups = {part for recipe in recipes for part in recipe.method.split("+")}
+    for key in overrides:
+        if "." in key and key.partition(".")[0] not in groups:
+            raise SettingError(f"--set {key}: no recipe here uses that method; methods here: {', '.join(groups)}")
+    configs: dict[Path, RunConfig] = {}
+    cells: dict[tuple[str, str, str], Recipe] = {}
+    for recipe in recipes:
+        made = run_configs(
+            recipe, _tasks(chosen, recipe), parse_seeds(chosen.seeds), overrides,
+            task_def=chosen.task_def, data_dir=chosen.data_dir, output_dir=chosen.output_dir,
+        )  # fmt: skip
+        for config in made:
+            other = cells.setdefault((config.encoder, config.method, config.task), recipe)
+            if other is not recipe:
+                raise SettingError(f"{other.path} and {recipe.path} both set {config.method} on {config.encoder}")
+            configs[run_dir(config)] = config
+    return [_job(config, folder) for folder, config in configs.items()]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"5"`` -> 1 to 5; ``"3,7,11"`` -> those.
+
+    Raises:
+        SettingError: anything else.
+    """
+    parts = [part for part in text.split(",") if part.strip()]
+    if not parts or not all(part.strip().isdecimal() for part in parts) or ("," not in text and int(text) < 1):
+        raise SettingError(f"--seeds {text!r}: give a count such as 5, or seeds such as 3,7,11 (3, is the one seed 3)")
+    seeds = [int(part) for part in parts]
+    return list(dict.fromkeys(seeds)) if "," in text else list(range(1, seeds[0] + 1))
+
+
+def plan_slots(devices: str, workers_per_device: int | None, runs: int) -> list[Slot]:
+    """Where the workers compute, cores shared evenly.
+
+    Args:
+        devices: ``auto``, ``cpu`` or CUDA indices such as ``0,1``.
+        workers_per_device: Workers on each device, >= 1; None for 1 per CUDA device and one per core on the CPU.
+        runs: Runs to do; no more workers than that.
+
+    Raises:
+        SettingError: an unknown device or a count below 1.
+    """
+    import torch  # the rest of this file needs it only in the workers
+
+    if workers_per_device is not None and workers_per_device < 1:
+        raise SettingError(f"--workers_per_device is {workers_per_device}; legal: an integer >= 1")
+    there = torch.cuda.device_count()
+    if devices == "auto":
+        devices = ",".join(map(str, range(there))) if there else "cpu"
+    cores = usable_cores()
+    if devices == "cpu":
+        names = ["cpu"] * min(workers_per_device or cores, runs)
+    else:
+        indices = [part.strip() for part in devices.split(",")]
+        bad = [part for part in indices if not part.isdecimal() or int(part) >= there]
+        if bad:
+            raise SettingError(
+                f"--devices {devices}: no device {bad[0]!r}; legal: cpu, or indices below {there} (CUDA)"
+            )
+        each = [f"cuda:{int(index)}" for index in dict.fromkeys(indices)]
+        names = (each * (workers_per_device or 1))[:runs]
+    return [Slot(name, max(1, cores // len(names))) for name in names]
+
+
+def study_name(chosen: argparse.Namespace, jobs: Sequence[Job]) -> str:
+    """Folder of the study's results: ``--name``, or its encoders."""
+    return check_name("study", chosen.name or "+".join(sorted({job.config.encoder for job in jobs}))[:100])
+
+
+def describe(jobs: Sequence[Job], chosen: argparse.Namespace) -> dict[str, object]:
+    """What ``study.json`` holds: the cells with their run ids and seeds."""
+    seeds: dict[tuple[str, ...], list[int]] = {}
+    for job in jobs:
+        c = job.config
+        seeds.setdefault((c.encoder, c.method, c.task, run_id(c), c.recipe or ""), []).append(c.seed)
+    keys = ("encoder", "method", "task", "run_id", "recipe")
+    return {
+        "output_dir": str(chosen.output_dir),
+        "command": shlex.join(sys.argv),
+        "cells": [{**dict(zip(keys, cell, strict=True)), "seeds": s} for cell, s in seeds.items()],
+    }
+
+
+def _recipes(chosen: argparse.Namespace) -> list[Recipe]:
+    if (chosen.encoder is None) == (chosen.recipes is None):
+        raise SettingError("give --encoder (and --methods) or --recipes, one of the two")
+    if chosen.recipes is not None:
+        return resolve_recipes(_names(chosen.recipes))
+    return find_recipes(chosen.encoder, _names(chosen.methods), chosen.recipe_base)
+
+
+def _tasks(chosen: argparse.Namespace, recipe: Recipe) -> list[str]:
+    if chosen.tasks is not None:
+        return _names(chosen.tasks)
+    return sorted(recipe.tasks, key=lambda task: (*TASK_ORDER, task).index(task))
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+
+
+def _job(config: RunConfig, folder: Path) -> Job:
+    tsv = config.data_dir / f"{config.task}_train.tsv"
+    if not tsv.is_file():
+        raise SettingError(
+            f"--data_dir: {tsv} does not exist; make it with python experiments/glue/glue_prepro.py "
+            f"--root_dir <raw GLUE folder> --out {config.data_dir}, or leave {config.task} out of --tasks"
+        )
+    rows = _count_rows(tsv)
+    used = config.train_size or math.ceil(rows * (config.train_fraction or 1.0))
+    steps = config.epochs * math.ceil(used / config.window)
+    return Job(config, folder, steps, cost=config.epochs * tsv.stat().st_size * used / max(rows, 1))
+
+
+@functools.cache
+def _count_rows(tsv: Path) -> int:
+    with tsv.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+
+
+def _is_done(job: Job) -> bool:
+    result = RunDirectory(job.folder).read_result()
+    return result is not None and result.done
+
+
+def _prepare(jobs: Sequence[Job]) -> None:
+    """Fetch the encoder and make the token caches once, before many workers want them."""
+    distinct = {(job.config.task, job.config.init_checkpoint, job.config.max_seq_len): job.config for job in jobs}
+    for config in distinct.values():
+        open_datasets(config)
+
+
+def _figures(table: Table, out: Path) -> list[Path]:
+    from experiments.glue.figures import seed_strips  # matplotlib: a slow import, wanted only at the end
+
+    return seed_strips(table, out / "strip")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

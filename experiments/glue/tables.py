@@ -1,0 +1,67 @@
+"""Table 1 from the runs: ``python -m experiments.glue.tables runs/ [--study study.json] [--out DIR]``.
+
+Writes ``table.md``, ``table.tex``, ``table.csv`` (a line per cell) and ``table_seeds.csv`` (a line per run). Every
+table says on which split, by which metric and selection rule and over how many seeds its numbers stand. Runs that
+collapsed to one class or diverged count like any other and are named under the table; a failed run is missing. A run
+without any score makes its cell NaN: it is not left out of the mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_utils.atomic import write_text_atomic
+from data_utils.errors import SettingError
+from experiments.glue.cells import Table, Wanted, gather
+from experiments.glue.paper import Paper, load_paper
+from experiments.glue.render import cells_csv, latex, markdown, seeds_csv
+
+
+def write_tables(table: Table, out: Path, paper: Paper | None = None) -> list[Path]:
+    """Write the table in every format.
+
+    Args:
+        table: The table.
+        out: Folder for the files; made if missing.
+        paper: The published numbers; default ``paper.yml``.
+
+    Returns:
+        The files, Markdown first.
+    """
+    paper = paper or load_paper()
+    out.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "table.md": markdown(table, paper),
+        "table.tex": latex(table, paper),
+        "table.csv": cells_csv(table, paper),
+        "table_seeds.csv": seeds_csv(table),
+    }
+    for name, text in texts.items():
+        write_text_atomic(out / name, text)
+    return [out / name for name in texts]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or 2 for a wrong setting or file."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.glue.tables", description=__doc__.split("\n\n")[1])
+    parser.add_argument("runs", type=Path, help="output_dir of the runs")
+    parser.add_argument("--study", type=Path, help="study.json: show its cells, missing ones included, and no others")
+    parser.add_argument("--run_id", action="append", default=[], help="run id to take where a cell has several")
+    parser.add_argument("--out", type=Path, help="folder for the files; default: print the Markdown only")
+    chosen = parser.parse_args(arguments)
+    try:
+        table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
+        print(markdown(table, load_paper()), end="")
+        for path in write_tables(table, chosen.out) if chosen.out else []:
+            print(path, file=sys.stderr)
+    except (SettingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

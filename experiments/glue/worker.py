@@ -1,0 +1,140 @@
+"""A worker process of the pool: one run after the other, with encoder and caches kept loaded between them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from data_utils.errors import SettingError
+from mt_dnn.config import RunConfig
+from mt_dnn.interrupt import Interrupted
+from mt_dnn.results import RunLocked, Status
+
+RunFunction = Callable[..., Any]
+"""``run(config, on_progress=...) -> RunResult``; must be importable by name, as workers are spawned."""
+
+_REPORT_SECONDS = 0.2
+_ORPHAN_GRACE_SECONDS = 120.0
+
+
+class Outcome(StrEnum):
+    """How a worker's run ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    LOCKED = "locked"  # another study has it
+    INTERRUPTED = "interrupted"  # a signal; a checkpoint was written
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker can take a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """Steps of the current run so far."""
+
+    step: int
+    total_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The current run is over."""
+
+    outcome: Outcome
+    status: str = ""
+    score: float | None = None
+    """Best epoch's score, percent."""
+    error: str = ""
+    poisoned: bool = False
+    """Whether the process may be left in a bad state (CUDA) and should be replaced."""
+
+
+def serve(connection: Connection, run: RunFunction) -> None:
+    """Take runs from the pool until it closes the connection.
+
+    What a run prints goes to ``log.txt`` in its folder. The first message is :class:`Ready`; every
+    ``(config, folder)`` received is answered by :class:`Advanced` messages and one :class:`Ended`. When the pool's
+    process is gone, however it died, the current run writes a checkpoint and the worker stops.
+    """
+    threading.Thread(target=_stop_when_orphaned, daemon=True).start()
+    connection.send(Ready())
+    while True:
+        try:
+            config, folder = connection.recv()
+        except (EOFError, OSError):
+            return
+        ended = _compute(connection, run, config, folder)
+        try:
+            connection.send(ended)
+        except OSError:
+            return
+
+
+def _compute(connection: Connection, run: RunFunction, config: RunConfig, folder: Path) -> Ended:
+    reported = 0.0
+
+    def report(progress: Any) -> None:
+        nonlocal reported
+        now = time.monotonic()
+        if now - reported < _REPORT_SECONDS and progress.step < progress.total_steps:
+            return
+        reported = now
+        # A closed pipe is the watchdog's business: it stops the run at a step boundary, with a checkpoint.
+        try:
+            connection.send(Advanced(progress.step, progress.total_steps))
+        except OSError:
+            reported = float("inf")
+
+    try:
+        _redirect_output(folder)
+        result = run(config, on_progress=report)
+    except RunLocked:
+        return Ended(Outcome.LOCKED)
+    except Interrupted:
+        return Ended(Outcome.INTERRUPTED)
+    except (SettingError, OSError) as error:
+        return Ended(Outcome.FAILED, error=_one_line(error))
+    except Exception as error:
+        traceback.print_exc()
+        return Ended(Outcome.FAILED, error=f"{type(error).__name__}: {_one_line(error)}", poisoned=True)
+    if result.status is Status.FAILED:
+        return Ended(Outcome.FAILED, error=result.error or "failed without a message", poisoned=True)
+    return Ended(Outcome.DONE, result.status.value, result.best.score if result.best else None)
+
+
+def _redirect_output(folder: Path) -> None:
+    """Send stdout and stderr of this process, native libraries included, to ``log.txt`` of the run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def _stop_when_orphaned() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)  # idle: ends at once; in a run: checkpoint first
+    time.sleep(_ORPHAN_GRACE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,214 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from experiments.glue.pool import Job, Pool, Report, Slot, usable_cores
+from experiments.glue.worker import Ended
+from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.results import RunDirectory
+from tests.experiments.fake_runs import behave, calls, fake_run, make_result
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Recorder:
+    """A display that remembers."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[str, Ended]] = []
+        self.messages: list[str] = []
+        self.steps: dict[str, int] = {}
+
+    def advanced(self, job: Job, step: int, total_steps: int) -> None:
+        self.steps[job.label] = step
+
+    def ended(self, job: Job, ended: Ended) -> None:
+        self.ends.append((job.label, ended))
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def make_jobs(output_dir: Path, seeds: int = 2, method: str = "vanilla", task: str = "cola") -> list[Job]:
+    configs = [
+        RunConfig(train_datasets=task, method=method, seed=seed, output_dir=output_dir) for seed in range(1, seeds + 1)
+    ]
+    return [Job(config, run_dir(config), steps=3, cost=float(config.seed)) for config in configs]
+
+
+def compute(jobs: list[Job], workers: int = 1) -> tuple[Report, Recorder]:
+    display = Recorder()
+    return Pool(fake_run, [Slot("cpu", 1)] * workers, display).compute(jobs), display
+
+
+def done(job: Job) -> bool:
+    result = RunDirectory(job.folder).read_result()
+    return result is not None and result.done
+
+
+def test_runs_all_costliest_first_in_one_kept_worker(tmp_path: Path) -> None:
+    jobs = make_jobs(tmp_path, seeds=3)
+    report, display = compute(jobs)
+    assert report.done == 3
+    assert not report.failures
+    assert not report.stopped
+    lines = [line.split() for line in calls(tmp_path)]
+    assert [line[2] for line in lines] == ["3", "2", "1"]
+    assert len({line[3] for line in lines}) == 1, "the worker should be kept between runs"
+    assert {tuple(line[4:]) for line in lines} == {("cpu", "1")}
+    assert display.steps[jobs[0].label] == 3
+    assert all(map(done, jobs))
+
+
+def test_a_failing_run_is_reported_and_the_rest_go_on(tmp_path: Path) -> None:
+    behave(tmp_path, seed_2="raise", seed_3="setting")
+    report, _ = compute(make_jobs(tmp_path, seeds=3))
+    assert report.done == 1
+    assert [(job.config.seed, error) for job, error in report.failures] == [
+        (3, "warmup is 2; legal: a share in [0, 1)"),
+        (2, "RuntimeError: boom second line"),
+    ]
+    log = next(tmp_path.glob("**/seed=2/log.txt")).read_text()
+    assert "boom" in log
+    assert "Traceback" in log
+    # A worker with an unknown defect is replaced, one with a mere setting error is not.
+    pids = [line.split()[3] for line in calls(tmp_path)]
+    assert pids[0] == pids[1] != pids[2]
+
+
+def test_a_dead_worker_costs_one_retry(tmp_path: Path) -> None:
+    behave(tmp_path, seed_1="die_once", seed_2="die")
+    report, display = compute(make_jobs(tmp_path, seeds=2))
+    assert report.done == 1
+    assert [job.config.seed for job, _ in report.failures] == [2]
+    assert "signal 9" in report.failures[0][1]
+    assert [line.split()[2] for line in calls(tmp_path)] == ["2", "2", "1", "1"]
+    assert len(display.messages) == 2
+    assert "once more" in display.messages[0]
+
+
+def test_a_signal_to_one_worker_alone_only_delays_its_run(tmp_path: Path) -> None:
+    behave(tmp_path, seed_1="terminate_once")
+    report, _ = compute(make_jobs(tmp_path, seeds=1))
+    assert report.done == 1
+    assert not report.failures
+
+
+def test_a_run_that_another_study_holds_is_awaited_not_repeated(tmp_path: Path) -> None:
+    jobs = make_jobs(tmp_path, seeds=1)
+    (job,) = jobs
+    with RunDirectory(job.folder).lock():
+        thread_report: list[Report] = []
+        pool = Pool(fake_run, [Slot("cpu", 1)], Recorder())
+        thread = threading.Thread(target=lambda: thread_report.append(_without_signals(pool, jobs)))
+        thread.start()
+        time.sleep(6.0)
+        assert thread.is_alive(), "the pool should wait for the other study"
+        RunDirectory(job.folder).write_result(make_result(job.config, 70.0, 69.0))
+    thread.join(timeout=30)
+    assert thread_report[0].done == 1
+    assert calls(tmp_path) == [], "the other study's result should be taken"
+
+
+def _without_signals(pool: Pool, jobs: list[Job]) -> Report:
+    pool._signals = nullcontext  # type: ignore[method-assign, assignment]  # only the main thread may set handlers
+    return pool.compute(jobs)
+
+
+def test_usable_cores_is_positive() -> None:
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from experiments.glue.pool import Pool, Slot
+from tests.experiments.fake_runs import fake_run
+from tests.experiments.test_pool import Recorder, make_jobs
+
+if __name__ == "__main__":
+    pool = Pool(fake_run, [Slot("cpu", 1)] * 2, Recorder())
+    report = pool.compute(make_jobs(Path(sys.argv[1]), seeds=3))
+    print("stopped", report.stopped, "done", report.done, "killed", pool.killed)
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start a pool with two workers in a process group of its own, in the middle of slow runs."""
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    runs = tmp_path / "runs"
+
+    def start(rule: str = "slow") -> subprocess.Popen[str]:
+        behave(runs, all=rule)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(runs)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        wait_for(lambda: len(calls(runs)) == 2, process)
+        return process
+
+    return start
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if process is not None and process.poll() is not None:
+            pytest.fail(f"ended early: {process.communicate()}")
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def worker_pids(runs: Path) -> list[int]:
+    return [int(line.split()[3]) for line in calls(runs)]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie whose new parent does not collect it is dead all the same.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_ctrl_c_stops_the_workers_with_checkpoints(tmp_path: Path, study: Callable[..., subprocess.Popen[str]]) -> None:
+    process = study()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    output, errors = process.communicate(timeout=60)
+    assert output.split() == ["stopped", "True", "done", "0", "killed", "False"], errors
+    assert len(list(tmp_path.glob("runs/**/checkpoint"))) == 2
+    assert len(calls(tmp_path / "runs")) == 2, "the third run should not start"
+    assert not any(map(is_alive, worker_pids(tmp_path / "runs")))
+    assert "Traceback" not in errors
+
+
+def test_no_orphans_when_the_pool_is_killed(tmp_path: Path, study: Callable[..., subprocess.Popen[str]]) -> None:
+    process = study()
+    process.kill()
+    process.communicate(timeout=60)
+    pids = worker_pids(tmp_path / "runs")
+    wait_for(lambda: not any(map(is_alive, pids)), seconds=30)
+    assert len(list(tmp_path.glob("runs/**/checkpoint"))) == 2, "orphans should write a checkpoint before they stop"
+
+
+def test_a_second_ctrl_c_kills(tmp_path: Path, study: Callable[..., subprocess.Popen[str]]) -> None:
+    process = study("stubborn")
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    assert process.poll() is None, "the first Ctrl-C should wait for checkpoints"
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=10)
+    assert output.split()[-1] == "True"
+    assert not any(map(is_alive, worker_pids(tmp_path / "runs")))
