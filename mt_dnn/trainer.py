@@ -12,24 +12,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from module.bert_optim import NonFiniteGradient
 from torch import Tensor, nn
 
 from data_utils.batching import epoch_batches, evaluation_batches, training_subset
-from data_utils.errors import SettingError
-from module.bert_optim import Adamax, NonFiniteGradient
-from module.method import MethodContext, OptimizerSettings
-from module.methods import build_method
-from module.param_index import ParamIndex, weight_decay_groups
 from module.seeds import stream_seed
 from mt_dnn import checkpoint
+from mt_dnn.assembly import assemble, pick_device
 from mt_dnn.batch import Batch
 from mt_dnn.config import RunConfig, run_id
 from mt_dnn.data import Datasets
-from mt_dnn.encoder import EncoderSource, load_encoder
+from mt_dnn.encoder import EncoderSource
 from mt_dnn.evaluation import evaluate
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.loss import task_loss
-from mt_dnn.network import Network
 from mt_dnn.precision import resolve_precision
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
 from mt_dnn.schedule import learning_rate_multiplier
@@ -65,7 +61,7 @@ class Trainer:
         stop: StopRequest,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
-        self.config, self.data, self.source, self.directory = config, data, source, directory
+        self.config, self.data, self.directory = config, data, directory
         self.stop, self.on_progress = stop, on_progress
         self.device = pick_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
@@ -78,58 +74,11 @@ class Trainer:
         }
         self.tracker = Tracker(directory, config.tensorboard)
         self._started = self._saved_at = time.monotonic()
-        self._build()
-
-    def _build(self) -> None:
-        """Network, method and optimizer, each from its own random stream."""
-        config = self.config
-        self.method = build_method(config.method, config.method_settings)
-        encoder = load_encoder(
-            self.source,
-            hidden_dropout=config.bert_dropout_p,
-            attention_dropout=config.bert_dropout_p,
-            attention=config.attention,
-            configure=self.method.configure,
-        )
-        head_dropout = config.dropout_p if config.dropout_p is not None else self.data.task_def.dropout_p
-        generator = torch.Generator().manual_seed(stream_seed(config.seed, "init"))
-        self.network = Network(
-            encoder,
-            self.data.task_def,
-            head_dropout=0.1 if head_dropout is None else head_dropout,
-            pooler_activation=config.pooler_actf,
-            generator=generator,
-        ).to(self.device)
-        index = ParamIndex(self.network.named_parameters())
-        self.context = MethodContext(self.network, index, config.seed, total_steps=self.total_steps)
-        self.method.setup(self.context)
-        groups = weight_decay_groups(index, config.weight_decay)
-        self.optimizer = self.method.make_optimizer(groups, self._optimizer_settings()) or self._optimizer(groups)
-        self.context.optimizer = self.optimizer
-        for group in self.optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
+        parts = assemble(config, data.task_def, source, self.device, self.total_steps)
+        self.network, self.method, self.optimizer = parts.network, parts.method, parts.optimizer
+        self.context = parts.context
         self.scaler = self.precision.grad_scaler()
         torch.manual_seed(stream_seed(config.seed, "dropout"))
-
-    def _optimizer_settings(self) -> OptimizerSettings:
-        config = self.config
-        mtdnn = config.optimizer == "adamax" and config.adamax_rule == "mtdnn"
-        return OptimizerSettings(
-            optimizer=config.optimizer,
-            learning_rate=config.learning_rate,
-            betas=config.betas,
-            eps=config.adam_eps if config.adam_eps is not None else (1e-6 if mtdnn else 1e-8),
-            weight_decay=config.weight_decay,
-            adamax_rule=config.adamax_rule,
-            noise_seed=stream_seed(config.seed, "noise"),
-        )
-
-    def _optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        settings = self._optimizer_settings()
-        shared: dict[str, Any] = {"lr": settings.learning_rate, "betas": settings.betas, "eps": settings.eps}
-        if settings.optimizer == "adamw":
-            return torch.optim.AdamW(groups, **shared)
-        return Adamax(groups, **shared, rule=settings.adamax_rule)
 
     def fit(self) -> RunResult:
         """Train to the last epoch and write the result.
@@ -159,7 +108,7 @@ class Trainer:
         config, state = self.config, self.state
         lengths = self.data.train.lengths[self.rows]
         for epoch in range(state.step // self.steps_per_epoch, config.epochs):
-            windows = epoch_batches(len(self.rows), config.window, config.seed, epoch, config.sampler, lengths)
+            windows = epoch_batches(len(self.rows), config.window, config.seed, epoch, config.sampler, lengths=lengths)
             for window in windows[state.step % self.steps_per_epoch :]:
                 norm = self._step(self.rows[window])
                 end_of_epoch = state.step % self.steps_per_epoch == 0
@@ -349,20 +298,3 @@ def _constant(logits: Tensor, n_class: int) -> bool:
     """Whether (N, K) logits predict one class, or one value in a regression, for all N > 1 examples."""
     predictions = logits.argmax(dim=1) if n_class > 1 else logits[:, 0]
     return len(predictions) > 1 and bool((predictions == predictions[0]).all())
-
-
-def pick_device(setting: str) -> torch.device:
-    """The device of a run.
-
-    Args:
-        setting: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<index>``.
-
-    Raises:
-        SettingError: the device is not there.
-    """
-    if setting == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(setting)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingError(f"device is {setting!r}, but this machine has {torch.cuda.device_count()} CUDA devices")
-    return device

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +39,7 @@ def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny_run(tiny_encoder: Path, tiny_task: Path, tmp_path: Path) -> "Callable[..., RunConfig]":
+def tiny_run(tiny_encoder: Path, tiny_task: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     """Make the configuration of a short run of the tiny encoder on the task toy, with changes."""
     from mt_dnn.config_parser import config_from_mapping
 

@@ -14,7 +14,6 @@ TASK_DEF = """\
 toy:
   data_format: PremiseOnly
   enable_san: false
-  labels: [negative, positive]
   metric_meta: [ACC, MCC]
   loss: CeCriterion
   n_class: 2

@@ -1,0 +1,103 @@
+"""The parts of a run put together: encoder, network, method and optimizer, each from its own random stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from module.method import Composition, MethodContext, OptimizerSettings
+
+from data_utils.errors import SettingError
+from data_utils.task_def import TaskDef
+from module.methods import build_method
+from module.param_index import ParamIndex, weight_decay_groups
+from module.seeds import stream_seed
+from mt_dnn.config import RunConfig
+from mt_dnn.encoder import EncoderSource, load_encoder
+from mt_dnn.network import Network
+
+_DEFAULT_HEAD_DROPOUT = 0.1  # MT-DNN's, where neither the command line nor the task definition says
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a training loop turns."""
+
+    network: Network
+    method: Composition
+    optimizer: torch.optim.Optimizer
+    context: MethodContext
+
+
+def assemble(
+    config: RunConfig, task_def: TaskDef, source: EncoderSource, device: torch.device, total_steps: int
+) -> Parts:
+    """Build everything that a step needs, in the order of the method's hooks.
+
+    Args:
+        config: The run.
+        task_def: Its task.
+        source: Where the encoder's files are.
+        device: Where the network goes.
+        total_steps: Optimizer steps of the whole run.
+
+    Raises:
+        SettingError: the encoder cannot be loaded, or the method does not fit it.
+    """
+    method = build_method(config.method, config.method_settings)
+    encoder = load_encoder(
+        source,
+        hidden_dropout=config.bert_dropout_p,
+        attention_dropout=config.bert_dropout_p,
+        attention=config.attention,
+        configure=method.configure,
+    )
+    head_dropout = next(p for p in (config.dropout_p, task_def.dropout_p, _DEFAULT_HEAD_DROPOUT) if p is not None)
+    network = Network(
+        encoder,
+        task_def,
+        head_dropout=head_dropout,
+        pooler_activation=config.pooler_actf,
+        generator=torch.Generator().manual_seed(stream_seed(config.seed, "init")),
+    ).to(device)
+    try:
+        index = ParamIndex(network.named_parameters())
+        context = MethodContext(network, index, config.seed, total_steps=total_steps)
+        method.setup(context)
+        groups = weight_decay_groups(index, config.weight_decay)
+        optimizer = method.make_optimizer(groups, _optimizer_settings(config))
+    except ValueError as error:  # a tree whose roles are not known, a method that the optimizer cannot carry
+        raise SettingError(f"method {config.method} on {config.encoder}: {error}") from None
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    context.optimizer = optimizer
+    return Parts(network, method, optimizer, context)
+
+
+def _optimizer_settings(config: RunConfig) -> OptimizerSettings:
+    return OptimizerSettings(
+        optimizer=config.optimizer,
+        learning_rate=config.learning_rate,
+        betas=config.betas,
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+        adamax_rule=config.adamax_rule,
+        noise_seed=stream_seed(config.seed, "noise"),
+    )
+
+
+def pick_device(setting: str) -> torch.device:
+    """The device of a run.
+
+    Args:
+        setting: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<index>``.
+
+    Raises:
+        SettingError: the device is not there.
+    """
+    if setting == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(setting)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingError(f"device is {setting!r}, but this machine has {torch.cuda.device_count()} CUDA devices")
+    return device

@@ -1,0 +1,176 @@
+"""Kill a run at any instant and start it again: weights and metrics are those of a run never interrupted."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data_utils.errors import SettingError
+from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.interrupt import Interrupted, StopRequest
+from mt_dnn.results import RunLocked
+from mt_dnn.run import run
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = ["vanilla", "noisytune", "sage", "pats", "noisytune+pats"]
+SLOWLY = {"checkpoint_seconds": 0.0, "save": "last", "log_per_updates": 1}
+
+
+def start(config: RunConfig) -> subprocess.Popen:
+    """The run in a process of its own, through train.py and a YAML file."""
+    values = {k: v for k, v in config.as_dict().items() if k != "method_settings" and v is not None}
+    values["betas"] = list(values["betas"])
+    file = Path(values["output_dir"]).parent / f"{config.method}.json"
+    file.write_text(json.dumps(values))
+    command = [sys.executable, str(ROOT / "train.py"), "--config", str(file)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))
+
+
+def assert_same_run(one: RunConfig, other: RunConfig) -> None:
+    a, b = run_dir(one), run_dir(other)
+    weights = [load_file(folder / "checkpoints/last/model.safetensors") for folder in (a, b)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
+    results = [json.loads((folder / "result.json").read_text()) for folder in (a, b)]
+    for key in ("best", "last", "status", "steps"):
+        assert results[0][key] == results[1][key]
+    with np.load(a / "predictions.npz") as one_npz, np.load(b / "predictions.npz") as other_npz:
+        assert all(np.array_equal(one_npz[key], other_npz[key]) for key in one_npz)
+
+
+class StopAt:
+    """A progress callback that asks the run to stop after given steps, as a signal would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, progress: object) -> None:
+        if progress.step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stopping_and_going_on_changes_nothing(tiny_run, tmp_path, method):
+    whole = tiny_run(method=method, output_dir=tmp_path / "whole", **SLOWLY)
+    run(whole)
+    broken = tiny_run(method=method, output_dir=tmp_path / "broken", **SLOWLY)
+    for step in (1, 4, 5, 11, 14):  # in an epoch, at its end, after it, before the last
+        with pytest.raises(Interrupted, match=f"step {step} of 15"):
+            run(broken, StopAt(step))
+        torch.manual_seed(999)  # a new process knows nothing of the old one's generators
+    assert run(broken).sessions == 6
+    assert_same_run(whole, broken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sage", "pats"])
+def test_sigkill_at_random_instants(tiny_run, tmp_path, method):
+    whole = tiny_run(method=method, output_dir=tmp_path / "whole", epochs=6, **SLOWLY)
+    run(whole)
+    broken = tiny_run(method=method, output_dir=tmp_path / "broken", epochs=6, **SLOWLY)
+    chance = random.Random(0)
+    for _ in range(3):
+        process = start(broken)
+        checkpoints = run_dir(broken) / "checkpoints"
+        deadline = time.monotonic() + 60
+        while not list(checkpoints.glob("last-*")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.4)
+        process.kill()
+        process.communicate()
+    assert run(broken).done
+    assert_same_run(whole, broken)
+
+
+def test_sigterm_gives_a_checkpoint_and_75(tiny_run, tmp_path):
+    config = tiny_run(epochs=200, output_dir=tmp_path / "runs")
+    process = start(config)
+    metrics = run_dir(config) / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not metrics.is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with pytest.raises(RunLocked):
+        run(config)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err.decode()
+    assert "the same command goes on from there" in err.decode()
+    assert len(list((run_dir(config) / "checkpoints").glob("last-*"))) == 1
+    assert not (run_dir(config) / "result.json").exists()
+
+
+def test_a_damaged_checkpoint_stops_the_run_without_a_result(tiny_run):
+    config = tiny_run(**SLOWLY)
+    with pytest.raises(Interrupted):
+        run(config, StopAt(3))
+    (file,) = (run_dir(config) / "checkpoints").glob("last-*/state.pt")
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(SettingError, match=r"state\.pt is damaged .* delete"):
+        run(config)
+    assert not (run_dir(config) / "result.json").exists()
+
+
+def test_a_full_disk_in_mid_run_keeps_the_last_good_checkpoint(tiny_run, tmp_path, monkeypatch):
+    import errno
+
+    from mt_dnn import checkpoint
+
+    whole = tiny_run(output_dir=tmp_path / "whole", **SLOWLY)
+    run(whole)
+    config = tiny_run(output_dir=tmp_path / "full", **SLOWLY)
+    good, calls = torch.save, []
+
+    def full_after_three(*args: object, **kwargs: object) -> None:
+        calls.append(1)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        good(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.torch, "save", full_after_three)
+        with pytest.raises(SettingError, match="No space left"):
+            run(config)
+    assert not (run_dir(config) / "result.json").exists()
+    assert checkpoint.load_last(run_dir(config) / "checkpoints").step == 3
+    run(config)
+    assert_same_run(whole, config)
+
+
+def test_other_data_behind_the_same_name_is_refused_on_resume(tiny_run, tiny_task, tmp_path):
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(tiny_task, data, ignore=shutil.ignore_patterns("cache"))
+    config = tiny_run(data_dir=data, **SLOWLY)
+    with pytest.raises(Interrupted):
+        run(config, StopAt(3))
+    file = data / "toy_train.tsv"
+    file.write_text(file.read_text().replace("good", "bad", 1))
+    with pytest.raises(SettingError, match="data_fingerprint differs"):
+        run(config)
+
+
+def test_a_second_sigint_interrupts_at_once():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_handlers_are_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before

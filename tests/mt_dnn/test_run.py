@@ -1,0 +1,200 @@
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train
+from data_utils.errors import SettingError
+from mt_dnn.config import run_dir
+from mt_dnn.results import Status
+from mt_dnn.run import run
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_learns_and_leaves_its_directory(tiny_run):
+    config = tiny_run(epochs=6, save="both")
+    seen = []
+    result = run(config, seen.append)
+    folder = run_dir(config)
+    assert result.status is Status.OK
+    assert result.last.score > 80.0  # the label is a word of the text; chance is about 50
+    assert result.best.score >= result.last.score
+    assert result.steps == 6 * math.ceil(70 / 16) == len(seen) == seen[-1].total_steps
+    assert files(folder) == [
+        ".lock", "checkpoints/best/model.safetensors", "checkpoints/last/model.safetensors",
+        "metrics.jsonl", "predictions.npz", "result.json", "run.json",
+    ]  # fmt: skip
+    description = json.loads((folder / "run.json").read_text())
+    assert description["config"]["epochs"] == 6
+    assert description["versions"]["torch"] == torch.__version__
+    evaluations = [line for line in lines(folder) if "evaluation" in line]
+    assert [line["epoch"] for line in evaluations] == [1, 2, 3, 4, 5, 6]
+    assert evaluations[-1]["score"] == result.last.score
+
+
+def test_predictions_give_the_scores(tiny_run):
+    from sklearn.metrics import accuracy_score, matthews_corrcoef
+
+    config = tiny_run()
+    result = run(config)
+    with np.load(run_dir(config) / "predictions.npz", allow_pickle=False) as arrays:
+        labels = arrays["toy_dev.labels"]
+        for which, score in (("best", result.best), ("last", result.last)):
+            predicted = arrays[f"toy_dev.{which}_logits"].argmax(1)
+            assert 100 * matthews_corrcoef(labels, predicted) == pytest.approx(score.metrics["toy_dev"]["MCC"])
+            assert 100 * accuracy_score(labels, predicted) == pytest.approx(score.metrics["toy_dev"]["ACC"])
+        assert arrays["toy_dev.uids"].tolist() == [str(i).encode() for i in range(30)]
+    assert result.primary_metric == "MCC"
+
+
+def test_a_finished_run_is_not_run_again(tiny_run):
+    config = tiny_run()
+    first = run(config)
+    stamps = {f: os.stat(run_dir(config) / f).st_mtime_ns for f in files(run_dir(config))}
+    assert run(config, lambda _: pytest.fail("it was run again")) == first
+    assert stamps == {f: os.stat(run_dir(config) / f).st_mtime_ns for f in files(run_dir(config))}
+
+
+@pytest.mark.parametrize("method", ["vanilla", "noisytune", "sage", "pats", "noisytune+pats", "noisytune+sage"])
+def test_every_method_trains_and_repeats_itself(tiny_run, tmp_path, method):
+    weights = []
+    for attempt in ("a", "b"):
+        config = tiny_run(method=method, save="last", output_dir=tmp_path / attempt)
+        assert run(config).status in (Status.OK, Status.DEGENERATE)
+        weights.append(load_file(run_dir(config) / "checkpoints/last/model.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def final_weights(config):
+    run(config)
+    return load_file(run_dir(config) / "checkpoints/last/model.safetensors")
+
+
+@pytest.mark.parametrize("zero", [{"noise_scale": 0.0}, {"noise_probability": 0.0}, {"sensitivity_threshold": 0.0}])
+def test_pats_without_noise_is_plain_fine_tuning_bit_for_bit(tiny_run, zero):
+    plain = final_weights(tiny_run(save="last"))
+    pats = final_weights(tiny_run(save="last", method="pats", pats=zero))
+    assert all(torch.equal(plain[name], pats[name]) for name in plain)
+
+
+def test_noisytune_without_noise_is_plain_fine_tuning_bit_for_bit(tiny_run):
+    plain = final_weights(tiny_run(save="last"))
+    quiet = final_weights(tiny_run(save="last", method="noisytune", noisytune={"noise_intensity": 0.0}))
+    assert all(torch.equal(plain[name], quiet[name]) for name in plain)
+
+
+def test_a_method_changes_neither_head_nor_data_order(tiny_run):
+    """With a learning rate of nearly nothing the loss sequence tells the order of the data and the first head."""
+    losses = {}
+    for method in ("vanilla", "pats", "sage"):
+        config = tiny_run(method=method, learning_rate=1e-12, log_per_updates=1, epochs=1)
+        run(config)
+        losses[method] = [line["loss"] for line in lines(run_dir(config)) if "loss" in line]
+    assert losses["pats"] == pytest.approx(losses["vanilla"], rel=1e-6)
+    assert losses["sage"] == pytest.approx(losses["vanilla"], rel=1e-6)
+
+
+def test_accumulation_equals_the_large_batch(tiny_run):
+    quiet = {"bert_dropout_p": 0.0, "dropout_p": 0.0, "save": "last", "learning_rate": 1e-3, "adam_eps": 1e-4}
+    large = final_weights(tiny_run(batch_size=16, **quiet))
+    small = final_weights(tiny_run(batch_size=4, grad_accumulation_step=4, **quiet))
+    for name in large:
+        torch.testing.assert_close(small[name], large[name], rtol=2e-4, atol=2e-5)
+
+
+def test_packed_and_padded_give_the_same_run(tiny_run):
+    quiet = {"bert_dropout_p": 0.0, "dropout_p": 0.0, "save": "last", "learning_rate": 1e-3, "adam_eps": 1e-4}
+    packed = final_weights(tiny_run(attention="packed", **quiet))
+    padded = final_weights(tiny_run(attention="padded", **quiet))
+    for name in packed:
+        torch.testing.assert_close(packed[name], padded[name], rtol=2e-4, atol=2e-5)
+
+
+def test_regression_on_pairs(tiny_run):
+    result = run(tiny_run(train_datasets="toyscore", epochs=8))
+    assert result.primary_metric == "Pearson"
+    assert set(result.last.metrics["toyscore_dev"]) == {"Pearson", "Spearman"}
+    assert result.best.score > 10.0
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "adamw"}, {"optimizer": "adamw", "method": "pats"}])
+def test_adamw(tiny_run, changes):
+    assert run(tiny_run(learning_rate=1e-3, **changes)).status is Status.OK
+
+
+def test_subsets_of_the_training_set(tiny_run):
+    assert run(tiny_run(train_size=20)).train_examples == 20
+    assert run(tiny_run(train_fraction=0.5)).train_examples == 35
+
+
+def test_a_run_that_predicts_one_class_is_degenerate(tiny_run):
+    result = run(tiny_run(learning_rate=1e-12, epochs=1))
+    assert result.status is Status.DEGENERATE
+    assert result.done
+    assert result.last.metrics["toy_dev"]["MCC"] == 0.0
+
+
+@pytest.mark.parametrize("optimizer", ["adamax", "adamw"])
+def test_a_run_that_blows_up_is_diverged(tiny_run, optimizer):
+    config = tiny_run(learning_rate=1e30, global_grad_clipping=0.0, optimizer=optimizer)
+    result = run(config)
+    assert result.status is Status.DIVERGED
+    assert result.last is None
+    assert result.error
+    assert run(config) == result
+
+
+def test_an_unexpected_error_is_recorded_and_tried_again(tiny_run, monkeypatch):
+    config = tiny_run()
+    with monkeypatch.context() as patch:
+        patch.setattr("mt_dnn.trainer.task_loss", lambda *a, **k: 1 / 0)
+        result = run(config)
+    assert result.status is Status.FAILED
+    assert result.error == "ZeroDivisionError: division by zero"
+    assert json.loads((run_dir(config) / "result.json").read_text())["status"] == "failed"
+    assert run(config).status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"train_datasets": "nothing"}, "nothing"),
+        ({"data_dir": "/nowhere"}, "/nowhere"),
+        ({"init_checkpoint": "/nowhere/bert"}, "/nowhere/bert"),
+        ({"test_datasets": "mnli_matched"}, "mnli_matched"),
+        ({"task_def": "/nowhere.yml"}, "/nowhere.yml"),
+        ({"method": "sage", "optimizer": "adamw"}, "sage"),
+    ],
+)
+def test_a_wrong_setting_gives_one_line_and_leaves_nothing(tiny_run, tmp_path, changes, named):
+    with pytest.raises(SettingError) as caught:
+        run(tiny_run(**changes))
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("result.json"))
+
+
+def test_train_py(tiny_run, tiny_encoder, tiny_task, tmp_path, capsys):
+    arguments = [
+        "--task_def", str(tiny_task / "task_def.yml"), "--data_dir", str(tiny_task), "--train_datasets", "toy",
+        "--init_checkpoint", str(tiny_encoder), "--output_dir", str(tmp_path / "r"), "--epochs", "1",
+        "--method", "pats", "--tensorboard", "true", "--device", "cpu",
+    ]  # fmt: skip
+    assert train.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "last epoch 1: MCC" in out
+    assert list((tmp_path / "r").rglob("tb/events*"))
+    assert train.main([*arguments, "--data_dir", "/nowhere"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: data_dir: /nowhere")
