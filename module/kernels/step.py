@@ -1,0 +1,147 @@
+"""From torch parameters to the table of a step: checks, float32 working copies, the refusal of non-finite gradients."""
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from module.kernels.cpu import sum_rows
+from module.kernels.rows import new_table
+from module.noise import MASK_LEVELS, MAX_ENTRIES, WORD, mask_threshold, tensor_mask_bits
+from module.pats_rule import PATSRule
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class NonFiniteGradient(RuntimeError):
+    """A gradient (or the parameter it belongs to) holds NaN or infinity; the step was refused, nothing was changed."""
+
+    def __init__(self, parameter: str) -> None:
+        super().__init__(f"The gradient of {parameter!r} is not finite: the step is refused, all state is as before")
+        self.parameter = parameter
+
+
+class Operand:
+    """A parameter and its gradient as contiguous float32 tensors; copies where they are not that already."""
+
+    __slots__ = ("gradient", "name", "parameter", "theta")
+
+    def __init__(self, name: str, parameter: Tensor) -> None:
+        gradient = parameter.grad
+        assert gradient is not None
+        check_parameter(name, parameter)
+        if gradient.layout != torch.strided:
+            raise RuntimeError(
+                f"The gradient of {name!r} is sparse: dense gradients are needed (Embedding(sparse=False))"
+            )
+        self.name = name
+        self.parameter = parameter
+        self.theta = float32_copy(parameter.detach())
+        self.gradient = float32_copy(gradient.detach())
+
+    def write_back(self) -> None:
+        """Copy the updated values into the parameter if they were worked out in a copy."""
+        if self.theta.data_ptr() != self.parameter.data_ptr():
+            self.parameter.detach().copy_(self.theta)
+
+
+def float32_copy(tensor: Tensor) -> Tensor:
+    """Return the tensor itself if it is contiguous float32, else a copy that is."""
+    return tensor.to(torch.float32).contiguous()
+
+
+def check_parameter(name: str, parameter: Tensor) -> None:
+    """Refuse what the kernels do not handle.
+
+    Raises:
+        TypeError: If the dtype is not float32, bfloat16 or float16.
+        NotImplementedError: If the parameter is not on the CPU.
+        ValueError: If it has too many entries for the noise stream.
+    """
+    if parameter.device.type != "cpu":
+        kernel = "CUDA" if parameter.device.type == "cuda" else parameter.device.type
+        raise NotImplementedError(
+            f"{name!r} is on {parameter.device}: the {kernel} kernel is not built yet: move the model to the CPU"
+        )
+    if parameter.dtype not in _DTYPES:
+        raise TypeError(f"{name!r} is {parameter.dtype}: float32, bfloat16 or float16 is needed: model.float()")
+    if parameter.numel() > MAX_ENTRIES:
+        raise ValueError(f"{name!r} has {parameter.numel()} entries: at most {MAX_ENTRIES} are supported")
+
+
+def warn_about_low_precision(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Warn once, by name, if updates and noise will be rounded to a 16-bit dtype."""
+    for name, parameter in named:
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            warnings.warn(
+                f"{name!r} is {parameter.dtype}: updates and noise below its resolution are rounded away; keep "
+                "parameters in float32 and use torch.autocast for speed",
+                stacklevel=3,
+            )
+            return
+
+
+def first_pass(operands: Sequence[Operand], track: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+    """Make the table, read parameters and gradients once, and refuse the step if they are not finite.
+
+    Args:
+        operands: The tensors of this step.
+        track: Which of them have a sensitivity.
+
+    Returns:
+        The table with addresses and ``track`` filled in, and per row the mean of ``|theta g|`` in float64.
+
+    Raises:
+        NonFiniteGradient: If any gradient is not finite.
+    """
+    rows = new_table([operand.theta.numel() for operand in operands])
+    rows["theta"] = [operand.theta.data_ptr() for operand in operands]
+    rows["gradient"] = [operand.gradient.data_ptr() for operand in operands]
+    rows["track"] = track
+    sums = sum_rows(rows)
+    finite = np.isfinite(sums)
+    if not finite.all():
+        raise NonFiniteGradient(operands[int(np.argmin(finite))].name)
+    return rows, sums / np.maximum(rows["size"], 1)
+
+
+def fill_noise(rows: np.ndarray, rule: PATSRule, lr: float, means: np.ndarray, seed: int) -> None:
+    """Set the noise columns of perturbed rows whose step and identity stand already.
+
+    Args:
+        rows: The perturbed rows of one parameter group, as a view of the table.
+        rule: The rule of PATS.
+        lr: The group's learning rate.
+        means: Per row the mean sensitivity that the ratio is taken of (of the tensor, or of the model).
+        seed: Seed of the noise stream.
+    """
+    threshold = mask_threshold(rule.noise_probability)
+    rows["noise"] = not rule.is_silent
+    rows["key_low"], rows["key_high"] = seed & WORD, seed >> 32
+    rows["amplitude"] = rule.amplitude(lr)
+    rows["mean"] = means
+    limits = [rule.limits(float(mean)) for mean in means]
+    rows["upper"] = [upper for upper, _ in limits]
+    rows["lower"] = [lower for _, lower in limits]
+    rows["max_ratio"] = np.inf if rule.max_ratio is None else rule.max_ratio
+    rows["mask_threshold"] = threshold
+    if rule.mask_scope == "tensor":
+        for row in rows:
+            identity = int(row["id_high"]) << 32 | int(row["id_low"])
+            perturbed = tensor_mask_bits(seed, int(row["step"]), identity) < threshold
+            row["noise"] = row["noise"] and perturbed
+            row["mask_threshold"] = MASK_LEVELS
+
+
+def fill_sensitivity(rows: np.ndarray, beta: float, eps: float) -> None:
+    """Set the columns of the sensitivity's moving average, Equation 2."""
+    rows["beta"], rows["one_minus_beta"], rows["sensitivity_eps"] = beta, 1.0 - beta, eps
+
+
+def model_mean(means: np.ndarray, sizes: np.ndarray) -> float:
+    """Mean over all entries of several tensors; exact summation, so the tensors' order does not matter."""
+    total = int(sizes.sum())
+    return math.fsum(float(mean) * int(size) for mean, size in zip(means, sizes, strict=True)) / total if total else 0.0

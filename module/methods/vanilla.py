@@ -1,0 +1,9 @@
+"""Plain fine-tuning: every hook's default."""
+
+from module.method import FineTuningMethod
+
+
+class Vanilla(FineTuningMethod):
+    """Plain fine-tuning, the baseline of every comparison."""
+
+    name = "vanilla"

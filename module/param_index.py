@@ -1,0 +1,189 @@
+"""What each parameter of a fine-tuned network is: embeddings, encoder layer i, pooler or head; weight, bias or norm.
+
+Nobody else matches parameter names. Known trees: BERT, RoBERTa, XLM-R, ELECTRA, DeBERTa-v2 and DistilBERT of
+``transformers``, bare or inside any other module.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from torch import nn
+
+# Components that wrappers insert into names: DistributedDataParallel, torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_LAYER = re.compile(r"^(?P<base>(?:.*\.)?)(?:encoder|transformer)\.(?P<path>layer\.(?P<layer>\d+)\..+)$")
+_LAYER_NORM = re.compile(r"^(?:.+_)?layer_?norm$", re.IGNORECASE)
+# What may stand beside the layers under the encoder's base. DeBERTa-v2 keeps its relative positions, their norm and
+# a convolution in `encoder`; ELECTRA projects its embeddings.
+_BESIDE_LAYERS = re.compile(
+    r"^(?:(?P<embeddings>embeddings\.|embeddings_project\.|encoder\.rel_embeddings\.|encoder\.LayerNorm\.)"
+    r"|(?P<encoder>encoder\.conv\.)"
+    r"|(?P<pooler>pooler\.))"
+)
+
+
+class Role(StrEnum):
+    """Where a parameter stands in the network."""
+
+    EMBEDDINGS = "embeddings"
+    ENCODER = "encoder"
+    POOLER = "pooler"
+    HEAD = "head"
+
+
+class Kind(StrEnum):
+    """What a parameter is to its module."""
+
+    WEIGHT = "weight"
+    BIAS = "bias"
+    LAYER_NORM = "layer_norm"
+
+
+@dataclass(frozen=True, slots=True)
+class ParamInfo:
+    """One parameter and what it is."""
+
+    name: str
+    """Name in the network, as given."""
+    path: str
+    """Name that does not depend on what the encoder stands in: ``layer.<i>.<suffix>`` for encoder layers."""
+    role: Role
+    layer: int | None
+    """Number of the encoder layer from 0; None outside the layers."""
+    kind: Kind
+    pretrained: bool
+    """Whether the parameter belongs to the encoder's own tree, and so came with the pretrained weights."""
+    parameter: nn.Parameter
+
+    @property
+    def in_layer(self) -> bool:
+        """Whether the parameter belongs to a numbered encoder layer."""
+        return self.layer is not None
+
+
+class ParamIndex:
+    """Look up what the parameters of a network are.
+
+    Args:
+        named_parameters: Pairs of name and parameter, as ``network.named_parameters()`` gives them. At least one must
+            belong to an encoder layer.
+
+    Raises:
+        ValueError: If the names are of no known encoder, of more than one encoder, or not unique.
+    """
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        named = list(named_parameters)
+        plain = [strip_wrappers(name) for name, _ in named]
+        base = _encoder_base(plain)
+        self._infos: dict[str, ParamInfo] = {}
+        seen: dict[str, str] = {}
+        for (name, parameter), short in zip(named, plain, strict=True):
+            if short in seen:
+                raise ValueError(
+                    f"Parameters {seen[short]!r} and {name!r} have the same name once wrappers are stripped"
+                )
+            seen[short] = name
+            self._infos[name] = _describe(name, short, base, parameter, plain)
+
+    def __getitem__(self, name: str) -> ParamInfo:
+        """Return what the parameter of this name is."""
+        return self._infos[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._infos
+
+    def __iter__(self) -> Iterator[ParamInfo]:
+        return iter(self._infos.values())
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def select(self, role: Role | None = None, kind: Kind | None = None) -> list[ParamInfo]:
+        """Return the parameters of a role and a kind, in the network's order; None means any."""
+        return [p for p in self if (role is None or p.role == role) and (kind is None or p.kind == kind)]
+
+    @property
+    def num_layers(self) -> int:
+        """Number of encoder layers."""
+        return len({p.layer for p in self if p.layer is not None})
+
+
+def strip_wrappers(name: str) -> str:
+    """Remove what DDP, ``torch.compile``, FSDP and checkpointing insert into a parameter's name."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def encoder_path(name: str) -> str:
+    """Return ``layer.<i>.<suffix>`` for a parameter of an encoder layer, else the name without wrappers."""
+    short = strip_wrappers(name)
+    match = _LAYER.match(short)
+    return match["path"] if match else short
+
+
+def weight_decay_groups(index: ParamIndex, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters by MT-DNN's rule: no decay on biases and layer norms.
+
+    Args:
+        index: The network's parameters.
+        weight_decay: Decay of all other weights, at least 0.
+
+    Returns:
+        At most two optimizer groups of named parameters; a group without parameters is left out.
+    """
+    decayed: dict[str, Any] = {"params": [], "weight_decay": weight_decay}
+    plain: dict[str, Any] = {"params": [], "weight_decay": 0.0}
+    for info in index:
+        if info.parameter.requires_grad:
+            group = decayed if info.kind == Kind.WEIGHT else plain
+            group["params"].append((info.name, info.parameter))
+    return [group for group in (decayed, plain) if group["params"]]
+
+
+def _encoder_base(names: list[str]) -> str:
+    bases = {match["base"] for match in map(_LAYER.match, names) if match}
+    if len(bases) == 1:
+        return bases.pop()
+    known = "BERT, RoBERTa, ELECTRA, DeBERTa-v2, DistilBERT"
+    if bases:
+        raise ValueError(f"More than one encoder among the parameters: {', '.join(sorted(map(repr, bases)))}; pass one")
+    raise ValueError(
+        f"No encoder layers among the parameters: prefixes found: {_prefixes(names)}; known trees: {known} "
+        "(names like encoder.layer.0.output.dense.weight). Pass model.named_parameters() of a known encoder"
+    )
+
+
+def _describe(name: str, short: str, base: str, parameter: nn.Parameter, names: list[str]) -> ParamInfo:
+    kind = _kind(short)
+    match = _LAYER.match(short)
+    if match:
+        return ParamInfo(name, match["path"], Role.ENCODER, int(match["layer"]), kind, True, parameter)
+    if not short.startswith(base):
+        # Outside the encoder's tree everything is ours: a pooler (also DeBERTa's ContextPooler), task heads.
+        role = Role.POOLER if "pooler" in short.split(".") else Role.HEAD
+        return ParamInfo(name, short, role, None, kind, False, parameter)
+    path = short[len(base) :]
+    beside = _BESIDE_LAYERS.match(path)
+    if beside and beside.lastgroup:
+        return ParamInfo(name, path, Role(beside.lastgroup), None, kind, True, parameter)
+    raise ValueError(
+        f"Unknown parameter {name!r} beside the encoder layers under {base!r}: known there are embeddings, "
+        "encoder.layer, transformer.layer, encoder.rel_embeddings, encoder.conv, encoder.LayerNorm, "
+        f"embeddings_project and pooler; prefixes found: {_prefixes(names)}"
+    )
+
+
+def _kind(short: str) -> Kind:
+    *modules, leaf = short.split(".")
+    if modules and _LAYER_NORM.match(modules[-1]):
+        return Kind.LAYER_NORM
+    return Kind.BIAS if leaf == "bias" or leaf.endswith("_bias") else Kind.WEIGHT
+
+
+def _prefixes(names: list[str], depth: int = 2, limit: int = 12) -> str:
+    found = sorted({".".join(name.split(".")[:depth]) for name in names})
+    shown = ", ".join(found[:limit]) or "none (no parameters)"
+    return shown + (f" and {len(found) - limit} more" if len(found) > limit else "")

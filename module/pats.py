@@ -1,0 +1,236 @@
+"""PATS around any torch optimizer: the same rule and the same noise as PATSAdamax, through step hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from module.bert_optim import PATSAdamax
+from module.kernels.cpu import update_rows
+from module.kernels.rows import new_table
+from module.kernels.step import (
+    Operand,
+    check_parameter,
+    fill_noise,
+    fill_sensitivity,
+    first_pass,
+    float32_copy,
+    model_mean,
+)
+from module.noise import WORD, check_seed, tensor_id
+from module.param_index import Kind, ParamIndex, ParamInfo
+from module.pats_rule import PATSRule
+from module.sensitivity import Observation
+
+
+class PATS:
+    """Perturb parameters according to their sensitivity after each step of an optimizer.
+
+    Before the step the sensitivities are updated from the parameters and gradients; after it the noise is subtracted:
+    ``theta <- (theta - eta d) - eta b z`` whatever ``d`` is. On :class:`module.bert_optim.Adamax` the result is that of
+    ``PATSAdamax``, bit for bit.
+
+    Example::
+
+        pats = PATS(model.named_parameters(), noise_scale=5e-3)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+        pats.attach(optimizer)  # from here on, optimizer.step() is PATS
+
+    Save ``pats.state_dict()`` beside the optimizer's. Gradients that are not finite are refused with
+    ``NonFiniteGradient``, before the optimizer sees them.
+
+    Args:
+        named_parameters: ``model.named_parameters()`` of a known encoder, in any wrapper.
+        noise_seed: Seed of the noise stream, in [0, 2**64).
+        **switches: Fields of :class:`module.pats_rule.PATSRule`.
+
+    Raises:
+        ValueError: If a value is out of range, or the encoder is unknown.
+    """
+
+    def __init__(
+        self, named_parameters: Iterable[tuple[str, nn.Parameter]], *, noise_seed: int = 0, **switches: Any
+    ) -> None:
+        self.rule = PATSRule(**switches)
+        self.noise_seed = check_seed(noise_seed)
+        index = ParamIndex(named_parameters)
+        self._perturbed = [info for info in index if info.in_layer and self._is_perturbed(info)]
+        for info in self._perturbed:
+            check_parameter(info.name, info.parameter)
+        self._state: dict[str, dict[str, Any]] = {}
+        self._handles: list[RemovableHandle] = []
+        self._optimizer: Optimizer | None = None
+        self._pending: list[ParamInfo] = []
+
+    def _is_perturbed(self, info: ParamInfo) -> bool:
+        return info.kind == Kind.WEIGHT or (info.kind == Kind.BIAS and self.rule.perturb_biases)
+
+    def attach(self, optimizer: Optimizer) -> PATS:
+        """Hook into an optimizer and return self.
+
+        Raises:
+            ValueError: If this object is attached already, the optimizer perturbs by itself, or a trainable parameter
+                to be perturbed is not one of the optimizer's.
+        """
+        if self._optimizer is not None:
+            raise ValueError("This PATS is attached already: call detach() first")
+        if isinstance(optimizer, PATSAdamax):
+            raise ValueError("PATSAdamax perturbs by itself: attach PATS to another optimizer, or use PATSAdamax alone")
+        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for info in self._perturbed:
+            if info.parameter.requires_grad and id(info.parameter) not in owned:
+                raise ValueError(
+                    f"{info.name!r} is to be perturbed, but is not a parameter of the optimizer: "
+                    "pass both the same model"
+                )
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+        self._optimizer = optimizer
+        return self
+
+    def detach(self) -> None:
+        """Leave the optimizer as it was before :meth:`attach`; the state is kept."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._optimizer = [], None
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._pending = []
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
+        if closure is None:
+            self._observe()
+            return None
+        # The closure makes the gradients, inside the step: look at them right after its first call.
+        watched = self._watch(closure)
+        return ((args[0], watched), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": watched})
+
+    def _watch(self, closure: Callable[[], float]) -> Callable[[], float]:
+        seen = False
+
+        def watched() -> float:
+            nonlocal seen
+            loss = closure()
+            if not seen:
+                seen = True
+                self._observe()
+            return loss
+
+        return watched
+
+    @torch.no_grad()
+    def _observe(self) -> None:
+        infos = [info for info in self._perturbed if info.parameter.grad is not None and info.parameter.numel()]
+        if not infos:
+            return
+        operands = [Operand(info.name, info.parameter) for info in infos]
+        rows, means = first_pass(operands, [True] * len(operands))
+        states = [self._state_of(info) for info in infos]
+        rows["sensitivity"] = [state["sensitivity"].data_ptr() for state in states]
+        rule = self.rule
+        fill_sensitivity(rows, rule.sensitivity_beta, rule.sensitivity_eps)
+        update_rows(rows)
+        beta, rest = float(rows["beta"][0]), float(rows["one_minus_beta"][0])
+        for state, mean in zip(states, means, strict=True):
+            state["sensitivity_mean"].mul_(beta).add_(rest * mean)
+            state["step"] += 1
+        self._pending = infos
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._pending:
+            return
+        lr_of = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+        # Sorted by learning rate: one fill per value.
+        infos = sorted(self._pending, key=lambda info: lr_of[id(info.parameter)])
+        states = [self._state[info.path] for info in infos]
+        thetas = [float32_copy(info.parameter.detach()) for info in infos]
+        rows = new_table([theta.numel() for theta in thetas])
+        rows["theta"] = [theta.data_ptr() for theta in thetas]
+        rows["sensitivity"] = [state["sensitivity"].data_ptr() for state in states]
+        rows["step"] = [int(state["step"]) for state in states]
+        identities = [tensor_id(info.path) for info in infos]
+        rows["id_low"] = [identity & WORD for identity in identities]
+        rows["id_high"] = [identity >> 32 for identity in identities]
+        fill_sensitivity(rows, self.rule.sensitivity_beta, self.rule.sensitivity_eps)
+        means = np.array([float(state["sensitivity_mean"]) for state in states])
+        if self.rule.mean_scope == "model":
+            means = np.full(len(rows), model_mean(means, rows["size"]))
+        rates = np.array([lr_of[id(info.parameter)] for info in infos])
+        for rate in np.unique(rates):
+            span = slice(int(np.searchsorted(rates, rate)), int(np.searchsorted(rates, rate, side="right")))
+            fill_noise(rows[span], self.rule, float(rate), means[span], self.noise_seed)
+        update_rows(rows)
+        for info, theta in zip(infos, thetas, strict=True):
+            if theta.data_ptr() != info.parameter.data_ptr():
+                info.parameter.detach().copy_(theta)
+        self._pending = []
+
+    def _state_of(self, info: ParamInfo) -> dict[str, Any]:
+        if info.path not in self._state:
+            self._state[info.path] = {
+                "step": torch.tensor(0.0, dtype=torch.float32),
+                "sensitivity": torch.zeros(info.parameter.shape, dtype=torch.float32),
+                "sensitivity_mean": torch.tensor(0.0, dtype=torch.float64),
+            }
+        return self._state[info.path]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rule, the seed and the state by the parameters' paths, which do not depend on any prefix."""
+        return {
+            "rule": asdict(self.rule),
+            "noise_seed": self.noise_seed,
+            "state": {k: dict(v) for k, v in self._state.items()},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore a state dict, including its rule and seed.
+
+        Raises:
+            ValueError: If it holds a parameter that this object does not perturb, or one of another shape.
+        """
+        shapes = {info.path: info.parameter.shape for info in self._perturbed}
+        for path, state in state_dict["state"].items():
+            if path not in shapes:
+                raise ValueError(
+                    f"The state holds {path!r}, which is not perturbed here: load it into the same model and rule"
+                )
+            if state["sensitivity"].shape != shapes[path]:
+                found, wanted = tuple(state["sensitivity"].shape), tuple(shapes[path])
+                raise ValueError(f"The state of {path!r} has shape {found}, the parameter {wanted}")
+        self.rule = PATSRule(**state_dict["rule"])
+        self.noise_seed = check_seed(state_dict["noise_seed"])
+        dtypes = {"step": torch.float32, "sensitivity": torch.float32, "sensitivity_mean": torch.float64}
+        self._state = {
+            path: {key: _copy(state[key], dtype) for key, dtype in dtypes.items()}
+            for path, state in state_dict["state"].items()
+        }
+
+    def observations(self) -> list[Observation]:
+        """Return what the statistics of :mod:`module.sensitivity` are made of; no update is known here."""
+        lr_of = {
+            id(p): float(group["lr"])
+            for group in (self._optimizer.param_groups if self._optimizer else [])
+            for p in group["params"]
+        }
+        return [
+            Observation(
+                self.rule, lr_of.get(id(info.parameter), 0.0), float(state["sensitivity_mean"]), state["sensitivity"]
+            )
+            for info in self._perturbed
+            if (state := self._state.get(info.path)) is not None
+        ]
+
+
+def _copy(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.detach().to("cpu", dtype, copy=True).contiguous()

@@ -1,0 +1,123 @@
+"""The rule of PATS as settings: the paper's hyper-parameters, and a switch for each choice its text leaves open."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from module.noise import mask_threshold
+
+# What `reading` presets: noise_scale, sensitivity_threshold, noise_times_lr, threshold_mode.
+_PRESETS = {"gated": (5e-3, 1e-6, True, "absolute"), "constant": (1e-6, 5e-3, False, "ratio")}
+_PRESET_FIELDS = ("noise_scale", "sensitivity_threshold", "noise_times_lr", "threshold_mode")
+
+
+@dataclass(frozen=True, slots=True)
+class PATSRule:
+    """Hyper-parameters of PATS (Equations 1-5) and its switches.
+
+    Four fields depend on ``reading`` and are filled in when left out, so the object always holds plain values. Change
+    one with ``dataclasses.replace``; to change ``reading`` make a new rule.
+
+    Raises:
+        ValueError: If a value is out of range, or contradicts ``reading``.
+    """
+
+    reading: Literal["gated", "constant"] = "gated"
+    """Which reading of the paper's Table 3 presets the next four. gated: lambda inside the learning rate and gamma a
+    threshold on the sensitivity. constant: lambda outside it and gamma a threshold on the ratio mean/sensitivity."""
+    noise_scale: float | None = None
+    """lambda, at least 0. Default 5e-3 (gated; the paper's range 1e-3 to 2e-2) or 1e-6 (constant; 5e-7 to 3e-6)."""
+    sensitivity_threshold: float | None = None
+    """gamma, at least 0. Default 1e-6 (gated; the paper's range 5e-7 to 3e-6) or 5e-3 (constant; 1e-3 to 2e-2)."""
+    noise_times_lr: bool | None = None
+    """Whether the noise is multiplied by the learning rate, and so follows its schedule. Default: as reading says."""
+    threshold_mode: Literal["absolute", "relative", "ratio", "none"] | None = None
+    """What is not perturbed: sensitivity >= gamma (absolute); >= gamma times the mean (relative, not the paper's);
+    mean/sensitivity < gamma (ratio); nothing is spared (none). Default: as reading says."""
+    sensitivity_beta: float = 0.75
+    """beta of the sensitivity's moving average, in [0, 1). The paper searches 0.5 to 0.85."""
+    noise_probability: float = 0.5
+    """p, the share of entries perturbed, in [0, 1], to the nearest 1/4096."""
+    sensitivity_eps: float = 1e-12
+    """epsilon added to the sensitivity in the ratio, above 0."""
+    mean_scope: Literal["tensor", "model"] = "tensor"
+    """Mean sensitivity of each tensor, or of all perturbed entries of the model (the paper: unstable)."""
+    mask_scope: Literal["element", "tensor"] = "element"
+    """One Bernoulli draw per entry, or per tensor and step."""
+    perturb_biases: bool = True
+    """Whether biases of the encoder layers are perturbed too."""
+    max_ratio: float | None = None
+    """Cap on the ratio mean/sensitivity, above 0; none: no cap. The threshold looks at the ratio before the cap."""
+
+    def __post_init__(self) -> None:
+        """Fill in the preset and check every value."""
+        _check_choice("reading", self.reading, tuple(_PRESETS))
+        self._check_against_other_preset()
+        for field, value in zip(_PRESET_FIELDS, _PRESETS[self.reading], strict=True):
+            if getattr(self, field) is None:
+                object.__setattr__(self, field, value)
+        _check_range("noise_scale", self.scale, 0.0, math.inf)
+        _check_range("sensitivity_threshold", self.threshold, 0.0, math.inf)
+        _check_choice("threshold_mode", self.threshold_mode, ("absolute", "relative", "ratio", "none"))
+        _check_range("sensitivity_beta", self.sensitivity_beta, 0.0, 1.0)
+        _check_range("sensitivity_eps", self.sensitivity_eps, 1e-37, math.inf)
+        _check_choice("mean_scope", self.mean_scope, ("tensor", "model"))
+        _check_choice("mask_scope", self.mask_scope, ("element", "tensor"))
+        if self.max_ratio is not None:
+            _check_range("max_ratio", self.max_ratio, 1e-37, math.inf)
+        mask_threshold(self.noise_probability)
+
+    @property
+    def scale(self) -> float:
+        """The noise scale (lambda) as a plain number."""
+        assert self.noise_scale is not None
+        return self.noise_scale
+
+    @property
+    def threshold(self) -> float:
+        """The sensitivity threshold (gamma) as a plain number."""
+        assert self.sensitivity_threshold is not None
+        return self.sensitivity_threshold
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no entry can ever be perturbed, so that nothing need be drawn."""
+        return self.scale == 0.0 or mask_threshold(self.noise_probability) == 0
+
+    def amplitude(self, lr: float) -> float:
+        """Return what multiplies the capped ratio and the standard normal: lambda, times ``lr`` if inside it."""
+        return self.scale * lr if self.noise_times_lr else self.scale
+
+    def limits(self, mean: float) -> tuple[float, float]:
+        """Return (upper, lower): an entry is perturbed if sensitivity < upper and ratio >= lower.
+
+        Args:
+            mean: Mean sensitivity the entry is compared with.
+        """
+        match self.threshold_mode:
+            case "absolute":
+                return self.threshold, -math.inf
+            case "relative":
+                return self.threshold * mean, -math.inf
+            case "ratio":
+                return math.inf, self.threshold
+            case _:
+                return math.inf, -math.inf
+
+    def _check_against_other_preset(self) -> None:
+        for other, values in _PRESETS.items():
+            if other != self.reading and tuple(getattr(self, field) for field in _PRESET_FIELDS) == values:
+                raise ValueError(
+                    f"Invalid reading: {self.reading!r} with every value of {other!r} ({', '.join(_PRESET_FIELDS)}): "
+                    f"leave them out to get the values of {self.reading!r}, or set reading to {other!r}"
+                )
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value < high:
+        raise ValueError(f"Invalid {name}: {value}: a number in [{low:g}, {high:g}) is needed")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"Invalid {name}: {value!r}: one of {', '.join(choices)} is needed")
