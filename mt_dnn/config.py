@@ -140,7 +140,11 @@ class RunConfig:
                 f"settings are given for {', '.join(unused)}, but method is {self.method!r}; "
                 f"drop them or add the method with +"
             )
-        settings = {name: self.method_settings.get(name, METHODS[name].Settings()) for name in chosen}
+        settings = {
+            name: self.method_settings.get(name, METHODS[name].Settings())
+            for name in chosen
+            if dataclasses.fields(METHODS[name].Settings)
+        }
         object.__setattr__(self, "method_settings", settings)
 
     @property

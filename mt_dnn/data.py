@@ -60,6 +60,8 @@ def open_datasets(config: RunConfig) -> Datasets:
 
 
 def _task_def(config: RunConfig) -> TaskDef:
+    if not config.task_def.is_file():
+        raise SettingError(f"task_def: {config.task_def} does not exist; name a YAML file with task definitions")
     task_defs = load_task_defs(config.task_def)
     if config.task not in task_defs:
         raise SettingError(

@@ -52,7 +52,7 @@ def tiny_run(tiny_encoder: Path, tiny_task: Path, tmp_path: Path) -> Callable[..
             "output_dir": tmp_path / "runs",
             "epochs": 3,
             "batch_size": 16,
-            "learning_rate": 5e-3,
+            "learning_rate": 3e-2,
             "precision": "fp32",
             "tensorboard": False,
             "log_per_updates": 2,

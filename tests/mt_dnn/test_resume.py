@@ -74,10 +74,10 @@ def test_stopping_and_going_on_changes_nothing(tiny_run, tmp_path, method):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["sage", "pats"])
 def test_sigkill_at_random_instants(tiny_run, tmp_path, method):
-    whole = tiny_run(method=method, output_dir=tmp_path / "whole", epochs=6, **SLOWLY)
+    whole = tiny_run(method=method, output_dir=tmp_path / "whole", epochs=12, **SLOWLY)
     run(whole)
-    broken = tiny_run(method=method, output_dir=tmp_path / "broken", epochs=6, **SLOWLY)
-    chance = random.Random(0)
+    broken = tiny_run(method=method, output_dir=tmp_path / "broken", epochs=12, **SLOWLY)
+    chance, broken_off = random.Random(0), 0
     for _ in range(3):
         process = start(broken)
         checkpoints = run_dir(broken) / "checkpoints"
@@ -87,7 +87,9 @@ def test_sigkill_at_random_instants(tiny_run, tmp_path, method):
         time.sleep(chance.random() * 0.4)
         process.kill()
         process.communicate()
-    assert run(broken).done
+        broken_off += not (run_dir(broken) / "result.json").exists()
+    assert broken_off, "no kill came before the end of the run"
+    assert run(broken).sessions == broken_off + 1
     assert_same_run(whole, broken)
 
 

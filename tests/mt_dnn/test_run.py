@@ -90,7 +90,7 @@ def test_pats_without_noise_is_plain_fine_tuning_bit_for_bit(tiny_run, zero):
 
 def test_noisytune_without_noise_is_plain_fine_tuning_bit_for_bit(tiny_run):
     plain = final_weights(tiny_run(save="last"))
-    quiet = final_weights(tiny_run(save="last", method="noisytune", noisytune={"noise_intensity": 0.0}))
+    quiet = final_weights(tiny_run(save="last", method="noisytune", noisytune={"noise_scale": 0.0}))
     assert all(torch.equal(plain[name], quiet[name]) for name in plain)
 
 
@@ -130,7 +130,7 @@ def test_regression_on_pairs(tiny_run):
 
 @pytest.mark.parametrize("changes", [{"optimizer": "adamw"}, {"optimizer": "adamw", "method": "pats"}])
 def test_adamw(tiny_run, changes):
-    assert run(tiny_run(learning_rate=1e-3, **changes)).status is Status.OK
+    assert run(tiny_run(learning_rate=1e-2, epochs=6, **changes)).status is Status.OK
 
 
 def test_subsets_of_the_training_set(tiny_run):
@@ -163,7 +163,7 @@ def test_an_unexpected_error_is_recorded_and_tried_again(tiny_run, monkeypatch):
     assert result.status is Status.FAILED
     assert result.error == "ZeroDivisionError: division by zero"
     assert json.loads((run_dir(config) / "result.json").read_text())["status"] == "failed"
-    assert run(config).status is Status.OK
+    assert run(config).done
 
 
 @pytest.mark.parametrize(
@@ -195,6 +195,6 @@ def test_train_py(tiny_run, tiny_encoder, tiny_task, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "last epoch 1: MCC" in out
     assert list((tmp_path / "r").rglob("tb/events*"))
-    assert train.main([*arguments, "--data_dir", "/nowhere"]) == 2
+    assert train.main([*arguments, "--data_dir", "/nowhere", "--seed", "3"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: data_dir: /nowhere")
