@@ -173,7 +173,7 @@ def _check_together(where: str, task: TaskDef) -> None:
     """Raise SettingError where single keys are legal and their combination is not."""
     if task.enable_san is not False:
         raise SettingError(
-            f"{where}: enable_san is {task.enable_san!r}; the SAN head is not part of this project: false"
+            f"{where}: enable_san is {task.enable_san!r}; it must be false (this project has no SAN head)"
         )
     regression = task.task_type is TaskType.Regression
     if (task.n_class != 1) if regression else (task.n_class < 2):

@@ -220,8 +220,7 @@ def _build(cache_dir: Path, tsv: Path, task_def: TaskDef, tokenizer: TokenizerHa
             "versions": {"tokenizers": tokenizers.__version__, "numpy": np.__version__},
             "files": files,
         }
-        text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=2) + "\n"
-        write_bytes_atomic(temporary / _MANIFEST, text.encode())
+        write_bytes_atomic(temporary / _MANIFEST, _manifest_bytes(manifest))
         replace_dir(temporary, cache_dir)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -259,7 +258,7 @@ def _open_array(path: Path, entry: dict[str, Any]) -> NDArray[Any]:
         raise _damaged(path, f"{size} bytes, the manifest says {entry['bytes']}")
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # a broken header makes NumPy's parser raise nearly anything
         raise _damaged(path, f"not an array file: {' '.join(str(error).split())}") from None
     if array.ndim != 1 or array.dtype.str != entry["dtype"]:
         raise _damaged(path, f"{array.ndim}-d {array.dtype.str}, the manifest says 1-d {entry['dtype']}")
@@ -274,22 +273,22 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise SettingError(f"{path}: no token cache (no {_MANIFEST}); make it with prepro_std.py") from None
     try:
         manifest = json.loads(data)
-        checksum = manifest.pop("checksum")
-        intact = checksum == _checksum(manifest)
+        manifest.pop("checksum")
+        intact = data == _manifest_bytes(manifest)
     except (ValueError, KeyError, AttributeError, TypeError):
         intact = False
     if not intact:
         raise _damaged(file, "its checksum does not fit its content")
     version = manifest.get("format_version")
     if manifest.get("format") != _FORMAT or version != FORMAT_VERSION:
-        raise SettingError(
-            f"{file}: format version {version}, this code reads {FORMAT_VERSION}; run prepro_std.py again"
-        )
+        raise SettingError(f"{file}: format version {version} instead of {FORMAT_VERSION}; run prepro_std.py again")
     return dict(manifest)
 
 
-def _checksum(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """Return the file of a manifest, its checksum included."""
+    checksum = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**manifest, "checksum": checksum}, indent=2) + "\n").encode()
 
 
 def _damaged(file: Path, reason: str) -> SettingError:

@@ -1,0 +1,167 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data_utils.errors import SettingError
+from data_utils.task_def import (
+    DataFormat,
+    LossCriterion,
+    Metric,
+    TaskType,
+    load_task_defs,
+    split_dataset_name,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+TASK: dict[str, Any] = {
+    "data_format": "PremiseOnly",
+    "task_type": "Classification",
+    "n_class": 2,
+    "metric_meta": ["ACC"],
+    "enable_san": False,
+}
+
+
+def load(folder: Path, name: str = "toy", **changes: Any) -> Any:
+    settings = {key: value for key, value in (TASK | changes).items() if value != "absent"}
+    path = folder / "tasks.yml"
+    path.write_text(yaml.safe_dump({name: settings}))
+    return load_task_defs(path)[name]
+
+
+def test_the_glue_file_defines_nine_tasks() -> None:
+    tasks = load_task_defs(ROOT / "experiments/glue/glue_task_def.yml")
+    assert list(tasks) == ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst", "stsb", "wnli"]
+    assert {name: str(task.primary_metric) for name, task in tasks.items()} == {
+        "cola": "MCC",
+        "mnli": "ACC",
+        "mrpc": "F1",
+        "qnli": "ACC",
+        "qqp": "F1",
+        "rte": "ACC",
+        "sst": "ACC",
+        "stsb": "Pearson",
+        "wnli": "ACC",
+    }
+    assert tasks["mnli"].dev_splits == ("matched_dev", "mismatched_dev")
+    assert tasks["mnli"].labels == ("contradiction", "neutral", "entailment")
+    assert tasks["rte"].labels == tasks["qnli"].labels == ("not_entailment", "entailment")
+    assert {name: task.dropout_p for name, task in tasks.items()} == {n: 0.05 if n == "cola" else 0.1 for n in tasks}
+    assert tasks["stsb"].task_type is TaskType.Regression
+    assert tasks["stsb"].loss is LossCriterion.MseCriterion
+    assert tasks["cola"].data_format is tasks["sst"].data_format is DataFormat.PremiseOnly
+    assert not any(task.enable_san for task in tasks.values())
+
+
+def test_defaults(tmp_path: Path) -> None:
+    task = load(tmp_path)
+    assert task.split_names == ("train", "dev", "test")
+    assert task.labels is None
+    assert task.dropout_p is None
+    assert task.loss is LossCriterion.CeCriterion
+    assert task.kd_loss is None
+    assert task.dataset_name("dev") == "toy_dev"
+    regression = load(tmp_path, task_type="Regression", n_class=1, metric_meta=["Spearman", "Pearson"])
+    assert regression.loss is LossCriterion.MseCriterion
+    assert regression.metric_meta == (Metric.Spearman, Metric.Pearson)
+    assert regression.primary_metric is Metric.Pearson
+
+
+def test_dataset_names_lead_back_to_the_task() -> None:
+    assert [split_dataset_name(n) for n in ("cola", "mnli_matched", "mnli_matched_dev")] == ["cola", "mnli", "mnli"]
+
+
+def test_fingerprint_follows_what_changes_the_cache_and_nothing_else(tmp_path: Path) -> None:
+    base = load(tmp_path)
+    for same in (load(tmp_path, dropout_p=0.3), load(tmp_path, metric_meta=["MCC"]), load(tmp_path, name="other")):
+        assert same.fingerprint == base.fingerprint
+    different = [
+        load(tmp_path, n_class=3),
+        load(tmp_path, labels=["a", "b"]),
+        load(tmp_path, labels=["b", "a"]),
+        load(tmp_path, data_format="PremiseAndOneHypothesis"),
+        load(tmp_path, task_type="Regression", n_class=1, metric_meta=["Pearson"]),
+    ]
+    assert len({base.fingerprint, *(task.fingerprint for task in different)}) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"n_clas": 2}, "unknown key 'n_clas'; legal keys: data_format, task_type, n_class"),
+        ({"data_format": "Premise"}, "'Premise'; legal values: PremiseOnly, PremiseAndOneHypothesis"),
+        ({"task_type": "Ranking"}, "'Ranking'; legal values: Classification, Regression"),
+        ({"metric_meta": ["AUC"]}, "'AUC'; legal values: MCC, F1, Pearson, Spearman, ACC"),
+        ({"metric_meta": "ACC"}, "it must be a list"),
+        ({"metric_meta": []}, "it must be a list"),
+        ({"metric_meta": ["ACC", "ACC"]}, "holds an entry twice"),
+        ({"metric_meta": ["Pearson"]}, "Pearson does not fit Classification; legal values: ACC, F1, MCC"),
+        ({"metric_meta": ["F1"], "n_class": 3}, "n_class is 3"),
+        ({"loss": "Ce"}, "'Ce'; legal values: CeCriterion, MseCriterion"),
+        ({"loss": "MseCriterion"}, "loss MseCriterion does not fit Classification; use CeCriterion"),
+        ({"kd_loss": "Nope"}, "kd_loss is 'Nope'"),
+        ({"adv_loss": "Nope"}, "adv_loss is 'Nope'"),
+        ({"n_class": 1}, "for task_type Classification it is at least 2"),
+        ({"n_class": 2.0}, "it must be a whole number"),
+        ({"n_class": True}, "it must be a whole number"),
+        ({"n_class": 2, "task_type": "Regression", "metric_meta": ["Pearson"]}, "for task_type Regression it is 1"),
+        ({"n_class": "absent"}, "key 'n_class' is missing"),
+        ({"enable_san": "absent"}, "key 'enable_san' is missing"),
+        ({"enable_san": True}, "this project has no SAN head"),
+        ({"labels": ["a"]}, "1 labels for n_class 2"),
+        ({"labels": ["a", "a"]}, "holds an entry twice"),
+        ({"labels": [False, True]}, "put it in quotes"),
+        ({"labels": ["a", "b\tc"]}, "no tab or line end"),
+        ({"labels": ["a", ""]}, "is not empty"),
+        ({"dropout_p": 1.0}, "it must be a number in [0, 1)"),
+        ({"dropout_p": "x"}, "it must be a number in [0, 1)"),
+        ({"dropout_p": False}, "it must be a number in [0, 1)"),
+        ({"split_names": ["../x"]}, "split name '../x' is not allowed"),
+        (
+            {"task_type": "Regression", "n_class": 1, "metric_meta": ["Pearson"], "labels": ["a"]},
+            "labels are given for a Regression task",
+        ),
+    ],
+)
+def test_mistakes_name_file_task_and_legal_values(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load(tmp_path, **changes)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'tasks.yml'}: task toy")
+    assert reason in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["my_task", "../x", "a b"])
+def test_task_names_are_plain_and_without_underscore(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError):
+        load(tmp_path, name=name)
+
+
+def test_a_file_without_tasks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.yml").write_text("")
+    with pytest.raises(SettingError, match="holds no task"):
+        load_task_defs(tmp_path / "empty.yml")
+    (tmp_path / "empty.yml").write_text("toy: 3\n")
+    with pytest.raises(SettingError, match="must be a mapping"):
+        load_task_defs(tmp_path / "empty.yml")
+
+
+def test_mt_dnn_files_load_unchanged(tmp_path: Path) -> None:
+    # The keys and values of MT-DNN's own GLUE file, two of its tasks.
+    (tmp_path / "mtdnn.yml").write_text(
+        "mnli:\n  data_format: PremiseAndOneHypothesis\n  dropout_p: 0.1\n  enable_san: false\n  labels:\n"
+        "  - contradiction\n  - neutral\n  - entailment\n  metric_meta:\n  - ACC\n  loss: CeCriterion\n"
+        "  kd_loss: MseCriterion\n  adv_loss: SymKlCriterion\n  n_class: 3\n  split_names:\n  - train\n"
+        "  - matched_dev\n  - mismatched_dev\n  - matched_test\n  - mismatched_test\n  task_type: Classification\n"
+        "stsb:\n  data_format: PremiseAndOneHypothesis\n  enable_san: false\n  metric_meta:\n  - Pearson\n"
+        "  - Spearman\n  n_class: 1\n  loss: MseCriterion\n  kd_loss: MseCriterion\n  adv_loss: MseCriterion\n"
+        "  task_type: Regression\n"
+    )
+    ours = load_task_defs(ROOT / "experiments/glue/glue_task_def.yml")
+    theirs = load_task_defs(tmp_path / "mtdnn.yml")
+    assert theirs["mnli"] == ours["mnli"]
+    assert theirs["stsb"] == dataclasses.replace(ours["stsb"], dropout_p=None)

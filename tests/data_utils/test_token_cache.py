@@ -1,0 +1,324 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_utils import token_cache
+from data_utils.canonical_tsv import write_canonical
+from data_utils.errors import SettingError
+from data_utils.task_def import TaskDef
+from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache, open_cache, verify_cache
+from data_utils.tokenizer import TokenizerHandle, load_tokenizer, wrap_tokenizer
+from tests.data_utils.conftest import PAIRS, make_wordpiece
+
+FILES = ("tokens.npy", "offsets.npy", "segment.npy", "labels.npy", "uids.npy", "manifest.json")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def example(cache: TokenCache, i: int) -> list[int]:
+    return cache.tokens[cache.offsets[i] : cache.offsets[i + 1]].tolist()
+
+
+def test_layout(pair_cache: TokenCache, wordpiece: TokenizerHandle) -> None:
+    assert sorted(os.listdir(pair_cache.path)) == sorted(FILES)
+    assert len(pair_cache) == len(PAIRS)
+    dtypes = [getattr(pair_cache, n).dtype for n in ("tokens", "offsets", "segment", "labels")]
+    assert dtypes == [np.uint16, np.int64, np.uint16, np.int64]
+    assert [uid.decode() for uid in pair_cache.uids] == [row[0] for row in PAIRS]
+    assert pair_cache.labels.tolist() == [("no", "yes").index(row[1]) for row in PAIRS]
+    assert pair_cache.lengths.tolist() == np.diff(pair_cache.offsets).tolist()
+    assert all(isinstance(getattr(pair_cache, n), np.memmap) for n in ("tokens", "offsets", "segment", "labels"))
+    assert not pair_cache.tokens.flags.writeable
+    for i, (_, _, premise, hypothesis) in enumerate(PAIRS):
+        full = wordpiece.tokenizer.encode(premise, hypothesis)
+        assert pair_cache.lengths[i] == min(len(full), 40)
+        if len(full) <= 40:
+            assert example(pair_cache, i) == full.ids
+            assert pair_cache.segment[i] == full.type_ids.index(1)
+    assert pair_cache.manifest["truncated"] == 1
+    assert pair_cache.manifest["n_tokens"] == len(pair_cache.tokens)
+
+
+def test_folder_names(tmp_path: Path) -> None:
+    assert cache_dir_for("r", "bert", 128, "mnli_matched_dev") == Path("r/bert/128/mnli_matched_dev")
+    for tokenizer, dataset in (("../x", "cola_dev"), ("bert", "a/b")):
+        with pytest.raises(SettingError):
+            cache_dir_for(tmp_path, tokenizer, 128, dataset)
+
+
+def test_a_fresh_cache_is_kept(make_cache: Callable[[], TokenCache]) -> None:
+    first = make_cache()
+    before = {name: (first.path / name).stat().st_mtime_ns for name in FILES}
+    assert make_cache().fingerprint == first.fingerprint
+    assert {name: (first.path / name).stat().st_mtime_ns for name in FILES} == before
+
+
+@pytest.mark.parametrize("what", ["tsv", "tokenizer", "task_def", "max_seq_len", "format"])
+def test_any_change_means_rebuild(
+    what: str,
+    tmp_path: Path,
+    pair_task: TaskDef,
+    wordpiece: TokenizerHandle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tsv, folder = tmp_path / "pair_train.tsv", tmp_path / "cache"
+    write_canonical(tsv, ["0"], ["yes"], ["a cat"], ["newword dog " * 10])
+    old = ensure_cache(tsv, pair_task, wordpiece, folder, 12)
+    limit = 12
+    if what == "tsv":
+        write_canonical(tsv, ["0"], ["yes"], ["a dog"], ["newword dog " * 10])
+    elif what == "tokenizer":
+        tokenizer = make_wordpiece()
+        tokenizer.add_tokens(["newword"])
+        wordpiece = wrap_tokenizer(tokenizer, wordpiece.name)
+    elif what == "task_def":
+        pair_task = dataclasses.replace(pair_task, labels=("yes", "no"))
+    elif what == "max_seq_len":
+        limit = 10
+    else:
+        monkeypatch.setattr(token_cache, "FORMAT_VERSION", 2)
+    new = ensure_cache(tsv, pair_task, wordpiece, folder, limit)
+    assert "building it anew" in caplog.text
+    assert new.manifest != old.manifest
+    assert (new.fingerprint == old.fingerprint) == (what == "format")
+    assert {p.name for p in tmp_path.iterdir()} == {tsv.name, "cache", ".cache.lock"}
+
+
+def test_fingerprint_is_of_the_content(make_cache: Callable[[], TokenCache], pair_cache: TokenCache) -> None:
+    assert make_cache().fingerprint == pair_cache.fingerprint  # built elsewhere, at another time
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["truncated", "empty", "missing", "longer"])
+def test_damaged_files_are_named_on_opening(
+    make_cache: Callable[[], TokenCache], caplog: pytest.LogCaptureFixture, name: str, damage: str
+) -> None:
+    cache = make_cache()
+    file = cache.path / name
+    data = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes({"truncated": data[:-1], "empty": b"", "longer": data + b"\0"}[damage])
+    with pytest.raises(SettingError) as caught:
+        open_cache(cache.path)
+    assert str(file if damage != "missing" else name) in str(caught.value)
+    assert "prepro_std.py" in str(caught.value)
+    again = make_cache()  # named in a warning, and built anew
+    assert name in caplog.text
+    assert again.fingerprint == cache.fingerprint
+    assert file.read_bytes() == data
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_flipped_bit_is_found(make_cache: Callable[[], TokenCache], name: str) -> None:
+    cache = make_cache()
+    file = cache.path / name
+    data = file.read_bytes()
+    generator = np.random.default_rng(0)
+    for at in generator.choice(len(data), min(len(data), 200), replace=False):
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << int(generator.integers(8))
+        file.write_bytes(flipped)
+        with pytest.raises(SettingError, match=name):
+            verify_cache(cache.path)
+    file.write_bytes(data)
+    verify_cache(cache.path)
+
+
+def test_ensure_finds_and_mends_a_flipped_bit(
+    make_cache: Callable[[], TokenCache], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = make_cache()
+    file = cache.path / "tokens.npy"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    open_cache(cache.path)  # sizes and headers are still right
+    make_cache()
+    assert f"{file}: damaged" in caplog.text
+    assert file.read_bytes() == data
+
+
+def test_a_folder_that_is_no_cache_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="no token cache"):
+        open_cache(tmp_path)
+    with pytest.raises(SettingError, match="no token cache"):
+        open_cache(tmp_path / "missing")
+
+
+def test_a_manifest_of_another_version_is_named(make_cache: Callable[[], TokenCache]) -> None:
+    cache = make_cache()
+    manifest = {**cache.manifest, "format_version": 99}
+    (cache.path / "manifest.json").write_bytes(token_cache._manifest_bytes(manifest))
+    with pytest.raises(SettingError, match="format version 99 instead of 1"):
+        open_cache(cache.path)
+
+
+def test_opening_is_fast(tmp_path: Path, single_task: TaskDef, wordpiece: TokenizerHandle) -> None:
+    tsv = tmp_path / "single_train.tsv"
+    n = 20_000
+    write_canonical(tsv, [str(i) for i in range(n)], ["0"] * n, ["the cat sat on the mat"] * n)
+    cache = ensure_cache(tsv, single_task, wordpiece, tmp_path / "cache", 64)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        open_cache(cache.path)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.05
+
+
+def test_a_failed_build_leaves_the_old_cache_and_no_litter(
+    make_cache: Callable[[], TokenCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make_cache()
+    (cache.path / "tokens.npy").write_bytes(b"")
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(token_cache, "write_bytes_atomic", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            make_cache()
+    assert {path.name for path in cache.path.parent.iterdir()} == {cache.path.name, f".{cache.path.name}.lock"}
+    make_cache()
+
+
+def test_malformed_rows_are_reported_and_nothing_is_built(
+    tmp_path: Path, pair_task: TaskDef, wordpiece: TokenizerHandle
+) -> None:
+    tsv = tmp_path / "pair_train.tsv"
+    tsv.write_text("0\tyes\ta\tb\n1\tyes\ta\n")
+    with pytest.raises(SettingError, match="line 2"):
+        ensure_cache(tsv, pair_task, wordpiece, tmp_path / "cache", 16)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_leftovers_of_a_killed_build_are_no_cache_and_go(make_cache: Callable[[], TokenCache], tmp_path: Path) -> None:
+    leftover = tmp_path / "cache" / ".pair_train.tmp-1-abc"
+    leftover.mkdir(parents=True)
+    (leftover / "tokens.npy").write_bytes(b"half")
+    make_cache()
+    assert not leftover.exists()
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from data_utils.task_def import DataFormat, Metric, TaskDef, TaskType
+from data_utils.token_cache import ensure_cache
+from data_utils.tokenizer import load_tokenizer
+
+task = TaskDef("single", DataFormat.PremiseOnly, TaskType.Classification, 3, (Metric.ACC,))
+tsv, tokenizer, cache = map(Path, sys.argv[1:])
+handle = load_tokenizer(tokenizer)
+print("ready", flush=True)
+sys.stdin.readline()
+print(ensure_cache(tsv, task, handle, cache, 64).fingerprint, flush=True)
+"""
+
+
+def start_child(tsv: Path, tokenizer: Path, cache: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, str(tsv), str(tokenizer), str(cache)]
+    child = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+def go(child: subprocess.Popen[str]) -> None:
+    assert child.stdin is not None
+    child.stdin.write("\n")
+    child.stdin.flush()
+
+
+@pytest.fixture
+def long_tsv(tmp_path: Path) -> Path:
+    tsv = tmp_path / "single_train.tsv"
+    n = 4000
+    write_canonical(tsv, [str(i) for i in range(n)], ["0"] * n, [f"the cat sat on the mat {i} " * 3 for i in range(n)])
+    return tsv
+
+
+def test_processes_that_build_at_once_agree(tmp_path: Path, long_tsv: Path, wordpiece_folder: Path) -> None:
+    cache = tmp_path / "cache" / "single_train"
+    children = [start_child(long_tsv, wordpiece_folder, cache) for _ in range(3)]
+    for child in children:
+        go(child)
+    answers = {child.communicate(timeout=60)[0] for child in children}
+    assert [child.returncode for child in children] == [0, 0, 0]
+    assert answers == {open_cache(cache).fingerprint + "\n"}
+    verify_cache(cache)
+    assert {path.name for path in cache.parent.iterdir()} == {cache.name, f".{cache.name}.lock"}
+
+
+def test_a_build_killed_at_any_time_leaves_no_cache_or_a_whole_one(
+    tmp_path: Path, long_tsv: Path, wordpiece_folder: Path, single_task: TaskDef
+) -> None:
+    cache = tmp_path / "cache" / "single_train"
+    for delay in (0.0, 0.03, 0.1):
+        child = start_child(long_tsv, wordpiece_folder, cache)
+        go(child)
+        time.sleep(delay)
+        child.send_signal(signal.SIGKILL)
+        child.communicate(timeout=60)
+        if cache.exists():
+            verify_cache(cache)
+    handle = load_tokenizer(wordpiece_folder)
+    built = ensure_cache(long_tsv, single_task, handle, cache, 64)
+    verify_cache(cache)
+    assert len(built) == 4000
+    assert not list(cache.parent.glob("*.tmp-*"))
+
+
+def test_an_open_cache_survives_its_replacement(make_cache: Callable[[], TokenCache], tmp_path: Path) -> None:
+    cache = make_cache()
+    before = cache.tokens[:].tolist()
+    (cache.path / "labels.npy").write_bytes(b"")
+    make_cache()
+    assert cache.tokens[:].tolist() == before  # the old file lives as long as it is mapped
+
+
+def test_a_cache_in_a_read_only_folder_opens(
+    make_cache: Callable[[], TokenCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_cache()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(token_cache, "_build_lock", refuse)  # root may write anywhere, so modes cannot test this
+    make_cache()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_characters="\t\r\n\0\ufeff", exclude_categories=["Cs"]), max_size=6),
+            st.text(st.characters(exclude_characters="\t\r\n", exclude_categories=["Cs"]), max_size=20),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_any_text_comes_back_out_of_a_cache(
+    tmp_path: Path, single_task: TaskDef, bytelevel: TokenizerHandle, rows: list[tuple[str, str]]
+) -> None:
+    tsv = tmp_path / "single_train.tsv"
+    write_canonical(tsv, [uid for uid, _ in rows], [str(i % 3) for i in range(len(rows))], [text for _, text in rows])
+    cache = ensure_cache(tsv, single_task, bytelevel, tmp_path / "cache", 500)
+    assert [uid.decode() for uid in cache.uids] == [uid for uid, _ in rows]
+    decoded = [bytelevel.tokenizer.decode(example(cache, i), skip_special_tokens=True) for i in range(len(rows))]
+    assert decoded == [text for _, text in rows]
+    assert cache.labels.tolist() == [i % 3 for i in range(len(rows))]

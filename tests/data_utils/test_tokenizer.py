@@ -1,0 +1,203 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, processors
+
+from data_utils import tokenizer as module
+from data_utils.errors import SettingError
+from data_utils.tokenizer import Encoded, TokenizerHandle, encode, load_tokenizer, wrap_tokenizer
+from tests.data_utils.conftest import make_bytelevel, make_wordpiece
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+def rows(encoded: Encoded) -> list[list[int]]:
+    return [part.tolist() for part in np.split(encoded.tokens, encoded.offsets[1:-1])]
+
+
+def words(handle: TokenizerHandle, ids: list[int]) -> list[str]:
+    return [handle.tokenizer.id_to_token(i) for i in ids]
+
+
+def test_bert_pair(wordpiece: TokenizerHandle) -> None:
+    encoded = encode(wordpiece, ["the cat", "", "a"], ["a dog ran", "sun", ""], 16)
+    assert [" ".join(words(wordpiece, row)) for row in rows(encoded)] == [
+        "[CLS] the cat [SEP] a dog ran [SEP]",
+        "[CLS] [SEP] sun [SEP]",
+        "[CLS] a [SEP] [SEP]",
+    ]
+    assert encoded.segment.tolist() == [4, 2, 3]
+    assert encoded.offsets.tolist() == [0, 8, 12, 16]
+    assert encoded.truncated == 0
+    assert encoded.tokens.dtype == np.uint16
+    assert encoded.segment.dtype == np.uint16
+
+
+def test_roberta_pair_has_no_segments(bytelevel: TokenizerHandle) -> None:
+    encoded = encode(bytelevel, ["a", ""], ["b", ""], 16)
+    assert [words(bytelevel, row) for row in rows(encoded)] == [
+        ["<s>", "a", "</s>", "</s>", "b", "</s>"],
+        ["<s>", "</s>", "</s>", "</s>"],
+    ]
+    assert encoded.segment.tolist() == [0, 0]
+
+
+def test_single_sentences(wordpiece: TokenizerHandle) -> None:
+    encoded = encode(wordpiece, ["the cat", ""], None, 16)
+    assert [words(wordpiece, row) for row in rows(encoded)] == [["[CLS]", "the", "cat", "[SEP]"], ["[CLS]", "[SEP]"]]
+    assert encoded.segment.tolist() == [0, 0]
+
+
+def test_special_ids(wordpiece: TokenizerHandle, bytelevel: TokenizerHandle) -> None:
+    assert (wordpiece.cls_id, wordpiece.sep_id, wordpiece.pad_id) == (2, 3, 0)
+    assert (bytelevel.cls_id, bytelevel.sep_id, bytelevel.pad_id) == (0, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("premise", "hypothesis", "limit", "expected"),
+    [
+        (10, 2, 9, (4, 2)),  # only the longer one loses
+        (2, 10, 9, (2, 4)),
+        (10, 10, 9, (3, 3)),
+        (10, 10, 10, (3, 4)),  # the library leaves the odd token to the second
+        (3, 3, 9, (3, 3)),  # fits
+    ],
+)
+def test_truncation_is_longest_first(
+    wordpiece: TokenizerHandle, premise: int, hypothesis: int, limit: int, expected: tuple[int, int]
+) -> None:
+    encoded = encode(wordpiece, ["cat " * premise], ["dog " * hypothesis], limit)
+    (row,) = rows(encoded)
+    kept = (row.count(wordpiece.tokenizer.token_to_id("cat")), row.count(wordpiece.tokenizer.token_to_id("dog")))
+    assert kept == expected
+    assert row[0] == wordpiece.cls_id
+    assert row[-1] == wordpiece.sep_id
+    assert encoded.segment.tolist() == [expected[0] + 2]
+    assert encoded.truncated == (kept != (premise, hypothesis))
+
+
+def test_truncated_rows_are_counted_and_kept(wordpiece: TokenizerHandle) -> None:
+    encoded = encode(wordpiece, ["cat " * n for n in range(10)], None, 6)
+    assert np.diff(encoded.offsets).tolist() == [2, 3, 4, 5, 6, 6, 6, 6, 6, 6]
+    assert encoded.truncated == 5
+
+
+def test_batches_are_joined_seamlessly(wordpiece: TokenizerHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+    premise, hypothesis = ["cat " * (n % 7) for n in range(20)], ["dog " * (n % 5) for n in range(20)]
+    whole = encode(wordpiece, premise, hypothesis, 9)
+    monkeypatch.setattr(module, "_BATCH", 3)
+    parts = encode(wordpiece, premise, hypothesis, 9)
+    for name in ("tokens", "offsets", "segment"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name))
+    assert whole.truncated == parts.truncated > 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5), limit=st.integers(6, 40))
+def test_any_text_encodes_as_one_at_a_time(pairs: list[tuple[str, str]], limit: int) -> None:
+    for handle in (WORDPIECE, BYTELEVEL):
+        encoded = encode(handle, [a for a, _ in pairs], [b for _, b in pairs], limit)
+        truncated = 0
+        for (a, b), row, segment in zip(pairs, rows(encoded), encoded.segment, strict=True):
+            full = handle.tokenizer.encode(a, b)
+            truncated += len(full) > limit
+            assert len(row) == min(len(full), limit)
+            types = [int(segment > 0 and i >= segment) for i in range(len(row))]
+            if len(full) <= limit:
+                assert row == full.ids
+                assert types == full.type_ids
+        assert encoded.truncated == truncated
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=TEXT)
+def test_bytelevel_round_trip(text: str) -> None:
+    encoded = encode(BYTELEVEL, [text], None, 500)
+    assert BYTELEVEL.tokenizer.decode(encoded.tokens.tolist(), skip_special_tokens=True) == text
+
+
+WORDPIECE = wrap_tokenizer(make_wordpiece(), "w")
+BYTELEVEL = wrap_tokenizer(make_bytelevel(), "b")
+
+
+def test_big_vocabularies_take_uint32(wordpiece: TokenizerHandle) -> None:
+    def with_vocabulary(size: int) -> TokenizerHandle:
+        vocab = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "cat": size - 1}
+        tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+        return wrap_tokenizer(tokenizer, "big")
+
+    for size, dtype in ((2**16, np.uint16), (2**16 + 1, np.uint32), (250_002, np.uint32)):
+        encoded = encode(with_vocabulary(size), ["cat"], None, 8)
+        assert encoded.tokens.dtype == dtype
+        assert encoded.tokens.tolist() == [2, size - 1, 3]
+
+
+@pytest.mark.parametrize(("pair", "limit"), [(True, 4), (False, 2), (True, 0), (True, -1), (True, 65_536)])
+def test_max_seq_len_is_checked(wordpiece: TokenizerHandle, pair: bool, limit: int) -> None:
+    with pytest.raises(SettingError, match=r"max_seq_len is -?\d+; with this tokenizer it is in \[[35], 65535\]"):
+        encode(wordpiece, ["a"], ["b"] if pair else None, limit)
+
+
+def test_strange_token_types_are_refused() -> None:
+    tokenizer = make_wordpiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS]:1 $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    with pytest.raises(SettingError, match="token types that are not 0s followed by 1s"):
+        encode(wrap_tokenizer(tokenizer, "strange"), ["a", "a"], ["b", "b"], 9)
+
+
+def test_load_ignores_the_files_own_truncation_and_padding(tmp_path: Path, wordpiece: TokenizerHandle) -> None:
+    tokenizer = make_wordpiece()
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=12, pad_token="[PAD]", pad_id=0)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_tokenizer(tmp_path, "tiny-wordpiece")
+    assert loaded.hash == wordpiece.hash
+    assert len(encode(loaded, ["cat " * 20], None, 512).tokens) == 22
+
+
+def test_hash_follows_the_content(wordpiece: TokenizerHandle, bytelevel: TokenizerHandle) -> None:
+    other = make_wordpiece()
+    other.add_tokens(["newword"])
+    assert len({wordpiece.hash, bytelevel.hash, wrap_tokenizer(other, "x").hash}) == 3
+    assert wrap_tokenizer(make_wordpiece(), "other-name").hash == wordpiece.hash
+
+
+def test_name_is_the_folders(tmp_path: Path) -> None:
+    (tmp_path / "my bert").mkdir()
+    make_wordpiece().save(str(tmp_path / "my bert" / "tokenizer.json"))
+    assert load_tokenizer(tmp_path / "my bert").name == "my-bert"
+    assert load_tokenizer(tmp_path / "my bert" / "tokenizer.json", "given").name == "given"
+
+
+@pytest.mark.parametrize("form", ["cat", {"content": "cat"}])
+def test_pad_token_is_the_one_named_beside(tmp_path: Path, form: object) -> None:
+    make_wordpiece().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": form}))
+    loaded = load_tokenizer(tmp_path, "x")
+    assert loaded.pad_id == loaded.tokenizer.token_to_id("cat")
+
+
+def test_useless_tokenizers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"tokenizer.json: no such file; a fast tokenizer is needed"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(SettingError, match=r"tokenizer.json: not a tokenizer file") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+    plain = make_wordpiece()
+    plain.post_processor = None
+    with pytest.raises(SettingError, match="adds 0 special tokens"):
+        wrap_tokenizer(plain, "plain")
+    unpadded = Tokenizer(models.WordLevel({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}, unk_token="[UNK]"))
+    unpadded.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    with pytest.raises(SettingError, match="no padding token"):
+        wrap_tokenizer(unpadded, "unpadded")
