@@ -82,6 +82,8 @@ class Average:
     """Sample deviation of the seeds' own averages; None unless every task has the same two or more seeds."""
     tasks: int
     """How many tasks went in."""
+    whole: bool
+    """Whether every task is there with every seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,8 @@ class Table:
         std = None
         if len(means) == len(self.tasks) and len({tuple(s) for s in scores}) == 1:
             std = _std([math.fsum(s[seed] for s in scores) / len(scores) for seed in scores[0]])
-        return Average(math.fsum(means) / len(means), std, len(means))
+        whole = len(means) == len(self.tasks) and not any(cell.missing for cell in cells)
+        return Average(math.fsum(means) / len(means), std, len(means), whole)
 
     @property
     def complete(self) -> bool:

@@ -19,7 +19,8 @@ import numpy as np
 
 from data_utils.errors import SettingError
 from experiments.glue.cells import Cell, Selection, Table, Wanted, gather
-from experiments.glue.render import METRIC_TITLES, SELECTION_TITLES, method_title, task_title
+from experiments.glue.paper import Paper, load_paper
+from experiments.glue.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 _GREY = "#555555"
 _PER_ROW = 4
+_SHIFTS: dict[Selection, float] = {"best": -0.18, "last": 0.18}
 
 
 def seed_strips(table: Table, stem: Path) -> list[Path]:
@@ -41,6 +43,7 @@ def seed_strips(table: Table, stem: Path) -> list[Path]:
     Returns:
         The PNG and the PDF.
     """
+    paper = load_paper()
     panels = [(encoder, task) for encoder in table.encoders for task in table.tasks]
     columns = min(_PER_ROW, max(1, len(panels) if len(table.encoders) == 1 else len(table.tasks)))
     rows = max(1, math.ceil(len(panels) / columns))
@@ -49,24 +52,26 @@ def seed_strips(table: Table, stem: Path) -> list[Path]:
     for axis, (encoder, task) in zip(axes, panels, strict=False):
         title = task_title(task) if len(table.encoders) == 1 else f"{task_title(task)}, {encoder}"
         axis.set_title(title, fontsize=10, loc="left", fontweight="bold")
-        _strip_panel(axis, table, encoder, task)
+        _strip_panel(axis, table, paper, encoder, task)
     for axis in axes[len(panels) :]:
         axis.axis("off")
-    _strip_legend(figure, table)
+    _strip_legend(figure, table, in_paper=any(paper.row(e, m) for e in table.encoders for m in table.methods))
     return _save(figure, stem)
 
 
-def _strip_panel(axis: Axes, table: Table, encoder: str, task: str) -> None:
+def _strip_panel(axis: Axes, table: Table, paper: Paper, encoder: str, task: str) -> None:
     for row, method in enumerate(table.methods):
         cell = table.cell(encoder, method, task)
-        for selection, shift in (("best", -0.17), ("last", 0.17)):
+        published = paper.row(encoder, method)
+        if cell is not None and published is not None and task in published.scores:
+            axis.plot(published.scores[task], row + _SHIFTS["best"], "x", color="black", markersize=5, zorder=4)
+        for selection, shift in _SHIFTS.items():
             if cell is None or not _strip(axis, cell, selection, row + shift, _colour(table, method)):
                 axis.annotate("missing", (0.02, row + shift), xycoords=("axes fraction", "data"),
                               fontsize=7, color=_GREY, va="center")  # fmt: skip
     axis.set_yticks(range(len(table.methods)), [method_title(method) for method in table.methods], fontsize=9)
     axis.set_ylim(len(table.methods) - 0.5, -0.5)
-    metric = table.metric(task)
-    axis.set_xlabel(f"{METRIC_TITLES.get(metric, metric) or 'score'} (%), dev", fontsize=8)
+    axis.set_xlabel(f"{metric_title(table.metric(task)) or 'score'} (%), dev", fontsize=8)
     axis.tick_params(axis="x", labelsize=8)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", color="#dddddd", linewidth=0.6)
@@ -81,35 +86,41 @@ def _strip(axis: Axes, cell: Cell, selection: Selection, height: float, colour: 
     scores = cell.scores(selection)
     shown = [score for _, score in sorted(scores.items()) if not math.isnan(score)]
     if len(shown) < len(scores):
-        axis.annotate(f"{len(scores) - len(shown)} NaN", (1.0, height), xycoords=("axes fraction", "data"),
-                      fontsize=7, color=_GREY, va="center", ha="right")  # fmt: skip
-    if not shown:
-        return bool(scores)
+        # As in the table, a mean that would leave runs out is not shown.
+        axis.annotate(f"{len(scores) - len(shown)} of {len(scores)} NaN", (1.0, height), fontsize=7, color=_GREY,
+                      xycoords=("axes fraction", "data"), va="center", ha="left", annotation_clip=False)  # fmt: skip
+    elif shown:
+        mean = float(np.mean(shown))
+        axis.plot([mean, mean], [height - 0.15, height + 0.15], color="black", linewidth=1.8, zorder=2)
+        if len(shown) > 1:
+            std = float(np.std(shown, ddof=1))
+            axis.plot([mean - std, mean + std], [height, height], color=colour, alpha=0.3, linewidth=7,
+                      solid_capstyle="butt", zorder=1)  # fmt: skip
     face = colour if selection == "best" else "white"
     # Equal scores would hide each other: dots are spread over a narrow band in the order of the seeds.
-    spread = np.linspace(-0.08, 0.08, len(shown)) if len(shown) > 1 else np.zeros(1)
-    axis.scatter(shown, height + spread, s=22, facecolor=face, edgecolor=colour, linewidth=1.1, zorder=3)
-    mean = float(np.mean(shown))
-    axis.plot([mean, mean], [height - 0.15, height + 0.15], color="black", linewidth=1.8, zorder=4)
-    if len(shown) > 1:
-        std = float(np.std(shown, ddof=1))
-        axis.plot([mean - std, mean + std], [height, height], color="black", linewidth=0.9, zorder=2)
-    return True
+    spread = np.linspace(-0.08, 0.08, len(shown)) if len(shown) > 1 else np.zeros(len(shown))
+    axis.scatter(shown, height + spread, s=20, facecolor=face, edgecolor=colour, linewidth=1.1, zorder=3)
+    return bool(scores)
 
 
-def _strip_legend(figure: Figure, table: Table) -> None:
+def _strip_legend(figure: Figure, table: Table, in_paper: bool) -> None:
     from matplotlib.lines import Line2D
 
-    n = max((len(cell.expected) for cell in table.cells.values()), default=0)
+    seeds = max((len(cell.expected) for cell in table.cells.values()), default=0)
     dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 5, "color": _GREY}
     handles = [
         Line2D([], [], label=SELECTION_TITLES["best"], **dot),
         Line2D([], [], label=SELECTION_TITLES["last"], markerfacecolor="white", **dot),
-        Line2D([], [], color="black", linewidth=1.4, label="mean ± std"),
+        Line2D([], [], color="black", linestyle="none", marker="|", markersize=10, markeredgewidth=1.8, label="mean"),
+        Line2D([], [], color=_GREY, alpha=0.3, linewidth=7, label="± standard deviation"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    if in_paper:
+        handles.append(Line2D([], [], color="black", linestyle="none", marker="x", label="the paper's mean (best)"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
     one = f"{table.encoders[0]}, " if len(table.encoders) == 1 else ""
-    figure.suptitle(f"{one}each dot one of {n} seeds", fontsize=10, x=0.01, ha="left")
+    figure.suptitle(
+        f"{one}{'one seed' if seeds == 1 else f'each dot one of {seeds} seeds'}", fontsize=10, x=0.01, ha="left"
+    )
 
 
 def learning_curves(table: Table, runs: Path, stem: Path) -> list[Path]:
@@ -136,8 +147,7 @@ def learning_curves(table: Table, runs: Path, stem: Path) -> list[Path]:
             cell = table.cell(encoder, method, task)
             if cell is not None:
                 _curve(axis, cell, runs, _colour(table, method))
-        metric = table.metric(task)
-        axis.set_ylabel(f"{METRIC_TITLES.get(metric, metric) or 'score'} (%), dev", fontsize=8)
+        axis.set_ylabel(f"{metric_title(table.metric(task)) or 'score'} (%), dev", fontsize=8)
         axis.set_xlabel("epoch", fontsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.tick_params(labelsize=8)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
 import signal
 import time
 from collections import Counter, deque
@@ -18,7 +16,8 @@ from types import FrameType
 from typing import Protocol
 
 from data_utils.errors import SettingError
-from experiments.glue.worker import Advanced, Ended, Outcome, Ready, RunFunction, serve
+from experiments.glue.slots import Slot
+from experiments.glue.worker import Advanced, Ended, Outcome, Ready, RunFunction, start_worker
 from mt_dnn.config import RunConfig
 from mt_dnn.results import RunDirectory
 
@@ -26,17 +25,6 @@ _POLL_SECONDS = 0.5
 _LOCKED_SECONDS = 5.0  # between two looks at a run that another study holds
 _STOP_SECONDS = 600.0  # for the workers to write their checkpoints
 _START_DEATHS = 3  # workers that may die in a row before they could take a run
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Where one worker computes."""
-
-    device: str
-    """``cpu`` or ``cuda:<index>``."""
-    threads: int
-    """CPU threads of the worker, >= 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +151,7 @@ class Pool:
             self._workers.append(self._start(slot))
 
     def _start(self, slot: Slot) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, self._run), daemon=True)
-        with _environment(dict.fromkeys(_THREAD_VARIABLES, str(slot.threads))), _sigint_blocked():
-            process.start()
-        theirs.close()
-        return _Worker(process, ours, slot)
+        return _Worker(*start_worker(self._run, slot.threads), slot)
 
     def _dispatch(self) -> None:
         for worker in self._workers:
@@ -195,7 +177,10 @@ class Pool:
     def _listen(self) -> None:
         """Wait for messages and deaths, up to the poll interval, and deal with them."""
         sources = {id(w.connection): w for w in self._workers} | {w.process.sentinel: w for w in self._workers}
-        waitables = [*(w.connection for w in self._workers), *(w.process.sentinel for w in self._workers)]
+        waitables: list[Connection | int] = [
+            *(w.connection for w in self._workers),
+            *(w.process.sentinel for w in self._workers),
+        ]
         if not waitables:
             time.sleep(_POLL_SECONDS)
             return
@@ -300,40 +285,3 @@ class Pool:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use: its affinity, less where a container's quota is smaller."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return cores
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """A child started here never sees Ctrl-C, which a terminal sends to the whole group: the pool decides.
-
-    The mask is inherited by the child for good; ours is lifted again and a Ctrl-C in between arrives then.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

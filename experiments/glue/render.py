@@ -7,18 +7,12 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from experiments.glue.cells import SELECTIONS, Average, Cell, Selection, Table
 from experiments.glue.paper import Paper, PaperRow
+from experiments.glue.titles import SELECTION_TITLES, method_title, metric_title, task_title
 from mt_dnn.results import Status
-
-TASK_TITLES = {
-    "cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B", "qqp": "QQP", "qnli": "QNLI", "mnli": "MNLI",
-    "sst": "SST-2", "wnli": "WNLI",
-}  # fmt: skip
-METHOD_TITLES = {"vanilla": "vanilla", "noisytune": "NoisyTune", "sage": "SAGE", "pats": "PATS"}
-METRIC_TITLES = {"ACC": "acc", "F1": "F1", "MCC": "mcc", "Pearson": "pcc", "Spearman": "scc"}
-SELECTION_TITLES: dict[Selection, str] = {"best": "best dev epoch", "last": "last epoch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +51,6 @@ class EncoderTable:
     notes: tuple[str, ...]
 
 
-def method_title(method: str) -> str:
-    """Method as the papers write it: ``noisytune+pats`` -> ``NoisyTune + PATS``."""
-    return " + ".join(METHOD_TITLES.get(part, part) for part in method.split("+"))
-
-
-def task_title(task: str) -> str:
-    """Task as GLUE writes it: ``stsb`` -> ``STS-B``."""
-    return TASK_TITLES.get(task, task)
-
-
 def layout(table: Table, paper: Paper) -> list[EncoderTable]:
     """Arrange a table by encoder; independent of the output format."""
     return [_encoder_table(table, paper, encoder) for encoder in table.encoders]
@@ -91,43 +75,46 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
             if published is not None and selection == "best":
                 rows.append(_paper_row(published, table.tasks, method))
         blocks.append((selection, _with_bold(rows)))
-    columns = [" ".join(filter(None, (task_title(t), _metric_title(table.metric(t))))) for t in table.tasks]
+    columns = [" ".join(filter(None, (task_title(t), metric_title(table.metric(t))))) for t in table.tasks]
     return EncoderTable(
         encoder=encoder,
-        heading=_heading(cells, seeds),
+        heading=_heading(cells, seeds, any(row.published for _, rows in blocks for row in rows)),
         columns=("method", *columns, "average"),
         blocks=tuple(blocks),
         notes=tuple(f"{task_title(task)}, {method_title(m)}: {notes[m, task]}" for m, task in notes),
     )
 
 
-def _heading(cells: Sequence[Cell], seeds: int) -> str:
+def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
     datasets = {dataset for cell in cells for result in cell.results for dataset in result.datasets}
     splits = sorted({"dev" if name.endswith("dev") else name for name in datasets}) or ["dev"]
+    fewer = " (fewer where a cell says so)" if any(cell.missing for cell in cells) else ""
     mnli = " MNLI is the mean of matched and mismatched." if any(cell.task == "mnli" for cell in cells) else ""
+    published = " Rows marked paper: the published means of 5 seeds, best dev epoch." if in_paper else ""
     return (
-        f"Split: {', '.join(splits)}. Percent, mean ± sample standard deviation over n = {seeds} seeds "
-        f"(n = ... where a cell has fewer).{mnli} Best dev epoch: each run's best epoch, chosen on the split that is "
-        f"scored. Last epoch: no choice. The average is the mean of the task means. Rows marked paper are published "
-        f"means of 5 seeds, best dev epoch."
+        f"Split: {', '.join(splits)}. Percent, mean ± sample standard deviation over n = {seeds} "
+        f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{mnli} Best dev epoch: each run's best epoch, chosen on the split "
+        f"that is scored. Last epoch: no choice. The average is the mean of the task means.{published}"
     )
 
 
 def _note(cell: Cell) -> str:
-    parts = []
-    for status, meaning in (
-        (Status.DEGENERATE, "predicts one value for every example (counted)"),
-        (Status.DIVERGED, "diverged (counted, NaN without a score)"),
-        (Status.FAILED, "failed (not counted)"),
-    ):
-        seeds = [r.seed for r in cell.results if r.status is status]
-        if seeds:
-            parts.append(f"seed {', '.join(map(str, seeds))} {meaning}")
-    failed = {r.seed for r in cell.results if r.status is Status.FAILED}
-    waiting = [seed for seed in cell.missing if seed not in failed]
-    if waiting:
-        parts.append(f"seed {', '.join(map(str, waiting))} not finished")
-    return "; ".join(parts)
+    failed = [r.seed for r in cell.results if r.status is Status.FAILED]
+    happened = {
+        "one value predicted for every example (counted)": [
+            r.seed for r in cell.results if r.status is Status.DEGENERATE
+        ],
+        "diverged (counted; NaN where there is no score)": [
+            r.seed for r in cell.results if r.status is Status.DIVERGED
+        ],
+        "failed (not counted)": failed,
+        "not finished": [seed for seed in cell.missing if seed not in failed],
+    }
+    return "; ".join(f"{_seeds(seeds)} {what}" for what, seeds in happened.items() if seeds)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}:"
 
 
 def _cell_entry(cell: Cell | None, selection: Selection, seeds: int, note: int | None) -> Entry:
@@ -141,7 +128,8 @@ def _cell_entry(cell: Cell | None, selection: Selection, seeds: int, note: int |
 def _average_entry(average: Average | None, tasks: int) -> Entry:
     if average is None:
         return Entry(mean=None, printed="missing")
-    return Entry(average.mean, average.std, f"{average.tasks}/{tasks} tasks" if average.tasks < tasks else "")
+    remark = f"{average.tasks}/{tasks} tasks" if average.tasks < tasks else ""
+    return Entry(average.mean, average.std, remark or ("" if average.whole else "seeds missing"))
 
 
 def _paper_row(published: PaperRow, tasks: Sequence[str], method: str) -> Row:
@@ -159,11 +147,14 @@ def _with_bold(rows: Sequence[Row]) -> tuple[Row, ...]:
     """Mark the best mean of each column as it is printed; published rows, part averages and lone rows are not."""
     ours = [row for row in rows if not row.published]
     bold: set[tuple[int, int]] = set()
-    for column in range(len(rows[0].entries) if rows else 0):
+    last = len(rows[0].entries) - 1 if rows else -1
+    for column in range(last + 1):
         means = {
             i: round(e.mean, 2)
             for i, row in enumerate(ours)
-            if (e := row.entries[column]).mean is not None and not math.isnan(e.mean) and "tasks" not in e.remark
+            if (e := row.entries[column]).mean is not None
+            and not math.isnan(e.mean)
+            and not (column == last and e.remark)
         }
         if len(means) > 1:
             bold |= {(i, column) for i, mean in means.items() if mean == max(means.values())}
@@ -180,8 +171,8 @@ def _with_bold(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(marked.get(id(row), row) for row in rows)
 
 
-def _metric_title(metric: str) -> str:
-    return "/".join(METRIC_TITLES.get(name, name) for name in metric.split("/"))
+def _shown(std: float | None) -> TypeGuard[float]:
+    return std is not None and not math.isnan(std)
 
 
 def _number(value: float) -> str:
@@ -210,7 +201,7 @@ def _markdown_entry(entry: Entry) -> str:
     if entry.mean is None:
         return entry.printed + note
     text = f"**{_number(entry.mean)}**" if entry.bold else _number(entry.mean)
-    text += f" ± {_number(entry.std)}" if entry.std is not None else ""
+    text += f" ± {_number(entry.std)}" if _shown(entry.std) else ""
     return text + (f" ({entry.remark})" if entry.remark else "") + note
 
 
@@ -251,7 +242,7 @@ def _latex_entry(entry: Entry) -> str:
     if entry.mean is None:
         return _escape(entry.printed) + note
     text = rf"\textbf{{{_number(entry.mean)}}}" if entry.bold else _number(entry.mean)
-    text += rf" $\pm$ {_number(entry.std)}" if entry.std is not None else ""
+    text += rf" $\pm$ {_number(entry.std)}" if _shown(entry.std) else ""
     return text + (f" ({_escape(entry.remark)})" if entry.remark else "") + note
 
 

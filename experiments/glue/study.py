@@ -27,9 +27,10 @@ from data_utils.names import check_name
 from experiments.glue.cells import TASK_ORDER, Table, Wanted, gather
 from experiments.glue.display import StudyDisplay
 from experiments.glue.paper import load_paper
-from experiments.glue.pool import Job, Pool, PoolError, Report, Slot, usable_cores
+from experiments.glue.pool import Job, Pool, PoolError, Report
 from experiments.glue.recipe import Recipe, find_recipes, parse_overrides, resolve_recipes, run_configs
 from experiments.glue.render import markdown
+from experiments.glue.slots import plan_slots
 from experiments.glue.tables import write_tables
 from experiments.glue.worker import RunFunction
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig, run_dir, run_id
@@ -180,39 +181,6 @@ def parse_seeds(text: str) -> list[int]:
         raise SettingError(f"--seeds {text!r}: give a count such as 5, or seeds such as 3,7,11 (3, is the one seed 3)")
     seeds = [int(part) for part in parts]
     return list(dict.fromkeys(seeds)) if "," in text else list(range(1, seeds[0] + 1))
-
-
-def plan_slots(devices: str, workers_per_device: int | None, runs: int) -> list[Slot]:
-    """Where the workers compute, cores shared evenly.
-
-    Args:
-        devices: ``auto``, ``cpu`` or CUDA indices such as ``0,1``.
-        workers_per_device: Workers on each device, >= 1; None for 1 per CUDA device and one per core on the CPU.
-        runs: Runs to do; no more workers than that.
-
-    Raises:
-        SettingError: an unknown device or a count below 1.
-    """
-    import torch  # the rest of this file needs it only in the workers
-
-    if workers_per_device is not None and workers_per_device < 1:
-        raise SettingError(f"--workers_per_device is {workers_per_device}; legal: an integer >= 1")
-    there = torch.cuda.device_count()
-    if devices == "auto":
-        devices = ",".join(map(str, range(there))) if there else "cpu"
-    cores = usable_cores()
-    if devices == "cpu":
-        names = ["cpu"] * min(workers_per_device or cores, runs)
-    else:
-        indices = [part.strip() for part in devices.split(",")]
-        bad = [part for part in indices if not part.isdecimal() or int(part) >= there]
-        if bad:
-            raise SettingError(
-                f"--devices {devices}: no device {bad[0]!r}; legal: cpu, or indices below {there} (CUDA)"
-            )
-        each = [f"cuda:{int(index)}" for index in dict.fromkeys(indices)]
-        names = (each * (workers_per_device or 1))[:runs]
-    return [Slot(name, max(1, cores // len(names))) for name in names]
 
 
 def study_name(chosen: argparse.Namespace, jobs: Sequence[Job]) -> str:

@@ -9,10 +9,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from mt_dnn.results import RunLocked, Status
 RunFunction = Callable[..., Any]
 """``run(config, on_progress=...) -> RunResult``; must be importable by name, as workers are spawned."""
 
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _REPORT_SECONDS = 0.2
 _ORPHAN_GRACE_SECONDS = 120.0
 
@@ -61,6 +64,25 @@ class Ended:
     error: str = ""
     poisoned: bool = False
     """Whether the process may be left in a bad state (CUDA) and should be replaced."""
+
+
+def start_worker(run: RunFunction, threads: int) -> tuple[SpawnProcess, Connection]:
+    """Start a worker.
+
+    Args:
+        run: What it calls for each run.
+        threads: CPU threads of its numerical libraries, >= 1.
+
+    Returns:
+        The process and our end of its connection, which gets a :class:`Ready` once it can take a run.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs, run), daemon=True)
+    with _environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))), _sigint_blocked():
+        process.start()
+    theirs.close()
+    return process, ours
 
 
 def serve(connection: Connection, run: RunFunction) -> None:
@@ -138,3 +160,30 @@ def _stop_when_orphaned() -> None:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """A child started here never sees Ctrl-C, which a terminal sends to the whole group: the pool decides.
+
+    The mask is inherited by the child for good; ours is lifted again and a Ctrl-C in between arrives then.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

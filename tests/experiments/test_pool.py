@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.glue.pool import Job, Pool, Report, Slot, usable_cores
+from experiments.glue.pool import Job, Pool, Report
+from experiments.glue.slots import Slot, usable_cores
 from experiments.glue.worker import Ended
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.results import RunDirectory
