@@ -1,0 +1,101 @@
+import os
+from pathlib import Path
+
+import pytest
+
+import prepro_std
+from data_utils.token_cache import TokenCache, open_cache
+
+ROOT = Path(__file__).resolve().parents[2]
+TASKS = """
+pair:
+  {data_format: PremiseAndOneHypothesis, task_type: Classification, n_class: 2, metric_meta: [ACC], enable_san: false}
+single:
+  {data_format: PremiseOnly, task_type: Classification, n_class: 2, metric_meta: [ACC], enable_san: false}
+empty:
+  {data_format: PremiseOnly, task_type: Classification, n_class: 2, metric_meta: [ACC], enable_san: false}
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "tasks.yml").write_text(TASKS)
+    (tmp_path / "pair_train.tsv").write_text("0\t1\tthe cat\ta dog\n1\t0\tsun\t\n")
+    (tmp_path / "single_train.tsv").write_text("0\t1\tthe cat sat on the mat\n")
+    (tmp_path / "single_dev.tsv").write_text("0\t0\t\n")
+    return tmp_path
+
+
+def run(data: Path, tokenizer: Path, *more: str) -> int:
+    arguments = ["--root_dir", str(data), "--task_def", str(data / "tasks.yml"), "--model", str(tokenizer)]
+    return prepro_std.main([*arguments, *more])
+
+
+def cache(data: Path, name: str, max_seq_len: int = 512) -> TokenCache:
+    return open_cache(data / "cache" / "tiny-bert" / str(max_seq_len) / name)
+
+
+def test_every_file_gets_a_cache(data: Path, wordpiece_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(data, wordpiece_folder) == 0
+    assert len(cache(data, "pair_train")) == 2
+    assert cache(data, "pair_train").segment.tolist() == [4, 3]
+    assert len(cache(data, "single_train")) == len(cache(data, "single_dev")) == 1
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 3
+    assert f"{cache(data, 'pair_train').path}: 2 examples, 11 tokens, longest 7\n" in out
+
+
+def test_tasks_length_folder_and_workers(
+    data: Path,
+    wordpiece_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAYON_NUM_THREADS", "7")  # restored afterwards
+    options = ["--tasks", "single", "--max_seq_len", "6", "--cache_dir", str(tmp_path / "else"), "--workers", "1"]
+    assert run(data, wordpiece_folder, *options) == 0
+    folder = tmp_path / "else" / "tiny-bert" / "6"
+    assert {path.name for path in folder.iterdir() if path.name[0] != "."} == {"single_train", "single_dev"}
+    assert open_cache(folder / "single_train").lengths.tolist() == [6]
+    assert "longest 6, 1 cut to 6" in capsys.readouterr().out
+    assert os.environ["RAYON_NUM_THREADS"] == "1"
+
+
+def test_a_damaged_cache_is_named_and_mended(
+    data: Path, wordpiece_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(data, wordpiece_folder) == 0
+    file = cache(data, "single_train").path / "tokens.npy"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"\xff")
+    assert run(data, wordpiece_folder) == 0
+    assert f"{file}: damaged" in caplog.text
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--tasks", "nope"], "'nope' is not defined; defined: pair, single, empty"),
+        (["--tasks", "single,empty"], "no file of task empty (looked for empty_train, empty_dev, empty_test"),
+        (["--root_dir", "nowhere"], "no canonical file of pair, single, empty"),
+        (["--max_seq_len", "2"], "max_seq_len is 2"),
+        (["--workers", "0"], "--workers is 0"),
+        (["--model", "./nowhere"], "nowhere"),
+        (["--task_def", "nowhere.yml"], "nowhere.yml"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    data: Path, wordpiece_folder: Path, options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, wordpiece_folder, *options) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert reason in err
+    assert err.count("\n") == 1
+
+
+def test_the_default_task_file_exists() -> None:
+    assert prepro_std._TASK_DEF == ROOT / "experiments/glue/glue_task_def.yml"
+    assert prepro_std._TASK_DEF.is_file()
