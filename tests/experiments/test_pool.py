@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.glue import pool as pool_module
 from experiments.glue.pool import Job, Pool, Report
 from experiments.glue.slots import Slot, usable_cores
 from experiments.glue.worker import Ended
@@ -85,25 +86,21 @@ def test_a_failing_run_is_reported_and_the_rest_go_on(tmp_path: Path) -> None:
     assert pids[0] == pids[1] != pids[2]
 
 
-def test_a_dead_worker_costs_one_retry(tmp_path: Path) -> None:
-    behave(tmp_path, seed_1="die_once", seed_2="die")
-    report, display = compute(make_jobs(tmp_path, seeds=2))
-    assert report.done == 1
+def test_a_dead_worker_costs_one_retry_and_a_lone_signal_only_a_delay(tmp_path: Path) -> None:
+    behave(tmp_path, seed_1="die_once", seed_2="die", seed_3="terminate_once")
+    report, display = compute(make_jobs(tmp_path, seeds=3))
+    assert report.done == 2
+    assert not report.stopped
     assert [job.config.seed for job, _ in report.failures] == [2]
     assert "signal 9" in report.failures[0][1]
-    assert [line.split()[2] for line in calls(tmp_path)] == ["2", "2", "1", "1"]
-    assert len(display.messages) == 2
-    assert "once more" in display.messages[0]
+    assert [line.split()[2] for line in calls(tmp_path)] == ["3", "3", "2", "2", "1", "1"]
+    assert [("once more" in message) for message in display.messages] == [True, True]
 
 
-def test_a_signal_to_one_worker_alone_only_delays_its_run(tmp_path: Path) -> None:
-    behave(tmp_path, seed_1="terminate_once")
-    report, _ = compute(make_jobs(tmp_path, seeds=1))
-    assert report.done == 1
-    assert not report.failures
-
-
-def test_a_run_that_another_study_holds_is_awaited_not_repeated(tmp_path: Path) -> None:
+def test_a_run_that_another_study_holds_is_awaited_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_LOCKED_SECONDS", 0.5)
     jobs = make_jobs(tmp_path, seeds=1)
     (job,) = jobs
     with RunDirectory(job.folder).lock():
@@ -111,7 +108,8 @@ def test_a_run_that_another_study_holds_is_awaited_not_repeated(tmp_path: Path) 
         pool = Pool(fake_run, [Slot("cpu", 1)], Recorder())
         thread = threading.Thread(target=lambda: thread_report.append(_without_signals(pool, jobs)))
         thread.start()
-        time.sleep(6.0)
+        # The worker has found the lock, and the pool has put the run back, at least once.
+        wait_for(lambda: bool(pool._later))
         assert thread.is_alive(), "the pool should wait for the other study"
         RunDirectory(job.folder).write_result(make_result(job.config, 70.0, 69.0))
     thread.join(timeout=30)
@@ -124,6 +122,16 @@ def _without_signals(pool: Pool, jobs: list[Job]) -> Report:
     return pool.compute(jobs)
 
 
+def test_two_studies_at_once_share_the_runs(tmp_path: Path, study: Callable[..., subprocess.Popen[str]]) -> None:
+    first = study("brief", wait=False)
+    second = study("brief", wait=False)
+    for process in (first, second):
+        output, errors = process.communicate(timeout=60)
+        assert output.split() == ["stopped", "False", "done", "3", "killed", "False"], errors
+    made = [line.split()[2] for line in calls(tmp_path / "runs")]
+    assert sorted(made) == ["1", "2", "3"], "each run once"
+
+
 def test_usable_cores_is_positive() -> None:
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
@@ -131,12 +139,15 @@ def test_usable_cores_is_positive() -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-from experiments.glue.pool import Pool, Slot
+from experiments.glue import pool as pool_module
+from experiments.glue.pool import Pool
+from experiments.glue.slots import Slot
 from tests.experiments.fake_runs import fake_run
 from tests.experiments.test_pool import Recorder, make_jobs
 
 if __name__ == "__main__":
-    pool = Pool(fake_run, [Slot("cpu", 1)] * 2, Recorder())
+    pool_module._LOCKED_SECONDS = 0.3
+    pool = Pool(fake_run, [Slot("cpu", 1)] * int(sys.argv[2]), Recorder())
     report = pool.compute(make_jobs(Path(sys.argv[1]), seeds=3))
     print("stopped", report.stopped, "done", report.done, "killed", pool.killed)
 """
@@ -149,14 +160,15 @@ def study(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     script.write_text(PROGRAM)
     runs = tmp_path / "runs"
 
-    def start(rule: str = "slow") -> subprocess.Popen[str]:
+    def start(rule: str = "slow", wait: bool = True) -> subprocess.Popen[str]:
         behave(runs, all=rule)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         process = subprocess.Popen(
-            [sys.executable, str(script), str(runs)],
+            [sys.executable, str(script), str(runs), "2" if wait else "1"],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
-        wait_for(lambda: len(calls(runs)) == 2, process)
+        if wait:
+            wait_for(lambda: len(calls(runs)) == 2, process)
         return process
 
     return start

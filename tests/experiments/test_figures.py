@@ -1,0 +1,93 @@
+import math
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+from matplotlib.figure import Figure
+
+from experiments.glue import figures
+from experiments.glue.cells import gather
+from experiments.glue.figures import learning_curves, main, read_curve, seed_strips
+from mt_dnn.results import Status
+from tests.experiments.fake_runs import write_run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    for method, base in (("vanilla", 60.0), ("pats", 62.0)):
+        for seed in (1, 2, 3):
+            write_run(folder, "cola", method, seed, base + seed, base)
+    write_run(folder, "rte", "vanilla", 1, 70.0, 69.0)
+    write_run(folder, "rte", "vanilla", 2, None, None, Status.DIVERGED)
+    return folder
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved."""
+    kept: list[Figure] = []
+    real = figures._save
+
+    def keep(figure: Figure, stem: Path) -> list[Path]:
+        kept.append(figure)
+        return real(figure, stem)
+
+    monkeypatch.setattr(figures, "_save", keep)
+    return kept
+
+
+def test_a_dot_for_every_score_of_every_selection(runs: Path, tmp_path: Path, saved: list[Figure]) -> None:
+    files = seed_strips(gather(runs), tmp_path / "strip")
+    assert [file.name for file in files] == ["strip.png", "strip.pdf"]
+    assert files[0].read_bytes().startswith(b"\x89PNG")
+    assert files[1].read_bytes().startswith(b"%PDF")
+    cola, rte = saved[0].axes[:2]
+    assert (cola.get_title(loc="left"), rte.get_title(loc="left")) == ("CoLA", "RTE")
+    dots = [tuple(sorted(x for x, _ in c.get_offsets().tolist())) for c in cola.collections]
+    assert dots == [(61.0, 62.0, 63.0), (60.0,) * 3, (63.0, 64.0, 65.0), (62.0,) * 3]
+    assert sum(len(c.get_offsets()) for c in rte.collections) == 2
+    texts = [text.get_text() for text in rte.texts]
+    assert texts == ["1 of 2 NaN", "1 of 2 NaN", "missing", "missing"]
+
+
+def test_mean_and_deviation_stand_where_the_table_has_them(runs: Path, tmp_path: Path, saved: list[Figure]) -> None:
+    seed_strips(gather(runs), tmp_path / "strip")
+    cola, rte = saved[0].axes[:2]
+    spans = [sorted(map(float, line.get_xdata())) for line in cola.lines]
+    assert [62.0, 62.0] in spans, "mean of 61, 62, 63"
+    assert [61.0, 63.0] in spans, "mean plus and minus the sample deviation 1"
+    assert [58.94] in spans, "the paper's mean"
+    # One RTE run is NaN, so its mean is, and no bar pretends otherwise: only the paper's marks are left.
+    assert all(len(line.get_xdata()) == 1 for line in rte.lines)
+
+
+def test_the_same_runs_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
+    first = [file.read_bytes() for file in seed_strips(gather(runs), tmp_path / "a")]
+    second = [file.read_bytes() for file in seed_strips(gather(runs), tmp_path / "b")]
+    assert first == second
+
+
+def test_learning_curves_are_the_dev_scores_by_epoch(runs: Path, tmp_path: Path, saved: list[Figure]) -> None:
+    folder = next(runs.glob("cola/*/vanilla/*/seed=1"))
+    (folder / "metrics.jsonl").open("a").write('{"step": 3, "epoch": 3, "loss": 0.1}\n')
+    assert read_curve(folder / "metrics.jsonl") == {1: 50.0, 2: 61.0, 3: 60.0}
+    assert read_curve(folder / "none.jsonl") == {}
+    learning_curves(gather(runs), runs, tmp_path / "curves")
+    lines = [list(map(float, line.get_ydata())) for line in saved[0].axes[0].lines]
+    assert [50.0, 62.0, 60.0] in lines, "mean over the seeds"
+
+
+def test_command_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs), "--out", str(tmp_path / "out"), "--curves"]) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "strip.png", "strip.pdf", "curves.png", "curves.pdf",
+    }  # fmt: skip
+    assert main([str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
+    assert "error: no folder" in capsys.readouterr().err
+
+
+def test_all_nan_still_draws(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", best=math.nan, last=math.nan)
+    assert seed_strips(gather(tmp_path / "runs"), tmp_path / "strip")[0].is_file()

@@ -1,0 +1,198 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_utils.errors import SettingError
+from experiments.glue import study
+from experiments.glue.slots import plan_slots
+from experiments.glue.study import main, parse_seeds
+from tests.experiments.fake_runs import behave, calls, fake_run
+
+RECIPE = """
+encoder: all-MiniLM-L6-v2
+method: {method}
+source: a test
+settings: {{epochs: 1}}
+tasks: {{cola: {{learning_rate: 1.0e-4}}, rte: {{}}}}
+"""
+
+
+class Place:
+    """A folder with canonical data, two recipes and room for runs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.runs, self.results = root / "runs", root / "results"
+        (root / "data").mkdir()
+        for task, rows in (("cola", 40), ("rte", 80)):
+            (root / "data" / f"{task}_train.tsv").write_text("1\t1\tsome words\n" * rows)
+        for method in ("vanilla", "pats"):
+            (root / f"{method}.yml").write_text(RECIPE.format(method=method))
+
+    def arguments(self, *more: str, seeds: str = "2") -> list[str]:
+        return [
+            "--recipes", f"{self.root / 'vanilla.yml'},{self.root / 'pats.yml'}", "--data_dir", str(self.root / "data"),
+            "--output_dir", str(self.runs), "--results_dir", str(self.results), "--name", "test", "--seeds", seeds,
+            "--devices", "cpu", "--workers_per_device", "1", *more,
+        ]  # fmt: skip
+
+    def main(self, *more: str, seeds: str = "2") -> int:
+        return main(self.arguments(*more, seeds=seeds), run=fake_run)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr(study, "open_datasets", lambda config: None)  # fake runs need no token caches
+    return Place(tmp_path)
+
+
+def test_a_study_makes_its_table_and_a_second_start_computes_nothing(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.main() == 0
+    made = calls(place.runs)
+    assert sorted({tuple(line.split()[:3]) for line in made}) == [
+        (task, method, seed) for task in ("cola", "rte") for method in ("pats", "vanilla") for seed in ("1", "2")
+    ]
+    assert len(made) == 8
+    assert [line.split()[0] for line in made] == ["rte"] * 4 + ["cola"] * 4, "longest runs first"
+    output, errors = capsys.readouterr()
+    assert "| PATS" in output
+    assert {file.name for file in (place.results / "test").iterdir()} == {
+        "table.md", "table.tex", "table.csv", "table_seeds.csv", "strip.png", "strip.pdf", "study.json",
+    }  # fmt: skip
+    assert str(place.results / "test" / "strip.png") in output
+    assert "[8/8]" in errors, "without a terminal, a line per finished run"
+    assert place.main() == 0
+    assert len(calls(place.runs)) == 8
+    assert capsys.readouterr().out == output
+
+
+def test_one_failing_cell_fails_the_study_but_not_the_others(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    behave(place.runs, pats="setting")
+    assert place.main("--tasks", "cola", seeds="1") == 1
+    output, errors = capsys.readouterr()
+    assert "missing [1]" in output
+    assert "failed: cola all-MiniLM-L6-v2 pats seed=1: warmup is 2; legal: a share in [0, 1) (" in errors
+    behave(place.runs)
+    assert place.main("--tasks", "cola", seeds="1") == 0, "a failed run is tried again"
+    assert [line.split()[1] for line in calls(place.runs)].count("vanilla") == 1
+    next(place.runs.glob("cola/*/pats/*/seed=1/result.json")).write_text("{")
+    capsys.readouterr()
+    assert place.main("--tasks", "cola", seeds="1") == 2
+    assert "result.json is damaged" in capsys.readouterr().err
+
+
+def test_dry_run_lists_done_and_missing_and_writes_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.main("--dry_run") == 0
+    output = capsys.readouterr().out
+    assert output.count("missing ") == 8 + 1
+    # 40 and 80 rows in batches of 32, one epoch: 2 and 3 steps, two methods, two seeds.
+    assert output.endswith("8 runs: 0 done, 8 missing with 20 steps\n")
+    assert not place.runs.exists()
+    assert not place.results.exists()
+
+
+def test_overrides_reach_the_runs_and_their_identity(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.main("--tasks", "cola", "--set", "epochs=4", "--set", "pats.noise_scale=8e-3", seeds="7,") == 0
+    configs: dict[str, Any] = {}
+    for path in place.runs.glob("**/run.json"):
+        config = json.loads(path.read_text())["config"]
+        configs[config["method"]] = config
+    assert {config["epochs"] for config in configs.values()} == {4}
+    assert {config["seed"] for config in configs.values()} == {7}
+    assert configs["pats"]["method_settings"]["pats"]["noise_scale"] == pytest.approx(8e-3)
+    assert configs["pats"]["recipe"] == "pats"
+    # Other settings are other runs, and the first study's table does not mix with the second's.
+    assert place.main("--tasks", "cola", seeds="7,") == 0
+    assert len(calls(place.runs)) == 4
+    assert "over n = 1 seed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0"], "--seeds '0': give a count"),
+        (["--seeds", "1,x"], "--seeds '1,x'"),
+        (["--devices", "99"], "--devices 99: no device '99'; legal: cpu, or indices below"),
+        (["--devices", "gpu"], "--devices gpu: no device 'gpu'"),
+        (["--workers_per_device", "0"], "--workers_per_device is 0; legal: an integer >= 1"),
+        (["--tasks", "sst"], "has no settings for task 'sst'; it has cola, rte"),
+        (["--set", "sage.sensitivity_beta=1"], "no recipe here uses that method; methods here:"),
+        (["--set", "pats.noise_scale=-1"], "noise_scale"),
+        (["--set", "epohcs=1"], "epohcs"),
+        (["--encoder", "bert-base-uncased"], "give --encoder (and --methods) or --recipes, one of the two"),
+        (["--name", "../up"], "study name '../up' is not allowed"),
+        (["--data_dir", "nowhere"], "nowhere/cola_train.tsv does not exist; make it with"),
+        (["--task_def", "nowhere.yml"], "nowhere.yml"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(
+    place: Place, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert place.main(*arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert calls(place.runs) == []
+
+
+def test_two_recipes_for_one_cell_are_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.root / "again.yml").write_text(RECIPE.format(method="pats"))
+    assert place.main("--recipes", f"{place.root / 'pats.yml'},{place.root / 'again.yml'}") == 2
+    assert "both set pats on all-MiniLM-L6-v2" in capsys.readouterr().err
+
+
+def test_an_encoder_finds_its_recipes(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data_dir", str(place.root / "data"), "--tasks", "rte,cola", "--seeds", "1", "--dry_run"]
+    assert main(["--encoder", "bert-base-uncased", *data]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [tuple(line.split()[1:4]) for line in lines[:-1]] == [
+        (task, "bert-base-uncased", method)
+        for method in ("vanilla", "noisytune", "sage", "pats")
+        for task in ("rte", "cola")
+    ]
+    assert main(["--encoder", "org/other", *data]) == 2
+    assert "--recipe_base" in capsys.readouterr().err
+    assert main(["--encoder", "org/other", "--recipe_base", "roberta-large", *data]) == 0
+    assert "org--other" in capsys.readouterr().out
+
+
+def test_seeds() -> None:
+    assert parse_seeds("5") == [1, 2, 3, 4, 5]
+    assert parse_seeds("3,7,11") == [3, 7, 11]
+    assert parse_seeds("3,") == [3]
+    assert parse_seeds("7,7,0") == [7, 0]
+    for wrong in ("", ",", "-1", "0", "1.5"):
+        with pytest.raises(SettingError, match="--seeds"):
+            parse_seeds(wrong)
+
+
+def test_cores_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments.glue import slots
+
+    monkeypatch.setattr(slots, "usable_cores", lambda: 8)
+    monkeypatch.setattr(slots.torch.cuda, "device_count", lambda: 2)
+
+    def planned(devices: str, workers: int | None, runs: int) -> list[tuple[str, int]]:
+        return [(slot.device, slot.threads) for slot in plan_slots(devices, workers, runs)]
+
+    assert planned("cpu", None, 100) == [("cpu", 1)] * 8
+    assert planned("cpu", None, 3) == [("cpu", 2)] * 3
+    assert planned("cpu", 2, 100) == [("cpu", 4)] * 2
+    assert planned("cpu", 16, 100) == [("cpu", 1)] * 16
+    assert planned("auto", None, 100) == [("cuda:0", 4), ("cuda:1", 4)]
+    assert planned("1", 2, 100) == [("cuda:1", 4)] * 2
+    assert planned("0,1", 2, 3) == [("cuda:0", 2), ("cuda:1", 2), ("cuda:0", 2)]
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for needed in ("--devices 0,1,2,3", "--dry_run", "Exit status", "75 stopped"):
+        assert needed in text

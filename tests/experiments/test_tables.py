@@ -1,0 +1,247 @@
+import csv
+import io
+import json
+import math
+import shutil
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_utils.errors import SettingError
+from data_utils.yaml_file import read_yaml
+from experiments.glue.cells import Wanted, gather
+from experiments.glue.paper import PAPER, load_paper
+from experiments.glue.render import cells_csv, latex, markdown, seeds_csv
+from experiments.glue.tables import main, write_tables
+from mt_dnn.results import Status
+from tests.experiments.fake_runs import write_run
+
+ENCODER = "bert-base-uncased"
+PAPER_TABLES = load_paper()
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def line(text: str, label: str, block: str = "Best dev epoch") -> list[str]:
+    """Entries of one row of the Markdown table."""
+    part = text.split(f"### {block}")[1].split("###", maxsplit=1)[0]
+    found = [row for row in part.splitlines() if row.startswith(f"| {label} ")]
+    assert len(found) == 1, f"{label!r} stands {len(found)} times in\n{part}"
+    return [entry.strip() for entry in found[0].strip("|").split("|")][1:]
+
+
+def test_the_papers_averages_are_recomputed() -> None:
+    table = read_yaml(PAPER)["table_1"]
+    wrong = []
+    for row in table["rows"]:
+        assert set(row["scores"]) == set(table["metrics"])
+        exact = mean(row["scores"].values())
+        assert row["average"] == pytest.approx(exact, abs=0.00501), "rounded to two digits"
+        if abs(row["printed_average"] - exact) > 0.00501:
+            wrong.append((row["encoder"], row["method"]))
+        assert row["inferred"] == (row["method"] in ("noisytune", "sage"))
+    assert wrong == [
+        (ENCODER, "vanilla"), (ENCODER, "noisytune"), ("roberta-large", "sage"), ("roberta-large", "pats"),
+    ]  # fmt: skip
+    assert PAPER_TABLES.rows[ENCODER, "vanilla"].average == pytest.approx(83.04, abs=0.005)
+
+
+def test_a_cell_is_the_mean_and_sample_deviation_of_its_seeds(tmp_path: Path) -> None:
+    best, last = [60.0, 61.0, 62.5], [58.0, 61.0, 60.0]
+    for seed, (b, e) in enumerate(zip(best, last, strict=True), start=1):
+        write_run(tmp_path, seed=seed, best=b, last=e)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert line(text, "vanilla") == ["61.17 ± 1.26", "61.17 ± 1.26"]
+    assert line(text, "vanilla", "Last epoch") == ["59.67 ± 1.53", "59.67 ± 1.53"]
+    assert line(text, "vanilla, paper") == ["58.94", "58.94"]
+    assert "Split: dev." in text
+    assert "over n = 3 seeds." in text
+    assert "CoLA mcc" in text
+    by_selection = {row["selection"]: row for row in rows(cells_csv(gather(tmp_path), PAPER_TABLES))}
+    assert float(by_selection["best"]["mean"]) == pytest.approx(mean(best))
+    assert float(by_selection["best"]["std"]) == pytest.approx(stdev(best))
+    assert float(by_selection["last"]["std"]) == pytest.approx(stdev(last))
+    assert by_selection["best"]["paper"] == "58.94"
+    assert by_selection["last"]["paper"] == "", "the paper gives no last epoch"
+
+
+def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert line(text, "vanilla") == ["60.00", "60.00"]
+    assert "over n = 1 seed." in text
+
+
+def test_the_average_is_over_task_means_and_marked_when_tasks_are_missing(tmp_path: Path) -> None:
+    for seed, (cola, rte) in enumerate([(60.0, 70.0), (62.0, 74.0)], start=1):
+        write_run(tmp_path, "cola", "vanilla", seed, cola, cola)
+        write_run(tmp_path, "rte", "vanilla", seed, rte, rte)
+        write_run(tmp_path, "cola", "pats", seed, 99.0, 99.0)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    # Seeds' averages are 65 and 68: mean 66.5, deviation 2.12.
+    assert line(text, "vanilla") == ["61.00 ± 1.41", "72.00 ± 2.83", "66.50 ± 2.12"]
+    assert line(text, "PATS") == ["**99.00** ± 0.00", "missing", "99.00 (1/2 tasks)"]
+
+
+def test_a_missing_seed_is_counted_and_named(tmp_path: Path) -> None:
+    write_run(tmp_path, seed=1)
+    write_run(tmp_path, seed=2, best=None, last=None, status=Status.FAILED)
+    write_run(tmp_path, seed=3, finished=False)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert line(text, "vanilla") == ["60.00 (n=1) [1]", "60.00 (seeds missing)"]
+    assert "[1] CoLA, vanilla: seed 2: failed (not counted); seed 3: not finished" in text
+    assert not gather(tmp_path).complete
+    (row, _) = rows(cells_csv(gather(tmp_path), PAPER_TABLES))
+    assert (row["n"], row["expected"], row["failed"], row["missing_seeds"]) == ("1", "3", "1", "2 3")
+
+
+def test_degenerate_runs_count_and_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, seed=1, best=60.0)
+    write_run(tmp_path, seed=2, best=0.0, last=0.0, status=Status.DEGENERATE)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert line(text, "vanilla")[0] == "30.00 ± 42.43 [1]"
+    assert "seed 2: one value predicted for every example (counted)" in text
+
+
+def test_a_run_without_a_score_makes_its_cell_nan(tmp_path: Path) -> None:
+    write_run(tmp_path, "cola", seed=1)
+    write_run(tmp_path, "cola", seed=2, best=None, last=None, status=Status.DIVERGED)
+    write_run(tmp_path, "rte", seed=1, best=70.0, last=math.nan)
+    write_run(tmp_path, "rte", seed=2, best=71.0, last=69.0)
+    write_run(tmp_path, "cola", "pats", seed=1)
+    table = gather(tmp_path)
+    text = markdown(table, PAPER_TABLES)
+    assert line(text, "vanilla") == ["NaN [1]", "70.50 ± 0.71", "NaN"]
+    assert line(text, "vanilla", "Last epoch") == ["NaN [1]", "NaN", "NaN"]
+    assert "seed 2: diverged" in text
+    assert "**" not in text, "one number in a column is nothing to be best of"
+    assert [row["score"] for row in rows(seeds_csv(table)) if row["status"] == "diverged"] == ["nan", "nan"]
+
+
+def test_the_best_of_each_column_is_bold_ties_too_and_the_paper_never(tmp_path: Path) -> None:
+    for method, score in (("vanilla", 58.0), ("sage", 58.501), ("pats", 58.499)):
+        write_run(tmp_path, method=method, best=score, last=score)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert line(text, "SAGE")[0] == "**58.50**"
+    assert line(text, "PATS")[0] == "**58.50**"
+    assert line(text, "vanilla")[0] == "58.00"
+    assert line(text, "PATS, paper")[0] == "60.67"
+    assert line(text, "SAGE, paper (row inferred)")[0] == "60.01"
+
+
+def test_mnli_is_the_mean_of_its_two_dev_sets(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "mnli", best=84.0, last=83.0)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert line(text, "vanilla")[0] == "84.00"
+    assert "MNLI is the mean of matched and mismatched." in text
+    path = folder / "result.json"
+    result = json.loads(path.read_text())
+    result["best"]["score"] = result["best"]["metrics"]["mnli_matched_dev"]["ACC"]
+    path.write_text(json.dumps(result))
+    with pytest.raises(SettingError, match=r"result.json: score 85.0 is not the mean of ACC over mnli_matched_dev"):
+        gather(tmp_path)
+
+
+def test_two_settings_for_a_cell_are_refused_until_one_is_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_run(tmp_path, best=60.0, learning_rate=1e-4).parent.name
+    second = write_run(tmp_path, best=70.0, learning_rate=3e-4).parent.name
+    assert main([str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert f"{first} (learning_rate 0.0001)" in message
+    assert f"{second} (learning_rate 0.0003)" in message
+    assert "--study" in message
+    assert "--run_id" in message
+    assert main([str(tmp_path), "--run_id", second]) == 0
+    assert line(capsys.readouterr().out, "vanilla")[0] == "70.00"
+    study = tmp_path / "study.json"
+    cell = {"encoder": ENCODER, "method": "vanilla", "task": "cola", "run_id": first, "seeds": [1, 2]}
+    study.write_text(json.dumps({"cells": [cell]}))
+    assert main([str(tmp_path), "--study", str(study)]) == 0
+    assert line(capsys.readouterr().out, "vanilla")[0] == "60.00 (n=1) [1]"
+
+
+def test_a_study_shows_cells_that_were_never_started(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    wanted = Wanted({(ENCODER, "pats", "rte"): ("0123456789ab", (1, 2))})
+    text = markdown(gather(tmp_path, wanted), PAPER_TABLES)
+    assert line(text, "PATS")[0] == "missing [1]"
+    assert "seeds 1, 2: not finished" in text
+    assert "vanilla" not in text
+
+
+def test_latex_is_escaped_balanced_and_uses_booktabs(tmp_path: Path) -> None:
+    for method, score in (("vanilla", 50.0), ("noisytune+pats", 55.0)):
+        write_run(tmp_path, method=method, best=score, last=score, init_checkpoint="my_org/tiny_model")
+    text = latex(gather(tmp_path), PAPER_TABLES)
+    assert r"my\_org--tiny\_model" in text
+    assert r"NoisyTune + PATS & \textbf{55.00}" in text
+    assert "±" not in text
+    for command in (r"\toprule", r"\midrule", r"\bottomrule"):
+        assert command in text
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+    body = [row for row in text.splitlines() if row.endswith(r"\\") and "multicolumn" not in row]
+    assert {row.count("&") + 1 for row in body} == {len(columns)}
+
+
+def test_a_damaged_result_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (write_run(tmp_path) / "result.json").write_text('{"status": "ok"')
+    assert main([str(tmp_path)]) == 2
+    assert "result.json is damaged" in capsys.readouterr().err
+
+
+def test_a_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none")]) == 2
+    assert "no folder" in capsys.readouterr().err
+
+
+SCORES = st.one_of(st.floats(0, 100), st.just(math.nan))
+RUNS = st.dictionaries(
+    st.tuples(st.sampled_from(["cola", "rte", "mnli"]), st.sampled_from(["vanilla", "pats"]), st.integers(1, 12)),
+    st.tuples(SCORES, SCORES, st.sampled_from([Status.OK, Status.DEGENERATE, Status.FAILED])),
+    min_size=1,
+    max_size=10,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(RUNS, st.randoms(use_true_random=False))
+def test_the_table_does_not_depend_on_the_order_of_files(
+    tmp_path_factory: pytest.TempPathFactory,
+    runs: dict[tuple[str, str, int], tuple[float, float, Status]],
+    random: "np.random.Generator",
+) -> None:
+    texts = set()
+    for _ in range(2):
+        order = list(runs.items())
+        random.shuffle(order)
+        folder = tmp_path_factory.mktemp("runs")
+        for (task, method, seed), (best, last, status) in order:
+            write_run(folder, task, method, seed, best, last, status)
+        table = gather(folder)
+        texts.add("".join((markdown(table, PAPER_TABLES), latex(table, PAPER_TABLES),
+                           cells_csv(table, PAPER_TABLES), seeds_csv(table))))  # fmt: skip
+        for (task, method, _), cell in ((key, table.cell(ENCODER, key[1], key[0])) for key in runs):
+            scores = [b for (t, m, _), (b, _, s) in runs.items() if (t, m) == (task, method) and s != Status.FAILED]
+            assert cell is not None
+            assert cell.n("best") == len(scores)
+            if scores:
+                np.testing.assert_allclose(cell.mean("best"), np.mean(scores))
+        shutil.rmtree(folder)
+    assert len(texts) == 1
+
+
+def test_write_tables_writes_every_format(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs")
+    files = write_tables(gather(tmp_path / "runs"), tmp_path / "out")
+    assert [file.name for file in files] == ["table.md", "table.tex", "table.csv", "table_seeds.csv"]
+    assert all(file.stat().st_size > 0 for file in files)
