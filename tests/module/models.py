@@ -5,7 +5,7 @@ import torch
 
 from module.param_index import encoder_path
 
-# An encoder's tensors in small: sizes around the block of 1,024, biases, norms, a scalar; embeddings and head are plain.
+# An encoder's tensors in small: sizes around the block of 1,024, biases, norms, a scalar; the rest is plain.
 SHAPES = {
     "bert.embeddings.word_embeddings.weight": (40, 16),
     "bert.encoder.layer.0.attention.self.query.weight": (33, 31),
@@ -36,9 +36,7 @@ def make_gradients(step, shapes=None, scale=1e-3):
     """Gradients of one step, with a wide spread of sizes between entries, so that thresholds divide them."""
     generator = torch.Generator().manual_seed(1000 + step)
     return {
-        name: torch.randn(shape, generator=generator)
-        * scale
-        * 10 ** (torch.rand(shape, generator=generator) * 2 - 2)
+        name: torch.randn(shape, generator=generator) * scale * 10 ** (torch.rand(shape, generator=generator) * 2 - 2)
         for name, shape in (shapes or SHAPES).items()
     }
 
@@ -64,6 +62,24 @@ def assert_close(got, expected, what="", tolerance=1e-6, scale=1e-30):
 def assert_same_bits(a, b):
     for (name, x), y in zip(a.items(), b.values(), strict=True):
         assert torch.equal(x.detach().view(torch.int32), y.detach().view(torch.int32)), name
+
+
+def assert_nested_equal(a, b):
+    """Equality of state dicts."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            assert_nested_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_nested_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+    else:
+        assert a == b
 
 
 def train(parameters, optimizer, steps, first=1, schedule=None):

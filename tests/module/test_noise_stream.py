@@ -38,9 +38,7 @@ def test_known_answers_of_the_generator(counter, key, expected):
     assert tuple(int(w[lane]) for w in words) == expected
 
 
-@given(
-    st.integers(0, 2**24 - 1), st.integers(1, 2**32 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)
-)
+@given(st.integers(0, 2**24 - 1), st.integers(1, 2**32 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
 @settings(max_examples=50, deadline=None)
 def test_kernel_words_equal_the_reference(block, step, identity, seed):
     lanes = np.arange(256, dtype=np.uint64)

@@ -16,8 +16,6 @@ def factor(theta, g, state, beta, eps):
     return np.abs(s - state["s_bar"]) / (state["s_bar"] + eps)
 
 
-def sage_step(
-    theta, g, state, eta, beta=0.75, s_eps=1e-12, beta1=0.9, beta2=0.999, eps=1e-6, w=0.01, rule="mtdnn"
-):
+def sage_step(theta, g, state, eta, beta=0.75, s_eps=1e-12, beta1=0.9, beta2=0.999, eps=1e-6, w=0.01, rule="mtdnn"):
     f = factor(theta, g, state, beta, s_eps)
     return theta - eta * f * adamax.direction(theta, g, state, beta1, beta2, eps, w, rule)

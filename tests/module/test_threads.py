@@ -1,0 +1,93 @@
+"""Numbers do not depend on threads or processes; the kernel compiles quietly wherever it is put."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from module.bert_optim import PATSAdamax, SAGEAdamax
+from tests.module.models import assert_same_bits, make_parameters, train
+
+ROOT = Path(__file__).resolve().parents[2]
+# More than one chunk of 256 blocks in one tensor, and a chunk that ends inside another.
+SHAPES = {
+    "embeddings.word_embeddings.weight": (3001, 100),
+    "encoder.layer.0.output.dense.weight": (1500, 700),
+    "encoder.layer.0.output.dense.bias": (1500,),
+    "encoder.layer.1.output.dense.weight": (777, 333),
+}
+
+
+def run(threads, make):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        parameters = make_parameters(shapes=SHAPES)
+        return train(parameters, make(parameters.items()), 3)
+    finally:
+        torch.set_num_threads(before)
+
+
+def pats(named):
+    return PATSAdamax(named, 1e-3, sensitivity_threshold=3e-6)
+
+
+@pytest.mark.parametrize("make", [pats, lambda named: SAGEAdamax(named, 1e-3)], ids=["pats", "sage"])
+def test_any_number_of_threads_gives_the_same_bits(make):
+    one = run(1, make)
+    for threads in (2, 3, 7):
+        assert_same_bits(one, run(threads, make))
+
+
+def test_a_forked_process_makes_its_own_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        parameters = make_parameters(shapes=SHAPES)
+        optimizer = pats(parameters.items())
+        train(parameters, optimizer, 1)
+        for parameter in parameters.values():
+            parameter.data.share_memory_()
+        train(parameters, optimizer, 1)  # threads are there now, and the state is
+        # The child does nothing but the step: torch's own loops hang after a fork.
+        child = multiprocessing.get_context("fork").Process(target=optimizer.step)
+        child.start()
+        child.join(60)
+        if child.is_alive():
+            child.kill()
+        assert child.exitcode == 0
+        again = make_parameters(shapes=SHAPES)
+        other = pats(again.items())
+        train(again, other, 1)
+        train(again, other, 1)
+        other.step()
+        assert_same_bits(again, parameters)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_package_that_cannot_be_written_compiles_without_a_word(tmp_path):
+    shutil.copytree(ROOT / "module", tmp_path / "module", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("module", "module/kernels"):
+        (tmp_path / folder / "__pycache__").write_text("not a folder")
+    code = (
+        "import torch; from module.bert_optim import Adamax; p = torch.nn.Parameter(torch.ones(5)); "
+        "p.grad = torch.ones(5); Adamax([p], 0.1).step(); print(p[0].item() < 1)"
+    )
+    blocked = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "PYTHONPATH": str(tmp_path)}
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"} | blocked
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("True\n", "", 0)
