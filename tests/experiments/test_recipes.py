@@ -127,7 +127,7 @@ def test_an_override_of_another_method_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("source: here", "sourc: here"), r"mine.yml: unknown key sourc; legal keys: encoder, method, settings"),
+        (("source: here", "origin: here"), r"mine.yml: unknown key origin; legal keys: encoder, method, settings"),
         (("source: here", ""), r"mine.yml: source must be a text"),
         (("epochs: 3", "seed: 3"), r"mine.yml: settings: seed is not set here; the study sets it \(--seeds\)"),
         (("epochs: 3", "epohcs: 3"), r"mine.yml, task cola: .*epohcs"),
