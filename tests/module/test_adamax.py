@@ -135,3 +135,11 @@ def test_nothing_to_do_is_no_error():
     optimizer = Adamax(parameters.items(), 1e-3)
     assert optimizer.step() is None
     assert not optimizer.state
+
+
+def test_unknown_arguments_and_rules_of_groups_are_errors():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(TypeError, match="momentum"):
+        Adamax([parameter], 1e-3, momentum=0.9)
+    with pytest.raises(ValueError, match="Invalid rule: 'adam'"):
+        Adamax([{"params": [parameter], "rule": "adam"}], 1e-3)

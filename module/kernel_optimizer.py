@@ -1,0 +1,196 @@
+"""The frame of an optimizer whose whole step is one call of a compiled kernel over a table of all tensors."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from module.kernels.cpu import update_rows
+from module.kernels.step import Operand, check_parameter, first_pass, warn_about_low_precision
+from module.noise import tensor_id
+from module.param_index import Kind, ParamIndex, encoder_path
+
+# Names of the state, written once.
+STEP, MOMENTUM, INFINITY_NORM = "step", "exp_avg", "exp_inf"
+SENSITIVITY, SENSITIVITY_MEAN = "sensitivity", "sensitivity_mean"
+
+Group = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTable:
+    """One step's tensors, row by row."""
+
+    rows: np.ndarray
+    states: list[dict[str, Any]]
+    identities: list[int | None]
+    """Identity in the noise stream of selected tensors; None: not selected."""
+    means: np.ndarray
+    """Mean of |theta g| of selected tensors, float64."""
+    spans: list[tuple[Group, slice]]
+    """Parameter groups and their rows."""
+
+    def advance_sensitivity_means(self) -> np.ndarray:
+        """Advance the mean sensitivity of each selected tensor: the average is linear, so its mean needs no pass."""
+        advanced = np.zeros(len(self.rows))
+        for i in np.flatnonzero(self.rows["track"]):
+            beta, rest = float(self.rows["beta"][i]), float(self.rows["one_minus_beta"][i])
+            mean = self.states[i][SENSITIVITY_MEAN]
+            advanced[i] = beta * float(mean) + rest * self.means[i]
+            mean.fill_(advanced[i])
+        return advanced
+
+
+class KernelOptimizer(Optimizer):
+    """Collects tensors, refuses non-finite gradients, keeps float32 state, and calls the kernel once per step.
+
+    A subclass checks its groups (``check_group``) and fills the table (``fill``). Tensors may be treated in two ways:
+    a subclass with a ``selection_key`` treats weights and biases of the encoder layers specially, or the groups that
+    set the key to True.
+    """
+
+    selection_key: ClassVar[str | None] = None
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        self._selected: dict[int, int | None] | None = None  # id of a parameter -> its identity if selected
+        super().__init__(params, defaults)
+        self._selection()
+        warn_about_low_precision(self._named_parameters())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore after pickling, copying or loading."""
+        super().__setstate__(state)
+        self._selected = None
+
+    def check_group(self, group: Group) -> None:
+        """Raise ValueError if a hyper-parameter of a group is out of range."""
+        raise NotImplementedError
+
+    def fill(self, table: StepTable) -> None:
+        """Fill in the table's hyper-parameters."""
+        raise NotImplementedError
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters; see :class:`torch.optim.Optimizer`."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            self.check_group(group)
+            for name, parameter in named_in_group(group, len(self.param_groups) - 1):
+                check_parameter(name, parameter)
+        except Exception:
+            self.param_groups.pop()
+            raise
+        self._selected = None
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Do one step.
+
+        Args:
+            closure: Evaluates the model again and returns the loss.
+
+        Raises:
+            NonFiniteGradient: If a gradient is not finite; nothing has been changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        operands, spans = self._operands()
+        if not operands:
+            return loss
+        selection = self._selection()
+        identities = [selection[id(operand.parameter)] for operand in operands]
+        rows, means = first_pass(operands, [identity is not None for identity in identities])
+        states = [self._state_of(operand, tracked) for operand, tracked in zip(operands, rows["track"], strict=True)]
+        rows["momentum"] = [state[MOMENTUM].data_ptr() for state in states]
+        rows["infinity_norm"] = [state[INFINITY_NORM].data_ptr() for state in states]
+        rows["sensitivity"] = [state[SENSITIVITY].data_ptr() if SENSITIVITY in state else 0 for state in states]
+        rows["step"] = [int(state[STEP]) + 1 for state in states]
+        self.fill(StepTable(rows, states, identities, means, spans))
+        update_rows(rows)
+        for operand, state in zip(operands, states, strict=True):
+            operand.write_back()
+            state[STEP] += 1
+        return loss
+
+    def _operands(self) -> tuple[list[Operand], list[tuple[Group, slice]]]:
+        operands: list[Operand] = []
+        spans: list[tuple[Group, slice]] = []
+        for number, group in enumerate(self.param_groups):
+            start = len(operands)
+            for name, parameter in named_in_group(group, number):
+                if parameter.grad is not None and parameter.numel():
+                    operands.append(Operand(name, parameter))
+            spans.append((group, slice(start, len(operands))))
+        return operands, spans
+
+    def _state_of(self, operand: Operand, tracked: bool) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[operand.parameter]
+        shape = operand.parameter.shape
+        if not state:
+            state[STEP] = torch.tensor(0.0, dtype=torch.float32)
+            state[MOMENTUM] = torch.zeros(shape, dtype=torch.float32)
+            state[INFINITY_NORM] = torch.zeros(shape, dtype=torch.float32)
+        if tracked and SENSITIVITY not in state:
+            state[SENSITIVITY] = torch.zeros(shape, dtype=torch.float32)
+            state[SENSITIVITY_MEAN] = torch.tensor(0.0, dtype=torch.float64)
+        return state
+
+    def _selection(self) -> dict[int, int | None]:
+        """Per parameter its identity in the noise stream, or None if it is not selected; worked out once."""
+        if self._selected is None:
+            self._selected = self._select() if self.selection_key else {id(p): None for p in self._parameters()}
+        return self._selected
+
+    def _select(self) -> dict[int, int | None]:
+        key = self.selection_key
+        if any("param_names" not in group for group in self.param_groups):
+            raise ValueError(
+                f"{type(self).__name__} chooses tensors by their role and needs names: pass model.named_parameters(), "
+                'or groups like {"params": [(name, parameter), ...]}'
+            )
+        explicit = {id(p): bool(group[key]) for group in self.param_groups if key in group for p in group["params"]}
+        named = list(self._named_parameters())
+        index = ParamIndex(named) if any(id(p) not in explicit for _, p in named) else None
+        selected: dict[int, int | None] = {}
+        for group in self.param_groups:
+            for name, parameter in zip(group["param_names"], group["params"], strict=True):
+                chosen = explicit.get(id(parameter))
+                if chosen is None and index is not None:
+                    info = index[name]
+                    biases = group.get("perturb_biases", True)
+                    chosen = info.in_layer and (info.kind == Kind.WEIGHT or (info.kind == Kind.BIAS and biases))
+                selected[id(parameter)] = tensor_id(encoder_path(name)) if chosen else None
+        return selected
+
+    def _parameters(self) -> Iterator[Tensor]:
+        return (p for group in self.param_groups for p in group["params"])
+
+    def _named_parameters(self) -> Iterator[tuple[str, Any]]:
+        return (pair for number, group in enumerate(self.param_groups) for pair in named_in_group(group, number))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict; the state keeps its own precision, which torch casts to the parameters'."""
+        super().load_state_dict(state_dict)
+        saved_ids = (i for group in state_dict["param_groups"] for i in group["params"])
+        for saved_id, parameter in zip(saved_ids, list(self._parameters()), strict=True):
+            for key, value in state_dict["state"].get(saved_id, {}).items():
+                if isinstance(value, Tensor):
+                    dtype = torch.float64 if key == SENSITIVITY_MEAN else torch.float32
+                    self.state[parameter][key] = value.detach().to("cpu", dtype, copy=True).contiguous()
+
+
+def named_in_group(group: Group, number: int) -> Iterator[tuple[str, Any]]:
+    """Pairs of name and parameter; parameters given without names are numbered."""
+    names = group.get("param_names") or [f"parameter {i} of group {number}" for i in range(len(group["params"]))]
+    return zip(names, group["params"], strict=True)
