@@ -180,3 +180,8 @@ def test_weight_decay_spares_biases_and_norms():
 def test_an_empty_group_is_left_out():
     index = ParamIndex([("encoder.layer.0.output.dense.bias", parameter())])
     assert [group["weight_decay"] for group in weight_decay_groups(index, 0.1)] == [0.0]
+
+
+def test_biases_that_are_bare_parameters_are_biases():
+    index = ParamIndex([("encoder.layer.0.attention.self.q_bias", parameter())])  # as in DeBERTa's first version
+    assert index["encoder.layer.0.attention.self.q_bias"].kind == Kind.BIAS
