@@ -91,3 +91,28 @@ def test_a_package_that_cannot_be_written_compiles_without_a_word(tmp_path):
         check=False,
     )
     assert (result.stdout, result.stderr, result.returncode) == ("True\n", "", 0)
+
+
+STEPS = """
+import hashlib, numpy as np, torch
+from module.bert_optim import PATSAdamax
+draws = np.random.default_rng(0)
+p = torch.nn.Parameter(torch.from_numpy(draws.standard_normal((70, 77), np.float32) * np.float32(0.04)))
+optimizer = PATSAdamax([("encoder.layer.0.output.dense.weight", p)], 1e-3, sensitivity_threshold=3e-6)
+for _ in range(3):
+    p.grad = torch.from_numpy(draws.standard_normal((70, 77), np.float32) * np.float32(1e-4))
+    optimizer.step()
+print(hashlib.sha256(p.detach().numpy().tobytes()).hexdigest())
+"""
+
+
+def test_code_for_the_plainest_processor_gives_the_same_bits(tmp_path):
+    def digest(**changes):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+        result = subprocess.run(
+            [sys.executable, "-c", STEPS], env=environment, capture_output=True, text=True, timeout=300, check=True
+        )
+        return result.stdout
+
+    plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    assert digest(**plain) == digest()
