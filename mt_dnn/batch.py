@@ -1,0 +1,177 @@
+"""Batches as tensors on a device: packed (real tokens only, end to end) and padded.
+
+Legend: B examples, T tokens of the longest example, n_tokens real tokens of the batch. A *slot* is one of the B * T
+places of the padded layout, counted row by row.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from data_utils.batching import PackedBatch, PaddedBatch, pack, pad
+from data_utils.token_cache import TokenCache
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTensors:
+    """The real tokens of a batch as one sequence, and where each of them would stand in the padded layout.
+
+    Attributes:
+        input_ids: (n_tokens,) int64.
+        position_ids: (n_tokens,) int64, from 0 in each example.
+        token_type_ids: (n_tokens,) int64, 0 or 1.
+        labels: (B,) int64 classes or float32 scores.
+        indices: (B,) int64 rows of the token cache.
+        first_tokens: (B,) int64 place of each example's first token.
+        cu_seqlens: (B + 1,) int32 place where each example starts, and n_tokens.
+        max_seqlen: T.
+        token_slots: (n_tokens,) int64 slot of each token; no slot twice.
+        slot_tokens: (B * T,) int64 token of each slot; an example's first token where the slot is padding.
+        key_mask: (B, 1, 1, T) bool, True on real tokens; None when all examples are equally long.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    token_type_ids: Tensor
+    labels: Tensor
+    indices: Tensor
+    first_tokens: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    token_slots: Tensor
+    slot_tokens: Tensor
+    key_mask: Tensor | None
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return self.labels.shape[0]
+
+    @property
+    def n_tokens(self) -> int:
+        """Real tokens of the batch."""
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch on another device."""
+        return _each_tensor(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory, from where copies to a CUDA device do not hold up the host."""
+        return _each_tensor(self, lambda tensor: tensor.pin_memory())
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedTensors:
+    """A batch as a rectangle.
+
+    Attributes:
+        input_ids: (B, T) int64.
+        position_ids: (B, T) int64, from 0.
+        token_type_ids: (B, T) int64.
+        attention_mask: (B, T) int64, 1 on real tokens.
+        labels: (B,) int64 classes or float32 scores.
+        indices: (B,) int64 rows of the token cache.
+        n_tokens: real tokens of the batch.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    token_type_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    indices: Tensor
+    n_tokens: int
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return self.labels.shape[0]
+
+    @property
+    def max_seqlen(self) -> int:
+        """T."""
+        return self.input_ids.shape[1]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch on another device."""
+        return _each_tensor(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory, from where copies to a CUDA device do not hold up the host."""
+        return _each_tensor(self, lambda tensor: tensor.pin_memory())
+
+
+Batch = PackedTensors | PaddedTensors
+_AnyBatch = TypeVar("_AnyBatch", PackedTensors, PaddedTensors)
+
+
+def packed_tensors(batch: PackedBatch) -> PackedTensors:
+    """Tensors of a packed batch, with the indices that attention needs computed once for all layers."""
+    starts = batch.cu_seqlens[:-1]  # (B,)
+    lengths = np.diff(batch.cu_seqlens)  # (B,)
+    longest = int(batch.max_seqlen)
+    rows = np.repeat(np.arange(len(lengths)), lengths)  # (n_tokens,) example of each token
+    token_slots = rows * longest + (np.arange(batch.n_tokens) - starts[rows])
+    real = np.arange(longest) < lengths[:, None]  # (B, T)
+    slot_tokens = starts[:, None] + np.where(real, np.arange(longest), 0)  # (B, T)
+    key_mask = None if real.all() else torch.from_numpy(real)[:, None, None, :]
+    return PackedTensors(
+        input_ids=_tensor(batch.input_ids),
+        position_ids=_tensor(batch.position_ids),
+        token_type_ids=_tensor(batch.token_type_ids),
+        labels=_tensor(batch.labels),
+        indices=_tensor(batch.indices),
+        first_tokens=_tensor(starts),
+        cu_seqlens=_tensor(batch.cu_seqlens.astype(np.int32)),
+        max_seqlen=longest,
+        token_slots=_tensor(token_slots),
+        slot_tokens=_tensor(slot_tokens.reshape(-1)),
+        key_mask=key_mask,
+    )
+
+
+def padded_tensors(batch: PaddedBatch) -> PaddedTensors:
+    """Tensors of a padded batch."""
+    return PaddedTensors(
+        input_ids=_tensor(batch.input_ids),
+        position_ids=_tensor(batch.position_ids),
+        token_type_ids=_tensor(batch.token_type_ids),
+        attention_mask=_tensor(batch.attention_mask),
+        labels=_tensor(batch.labels),
+        indices=_tensor(batch.indices),
+        n_tokens=int(batch.attention_mask.sum()),
+    )
+
+
+def collate(
+    cache: TokenCache, indices: npt.NDArray[np.int64], *, packed: bool, pad_id: int, device: torch.device
+) -> Batch:
+    """Rows of a token cache as a batch on a device.
+
+    Args:
+        cache: token cache.
+        indices: (B,) rows.
+        packed: packed tensors, else padded ones.
+        pad_id: token that fills padded rows (unused when packed).
+        device: where the batch goes; the copy to a CUDA device does not hold up the host.
+    """
+    batch: Batch = packed_tensors(pack(cache, indices)) if packed else padded_tensors(pad(cache, indices, pad_id))
+    if device.type == "cuda":
+        batch = batch.pin_memory()
+    return batch.to(device, non_blocking=True)
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    """A tensor on the array's memory; copied only where the array is a read-only view (of a memory map)."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _each_tensor(batch: _AnyBatch, change: Callable[[Tensor], Tensor]) -> _AnyBatch:
+    values = {name: getattr(batch, name) for name in batch.__slots__}
+    return type(batch)(**{name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()})

@@ -1,0 +1,175 @@
+"""Pretrained transformers encoders, run on packed batches where the architecture allows it.
+
+Legend: B examples, T tokens of the longest, n_tokens real tokens of the batch, D hidden size.
+"""
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from data_utils.errors import SettingError
+from data_utils.token_cache import TokenCache
+from mt_dnn import packed_attention
+from mt_dnn.batch import Batch, PackedTensors, PaddedTensors, collate
+from mt_dnn.encoder_files import read_config, read_model, set_dropouts, weights_stamp
+from mt_dnn.encoder_source import EncoderSource, resolve_encoder, tokenizer_folder
+
+__all__ = ["Encoder", "EncoderSource", "load_encoder", "resolve_encoder", "tokenizer_folder"]
+
+logger = logging.getLogger(__name__)
+
+ATTENTIONS = ("auto", "packed", "padded")
+
+# Families whose attention is a function of query, key and value alone, found equal to padded to rounding (a test
+# each). Not in it: relative positions (DeBERTa, MPNet) and sliding windows (ModernBERT), which packing would lose.
+PACKED_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
+# These count positions from padding_idx + 1.
+_OFFSET_FAMILIES = ("roberta", "xlm-roberta", "camembert")
+
+
+class Encoder(nn.Module):
+    """A transformers encoder without pooler.
+
+    Attributes:
+        model: the transformers model.
+        hidden_size: D.
+        initializer_range: standard deviation the pretraining drew its weights with; new layers use it too.
+        pad_id: padding token.
+        max_tokens: longest example the position table holds; None where the architecture has no table.
+        supports_packed: whether the architecture can run packed batches.
+        packed: whether it does so in this run.
+    """
+
+    def __init__(self, model: nn.Module, packed: bool):
+        super().__init__()
+        config: Any = model.config
+        self.model = model
+        self.hidden_size: int = config.hidden_size
+        self.initializer_range: float = getattr(config, "initializer_range", 0.02)
+        self.pad_id: int = config.pad_token_id if config.pad_token_id is not None else 0
+        self.supports_packed = config.model_type in PACKED_FAMILIES
+        self.packed = packed
+        self._offset = self.pad_id + 1 if config.model_type in _OFFSET_FAMILIES else 0
+        positions = getattr(config, "max_position_embeddings", None)
+        self.max_tokens: int | None = positions - self._offset if positions and positions > 0 else None
+        self._token_types: int = getattr(config, "type_vocab_size", 0) or 0
+
+    def batch(self, cache: TokenCache, indices: npt.NDArray[np.int64], device: torch.device) -> Batch:
+        """Rows of a token cache in the layout this encoder runs, on a device."""
+        return collate(cache, indices, packed=self.packed, pad_id=self.pad_id, device=device)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Word embeddings of a batch, what ``inputs_embeds`` replaces: (n_tokens, E) packed, (B, T, E) padded."""
+        embeddings: Tensor = self.model.get_input_embeddings()(batch.input_ids)  # type: ignore[operator]
+        return embeddings
+
+    def forward(self, batch: Batch, inputs_embeds: Tensor | None = None) -> Tensor:
+        """Hidden states of the last layer.
+
+        Args:
+            batch: packed or padded tensors.
+            inputs_embeds: word embeddings (before positions, token types and layer norm) to use instead of the
+                batch's own: (n_tokens, E) packed or (B, T, E) padded, E = D but for ELECTRA's and ALBERT's small
+                embeddings; ``embed`` gives the unchanged ones.
+
+        Returns:
+            (n_tokens, D) packed, (B, T, D) padded; padded places hold whatever the model computes there.
+
+        Raises:
+            SettingError: when an example is longer than the position table, or a packed batch meets an architecture
+                that cannot run it.
+        """
+        if self.max_tokens is not None and batch.max_seqlen > self.max_tokens:
+            raise SettingError(
+                f"max_seq_len: an example has {batch.max_seqlen} tokens, this encoder takes {self.max_tokens}"
+            )
+        if isinstance(batch, PackedTensors):
+            return self._forward_packed(batch, inputs_embeds)
+        return self._forward_padded(batch, inputs_embeds)
+
+    def first_token(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Hidden state of each example's first token: (B, D)."""
+        if isinstance(batch, PackedTensors):
+            return hidden.index_select(0, batch.first_tokens)
+        return hidden[:, 0]
+
+    def _forward_packed(self, batch: PackedTensors, inputs_embeds: Tensor | None) -> Tensor:
+        if not self.packed:
+            raise SettingError("attention: this encoder was loaded for padded batches and got a packed one")
+        inputs = self._inputs(batch, inputs_embeds)
+        output = self.model(**{name: value[None] for name, value in inputs.items()}, packed=batch)
+        hidden: Tensor = output.last_hidden_state[0]  # (n_tokens, D)
+        return hidden
+
+    def _forward_padded(self, batch: PaddedTensors, inputs_embeds: Tensor | None) -> Tensor:
+        output = self.model(**self._inputs(batch, inputs_embeds), attention_mask=batch.attention_mask)
+        hidden: Tensor = output.last_hidden_state  # (B, T, D)
+        return hidden
+
+    def _inputs(self, batch: Batch, inputs_embeds: Tensor | None) -> dict[str, Tensor]:
+        """The keyword arguments that both layouts share, without a batch dimension of their own."""
+        inputs = {"input_ids": batch.input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        if self.supports_packed:
+            # Other families count positions their own way.
+            inputs["position_ids"] = batch.position_ids + self._offset if self._offset else batch.position_ids
+        if self._token_types > 1:
+            inputs["token_type_ids"] = batch.token_type_ids
+        elif self._token_types == 1:
+            inputs["token_type_ids"] = torch.zeros_like(batch.token_type_ids)
+        return inputs
+
+
+# The weights as read, for the many runs of one worker: only the encoder that was loaded last.
+_pristine: dict[tuple[Any, ...], nn.Module] = {}
+
+
+def load_encoder(
+    source: EncoderSource,
+    *,
+    hidden_dropout: float,
+    attention_dropout: float,
+    attention: str = "auto",
+    configure: Callable[[Any], None] | None = None,
+) -> Encoder:
+    """Load a pretrained encoder in float32, in evaluation mode, without its pooler.
+
+    The files are read once per process as long as neither they nor the settings change; every call returns a copy.
+
+    Args:
+        source: from ``resolve_encoder``.
+        hidden_dropout: dropout of embeddings and of the layers' outputs, in [0, 1).
+        attention_dropout: dropout of the attention probabilities, in [0, 1).
+        attention: "packed", "padded", or "auto": packed where the architecture allows it.
+        configure: changes the transformers configuration before the model is built (a method's ``configure`` hook).
+
+    Raises:
+        SettingError: for a setting out of range, files that are no encoder, and weights that are missing.
+    """
+    config = read_config(source)
+    set_dropouts(config, hidden_dropout, attention_dropout)
+    if configure is not None:
+        configure(config)
+    packed = _decide_packed(attention, config.model_type)
+    key = (source.folder, weights_stamp(source.folder), config.to_json_string(use_diff=False), packed)
+    if key not in _pristine:
+        _pristine.clear()
+        _pristine[key] = read_model(source, config, packed_attention.PACKED if packed else None)
+    return Encoder(copy.deepcopy(_pristine[key]), packed)
+
+
+def _decide_packed(attention: str, model_type: str) -> bool:
+    if attention not in ATTENTIONS:
+        raise SettingError(f"attention: {attention!r} is unknown; choose one of {', '.join(ATTENTIONS)}")
+    supported = model_type in PACKED_FAMILIES
+    if attention == "packed" and not supported:
+        families = ", ".join(PACKED_FAMILIES)
+        raise SettingError(f"attention: {model_type} cannot run packed ({families} can); use auto or padded")
+    if attention == "auto" and not supported:
+        logger.info("attention: %s runs on padded batches", model_type)
+    return supported and attention != "padded"

@@ -1,0 +1,136 @@
+"""Reading an encoder's files: configuration and safetensors weights.
+
+Nothing that a checkpoint carries is executed: weights are safetensors, and code beside them is never trusted.
+"""
+
+import inspect
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data_utils.errors import SettingError
+from mt_dnn import packed_attention
+from mt_dnn.encoder_source import EncoderSource, first_line
+
+logger = logging.getLogger(__name__)
+
+# What the families call their two dropouts.
+_HIDDEN_DROPOUTS = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout")
+_ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")
+# An encoder without these is not the pretrained one: a layer's weights, the word embeddings.
+_VITAL = re.compile(r"\.\d+\.|word_embeddings|tok_embeddings")
+
+
+def read_config(source: EncoderSource) -> Any:
+    """The transformers configuration of an encoder.
+
+    Raises:
+        SettingError: when it cannot be read or is not that of a bidirectional encoder.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    try:
+        with _quiet_transformers():
+            config = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise SettingError(f"encoder: cannot read {source.folder}/config.json: {first_line(error)}") from error
+    # Masked language models see both sides, which the first token needs; encoder-decoders have no such token.
+    if config.is_encoder_decoder or config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise SettingError(f"encoder: {source.name} is of type {config.model_type}, not a bidirectional encoder")
+    return config
+
+
+def set_dropouts(config: Any, hidden: float, attention: float) -> None:
+    """Write both dropouts into a configuration, whatever the family calls them.
+
+    Raises:
+        SettingError: for a value outside [0, 1).
+    """
+    for setting, value, names in (
+        ("bert_dropout_p", hidden, _HIDDEN_DROPOUTS),
+        ("attention dropout", attention, _ATTENTION_DROPOUTS),
+    ):
+        if not 0.0 <= value < 1.0:
+            raise SettingError(f"{setting}: {value} is not in [0, 1)")
+        for name in names:
+            if hasattr(config, name):
+                setattr(config, name, value)
+
+
+def read_model(source: EncoderSource, config: Any, attention: str | None) -> nn.Module:
+    """The transformers model in float32 and evaluation mode, without pooler.
+
+    Args:
+        source: where the weights are.
+        config: from ``read_config``.
+        attention: name of the attention function; None leaves the choice to transformers.
+
+    Raises:
+        SettingError: when the files cannot be loaded, or do not hold the encoder's layers or word embeddings.
+    """
+    from transformers import AutoModel
+
+    packed_attention.register()
+    model_class = AutoModel._model_mapping[type(config)]
+    takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    try:
+        # Loading must not draw from the stream of dropout: a worker loads only once for many runs.
+        with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, info = AutoModel.from_pretrained(
+                source.folder,
+                config=config,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **({"add_pooling_layer": False} if takes_pooler else {}),
+            )
+    except Exception as error:
+        raise SettingError(f"encoder: cannot load {source.folder}: {first_line(error)}") from error
+    _check_missing(source, sorted(info["missing_keys"]))
+    return model  # type: ignore[no-any-return]
+
+
+def weights_stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of each weights file: differs when a file was replaced."""
+    return tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.safetensors")))
+
+
+def _check_missing(source: EncoderSource, missing: list[str]) -> None:
+    if not missing:
+        return
+    listed = f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}"
+    vital = [name for name in missing if _VITAL.search(name)]
+    if vital:
+        raise SettingError(
+            f"encoder: {source.folder} lacks {len(missing)} weights of the encoder ({listed}), which would be random; "
+            "is it a checkpoint of another architecture?"
+        )
+    logger.warning("encoder: %s lacks %d weights, now random: %s", source.name, len(missing), listed)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar and no load report; errors still come through."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    had_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bar:
+            transformers_logging.enable_progress_bar()

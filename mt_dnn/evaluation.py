@@ -1,0 +1,90 @@
+"""Scores of a network on a data set, with every example's logits."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from data_utils.metrics import compute_metrics
+from data_utils.task_def import TaskDef
+from data_utils.token_cache import TokenCache
+from mt_dnn.loss import task_loss
+from mt_dnn.network import Network
+from mt_dnn.precision import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One pass over a data set.
+
+    Attributes:
+        metrics: all of the task's metrics, in percent.
+        logits: (N, K) float32 in the order of the cache's rows.
+        labels: (N,) in the same order.
+        loss: mean over the N examples.
+    """
+
+    metrics: dict[str, float]
+    logits: npt.NDArray[np.float32]
+    labels: npt.NDArray[Any]
+    loss: float
+
+
+def evaluate(
+    network: Network,
+    cache: TokenCache,
+    task_def: TaskDef,
+    batches: Sequence[npt.NDArray[np.int64]],
+    device: torch.device,
+    precision: Precision,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score a network; its training mode and its parameters are as before afterwards.
+
+    Args:
+        network: encoder with heads, on ``device``.
+        cache: the data set, N examples.
+        task_def: task with metrics and loss.
+        batches: rows of the cache, every row exactly once (``data_utils.batching.evaluation_batches``).
+        device: where the network is.
+        precision: of the forward passes.
+        on_batch: called after each batch with the number of batches done and their total.
+
+    Raises:
+        ValueError: when the batches are not every row exactly once.
+    """
+    order = np.concatenate([np.asarray(b, dtype=np.int64) for b in batches]) if batches else np.empty(0, np.int64)
+    if not np.array_equal(np.sort(order), np.arange(len(cache))):
+        raise ValueError(f"batches hold {len(order)} rows, which are not each of the {len(cache)} rows once")
+    was_training = network.training
+    network.eval()
+    try:
+        logits = _forward(network, cache, batches, device, precision, on_batch)
+    finally:
+        network.train(was_training)
+    in_row_order = np.empty_like(logits)
+    in_row_order[order] = logits
+    labels = np.asarray(cache.labels)
+    loss = task_loss(task_def, torch.from_numpy(in_row_order), torch.from_numpy(labels.copy()))
+    return Evaluation(compute_metrics(task_def, in_row_order, labels), in_row_order, labels, float(loss))
+
+
+def _forward(
+    network: Network,
+    cache: TokenCache,
+    batches: Sequence[npt.NDArray[np.int64]],
+    device: torch.device,
+    precision: Precision,
+    on_batch: Callable[[int, int], None] | None,
+) -> npt.NDArray[np.float32]:
+    """(N, K) logits in the order of the batches; the host waits for the device once, at the end."""
+    collected = []
+    with torch.inference_mode(), precision.autocast():
+        for done, indices in enumerate(batches, start=1):
+            collected.append(network(network.encoder.batch(cache, indices, device)))
+            if on_batch is not None:
+                on_batch(done, len(batches))
+        return torch.cat(collected).cpu().numpy()

