@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from module.method import Composition, MethodContext, OptimizerSettings
 
 from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef
+from module.method import Composition, MethodContext, OptimizerSettings
 from module.methods import build_method
 from module.param_index import ParamIndex, weight_decay_groups
 from module.seeds import stream_seed

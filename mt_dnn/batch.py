@@ -4,9 +4,8 @@ Legend: B examples, T tokens of the longest example, n_tokens real tokens of the
 places of the padded layout, counted row by row.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,14 +56,6 @@ class PackedTensors:
         """Real tokens of the batch."""
         return self.input_ids.shape[0]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same batch on another device."""
-        return _each_tensor(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Self:
-        """The same batch in page-locked memory, from where copies to a CUDA device do not hold up the host."""
-        return _each_tensor(self, lambda tensor: tensor.pin_memory())
-
 
 @dataclass(frozen=True, slots=True)
 class PaddedTensors:
@@ -98,17 +89,8 @@ class PaddedTensors:
         """T."""
         return self.input_ids.shape[1]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same batch on another device."""
-        return _each_tensor(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Self:
-        """The same batch in page-locked memory, from where copies to a CUDA device do not hold up the host."""
-        return _each_tensor(self, lambda tensor: tensor.pin_memory())
-
 
 Batch = PackedTensors | PaddedTensors
-_AnyBatch = TypeVar("_AnyBatch", PackedTensors, PaddedTensors)
 
 
 def packed_tensors(batch: PackedBatch) -> PackedTensors:
@@ -162,16 +144,22 @@ def collate(
         device: where the batch goes; the copy to a CUDA device does not hold up the host.
     """
     batch: Batch = packed_tensors(pack(cache, indices)) if packed else padded_tensors(pad(cache, indices, pad_id))
-    if device.type == "cuda":
-        batch = batch.pin_memory()
-    return batch.to(device, non_blocking=True)
+    return to_device(batch, device)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The same batch on a device; through page-locked memory to CUDA, so that the host does not wait for the copy."""
+    if device.type == "cpu":
+        return batch
+
+    def moved(tensor: Tensor) -> Tensor:
+        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    changes: dict[str, Any] = {name: moved(value) for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(batch, **changes)
 
 
 def _tensor(array: npt.NDArray[Any]) -> Tensor:
     """A tensor on the array's memory; copied only where the array is a read-only view (of a memory map)."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-
-
-def _each_tensor(batch: _AnyBatch, change: Callable[[Tensor], Tensor]) -> _AnyBatch:
-    values = {name: getattr(batch, name) for name in batch.__slots__}
-    return type(batch)(**{name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import jsonargparse
@@ -20,9 +21,10 @@ Fine-tune a pretrained encoder on one task with one method and one seed.
   python train.py --config run.yml --print_config  show the whole configuration and stop
 
 A finished run is not run again; a broken-off one goes on where its last checkpoint stands.
-Exit status: 0 done, 1 the run failed, 2 a setting or file is wrong, 75 stopped by a signal (start it again to go on)."""
+Exit status: 0 done, 1 the run failed, 2 a setting or file is wrong, 75 stopped by a signal (start it again)."""
 
 
+@cache
 def build_parser() -> jsonargparse.ArgumentParser:
     """Parser of every run setting, one group per method.
 

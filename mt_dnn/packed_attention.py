@@ -91,7 +91,7 @@ def _to_slots(x: Tensor, packed: PackedTensors) -> Tensor:
     _, heads, n_tokens, d = x.shape
     tokens = x.transpose(1, 2).reshape(n_tokens, heads * d)  # a view: transformers' own layout
     if packed.key_mask is not None:
-        tokens = _Unpack.apply(tokens, packed.slot_tokens, packed.token_slots)
+        tokens = _Unpack.apply(tokens, packed.slot_tokens, packed.token_slots)  # type: ignore[no-untyped-call]
     return tokens.view(packed.size, packed.max_seqlen, heads, d).transpose(1, 2)
 
 
@@ -100,7 +100,7 @@ def _to_tokens(x: Tensor, packed: PackedTensors) -> Tensor:
     batch, heads, length, d = x.shape
     slots = x.transpose(1, 2).reshape(batch * length, heads * d)
     if packed.key_mask is not None:
-        slots = _Pack.apply(slots, packed.token_slots)
+        slots = _Pack.apply(slots, packed.token_slots)  # type: ignore[no-untyped-call]
     return slots.view(1, -1, heads, d)
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from module.bert_optim import NonFiniteGradient
 from torch import Tensor, nn
 
 from data_utils.batching import epoch_batches, evaluation_batches, training_subset
+from module.bert_optim import NonFiniteGradient
 from module.seeds import stream_seed
 from mt_dnn import checkpoint
 from mt_dnn.assembly import assemble, pick_device

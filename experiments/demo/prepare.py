@@ -21,9 +21,9 @@ from data_utils.errors import SettingError
 from experiments.demo.fetch import fetch
 
 SPLIT_SALT = "pats-demo-1"
-MAX_WORDS = 20
-DEV_ROWS = 500
-TRAIN_ROWS = 320
+MAX_WORDS = 15
+DEV_ROWS = 400
+TRAIN_ROWS = 256
 TASKS = ("movie", "movierating")
 
 
