@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+import torch
+
+from data_utils.task_def import load_task_defs
+from mt_dnn.loss import symmetric_kl, task_loss
+
+
+@pytest.fixture
+def tasks(tiny_task):
+    return load_task_defs(tiny_task / "task_def.yml")
+
+
+def test_cross_entropy(tasks):
+    logits = torch.tensor([[1.0, 2.0], [0.5, -1.0], [3.0, 3.0]])
+    labels = torch.tensor([1, 1, 0])
+    p = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(1, keepdims=True)
+    expected = -np.log(p[[0, 1, 2], [1, 1, 0]])
+    assert float(task_loss(tasks["toy"], logits, labels)) == pytest.approx(expected.mean(), rel=1e-6)
+    assert float(task_loss(tasks["toy"], logits, labels, "sum")) == pytest.approx(expected.sum(), rel=1e-6)
+
+
+def test_squared_error_does_not_broadcast(tasks):
+    logits, labels = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([1.0, 0.0, 1.0])
+    assert float(task_loss(tasks["toyscore"], logits, labels)) == pytest.approx((0 + 4 + 9) / 3)
+    assert float(task_loss(tasks["toyscore"], logits, labels, "sum")) == pytest.approx(13)
+
+
+def test_losses_are_float32_under_autocast(tasks):
+    logits = torch.randn(4, 2).bfloat16()
+    assert task_loss(tasks["toy"], logits, torch.zeros(4, dtype=torch.int64)).dtype == torch.float32
+    assert symmetric_kl(logits, logits).dtype == torch.float32
+
+
+def test_symmetric_kl():
+    a, b = torch.randn(5, 3), torch.randn(5, 3)
+    p, q = torch.softmax(a.double(), 1), torch.softmax(b.double(), 1)
+    expected = ((p * (p / q).log()).sum(1) + (q * (q / p).log()).sum(1)).numpy()
+    assert float(symmetric_kl(a, b)) == pytest.approx(expected.mean(), rel=1e-5)
+    assert float(symmetric_kl(b, a, "sum")) == pytest.approx(expected.sum(), rel=1e-5)
+    assert float(symmetric_kl(a, a)) == 0.0

@@ -1,0 +1,163 @@
+"""Packed and padded forward passes are the same numbers, for every family that may run packed."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_utils.batching import pack, pad
+from data_utils.errors import SettingError
+from mt_dnn.batch import packed_tensors, padded_tensors
+from mt_dnn.encoder import PACKED_FAMILIES, Encoder
+from mt_dnn.packed_attention import PACKED, register
+
+VOCABULARY, PAD = 50, 1
+SMALL = {
+    "vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 32, "max_position_embeddings": 40, "pad_token_id": PAD,
+}  # fmt: skip
+EXTRA = {
+    "bert": {"type_vocab_size": 2},
+    "roberta": {"type_vocab_size": 1},
+    "xlm-roberta": {"type_vocab_size": 1},
+    "camembert": {"type_vocab_size": 1},
+    "electra": {"embedding_size": 8, "type_vocab_size": 2},
+    "albert": {"embedding_size": 8, "type_vocab_size": 2},
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
+}
+
+
+def make_encoder(family: str, packed: bool) -> Encoder:
+    from transformers import AutoConfig, AutoModel
+
+    register()
+    config = AutoConfig.for_model(family, **SMALL, **EXTRA[family])
+    torch.manual_seed(3)
+    model = AutoModel.from_config(config, attn_implementation=PACKED if packed else "sdpa")
+    for parameter in model.parameters():  # larger than freshly initialised: differences show
+        torch.nn.init.normal_(parameter, 0.0, 0.2)
+    return Encoder(model, packed).eval()
+
+
+class Rows(SimpleNamespace):
+    def __len__(self):
+        return len(self.labels)
+
+
+def make_cache(lengths, seed=0):
+    """What batching reads of a token cache; odd rows are pairs."""
+    rng = np.random.default_rng(seed)
+    lengths = np.asarray(lengths)
+    return Rows(
+        tokens=rng.integers(2, VOCABULARY, lengths.sum()).astype(np.uint16),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        segment=np.where((np.arange(len(lengths)) % 2 == 1) & (lengths > 2), lengths // 2, 0).astype(np.uint16),
+        labels=np.zeros(len(lengths), np.int64),
+    )
+
+
+def both(lengths, seed=0):
+    cache = make_cache(lengths, seed)
+    rows = np.arange(len(lengths))
+    return packed_tensors(pack(cache, rows)), padded_tensors(pad(cache, rows, PAD))
+
+
+def real_tokens(hidden, padded):
+    return hidden[padded.attention_mask.bool()]
+
+
+@pytest.mark.parametrize("family", PACKED_FAMILIES)
+@pytest.mark.parametrize("lengths", [[5, 9, 1, 3], [7], [1], [4, 4, 4], [30, 2]])
+def test_hidden_states_and_gradients_equal_padded(family, lengths):
+    packed_batch, padded_batch = both(lengths)
+    packed, padded = make_encoder(family, True), make_encoder(family, False)
+    out_packed = packed(packed_batch)
+    out_padded = padded(padded_batch)
+    torch.testing.assert_close(out_packed, real_tokens(out_padded, padded_batch), rtol=1e-5, atol=1e-5)
+    first_packed = packed.first_token(out_packed, packed_batch)
+    torch.testing.assert_close(first_packed, padded.first_token(out_padded, padded_batch), rtol=1e-5, atol=1e-5)
+    (out_packed.pow(2).sum()).backward()
+    (real_tokens(out_padded, padded_batch).pow(2).sum()).backward()
+    gradients = dict(padded.named_parameters())
+    for name, parameter in packed.named_parameters():
+        if gradients[name].grad is not None:
+            torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-4, atol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("family", PACKED_FAMILIES)
+def test_hidden_states_equal_the_model_of_transformers_alone(family):
+    """Our positions and token types are those that the plain model makes for itself."""
+    packed_batch, padded_batch = both([6, 11, 3])
+    packed, plain = make_encoder(family, True), make_encoder(family, False).model
+    inputs = {"input_ids": padded_batch.input_ids, "attention_mask": padded_batch.attention_mask}
+    if EXTRA[family].get("type_vocab_size") == 2:
+        inputs["token_type_ids"] = padded_batch.token_type_ids
+    expected = real_tokens(plain(**inputs).last_hidden_state, padded_batch)
+    torch.testing.assert_close(packed(packed_batch), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_token_types_and_positions_reach_the_model():
+    batch, _ = both([8, 8])
+    encoder = make_encoder("bert", True)
+    out = encoder(batch)
+    assert batch.token_type_ids.sum() > 0
+    from dataclasses import replace
+
+    assert not torch.allclose(out, encoder(replace(batch, token_type_ids=torch.zeros_like(batch.token_type_ids))))
+    assert not torch.allclose(out, encoder(replace(batch, position_ids=batch.position_ids + 1)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(0, 5))
+def test_an_example_does_not_see_its_neighbours(lengths, seed):
+    encoder = make_encoder("bert", True)
+    together, _ = both(lengths, seed)
+    with torch.no_grad():
+        hidden = encoder(together)
+        for i, (start, end) in enumerate(zip(together.cu_seqlens[:-1], together.cu_seqlens[1:], strict=True)):
+            alone = packed_tensors(pack(make_cache(lengths, seed), [i]))
+            torch.testing.assert_close(hidden[start:end], encoder(alone), rtol=1e-5, atol=1e-5)
+
+
+def test_word_embeddings_can_be_given_instead_of_ids():
+    encoder = make_encoder("bert", True)
+    batch, _ = both([5, 3])
+    embeddings = encoder.embed(batch)
+    torch.testing.assert_close(encoder(batch, inputs_embeds=embeddings), encoder(batch), rtol=0, atol=0)
+    noisy = embeddings.detach().clone().requires_grad_()
+    encoder(batch, inputs_embeds=noisy).sum().backward()
+    assert noisy.grad.abs().sum() > 0
+
+
+def test_an_example_beyond_the_position_table_is_named():
+    encoder = make_encoder("bert", True)
+    batch, _ = both([41])
+    with pytest.raises(SettingError, match=r"max_seq_len: an example has 41 tokens, this encoder takes 40"):
+        encoder(batch)
+
+
+def test_dropout_works_inside_packed_attention():
+    encoder = make_encoder("bert", True)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    batch, _ = both([9, 4])
+    encoder.train()
+    torch.manual_seed(0)
+    first = encoder(batch)
+    torch.manual_seed(0)
+    assert torch.equal(first, encoder(batch))
+    assert not torch.equal(first, encoder(batch))
+
+
+def test_backward_is_deterministic():
+    batch, _ = both([9, 4, 13])
+    gradients = []
+    for _ in range(2):
+        encoder = make_encoder("bert", True)
+        encoder(batch).pow(2).sum().backward()
+        gradients.append([p.grad for p in encoder.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
