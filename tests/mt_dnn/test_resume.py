@@ -71,25 +71,31 @@ def test_stopping_and_going_on_changes_nothing(tiny_run, tmp_path, method):
     assert_same_run(whole, broken)
 
 
+def newest_checkpoint(config: RunConfig) -> str:
+    return max((path.name for path in (run_dir(config) / "checkpoints").glob("last-*")), default="")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["sage", "pats"])
 def test_sigkill_at_random_instants(tiny_run, tmp_path, method):
-    whole = tiny_run(method=method, output_dir=tmp_path / "whole", epochs=12, **SLOWLY)
+    """PATS_KILLS sets the number of kills."""
+    kills = int(os.environ.get("PATS_KILLS", "2"))
+    length = {"epochs": 5 * kills, **SLOWLY}
+    whole = tiny_run(method=method, output_dir=tmp_path / "whole", **length)
     run(whole)
-    broken = tiny_run(method=method, output_dir=tmp_path / "broken", epochs=12, **SLOWLY)
-    chance, broken_off = random.Random(0), 0
-    for _ in range(3):
+    broken = tiny_run(method=method, output_dir=tmp_path / "broken", **length)
+    chance = random.Random(0)
+    for _ in range(kills):
+        before = newest_checkpoint(broken)
         process = start(broken)
-        checkpoints = run_dir(broken) / "checkpoints"
         deadline = time.monotonic() + 60
-        while not list(checkpoints.glob("last-*")) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(chance.random() * 0.4)
+        while newest_checkpoint(broken) in ("", before) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(chance.random() * 0.3)  # in a step, in a checkpoint, in an evaluation
         process.kill()
         process.communicate()
-        broken_off += not (run_dir(broken) / "result.json").exists()
-    assert broken_off, "no kill came before the end of the run"
-    assert run(broken).sessions == broken_off + 1
+        assert not (run_dir(broken) / "result.json").exists(), "the kill came after the end: make the run longer"
+    assert run(broken).sessions == kills + 1
     assert_same_run(whole, broken)
 
 
