@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# A table of fine-tuning methods over seeds: the demo without arguments, any encoder, tasks and devices with. See --help.
+set -euo pipefail
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+
+usage() {
+  cat <<'TEXT'
+bash run_pats.sh
+    The demo, in minutes on two CPU cores: plain fine-tuning, NoisyTune, SAGE and PATS x 5 seeds on two movie-review
+    tasks (polarity, rating), with an encoder and data from the Python package index. Not GLUE: its numbers are not
+    the paper's. Everything it makes lies in demo/ and .venv/ of this project.
+
+bash run_pats.sh --data_dir DIR --encoder NAME [more]
+    The same table on GLUE. All of these are flags of experiments/glue/study.py, except the first two:
+    --data_dir DIR       raw GLUE files: DIR/CoLA, DIR/MRPC, ... (scripts/download_glue.sh fetches them)
+    --canonical_dir DIR  where the converted files and token caches go [<data_dir>/canonical_data]
+    --encoder NAME       Hub name (bert-base-uncased, roberta-large), local folder, or all-MiniLM-L6-v2
+    --recipe_base NAME   take the learning rates of this encoder's recipes, for an encoder without recipes
+    --recipes A,B        recipe names or files, instead of --encoder and --methods
+    --tasks A,B          cola, mrpc, rte, stsb, qqp, qnli, mnli, sst [all that the recipes hold]
+    --methods A,B        [vanilla,noisytune,sage,pats]
+    --seeds N            5 is the seeds 1 to 5; 3,7 those two [5]
+    --devices D          0,1,2,3 (CUDA devices), cpu or auto [auto]
+    --workers_per_device N, --launcher NAME, --set KEY=VALUE, --dry_run
+    --output_dir DIR     runs [runs/ of this project]
+    --results_dir DIR    tables and figures, in a folder --name of it [results/ of this project, the encoder's name]
+
+    bash run_pats.sh --data_dir data --encoder bert-base-uncased --tasks cola,mrpc,rte,stsb --devices 0,1,2,3
+    bash run_pats.sh --data_dir data --encoder all-MiniLM-L6-v2 --tasks rte --methods vanilla,pats --devices cpu
+
+Uses the active virtual environment, or makes .venv with Python 3.11 or newer (PYTHON=... names one); installs only what
+changed. Finished runs are kept: the same command again takes seconds, and after a stop or a kill it goes on.
+Exit status: 0 every run is there, 1 some failed, 2 a setting or file is wrong, 75 stopped by a signal, 130 killed.
+TEXT
+}
+
+# shellcheck source=scripts/venv.sh
+source "$ROOT/scripts/venv.sh"
+
+data_dir='' canonical_dir='' tasks=() study=()
+demo=$(($# == 0))
+while (($#)); do
+  case $1 in
+    -h | --help) usage; exit 0 ;;
+    --dry_run) study+=("$1"); shift; continue ;;
+    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
+    --data_dir | --canonical_dir | --tasks | --encoder | --recipe_base | --recipes | --methods | --seeds | --set | \
+      --output_dir | --results_dir | --name | --devices | --workers_per_device | --launcher) ;;
+    *) die "unknown argument '$1'; see bash run_pats.sh --help" ;;
+  esac
+  if (($# < 2)) || [[ -z $2 || $2 == --* ]]; then die "$1 needs a value; see bash run_pats.sh --help"; fi
+  case $1 in
+    --data_dir) data_dir=$2 ;;
+    --canonical_dir) canonical_dir=$2 ;;
+    --tasks) tasks=("$1" "$2") study+=("$1" "$2") ;;
+    *) study+=("$1" "$2") ;;
+  esac
+  shift 2
+done
+if ((!demo)); then
+  [[ -n $data_dir ]] || die "--data_dir is missing: the folder with the raw GLUE files (scripts/download_glue.sh fetches them)"
+  [[ -d $data_dir ]] || die "--data_dir $data_dir: no such folder (scripts/download_glue.sh fetches the GLUE files)"
+fi
+
+use_environment
+install_once requirements.txt
+if ((demo)) || [[ ${study[*]} == *all-MiniLM-L6-v2* ]]; then
+  install_once experiments/demo/encoder.txt --no-deps --require-hashes --only-binary :all:
+fi
+
+if ((demo)); then
+  "$PY" -m experiments.demo.prepare --output_dir "$ROOT/demo"
+  cd -- "$ROOT/experiments/demo"
+  exec "$PY" -m experiments.glue.study --task_def demo_task_def.yml --data_dir "$ROOT/demo/canonical_data" \
+    --recipes recipes/demo_vanilla.yml,recipes/demo_noisytune.yml,recipes/demo_sage.yml,recipes/demo_pats.yml \
+    --seeds 5 --devices cpu --output_dir "$ROOT/demo/runs" --results_dir "$ROOT/demo" --name results
+fi
+canonical_dir=${canonical_dir:-$data_dir/canonical_data}
+"$PY" -m experiments.glue.glue_prepro --root_dir "$data_dir" --out "$canonical_dir" ${tasks[@]+"${tasks[@]}"}
+exec "$PY" -m experiments.glue.study --data_dir "$canonical_dir" --output_dir "$ROOT/runs" --results_dir "$ROOT/results" \
+  ${study[@]+"${study[@]}"}
