@@ -69,12 +69,13 @@ def download(folder: Path) -> Path:
 def read_member(archive: Path) -> bytes:
     """Read the one member that is wanted, two archives deep, without unpacking anything to disk."""
     try:
-        with zipfile.ZipFile(archive) as outer, outer.open(INNER_ARCHIVE) as inner:
-            with tarfile.open(fileobj=io.BytesIO(inner.read()), mode="r:gz") as tar:
-                member = tar.extractfile(MEMBER)
-                if member is None:  # a link or a folder of that name
-                    raise KeyError(MEMBER)
-                return member.read()
+        with zipfile.ZipFile(archive) as outer:
+            inner = io.BytesIO(outer.read(INNER_ARCHIVE))
+        with tarfile.open(fileobj=inner, mode="r:gz") as tar:
+            member = tar.extractfile(MEMBER)
+            if member is None:  # a link or a folder of that name
+                raise KeyError(MEMBER)
+            return member.read()
     except (KeyError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         raise SettingError(f"{archive.name}: cannot read {MEMBER} ({error})") from error
 

