@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from data_utils.errors import SettingError
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import Datasets, open_datasets
 from mt_dnn.encoder import EncoderSource, resolve_encoder
@@ -49,16 +50,22 @@ def run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None
         finished = directory.read_result()
         if finished is not None and finished.done:
             return finished
-        if finished is not None:
-            directory.clear()
-        directory.start(_description(config, data, source))
-        return _fit(Trainer(config, data, source, directory, stop, on_progress), directory)
+        try:
+            if finished is not None:
+                directory.clear()
+            directory.start(_description(config, data, source))
+            return _fit(Trainer(config, data, source, directory, stop, on_progress), directory)
+        except OSError as error:
+            raise SettingError(
+                f"output_dir: cannot write {directory.path} ({error.strerror or error}); free space or make it "
+                f"writable and start the same command again, the last checkpoint is intact"
+            ) from error
 
 
 def _fit(trainer: Trainer, directory: RunDirectory) -> RunResult:
     try:
         return trainer.fit()
-    except (OSError, ValueError, Interrupted, KeyboardInterrupt):
+    except (SettingError, OSError, Interrupted):
         raise  # the user's to mend, or to go on with
     except Exception as error:
         log.exception("%s failed", directory.path)

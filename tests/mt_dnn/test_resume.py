@@ -155,6 +155,23 @@ def test_a_full_disk_in_mid_run_keeps_the_last_good_checkpoint(tiny_run, tmp_pat
     assert_same_run(whole, config)
 
 
+def test_a_disk_that_fills_while_metrics_are_written_gives_one_line(tiny_run, monkeypatch):
+    import errno
+
+    from mt_dnn.results import RunDirectory
+
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    config = tiny_run(**SLOWLY)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "append_metrics", full)
+        with pytest.raises(SettingError, match=r"output_dir: cannot write .*No space left on device.*free space"):
+            run(config)
+    assert not (run_dir(config) / "result.json").exists()
+    assert run(config).done
+
+
 def test_other_data_behind_the_same_name_is_refused_on_resume(tiny_run, tiny_task, tmp_path):
     import shutil
 
