@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import pickle
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ _MODEL = "model.safetensors"
 _STATE = "state.pt"
 _SUMS = "sha256.json"
 _LAST = "last-"
+_NO_SPACE = 1 << 16  # bytes left on a disk that has just refused a write
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,9 @@ def save_last(folder: Path, step: int, network: nn.Module, state: Mapping[str, A
         scratch.rename(target)
         _sync(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
+        refusal = _unwritable(target, error)
         shutil.rmtree(scratch, ignore_errors=True)
-        raise _unwritable(target, error) from None
+        raise refusal from None
     for step_before, path in _found(folder):
         if step_before < step:
             shutil.rmtree(path, ignore_errors=True)
@@ -120,8 +124,9 @@ def save_weights(folder: Path, name: str, network: nn.Module) -> None:
         _sync(scratch)
         os.replace(scratch, target)
     except (OSError, RuntimeError, SafetensorError) as error:
+        refusal = _unwritable(target, error)
         scratch.unlink(missing_ok=True)
-        raise _unwritable(target, error) from None
+        raise refusal from None
 
 
 def load_weights(folder: Path, name: str) -> dict[str, Tensor]:
@@ -162,6 +167,9 @@ def _sync(path: Path) -> None:
 
 def _unwritable(path: Path, error: Exception) -> SettingError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    with suppress(OSError):  # torch and safetensors say of a full disk only that a write came short
+        if shutil.disk_usage(path.parent.parent).free < _NO_SPACE:
+            reason = os.strerror(errno.ENOSPC)
     return SettingError(
         f"cannot write {path} ({reason}); free space or make the folder writable and start the same command again, "
         f"the checkpoint before it is intact"
