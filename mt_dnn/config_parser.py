@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -24,6 +25,13 @@ A finished run is not run again; a broken-off one goes on where its last checkpo
 Exit status: 0 done, 1 the run failed, 2 a setting or file is wrong, 75 stopped by a signal (start it again)."""
 
 
+class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the description's lines; shows defaults without the Python types, which the text of a setting tells."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return str(super()._get_help_string(action)).replace("type: %(type)s, ", "").replace("(type: %(type)s)", "")
+
+
 @cache
 def build_parser() -> jsonargparse.ArgumentParser:
     """Parser of every run setting, one group per method.
@@ -34,9 +42,10 @@ def build_parser() -> jsonargparse.ArgumentParser:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog="train.py",
+        usage="python train.py [--config FILE] [--SETTING VALUE ...]",
         description=_DESCRIPTION,
         exit_on_error=False,
-        formatter_class=jsonargparse.DefaultHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     parser.add_argument("--config", action="config", help="YAML file with settings; the command line wins over it.")
     parser.add_class_arguments(RunConfig, None, skip={"method_settings"})
