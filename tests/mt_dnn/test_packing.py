@@ -70,7 +70,7 @@ def real_tokens(hidden, padded):
 
 
 @pytest.mark.parametrize("family", PACKED_FAMILIES)
-@pytest.mark.parametrize("lengths", [[5, 9, 1, 3], [7], [1], [4, 4, 4], [30, 2]])
+@pytest.mark.parametrize("lengths", [[5, 9, 1, 3], [7], [1], [4, 4, 4], [30, 2], [37, 3, 20, 4, 35, 2, 19, 5]])
 def test_hidden_states_and_gradients_equal_padded(family, lengths):
     packed_batch, padded_batch = both(lengths)
     packed, padded = make_encoder(family, True), make_encoder(family, False)
@@ -161,3 +161,18 @@ def test_backward_is_deterministic():
         encoder(batch).pow(2).sum().backward()
         gradients.append([p.grad for p in encoder.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("lengths", [[5, 9, 1, 3], [37, 3, 20, 4, 35, 2, 19, 5]])
+def test_bf16_training_stays_near_fp32(lengths):
+    """Without dropout the CPU's bf16 runs another attention kernel than fp32."""
+    batch, _ = both(lengths)
+    gradients = {}
+    for enabled in (True, False):
+        encoder = make_encoder("bert", True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            hidden = encoder(batch)
+        hidden.float().pow(2).mean().backward()
+        gradients[enabled] = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+    error = (gradients[True] - gradients[False]).norm() / gradients[False].norm()
+    assert 0 < error < 0.05
