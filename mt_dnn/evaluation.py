@@ -42,7 +42,7 @@ def evaluate(
     precision: Precision,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score a network; its training mode and its parameters are as before afterwards.
+    """Score a network; its modes and its parameters are as before afterwards.
 
     Args:
         network: encoder with heads, on ``device``.
@@ -59,12 +59,13 @@ def evaluate(
     order = np.concatenate([np.asarray(b, dtype=np.int64) for b in batches]) if batches else np.empty(0, np.int64)
     if not np.array_equal(np.sort(order), np.arange(len(cache))):
         raise ValueError(f"batches hold {len(order)} rows, which are not each of the {len(cache)} rows once")
-    was_training = network.training
+    modes = [(module, module.training) for module in network.modules()]  # a frozen part may already evaluate
     network.eval()
     try:
         logits = _forward(network, cache, batches, device, precision, on_batch)
     finally:
-        network.train(was_training)
+        for module, training in modes:
+            module.training = training
     in_row_order = np.empty_like(logits)
     in_row_order[order] = logits
     labels = np.asarray(cache.labels)

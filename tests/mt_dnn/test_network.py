@@ -7,11 +7,7 @@ from data_utils.task_def import load_task_defs
 from mt_dnn.batch import packed_tensors
 from mt_dnn.data import open_datasets
 from mt_dnn.encoder import load_encoder, resolve_encoder
-from mt_dnn.evaluation import evaluate
 from mt_dnn.network import Network
-from mt_dnn.precision import resolve_precision
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -73,28 +69,6 @@ def test_a_linear_pooler_has_no_activation(make, data):
     assert not torch.allclose(make().eval()(batch), make(pooler_activation="linear").eval()(batch), atol=1e-9)
     with pytest.raises(SettingError, match="pooler_actf: 'relu'"):
         make(pooler_activation="relu")
-
-
-def test_evaluation_is_in_row_order_whatever_the_batches(make, data):
-    network = make().train()
-    cache = data.dev["toy_dev"]
-    n = len(cache)
-    one = evaluate(network, cache, data.task_def, [torch.arange(n).numpy()], CPU, resolve_precision("fp32", CPU))
-    parts = [torch.arange(n - 1, -1, -1).numpy()[i : i + 4] for i in range(0, n, 4)]
-    other = evaluate(network, cache, data.task_def, parts, CPU, resolve_precision("fp32", CPU))
-    torch.testing.assert_close(torch.from_numpy(one.logits), torch.from_numpy(other.logits), rtol=1e-5, atol=1e-5)
-    assert network.training
-    assert set(one.metrics) == {"ACC", "MCC"}
-    expected = torch.nn.functional.cross_entropy(torch.from_numpy(one.logits), torch.from_numpy(one.labels.copy()))
-    assert one.loss == pytest.approx(float(expected))
-
-
-def test_evaluation_refuses_a_missing_or_doubled_row(make, data):
-    cache = data.dev["toy_dev"]
-    rows = torch.arange(len(cache)).numpy()
-    for batches in ([rows[:-1]], [rows, rows[:1]]):
-        with pytest.raises(ValueError, match="each of the 30 rows once"):
-            evaluate(make(), cache, data.task_def, batches, CPU, resolve_precision("fp32", CPU))
 
 
 def test_regression_has_one_output(tiny_encoder, tiny_task, data):
