@@ -4,12 +4,14 @@
 
 The demo's encoder (22.7 M parameters), batches of 32, dynamic padding for the padded side, no optimizer. Both sides
 take turns on the same batches, so that a busy machine slows both; ratios are medians of the ratios within a turn.
-CoLA, RTE and MRPC come from ``--data_dir``, canonical files as ``glue_prepro.py`` writes them; where it is not given,
-rows of the same lengths' distribution are generated, and the output says so.
+The training sets of CoLA, RTE and MRPC come from ``--data_dir``, canonical files as ``glue_prepro.py`` writes them, or
+are made from GLUE's files in the folder PATS_GLUE_DIR; without either, rows of similar lengths are generated. The
+output says which.
 """
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ from data_utils.canonical_tsv import write_canonical
 from data_utils.task_def import TaskDef, load_task_defs
 from data_utils.token_cache import TokenCache, ensure_cache
 from data_utils.tokenizer import load_tokenizer
+from experiments.glue.glue_prepro import convert
 from mt_dnn.batch import collate
 from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.encoder import load_encoder, resolve_encoder
@@ -31,32 +34,53 @@ from mt_dnn.loss import task_loss
 from mt_dnn.network import Network
 from mt_dnn.precision import resolve_precision
 
-TASKS = ("cola", "rte", "mrpc")
+ROOT = Path(__file__).resolve().parents[1]
+# Batches of a turn: about equal times.
+TASKS = {"cola": 8, "rte": 1, "mrpc": 2}
+BATCH = 32
 CPU = torch.device("cpu")
+ENCODER = "all-MiniLM-L6-v2"
 # Mean and standard deviation of ln(tokens) in the real training sets, special tokens included, for generated rows.
 LOG_LENGTHS = {"cola": (2.34, 0.36), "rte": (4.07, 0.52), "mrpc": (3.94, 0.24)}
 
 
-def open_task(name: str, data_dir: Path | None, scratch: Path, max_seq_len: int) -> tuple[TaskDef, TokenCache]:
-    """Cache of a task's training set, real or generated."""
-    task_def = load_task_defs(GLUE_TASK_DEF)[name]
+def find_data(data_dir: Path | None, scratch: Path) -> tuple[str, Path]:
+    """What the rows are, and the folder of the canonical files."""
     if data_dir is not None:
-        tsv = data_dir / f"{name}_train.tsv"
-    else:
-        tsv = scratch / f"{name}_train.tsv"
-        rng = np.random.default_rng(0)
-        lengths = np.maximum(5, np.exp(rng.normal(*LOG_LENGTHS[name], size=2000))).astype(int) - 3
-        texts = [" ".join(["movie"] * n) for n in lengths]
-        labels = [task_def.labels[0] if task_def.labels else "0"] * len(texts)
-        pair = ["movie"] * len(texts) if name != "cola" else None
-        write_canonical(tsv, [str(i) for i in range(len(texts))], labels, texts, pair)
-    tokenizer = load_tokenizer(resolve_encoder("all-MiniLM-L6-v2").folder)
+        return "rows of --data_dir", data_dir
+    raw = Path(os.environ.get("PATS_GLUE_DIR", ROOT.parent / "shared" / "glue"))
+    canonical = scratch / "canonical_data"
+    if raw.is_dir():
+        convert(raw, canonical, tasks=tuple(TASKS))
+        return "GLUE's training rows", canonical
+    canonical.mkdir()
+    for name in TASKS:
+        generate(name, canonical / f"{name}_train.tsv")
+    return "generated rows", canonical
+
+
+def generate(name: str, tsv: Path) -> None:
+    """Write rows of one word over and over, as long as a task's rows are."""
+    task_def = load_task_defs(GLUE_TASK_DEF)[name]
+    lengths = np.maximum(5, np.exp(np.random.default_rng(0).normal(*LOG_LENGTHS[name], size=2000))).astype(int) - 3
+    texts = [" ".join(["movie"] * n) for n in lengths]
+    labels = [task_def.labels[0] if task_def.labels else "0"] * len(texts)
+    write_canonical(
+        tsv, [str(i) for i in range(len(texts))], labels, texts, None if name == "cola" else ["movie"] * 2000
+    )
+
+
+def open_task(name: str, folder: Path, scratch: Path, max_seq_len: int) -> tuple[TaskDef, TokenCache]:
+    """A task and the cache of its training set."""
+    task_def = load_task_defs(GLUE_TASK_DEF)[name]
+    tokenizer = load_tokenizer(resolve_encoder(ENCODER).folder)
+    tsv = folder / f"{name}_train.tsv"
     return task_def, ensure_cache(tsv, task_def, tokenizer, scratch / "cache" / name, max_seq_len)
 
 
 def make_networks(task_def: TaskDef) -> dict[str, Network]:
     """The same network twice, once for each layout."""
-    source = resolve_encoder("all-MiniLM-L6-v2")
+    source = resolve_encoder(ENCODER)
     networks = {}
     for layout in ("packed", "padded"):
         encoder = load_encoder(source, hidden_dropout=0.1, attention_dropout=0.1, attention=layout)
@@ -64,16 +88,19 @@ def make_networks(task_def: TaskDef) -> dict[str, Network]:
     return networks
 
 
-def largest_difference(networks: dict[str, Network], cache: TokenCache, batches: list[npt.NDArray[np.int64]]) -> float:
-    """Largest difference of a logit between the layouts, fp32, no dropout."""
-    worst = 0.0
+def largest_difference(
+    networks: dict[str, Network], cache: TokenCache, batches: list[npt.NDArray[np.int64]]
+) -> tuple[float, float]:
+    """Largest difference of a logit between the layouts, fp32, no dropout; and the largest logit, to compare with."""
+    worst = largest = 0.0
     with torch.inference_mode():
         for network in networks.values():
             network.eval()
         for rows in batches:
-            logits = [network(network.encoder.batch(cache, rows, CPU)) for network in networks.values()]
-            worst = max(worst, float((logits[0] - logits[1]).abs().max()))
-    return worst
+            packed, padded = (network(network.encoder.batch(cache, rows, CPU)) for network in networks.values())
+            worst = max(worst, float((packed - padded).abs().max()))
+            largest = max(largest, float(padded.abs().max()))
+    return worst, largest
 
 
 def measure(
@@ -86,8 +113,9 @@ def measure(
     """Seconds of each layout for each turn, batch assembly included; the first turn warms up and is dropped."""
     resolved = resolve_precision(precision, CPU)
     seconds: dict[str, list[float]] = {name: [] for name in networks}
-    for batches in turns:
-        for layout, network in networks.items():
+    for turn, batches in enumerate(turns):
+        layouts = list(networks.items())
+        for layout, network in layouts if turn % 2 else layouts[::-1]:
             network.train()
             started = time.perf_counter()
             for rows in batches:
@@ -100,30 +128,30 @@ def measure(
     return {name: np.array(values[1:]) for name, values in seconds.items()}
 
 
-def benchmark(
-    task: str, data_dir: Path | None, scratch: Path, turns: int, batches: int, max_seq_len: int
-) -> dict[str, Any]:
+def benchmark(task: str, folder: Path, scratch: Path, turns: int, max_seq_len: int) -> dict[str, Any]:
     """All figures of one task."""
-    task_def, cache = open_task(task, data_dir, scratch, max_seq_len)
+    task_def, cache = open_task(task, folder, scratch, max_seq_len)
     networks = make_networks(task_def)
+    batches = TASKS[task]
     order = np.random.default_rng(1).permutation(len(cache))
-    needed = order[: 32 * batches * (turns + 1)]
-    groups = [needed[i : i + 32] for i in range(0, len(needed) - 31, 32)]
+    groups = [order[i : i + BATCH] for i in range(0, min(len(order) + 1 - BATCH, BATCH * batches * (turns + 1)), BATCH)]
     per_turn = [groups[i : i + batches] for i in range(0, len(groups) - batches + 1, batches)]
     lengths = cache.lengths
     padded = np.mean([len(g) * lengths[g].max() / lengths[g].sum() for g in groups])
+    difference, largest = largest_difference(networks, cache, groups[:4])
     figures: dict[str, Any] = {
         "examples": len(cache),
         "padded_over_real_tokens": float(padded),
-        "largest_logit_difference_fp32": largest_difference(networks, cache, groups[:8]),
+        "largest_logit_difference_fp32": difference,
+        "largest_logit_fp32": largest,
     }
     for precision in ("fp32", "bf16"):
         seconds = measure(task_def, cache, networks, per_turn, precision)
         ratios = seconds["padded"] / seconds["packed"]
         low, middle, high = np.percentile(ratios, (25, 50, 75))
         figures[precision] = {
-            "packed_examples_per_second": float(32 * batches / np.median(seconds["packed"])),
-            "padded_examples_per_second": float(32 * batches / np.median(seconds["padded"])),
+            "packed_examples_per_second": float(BATCH * batches / np.median(seconds["packed"])),
+            "padded_examples_per_second": float(BATCH * batches / np.median(seconds["padded"])),
             "ratio": {"median": float(middle), "quartiles": [float(low), float(high)], "turns": len(ratios)},
         }
     return figures
@@ -132,20 +160,21 @@ def benchmark(
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, help="folder with canonical <task>_train.tsv; default: generated rows")
-    parser.add_argument("--turns", type=int, default=7, help="turns of each layout; default: %(default)s")
-    parser.add_argument("--batches", type=int, default=4, help="batches of 32 a turn; default: %(default)s")
+    parser.add_argument("--data_dir", type=Path, help="folder with canonical <task>_train.tsv; default: see above")
+    parser.add_argument("--turns", type=int, default=9, help="turns of each layout; default: %(default)s")
     parser.add_argument("--max_seq_len", type=int, default=512, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, help="threads of torch; default: torch's choice")
     parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
     options = parser.parse_args()
-    data = "real" if options.data_dir else "generated"
-    result: dict[str, Any] = {"machine": machine_facts(), "data": data, "batch_size": 32, "tasks": {}}
-    print(f"{data} rows, batch 32, {result['machine']['torch_threads']} threads; examples per second")
-    with tempfile.TemporaryDirectory() as scratch:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        data, folder = find_data(options.data_dir, scratch)
+        result: dict[str, Any] = {"machine": machine_facts(), "data": data, "batch_size": BATCH, "tasks": {}}
+        print(f"{data}, batch {BATCH}, {result['machine']['torch_threads']} threads; examples per second")
         for task in TASKS:
-            figures = benchmark(
-                task, options.data_dir, Path(scratch), options.turns, options.batches, options.max_seq_len
-            )
+            figures = benchmark(task, folder, scratch, options.turns, options.max_seq_len)
             result["tasks"][task] = figures
             for precision in ("fp32", "bf16"):
                 f = figures[precision]
@@ -156,7 +185,7 @@ def main() -> None:
                 )
             print(
                 f"{task:5} padded/real tokens {figures['padded_over_real_tokens']:.2f}, largest logit difference "
-                f"{figures['largest_logit_difference_fp32']:.1e} in fp32"
+                f"{figures['largest_logit_difference_fp32']:.1e} of {figures['largest_logit_fp32']:.2f} in fp32"
             )
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
