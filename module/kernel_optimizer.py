@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from module.kernels.cpu import update_rows
-from module.kernels.step import Operand, check_parameter, first_pass, warn_about_low_precision
+from module.kernels.step import Operand, check_parameter, first_pass, split_row_sparse, warn_about_low_precision
 from module.noise import tensor_id
 from module.param_index import Kind, ParamIndex, encoder_path
 
@@ -54,6 +54,8 @@ class KernelOptimizer(Optimizer):
     """
 
     selection_key: ClassVar[str | None] = None
+    takes_row_sparse: ClassVar[bool] = True
+    """Whether gradients of tensors without a sensitivity may be row-sparse."""
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         self._selected: dict[int, int | None] | None = None  # id of a parameter -> its identity if selected
@@ -117,7 +119,7 @@ class KernelOptimizer(Optimizer):
         rows["sensitivity"] = [state[SENSITIVITY].data_ptr() if SENSITIVITY in state else 0 for state in states]
         rows["step"] = [int(state[STEP]) + 1 for state in states]
         self.fill(StepTable(rows, states, identities, means, spans))
-        update_rows(rows)
+        update_rows(split_row_sparse(rows, operands))
         for operand, state in zip(operands, states, strict=True):
             operand.write_back()
             state[STEP] += 1

@@ -144,6 +144,15 @@ class FineTuningMethod:
         """Return the context in which the network is evaluated."""
         return nullcontext()
 
+    @property
+    def needs_dense_gradients(self) -> bool:
+        """Whether the word embeddings' gradient must be dense; by default if a hook that sees it is overridden.
+
+        Elsewhere the run may keep only the rows of a batch's tokens (:mod:`module.row_sparse`).
+        """
+        seen = ("gradients", "after_backward")
+        return any(getattr(type(self), hook) is not getattr(FineTuningMethod, hook) for hook in seen)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resume needs beyond the network and the optimizer: tensors and plain values."""
         return {}
@@ -206,6 +215,10 @@ class Composition(FineTuningMethod):
         for method in self.methods:
             stack.enter_context(method.evaluation(context))
         return stack  # type: ignore[return-value]
+
+    @property
+    def needs_dense_gradients(self) -> bool:  # noqa: D102
+        return any(method.needs_dense_gradients for method in self.methods)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {method.name: method.state_dict() for method in self.methods}

@@ -8,6 +8,7 @@ import torch
 
 from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef
+from module.dropout import DropoutStream
 from module.method import Composition, MethodContext, OptimizerSettings
 from module.methods import build_method
 from module.param_index import ParamIndex, weight_decay_groups
@@ -27,6 +28,8 @@ class Parts:
     method: Composition
     optimizer: torch.optim.Optimizer
     context: MethodContext
+    dropout: DropoutStream
+    """What dropout on the CPU draws from."""
 
 
 def assemble(
@@ -60,6 +63,8 @@ def assemble(
         pooler_activation=config.pooler_actf,
         generator=torch.Generator().manual_seed(stream_seed(config.seed, "init")),
     ).to(device)
+    dropout = DropoutStream(stream_seed(config.seed, "dropout"))
+    network.draw_dropout_from(dropout)
     try:
         index = ParamIndex(network.named_parameters())
         context = MethodContext(network, index, config.seed, total_steps=total_steps)
@@ -68,10 +73,12 @@ def assemble(
         optimizer = method.make_optimizer(groups, _optimizer_settings(config))
     except ValueError as error:  # a tree whose roles are not known, a method that the optimizer cannot carry
         raise SettingError(f"method {config.method} on {config.encoder}: {error}") from None
+    if getattr(optimizer, "takes_row_sparse", False) and not method.needs_dense_gradients:
+        encoder.use_row_sparse_gradients()
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     context.optimizer = optimizer
-    return Parts(network, method, optimizer, context)
+    return Parts(network, method, optimizer, context, dropout)
 
 
 def _optimizer_settings(config: RunConfig) -> OptimizerSettings:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from data_utils.errors import SettingError
 from data_utils.token_cache import TokenCache
+from module.dropout import DropoutStream
+from module.row_sparse import RowSparseEmbedding, can_be_row_sparse
 from mt_dnn import packed_attention
 from mt_dnn.batch import Batch, PackedTensors, PaddedTensors, collate
 from mt_dnn.encoder_files import read_config, read_model, set_dropouts, weights_stamp
@@ -44,6 +46,7 @@ class Encoder(nn.Module):
         max_tokens: longest example the position table holds; None where the architecture has no table.
         supports_packed: whether the architecture can run packed batches.
         packed: whether it does so in this run.
+        dropout_stream: what dropout inside packed attention draws from on the CPU; None is torch's generator.
     """
 
     def __init__(self, model: nn.Module, packed: bool):
@@ -55,6 +58,7 @@ class Encoder(nn.Module):
         self.pad_id: int = config.pad_token_id if config.pad_token_id is not None else 0
         self.supports_packed = config.model_type in PACKED_FAMILIES
         self.packed = packed
+        self.dropout_stream: DropoutStream | None = None
         self._offset = self.pad_id + 1 if config.model_type in _OFFSET_FAMILIES else 0
         positions = getattr(config, "max_position_embeddings", None)
         self.max_tokens: int | None = positions - self._offset if positions and positions > 0 else None
@@ -63,6 +67,12 @@ class Encoder(nn.Module):
     def batch(self, cache: TokenCache, indices: npt.NDArray[np.int64], device: torch.device) -> Batch:
         """Rows of a token cache in the layout this encoder runs, on a device."""
         return collate(cache, indices, packed=self.packed, pad_id=self.pad_id, device=device)
+
+    def use_row_sparse_gradients(self) -> None:
+        """Keep only the batch's rows in the gradient of the word embeddings, where they are a table on the CPU."""
+        embeddings = self.model.get_input_embeddings()  # type: ignore[operator]
+        if can_be_row_sparse(embeddings):
+            self.model.set_input_embeddings(RowSparseEmbedding(embeddings))  # type: ignore[operator]
 
     def embed(self, batch: Batch) -> Tensor:
         """Word embeddings of a batch, what ``inputs_embeds`` replaces: (n_tokens, E) packed, (B, T, E) padded."""
@@ -103,7 +113,11 @@ class Encoder(nn.Module):
         if not self.packed:
             raise SettingError("attention: this encoder was loaded for padded batches and got a packed one")
         inputs = self._inputs(batch, inputs_embeds)
-        output = self.model(**{name: value[None] for name, value in inputs.items()}, packed=batch)
+        output = self.model(
+            **{name: value[None] for name, value in inputs.items()},
+            packed=batch,
+            dropout_stream=self.dropout_stream,
+        )
         hidden: Tensor = output.last_hidden_state[0]  # (n_tokens, D)
         return hidden
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef
+from module.dropout import DropoutStream, replace_dropout
 from mt_dnn.batch import Batch
 from mt_dnn.encoder import Encoder
 
@@ -81,6 +82,11 @@ class Network(nn.Module):
         pooled = self.pooler(self.encoder.first_token(hidden, batch))  # (B, D)
         logits: Tensor = self.heads[self.task](pooled)  # (B, K)
         return logits.float()
+
+    def draw_dropout_from(self, stream: DropoutStream) -> None:
+        """Let all dropout on the CPU draw its masks from a stream; on other devices nothing changes."""
+        replace_dropout(self, stream)
+        self.encoder.dropout_stream = stream
 
     def _draw(self, generator: torch.Generator) -> None:
         """BERT's initialisation: weights from N(0, initializer_range), biases zero."""

@@ -5,15 +5,14 @@ model's forward. A call without a packed batch is plain scaled dot-product atten
 Legend: B examples, T tokens of the longest, n_tokens real tokens, H heads, d size of a head.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from module.dropout import DropoutStream
 from mt_dnn.batch import PackedTensors
 from mt_dnn.slots import SlotLayout
 
@@ -62,6 +61,7 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     packed: PackedTensors | None = None,
+    dropout_stream: DropoutStream | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention function in transformers' form.
@@ -75,6 +75,7 @@ def packed_attention(
         dropout: of the attention probabilities; 0 when evaluating.
         scaling: of the scores; None is d ** -0.5.
         packed: where each token belongs.
+        dropout_stream: what dropout on the CPU draws from; None is torch's own generator.
 
     Returns:
         ((1, n_tokens, H, d) or (B, T, H, d), None).
@@ -88,26 +89,39 @@ def packed_attention(
     layout = packed.slots
     # Views: (1, H, n_tokens, d) is transformers' own transposition of (1, n_tokens, H, d).
     q, k, v = (_to_slots(x.transpose(1, 2).reshape(n_tokens, heads * d), layout) for x in (query, key, value))
+    # torch's kernels for the CPU are made for inference: training with them takes two to three times as long.
+    by_hand = query.device.type == "cpu" and query.requires_grad and torch.is_grad_enabled()
     outs = []
-    with _kernel_choice(query, dropout):
-        for group in layout.groups:
-            shape = (group.size, group.length, heads, d)
-            q_g, k_g, v_g = (x[group.start : group.end].view(shape).transpose(1, 2) for x in (q, k, v))
-            out = scaled_dot_product_attention(q_g, k_g, v_g, group.key_mask, dropout, scale=scaling)
-            outs.append(out.transpose(1, 2).reshape(-1, heads * d))  # (size * length, H * d)
+    for group in layout.groups:
+        shape = (group.size, group.length, heads, d)
+        q_g, k_g, v_g = (x[group.start : group.end].view(shape).transpose(1, 2) for x in (q, k, v))
+        bias = None if group.key_bias is None else group.key_bias.to(q.dtype)
+        if by_hand:
+            out = _attend(q_g, k_g, v_g, bias, dropout, scaling, dropout_stream)
+        else:
+            out = scaled_dot_product_attention(q_g, k_g, v_g, bias, dropout, scale=scaling)
+        outs.append(out.transpose(1, 2).reshape(-1, heads * d))  # (size * length, H * d)
     slots = outs[0] if len(outs) == 1 else torch.cat(outs)
     return _to_tokens(slots, layout).view(1, n_tokens, heads, d), None
 
 
-def _kernel_choice(query: Tensor, dropout: float) -> AbstractContextManager[object]:
-    """Leaves the kernel to torch, but for one case: in bf16 its fused CPU kernel takes 2-3 times as long to train.
-
-    With dropout torch takes the plain kernel of its own accord.
-    """
-    trains = query.requires_grad and torch.is_grad_enabled()
-    if trains and dropout == 0.0 and query.device.type == "cpu" and query.dtype != torch.float32:
-        return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    stream: DropoutStream | None,
+) -> Tensor:
+    """Softmax attention operation by operation: (B, H, T, d) each, bias (B, 1, 1, T)."""
+    scores = torch.matmul(q * (q.shape[-1] ** -0.5 if scaling is None else scaling), k.transpose(-1, -2))
+    if bias is not None:
+        scores = scores + bias
+    probabilities = torch.softmax(scores, dim=-1)  # (B, H, T, T)
+    if dropout > 0.0:
+        probabilities = stream(probabilities, dropout) if stream else torch.dropout(probabilities, dropout, True)
+    return torch.matmul(probabilities, v)
 
 
 def _to_slots(tokens: Tensor, layout: SlotLayout) -> Tensor:

@@ -26,13 +26,13 @@ class SlotGroup:
         start: its first slot.
         size: its examples.
         length: tokens of the longest of them.
-        key_mask: (size, 1, 1, length) bool, True on real tokens; None when all are equally long.
+        key_bias: (size, 1, 1, length) float32, 0 on real tokens and -inf elsewhere; None when all are equally long.
     """
 
     start: int
     size: int
     length: int
-    key_mask: Tensor | None
+    key_bias: Tensor | None
 
     @property
     def end(self) -> int:
@@ -57,7 +57,7 @@ class SlotLayout:
     @property
     def is_identity(self) -> bool:
         """Whether token i stands in slot i: all examples are equally long."""
-        return len(self.groups) == 1 and self.groups[0].key_mask is None
+        return len(self.groups) == 1 and self.groups[0].key_bias is None
 
 
 def slot_layout(cu_seqlens: npt.NDArray[np.int64], max_groups: int) -> SlotLayout:
@@ -77,8 +77,9 @@ def slot_layout(cu_seqlens: npt.NDArray[np.int64], max_groups: int) -> SlotLayou
         tokens = starts[rows][:, None] + np.where(real, position, 0)
         token_slots[tokens[real]] = start + np.flatnonzero(real)
         slot_tokens.append(tokens.reshape(-1))
-        key_mask = None if real.all() else torch.from_numpy(real)[:, None, None, :]
-        groups.append(SlotGroup(start, len(rows), longest, key_mask))
+        bias = np.where(real, np.float32(0), np.float32(-np.inf))
+        key_bias = None if real.all() else torch.from_numpy(bias)[:, None, None, :]
+        groups.append(SlotGroup(start, len(rows), longest, key_bias))
         start = groups[-1].end
     return SlotLayout(torch.from_numpy(np.concatenate(slot_tokens)), torch.from_numpy(token_slots), tuple(groups))
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_utils.batching import epoch_batches, evaluation_batches, training_subset
 from module.bert_optim import NonFiniteGradient
+from module.clipping import clip_gradients
 from module.seeds import stream_seed
 from mt_dnn import checkpoint
 from mt_dnn.assembly import assemble, pick_device
@@ -76,7 +77,7 @@ class Trainer:
         self._started = self._saved_at = time.monotonic()
         parts = assemble(config, data.task_def, source, self.device, self.total_steps)
         self.network, self.method, self.optimizer = parts.network, parts.method, parts.optimizer
-        self.context = parts.context
+        self.context, self.dropout = parts.context, parts.dropout
         self.scaler = self.precision.grad_scaler()
         torch.manual_seed(stream_seed(config.seed, "dropout"))
 
@@ -136,7 +137,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = None
         if config.global_grad_clipping > 0:
-            norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.global_grad_clipping)
+            norm = clip_gradients(self.network.parameters(), config.global_grad_clipping)
         self.method.after_backward(self.context)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -220,7 +221,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "method": self.method.state_dict(),
                 "scaler": self.scaler.state_dict(),
-                "random": random_states(self.device),
+                "random": random_states(self.device, self.dropout),
                 "metrics_size": self.tracker.flush(),
             },
         )
@@ -243,7 +244,7 @@ class Trainer:
         self.method.load_state_dict(plain["method"])
         self.scaler.load_state_dict(plain["scaler"])
         self.state = TrainState.from_plain(plain["state"], self.device)
-        restore_random_states(plain["random"], self.device)
+        restore_random_states(plain["random"], self.device, self.dropout)
         self.tracker.start(metrics_size=plain["metrics_size"], step=loaded.step)
         log.info("%s goes on at step %d of %d", self.directory.path, loaded.step, self.total_steps)
 

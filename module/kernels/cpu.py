@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, float32, from_dtype, int32, int64, njit, types, uint32, uint64, void
+from numba import carray, float32, from_dtype, int32, int64, njit, types, uint16, uint32, uint64, void
 from numba.extending import intrinsic
 
 from module.kernels.rows import ROW, RULE_MTDNN, RULE_NONE, count_blocks
@@ -36,6 +36,7 @@ _LN2 = np.float32(0.69314718)
 _S0, _S1, _S2, _S3 = (np.float32(c) for c in (6.2831855, -41.341662, 81.592354, -75.393562))
 _C0, _C1, _C2, _C3, _C4 = (np.float32(c) for c in (1.0, -19.739208, 64.939308, -85.442299, 59.202797))
 _HALF, _ONE, _ZERO = np.float32(0.5), np.float32(1.0), np.float32(0.0)
+DROPOUT_BLOCK = 8 * LANES  # 16 bits of each of a generator call's four words per entry
 _ULP24, _TURN16 = np.float32(2.0**-24), np.float32(2.0**-16)
 _MULTIPLIER0, _MULTIPLIER1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _KEY_STEP0, _KEY_STEP1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -180,7 +181,7 @@ def partial_sums(rows, first, last, sums):
             i += 1
         start = (block - rows[i].first_block) * BLOCK
         n = min(BLOCK, rows[i].size - start)
-        gradient = carray(_floats_at(rows[i].gradient + 4 * start), (n,))
+        gradient = carray(_floats_at(rows[i].gradient + rows[i].gradient_stride * start), (n,))
         if rows[i].track == 1:
             theta = carray(_floats_at(rows[i].theta + 4 * start), (n,))
             for j in range(n):
@@ -201,7 +202,7 @@ def partial_sums(rows, first, last, sums):
 @_inlined
 def _update_sensitivity(row, start, n, factor):
     theta = carray(_floats_at(row.theta + 4 * start), (n,))
-    gradient = carray(_floats_at(row.gradient + 4 * start), (n,))
+    gradient = carray(_floats_at(row.gradient + row.gradient_stride * start), (n,))
     sensitivity = carray(_floats_at(row.sensitivity + 4 * start), (n,))
     beta, one_minus_beta, eps = row.beta, row.one_minus_beta, row.sensitivity_eps
     for j in range(n):
@@ -214,7 +215,7 @@ def _update_sensitivity(row, start, n, factor):
 @_inlined
 def _update_parameters(row, start, n, factor, direction):
     theta = carray(_floats_at(row.theta + 4 * start), (n,))
-    gradient = carray(_floats_at(row.gradient + 4 * start), (n,))
+    gradient = carray(_floats_at(row.gradient + row.gradient_stride * start), (n,))
     momentum = carray(_floats_at(row.momentum + 4 * start), (n,))
     norm = carray(_floats_at(row.infinity_norm + 4 * start), (n,))
     beta1, one_minus_beta1, beta2 = row.beta1, row.one_minus_beta1, row.beta2
@@ -281,6 +282,34 @@ def update_blocks(rows, first, last):
             normals_block(w0, w1, lanes, 0, z, mask)
             normals_block(w2, w3, lanes, 2 * LANES, z, mask)
             _subtract_noise(row, start, n, z, mask)
+
+
+@_inlined
+def _keep(words, threshold, kept, out, start):
+    for lane in range(LANES):
+        out[start + lane] = kept if (words[lane] & uint32(0xFFFF)) < threshold else uint32(0)
+    for lane in range(LANES):
+        out[start + LANES + lane] = kept if (words[lane] >> uint32(16)) < threshold else uint32(0)
+
+
+def _dropout_signature(element):
+    return void(uint64, int64, int64, uint32, uint32, uint32, uint32, types.Array(element, 1, "C"))
+
+
+@_compiled([_dropout_signature(uint32), _dropout_signature(uint16)])
+def dropout_blocks(place, first, last, key_low, key_high, threshold, kept, out):
+    """Write the bits ``kept`` where 16 random bits are below ``threshold``, else 0: see :mod:`module.dropout`."""
+    w0, w1 = np.empty(LANES, np.uint32), np.empty(LANES, np.uint32)
+    w2, w3 = np.empty(LANES, np.uint32), np.empty(LANES, np.uint32)
+    for block in range(first, last):
+        here = place + uint64(block)
+        low, high = uint32(here & uint64(0xFFFFFF)), uint32(here >> uint64(24))
+        philox_block(low, high, uint32(0), uint32(0), key_low, key_high, LANES, w0, w1, w2, w3)
+        start = block * DROPOUT_BLOCK
+        _keep(w0, threshold, kept, out, start)
+        _keep(w1, threshold, kept, out, start + 2 * LANES)
+        _keep(w2, threshold, kept, out, start + 4 * LANES)
+        _keep(w3, threshold, kept, out, start + 6 * LANES)
 
 
 def sum_rows(rows: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ ROW = np.dtype(
         ("momentum", np.int64),  # m
         ("infinity_norm", np.int64),  # u
         ("sensitivity", np.int64),  # EMA of |theta g|, the paper's sensitivity indicator
+        ("gradient_stride", np.int64),  # bytes from one entry's gradient to the next: 4, or 0 where one block is all
         ("size", np.int64),
         ("first_block", np.int64),  # number of blocks in the rows before this one
         ("step", np.uint32),  # updates of this tensor, counting this one
@@ -53,9 +54,15 @@ def new_table(sizes: list[int]) -> np.ndarray:
     """Make an empty table for tensors of these sizes, with the blocks numbered."""
     rows = np.zeros(len(sizes), ROW)
     rows["size"] = sizes
+    rows["gradient_stride"] = 4
+    number_blocks(rows)
+    return rows
+
+
+def number_blocks(rows: np.ndarray) -> None:
+    """Number the blocks of a table through, row after row."""
     blocks = -(-rows["size"] // BLOCK)
     rows["first_block"] = np.cumsum(blocks) - blocks
-    return rows
 
 
 def count_blocks(rows: np.ndarray) -> int:

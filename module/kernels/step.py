@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from module.kernels.cpu import sum_rows
-from module.kernels.rows import new_table
-from module.noise import MASK_LEVELS, MAX_ENTRIES, WORD, mask_threshold, tensor_mask_bits
+from module.kernels.rows import new_table, number_blocks
+from module.noise import BLOCK, MASK_LEVELS, MAX_ENTRIES, WORD, mask_threshold, tensor_mask_bits
 from module.pats_rule import PATSRule
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_ZEROS = np.zeros(BLOCK, np.float32)  # the gradient of untouched rows
 
 
 class NonFiniteGradient(RuntimeError):
@@ -25,18 +26,29 @@ class NonFiniteGradient(RuntimeError):
 
 
 class Operand:
-    """A parameter and its gradient as contiguous float32 tensors; copies where they are not that already."""
+    """A parameter and its gradient as contiguous float32 tensors; copies where they are not that already.
 
-    __slots__ = ("gradient", "name", "parameter", "theta")
+    Attributes:
+        touched: (R,) sorted rows that ``gradient`` (R, ...) holds, where it is row-sparse; None where it is dense.
+    """
+
+    __slots__ = ("gradient", "name", "parameter", "theta", "touched")
 
     def __init__(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
         assert gradient is not None
         check_parameter(name, parameter)
+        self.touched: Tensor | None = None
         if gradient.layout != torch.strided:
-            raise RuntimeError(
-                f"The gradient of {name!r} is sparse: dense gradients are needed (Embedding(sparse=False))"
-            )
+            if gradient.layout != torch.sparse_coo or gradient.sparse_dim() != 1:
+                raise RuntimeError(
+                    f"The gradient of {name!r} is sparse in a way that is not supported: sparse rows are needed"
+                )
+            if gradient._nnz() == 0:
+                gradient = gradient.to_dense()
+            else:
+                gradient = gradient.coalesce()
+                self.touched, gradient = gradient.indices()[0], gradient.values()
         self.name = name
         self.parameter = parameter
         self.theta = float32_copy(parameter.detach())
@@ -97,7 +109,13 @@ def first_pass(operands: Sequence[Operand], track: Sequence[bool]) -> tuple[np.n
     Raises:
         NonFiniteGradient: If any gradient is not finite.
     """
-    rows = new_table([operand.theta.numel() for operand in operands])
+    for operand, tracked in zip(operands, track, strict=True):
+        if tracked and operand.touched is not None:
+            raise RuntimeError(
+                f"The gradient of {operand.name!r} is sparse: tensors with a sensitivity need dense gradients "
+                "(Embedding(sparse=False))"
+            )
+    rows = new_table([operand.gradient.numel() for operand in operands])
     rows["theta"] = [operand.theta.data_ptr() for operand in operands]
     rows["gradient"] = [operand.gradient.data_ptr() for operand in operands]
     rows["track"] = track
@@ -106,6 +124,41 @@ def first_pass(operands: Sequence[Operand], track: Sequence[bool]) -> tuple[np.n
     if not finite.all():
         raise NonFiniteGradient(operands[int(np.argmin(finite))].name)
     return rows, sums / np.maximum(rows["size"], 1)
+
+
+def split_row_sparse(rows: np.ndarray, operands: Sequence[Operand]) -> np.ndarray:
+    """Replace each row of a tensor with a row-sparse gradient by rows of its touched and its untouched parts.
+
+    Untouched parts move by momentum and decay: their gradient is a block of zeros. Entries are updated one by one, so
+    the result is that of the dense gradient.
+
+    Args:
+        rows: The table, ready for :func:`module.kernels.cpu.update_rows`.
+        operands: Its tensors.
+    """
+    if all(operand.touched is None for operand in operands):
+        return rows
+    parts = [rows[i : i + 1] if o.touched is None else _parts(rows[i], o) for i, o in enumerate(operands)]
+    table = np.concatenate(parts)
+    number_blocks(table)
+    return table
+
+
+def _parts(row: np.ndarray, operand: Operand) -> np.ndarray:
+    assert operand.touched is not None
+    width = operand.theta[0].numel()
+    touched = operand.touched.numpy() * width  # (R,) first entries
+    after = np.concatenate([[0], touched + width])  # (R + 1,) where the gaps between them start
+    gaps = np.concatenate([touched, [operand.theta.numel()]]) - after
+    starts = np.concatenate([touched, after[gaps > 0]])
+    parts = np.repeat(row, len(starts))
+    for column in ("theta", "momentum", "infinity_norm"):
+        parts[column] += 4 * starts
+    n = len(touched)
+    parts["size"][:n], parts["size"][n:] = width, gaps[gaps > 0]
+    parts["gradient"][:n] = operand.gradient.data_ptr() + 4 * width * np.arange(n)
+    parts["gradient"][n:], parts["gradient_stride"][n:] = _ZEROS.ctypes.data, 0
+    return parts[np.argsort(starts)]
 
 
 def fill_noise(rows: np.ndarray, rule: PATSRule, lr: float, means: np.ndarray, seed: int) -> None:

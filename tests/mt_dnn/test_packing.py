@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from data_utils.batching import pack, pad
 from data_utils.errors import SettingError
+from module.dropout import DropoutStream
 from mt_dnn.batch import packed_tensors, padded_tensors
 from mt_dnn.encoder import PACKED_FAMILIES, Encoder
-from mt_dnn.packed_attention import PACKED, register
+from mt_dnn.packed_attention import PACKED, packed_attention, register
+from mt_dnn.slots import length_groups
 
 VOCABULARY, PAD = 50, 1
 SMALL = {
@@ -153,6 +155,30 @@ def test_dropout_works_inside_packed_attention():
     assert not torch.equal(first, encoder(batch))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("lengths", [[4, 4, 4], [9, 2, 5]])
+def test_trained_attention_equals_the_textbook(lengths, dropout):
+    """softmax(q k' / sqrt(d)) times dropout's factors, times v, in float64, example by example of each rectangle."""
+    batch, _ = both(lengths)
+    heads, d, n = 3, 8, sum(lengths)
+    torch.manual_seed(1)
+    q, k, v = torch.randn(3, 1, heads, n, d).requires_grad_()
+    stream, replay = DropoutStream(6), DropoutStream(6)
+    got, _ = packed_attention(torch.nn.Module(), q, k, v, None, dropout, packed=batch, dropout_stream=stream)
+    expected = torch.zeros(n, heads, d, dtype=torch.float64)
+    starts = np.cumsum([0, *lengths])
+    for rows in length_groups(np.array(lengths), 4):
+        longest = max(lengths[i] for i in rows)
+        like = torch.zeros(len(rows), heads, longest, longest)
+        factors = replay.factors(like, dropout).double() if dropout else like.double() + 1
+        for place, i in enumerate(rows):
+            part, t = slice(starts[i], starts[i + 1]), lengths[i]
+            scores = q[0, :, part].double() @ k[0, :, part].double().mT / d**0.5  # (H, t, t)
+            weights = scores.softmax(-1) * factors[place, :, :t, :t]
+            expected[part] = (weights @ v[0, :, part].double()).transpose(0, 1)
+    torch.testing.assert_close(got[0].double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_backward_is_deterministic():
     batch, _ = both([9, 4, 13])
     gradients = []
@@ -165,7 +191,6 @@ def test_backward_is_deterministic():
 
 @pytest.mark.parametrize("lengths", [[5, 9, 1, 3], [37, 3, 20, 4, 35, 2, 19, 5]])
 def test_bf16_training_stays_near_fp32(lengths):
-    """Without dropout the CPU's bf16 runs another attention kernel than fp32."""
     batch, _ = both(lengths)
     gradients = {}
     for enabled in (True, False):

@@ -51,7 +51,7 @@ def test_tokens_and_slots_are_inverse(lengths, max_groups):
     for group in layout.groups:
         shape = (group.size, group.length)
         slots = real[group.start : group.end].view(shape)
-        slots[:] = True if group.key_mask is None else group.key_mask[:, 0, 0]
+        slots[:] = True if group.key_bias is None else group.key_bias[:, 0, 0] == 0
         example = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
         rows = example[layout.slot_tokens[group.start : group.end]].view(shape)
         assert (rows == rows[:, :1]).all()  # one example to a row, its padding included
