@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from data_utils.errors import SettingError
+from mt_dnn.allocator import keep_memory_between_steps
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import Datasets, open_datasets
 from mt_dnn.encoder import EncoderSource, resolve_encoder
@@ -42,6 +43,7 @@ def run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None
     finished = directory.read_result()
     if finished is not None and finished.done:
         return finished
+    keep_memory_between_steps()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     # Data and encoder are opened before the folder is made: a wrong path leaves nothing behind.

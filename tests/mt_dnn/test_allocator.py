@@ -1,0 +1,67 @@
+"""Memory settings: freed blocks come back without the kernel's help, and shapes seen once are forgotten."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FAULTS = """
+import resource, torch
+from mt_dnn.allocator import keep_memory_between_steps
+if {kept}: keep_memory_between_steps()
+def step(): [torch.ones(1 << 19) for _ in range(10)]  # 2 MiB each, all alive at once
+step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20): step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+GROWTH = """
+import torch
+from mt_dnn.allocator import keep_memory_between_steps
+if {kept}: keep_memory_between_steps()
+def resident(): return int(open("/proc/self/statm").read().split()[1])  # pages
+torch.set_num_threads(1)
+weight = torch.zeros(512, 512, dtype=torch.bfloat16)
+def multiply(shapes):
+    for n in shapes: torch.zeros(n, 512, dtype=torch.bfloat16) @ weight
+multiply(range(1000, 1010))
+before = resident()
+multiply(range(300, 900))
+print(resident() - before)
+"""
+
+
+def measure(program, kept, **environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and not k.endswith("CACHE_CAPACITY")}
+    command = [sys.executable, "-c", program.format(kept=kept)]
+    done = subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=True)
+    assert not done.stderr
+    return int(done.stdout)
+
+
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+
+
+@needs_glibc
+def test_freed_memory_is_kept():
+    assert measure(FAULTS, kept=True) < measure(FAULTS, kept=False) / 10
+
+
+@needs_glibc
+def test_settings_of_the_user_win():
+    user = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    assert measure(FAULTS, kept=True, **user) > 10 * measure(FAULTS, kept=True)
+
+
+@needs_glibc
+def test_shapes_that_do_not_come_back_are_forgotten():
+    kept, forgotten = measure(GROWTH, kept=False), measure(GROWTH, kept=True)
+    if kept < 20_000:
+        pytest.skip("bf16 products of this processor leave nothing behind")
+    assert forgotten < kept / 2
