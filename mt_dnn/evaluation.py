@@ -14,6 +14,7 @@ from data_utils.token_cache import TokenCache
 from mt_dnn.loss import task_loss
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision
+from mt_dnn.prefetch import prefetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,9 @@ def _forward(
     """(N, K) logits in the order of the batches; the host waits for the device once, at the end."""
     collected = []
     with torch.inference_mode(), precision.autocast():
-        for done, indices in enumerate(batches, start=1):
-            collected.append(network(network.encoder.batch(cache, indices, device)))
+        ready = prefetch(batches, lambda indices: network.encoder.batch(cache, indices, device))
+        for done, batch in enumerate(ready, start=1):
+            collected.append(network(batch))
             if on_batch is not None:
                 on_batch(done, len(batches))
         return torch.cat(collected).cpu().numpy()

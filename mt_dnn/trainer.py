@@ -28,6 +28,7 @@ from mt_dnn.evaluation import evaluate
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.loss import task_loss
 from mt_dnn.precision import resolve_precision
+from mt_dnn.prefetch import prefetch
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
 from mt_dnn.schedule import learning_rate_multiplier
 from mt_dnn.tracking import Tracker
@@ -110,8 +111,8 @@ class Trainer:
         lengths = self.data.train.lengths[self.rows]
         for epoch in range(state.step // self.steps_per_epoch, config.epochs):
             windows = epoch_batches(len(self.rows), config.window, config.seed, epoch, config.sampler, lengths=lengths)
-            for window in windows[state.step % self.steps_per_epoch :]:
-                norm = self._step(self.rows[window])
+            for batches in prefetch(windows[state.step % self.steps_per_epoch :], self._batches):
+                norm = self._step(batches)
                 end_of_epoch = state.step % self.steps_per_epoch == 0
                 if end_of_epoch or state.step % config.log_per_updates == 0:
                     self._log(epoch + 1, norm)
@@ -122,18 +123,24 @@ class Trainer:
                     self.on_progress(Progress(state.step, self.total_steps, epoch + 1, best))
                 yield
 
-    def _step(self, window: npt.NDArray[np.int64]) -> Tensor | None:
-        """One optimizer step on the examples in ``window``; returns the gradient norm before clipping."""
+    def _batches(self, window: npt.NDArray[np.int64]) -> list[Batch]:
+        """The micro-batches of one optimizer step, on the device; ``window`` holds places in the training subset."""
+        rows = self.rows[window]
+        parts = np.split(rows, range(self.config.batch_size, len(rows), self.config.batch_size))
+        return [self.network.encoder.batch(self.data.train, part, self.device) for part in parts]
+
+    def _step(self, batches: list[Batch]) -> Tensor | None:
+        """One optimizer step on micro-batches; returns the gradient norm before clipping."""
         config, state = self.config, self.state
+        examples = sum(batch.size for batch in batches)
         multiplier = learning_rate_multiplier(state.step, self.total_steps, config.warmup, config.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiplier
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         self.context.step = state.step
-        for rows in np.split(window, range(config.batch_size, len(window), config.batch_size)):
-            batch = self.network.encoder.batch(self.data.train, rows, self.device)
-            self.method.gradients(batch, lambda batch: self._loss(batch, len(window)))
+        for batch in batches:
+            self.method.gradients(batch, lambda batch: self._loss(batch, examples))
         self.scaler.unscale_(self.optimizer)
         norm = None
         if config.global_grad_clipping > 0:
@@ -142,7 +149,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.method.after_step(self.context)
-        state.loss_examples += len(window)
+        state.loss_examples += examples
         state.step += 1
         return norm
 
