@@ -15,7 +15,7 @@ from torch import Tensor
 # What a rectangle costs besides its scores, in scores of one head, from timings on a CPU: each slot is copied in and
 # out (as much as 16 keys more), and each rectangle needs its own calls.
 _SLOT_COST = 16
-_GROUP_COST = 400
+_GROUP_COST = 6000
 
 
 @dataclass(frozen=True, slots=True)
