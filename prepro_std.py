@@ -70,7 +70,8 @@ def prepare(args: argparse.Namespace) -> None:
     for dataset, task_def in datasets:
         folder = cache_dir_for(args.cache_dir or args.root_dir / "cache", name, args.max_seq_len, dataset)
         tsv = args.root_dir / f"{dataset}.tsv"
-        print(describe(ensure_cache(tsv, task_def, tokenizer, folder, args.max_seq_len)), flush=True)
+        cache = ensure_cache(tsv, task_def, tokenizer, folder, args.max_seq_len, read_all=True)
+        print(describe(cache), flush=True)
 
 
 def find_datasets(root: Path, task_defs: dict[str, TaskDef], tasks: str | None) -> list[tuple[str, TaskDef]]:

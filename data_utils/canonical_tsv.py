@@ -5,8 +5,9 @@ LF line ends. A quote is a quote and "NA" is a sentence. Rows end at LF (one CR 
 U+2028, U+0085 and their like are ordinary characters, which rules out str.splitlines and text-mode reading.
 """
 
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,24 +61,41 @@ def iterate_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def read_canonical(path: str | Path, task_def: TaskDef) -> Rows:
-    """Read a canonical file.
+    """Read a canonical file as one piece; see `iterate_canonical`."""
+    return next(iterate_canonical(path, task_def, size=None))
+
+
+def iterate_canonical(path: str | Path, task_def: TaskDef, size: int | None) -> Iterator[Rows]:
+    """Read a canonical file piece by piece: memory holds one piece, whatever the file's size.
 
     Args:
         path: ``<task>_<split>.tsv``.
         task_def: says which columns there are and what a label is.
+        size: rows of a piece, >= 1; None for all in one piece.
 
-    Returns:
-        The rows in file order.
+    Yields:
+        The rows in file order, at least one piece, none of them empty.
 
     Raises:
         SettingError: no row at all, or a malformed one; names file, line and reason.
         OSError: the file cannot be read.
     """
+    lines = iterate_lines(path)
+    rows = _read_rows(path, itertools.islice(lines, size), task_def)
+    if rows is None:
+        raise SettingError(f"{path}: holds no rows")
+    while rows is not None:
+        yield rows
+        rows = _read_rows(path, itertools.islice(lines, size), task_def)
+
+
+def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: TaskDef) -> Rows | None:
+    """Return the rows in these lines, or None for no line."""
     pair = task_def.data_format is DataFormat.PremiseAndOneHypothesis
     columns = ("uid", "label", "premise", "hypothesis") if pair else ("uid", "label", "premise")
     rows: list[list[str]] = []
     values: list[float] = []
-    for number, line in iterate_lines(path):
+    for number, line in lines:
         row = line.split("\t")
         if len(row) != len(columns):
             raise SettingError(
@@ -91,7 +109,7 @@ def read_canonical(path: str | Path, task_def: TaskDef) -> Rows:
             raise SettingError(f"{path}: line {number}: {error}") from None
         rows.append(row)
     if not rows:
-        raise SettingError(f"{path}: holds no rows")
+        return None
     uids, _, premise, *hypothesis = (list(column) for column in zip(*rows, strict=True))
     dtype = np.float32 if task_def.task_type is TaskType.Regression else np.int64
     return Rows(uids, np.array(values, dtype=dtype), premise, hypothesis[0] if pair else None)

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from sklearn import metrics as sklearn_metrics
 
 from data_utils.task_def import Metric, TaskDef, TaskType
 
@@ -58,15 +56,20 @@ def compute_metrics(task_def: TaskDef, logits: NDArray[np.floating[Any]], labels
 
 
 def _score(metric: Metric, predicted: NDArray[Any], labels: NDArray[Any]) -> float:
-    match metric:
-        case Metric.ACC:
-            return float(sklearn_metrics.accuracy_score(labels, predicted))
-        case Metric.F1:
-            return float(sklearn_metrics.f1_score(labels, predicted))
-        case Metric.MCC:
-            return float(sklearn_metrics.matthews_corrcoef(labels, predicted))
+    # Imported here: the two libraries take about a second, and a command line or a first step needs neither.
+    if metric in (Metric.ACC, Metric.F1, Metric.MCC):
+        from sklearn import metrics
+
+        score = {
+            Metric.ACC: metrics.accuracy_score,
+            Metric.F1: metrics.f1_score,
+            Metric.MCC: metrics.matthews_corrcoef,
+        }[metric]
+        return float(score(labels, predicted))
     if len(labels) < 2:
         return float("nan")  # SciPy raises here; a correlation of one point is undefined
+    from scipy import stats
+
     correlation = stats.pearsonr if metric is Metric.Pearson else stats.spearmanr
     # float64: float32 logits that differ in the last bits only would otherwise lose the correlation to rounding.
     return float(correlation(predicted.astype(np.float64), labels.astype(np.float64)).statistic)

@@ -12,20 +12,22 @@ A cache is a folder ``<root>/<tokenizer>/<max_seq_len>/<dataset>/`` that holds
 It is written to a temporary folder and renamed, under a lock, so that it is there whole or not at all; whatever a
 killed build leaves behind bears a temporary name, and the next build of that data set removes it.
 
+It is built in one pass over the TSV, piece by piece: memory does not grow with the data set.
+
 Damage: `open_cache` checks sizes, array headers and the manifest's own checksum and takes milliseconds whatever the
 size, but cannot see a flipped bit inside an array. `verify_cache` hashes every byte, at the speed of reading them.
-`ensure_cache` runs it on every cache it finds (all of GLUE is some 150 MB), so a run that starts through it never
-trains on damaged tokens: the damaged file is named in a warning and the cache is made anew.
+`ensure_cache` runs it on a cache it has not seen before or whose files were touched since (``verified.json``, see
+`data_utils.stamp`), so a run that starts through it does not train on damaged tokens: the damaged file is named in a
+warning and the cache is made anew. ``prepro_std.py`` reads every byte of every cache, whatever was seen before.
 """
 
 import contextlib
 import fcntl
 import hashlib
-import io
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +37,12 @@ import tokenizers
 from numpy.typing import NDArray
 
 from data_utils.atomic import replace_dir, temporary_sibling, write_bytes_atomic
-from data_utils.canonical_tsv import read_canonical
+from data_utils.cache_arrays import ARRAYS, write_arrays
 from data_utils.errors import SettingError
 from data_utils.names import check_name
+from data_utils.stamp import is_stamped, look, write_stamp
 from data_utils.task_def import TaskDef
-from data_utils.tokenizer import TokenizerHandle, encode, load_tokenizer
+from data_utils.tokenizer import TokenizerHandle, load_tokenizer
 
 __all__ = [
     "TokenCache",
@@ -53,8 +56,8 @@ __all__ = [
 
 FORMAT_VERSION = 1
 _FORMAT = "pats token cache"
-_ARRAYS = ("tokens", "offsets", "segment", "labels", "uids")
 _MANIFEST = "manifest.json"
+_STAMP = "verified.json"
 _log = logging.getLogger(__name__)
 
 
@@ -81,7 +84,7 @@ class TokenCache:
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of the content of all arrays: equal for equal data, wherever and whenever it was built."""
-        content = [self.manifest["files"][name]["sha256"] for name in _ARRAYS]
+        content = [self.manifest["files"][name]["sha256"] for name in ARRAYS]
         return hashlib.sha256("".join(content).encode()).hexdigest()
 
 
@@ -104,7 +107,7 @@ def open_cache(path: str | Path) -> TokenCache:
     """
     path = Path(path)
     manifest = _read_manifest(path)
-    arrays = {name: _open_array(path / f"{name}.npy", manifest["files"][name]) for name in _ARRAYS}
+    arrays = {name: _open_array(path / f"{name}.npy", manifest["files"][name]) for name in ARRAYS}
     n, n_tokens = manifest["n"], manifest["n_tokens"]
     expected = {"tokens": n_tokens, "offsets": n + 1, "segment": n, "labels": n, "uids": n}
     for name, length in expected.items():
@@ -123,20 +126,25 @@ def verify_cache(path: str | Path) -> None:
     """
     path = Path(path)
     manifest = open_cache(path).manifest
-    for name in _ARRAYS:
-        with (path / f"{name}.npy").open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != manifest["files"][name]["sha256"]:
+    for name in ARRAYS:
+        if _hash(path / f"{name}.npy") != manifest["files"][name]["sha256"]:
             raise _damaged(path / f"{name}.npy", "its SHA-256 is not the manifest's")
 
 
 def ensure_cache(
-    tsv: str | Path, task_def: TaskDef, tokenizer: TokenizerHandle, cache_dir: str | Path, max_seq_len: int
+    tsv: str | Path,
+    task_def: TaskDef,
+    tokenizer: TokenizerHandle,
+    cache_dir: str | Path,
+    max_seq_len: int,
+    *,
+    read_all: bool = False,
 ) -> TokenCache:
     """Open a data set's cache; build it where there is none, or where it is stale or damaged.
 
     Stale means made of another TSV (SHA-256), tokenizer, task definition, ``max_seq_len`` or format version. What is
-    there is verified in full. Any number of processes may call this for one cache: one builds, the others wait.
+    there is verified in full, unless it and the TSV have not been touched since the last time. Any number of processes
+    may call this for one cache: one builds, the others wait.
 
     Args:
         tsv: canonical file.
@@ -144,15 +152,23 @@ def ensure_cache(
         tokenizer: from `load_tokenizer`.
         cache_dir: the cache's own folder (`cache_dir_for`); parents are made.
         max_seq_len: most tokens of an example, special tokens included.
+        read_all: verify every byte even of files that were not touched.
 
     Raises:
         SettingError: a malformed row in the TSV, or ``max_seq_len`` out of range.
         OSError: the TSV cannot be read or the cache not be written.
     """
     tsv, cache_dir = Path(tsv), Path(cache_dir)
-    key = _key(tsv, task_def, tokenizer, max_seq_len)
+    cache = None if read_all else _open_if_stamped(cache_dir, tsv)
+    if cache is not None:
+        key = _key(cache.manifest["tsv_sha256"], task_def, tokenizer, max_seq_len)
+        if not _changed(cache, key):
+            return cache
+    checked = look(_stamped_files(cache_dir, tsv))
+    key = _key(_hash(tsv), task_def, tokenizer, max_seq_len)
     cache = _open_if_fresh(cache_dir, key)
     if cache is not None:
+        write_stamp(cache_dir / _STAMP, checked)
         return cache
     cache_dir.parent.mkdir(parents=True, exist_ok=True)
     with _build_lock(cache_dir):
@@ -163,18 +179,33 @@ def ensure_cache(
     return cache
 
 
-def _key(tsv: Path, task_def: TaskDef, tokenizer: TokenizerHandle, max_seq_len: int) -> dict[str, Any]:
+def _key(tsv_sha256: str, task_def: TaskDef, tokenizer: TokenizerHandle, max_seq_len: int) -> dict[str, Any]:
     """Return everything a cache's content depends on, as it stands in the manifest."""
-    with tsv.open("rb") as file:
-        tsv_hash = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "format": _FORMAT,
         "format_version": FORMAT_VERSION,
-        "tsv_sha256": tsv_hash,
+        "tsv_sha256": tsv_sha256,
         "task_def_hash": task_def.fingerprint,
         "tokenizer_hash": tokenizer.hash,
         "max_seq_len": max_seq_len,
     }
+
+
+def _changed(cache: TokenCache, key: dict[str, Any]) -> list[str]:
+    """Return what a cache was made with that is not as ``key`` says."""
+    return [name for name in key if cache.manifest.get(name) != key[name]]
+
+
+def _open_if_stamped(path: Path, tsv: Path) -> TokenCache | None:
+    """Open a cache that was verified, as made of this TSV, and was not touched since; None otherwise."""
+    if is_stamped(path / _STAMP, _stamped_files(path, tsv)):
+        with contextlib.suppress(SettingError):
+            return open_cache(path)
+    return None
+
+
+def _stamped_files(path: Path, tsv: Path) -> Sequence[Path]:
+    return [tsv, path / _MANIFEST, *(path / f"{name}.npy" for name in ARRAYS)]
 
 
 def _open_if_fresh(path: Path, key: dict[str, Any], report: bool = False) -> TokenCache | None:
@@ -183,7 +214,7 @@ def _open_if_fresh(path: Path, key: dict[str, Any], report: bool = False) -> Tok
         return None
     try:
         cache = open_cache(path)
-        changed = [name for name in key if cache.manifest.get(name) != key[name]]
+        changed = _changed(cache, key)
         if not changed:
             verify_cache(path)
             return cache
@@ -196,27 +227,16 @@ def _open_if_fresh(path: Path, key: dict[str, Any], report: bool = False) -> Tok
 
 
 def _build(cache_dir: Path, tsv: Path, task_def: TaskDef, tokenizer: TokenizerHandle, key: dict[str, Any]) -> None:
-    rows = read_canonical(tsv, task_def)
-    encoded = encode(tokenizer, rows.premise, rows.hypothesis, key["max_seq_len"])
-    arrays = {
-        "tokens": encoded.tokens,
-        "offsets": encoded.offsets,
-        "segment": encoded.segment,
-        "labels": rows.labels,
-        "uids": np.array([uid.encode("utf-8") for uid in rows.uids]),
-    }
     temporary = temporary_sibling(cache_dir)
     temporary.mkdir()
     try:
-        files = {name: _write_array(temporary / f"{name}.npy", array) for name, array in arrays.items()}
+        counts, files = write_arrays(temporary, tsv, task_def, tokenizer, key["max_seq_len"])
         manifest = {
             **key,
             "dataset": cache_dir.name,
             "task": task_def.name,
             "tokenizer": tokenizer.name,
-            "n": len(rows),
-            "n_tokens": len(encoded.tokens),
-            "truncated": encoded.truncated,
+            **counts,
             "versions": {"tokenizers": tokenizers.__version__, "numpy": np.__version__},
             "files": files,
         }
@@ -237,16 +257,9 @@ def _build_lock(cache_dir: Path) -> Iterator[None]:
         yield
 
 
-def _write_array(path: Path, array: NDArray[Any]) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    data = buffer.getvalue()
-    write_bytes_atomic(path, data)
-    return {
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "dtype": array.dtype.str,
-    }
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open_array(path: Path, entry: dict[str, Any]) -> NDArray[Any]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from data_utils.errors import SettingError
 from data_utils.names import slug
 
 MAX_MAX_SEQ_LEN = 65_535
 """Where segment 2 starts is stored as uint16."""
-_BATCH = 4096  # texts per call: bounds memory (MNLI as Python lists would take gigabytes), long enough for the threads
+Texts = tuple[Sequence[str], Sequence[str] | None]
+"""(N,) first or only sentences, and (N,) second ones or None."""
 _PAD_NAMES = ("[PAD]", "<pad>")
 
 
@@ -25,7 +27,7 @@ _PAD_NAMES = ("[PAD]", "<pad>")
 class TokenizerHandle:
     """A `tokenizers.Tokenizer` and what the project needs to know of it. Made by `load_tokenizer` or `wrap_tokenizer`.
 
-    `encode` sets the tokenizer's truncation, so one handle is used by one thread at a time.
+    `encode_batches` sets the tokenizer's truncation, so one handle is used by one thread at a time.
     """
 
     tokenizer: Tokenizer
@@ -120,64 +122,78 @@ def wrap_tokenizer(tokenizer: Tokenizer, name: str, pad_token: str | None = None
     )
 
 
-def encode(
-    handle: TokenizerHandle, premise: Sequence[str], hypothesis: Sequence[str] | None, max_seq_len: int
-) -> Encoded:
-    """Tokenise sentences or sentence pairs, special tokens included.
+def encode_batches(
+    handle: TokenizerHandle, batches: Iterable[Texts], *, pair: bool, max_seq_len: int
+) -> Iterator[Encoded]:
+    """Tokenise batches of sentences or sentence pairs, special tokens included.
 
     What is too long loses tokens from the end of its longer sentence until it fits ("longest first"); it is counted
-    and never dropped.
+    and never dropped. The next batch is tokenised, by the tokenizer's own threads, while the caller works on this one.
 
     Args:
         handle: the tokenizer.
-        premise: (N,) first or only sentences; may be empty strings.
-        hypothesis: (N,) second sentences, or None.
+        batches: first or only sentences, which may be empty strings, and second sentences or None.
+        pair: whether the batches hold second sentences.
         max_seq_len: most tokens of an example, special tokens included; at most 65535.
+
+    Yields:
+        One `Encoded` per batch, in order.
 
     Raises:
         SettingError: ``max_seq_len`` out of range, or token types that are not 0...01...1.
     """
-    specials = handle.tokenizer.num_special_tokens_to_add(hypothesis is not None)
-    least = specials + (1 if hypothesis is None else 2)
+    specials = handle.tokenizer.num_special_tokens_to_add(pair)
+    least = specials + (2 if pair else 1)
     if not least <= max_seq_len <= MAX_MAX_SEQ_LEN:
         raise SettingError(f"max_seq_len is {max_seq_len}; with this tokenizer it is in [{least}, {MAX_MAX_SEQ_LEN}]")
-    handle.tokenizer.enable_truncation(max_seq_len, strategy="longest_first")
     dtype = np.uint16 if handle.vocab_size <= 2**16 else np.uint32
-    tokens: list[NDArray[Any]] = []
-    lengths: list[NDArray[np.int64]] = []
-    segments: list[NDArray[np.int64]] = []
-    truncated = 0
-    for start in range(0, len(premise), _BATCH):
-        texts: Sequence[Any] = premise[start : start + _BATCH]
-        if hypothesis is not None:
-            texts = list(zip(texts, hypothesis[start : start + _BATCH], strict=True))
-        encodings = handle.tokenizer.encode_batch_fast(texts)
-        length = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-        count = int(length.sum())
-        tokens.append(np.fromiter(chain.from_iterable(e.ids for e in encodings), dtype, count))
-        lengths.append(length)
-        if hypothesis is None:
-            segments.append(np.zeros_like(length))
-        else:
-            types = np.fromiter(chain.from_iterable(e.type_ids for e in encodings), np.int64, count)
-            segments.append(_segment_starts(types, length))
-        truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-    handle.tokenizer.no_truncation()
-    offsets = np.zeros(len(premise) + 1, dtype=np.int64)
-    if lengths:
-        np.cumsum(np.concatenate(lengths), out=offsets[1:])
+
+    def tokenise(batch: Texts) -> list[Encoding]:
+        premise, hypothesis = batch
+        texts: Any = premise if hypothesis is None else list(zip(premise, hypothesis, strict=True))
+        return handle.tokenizer.encode_batch_fast(texts)
+
+    handle.tokenizer.enable_truncation(max_seq_len, strategy="longest_first")
+    try:
+        for encodings in _one_ahead(tokenise, batches):
+            yield _to_arrays(encodings, pair, dtype)
+    finally:
+        handle.tokenizer.no_truncation()
+
+
+def _one_ahead(function: Callable[[Texts], list[Encoding]], batches: Iterable[Texts]) -> Iterator[list[Encoding]]:
+    """Map a function over batches, one call ahead of the consumer, in a thread."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead: Future[list[Encoding]] | None = None
+        for batch in batches:
+            current, ahead = ahead, thread.submit(function, batch)
+            if current is not None:
+                yield current.result()
+        if ahead is not None:
+            yield ahead.result()
+
+
+def _to_arrays(encodings: list[Encoding], pair: bool, dtype: type[np.unsignedinteger[Any]]) -> Encoded:
+    lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+    offsets = np.zeros(len(encodings) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    if pair:
+        types = np.frombuffer(b"".join(bytes(encoding.type_ids) for encoding in encodings), dtype=np.uint8)
+        segment = _segment_starts(types, lengths)
+    else:
+        segment = np.zeros_like(lengths)
     return Encoded(
-        tokens=np.concatenate(tokens) if tokens else np.zeros(0, dtype),
+        tokens=np.fromiter(chain.from_iterable(e.ids for e in encodings), dtype, int(offsets[-1])),
         offsets=offsets,
-        segment=(np.concatenate(segments) if segments else np.zeros(0)).astype(np.uint16),
-        truncated=truncated,
+        segment=segment.astype(np.uint16),
+        truncated=sum(bool(encoding.overflowing) for encoding in encodings),
     )
 
 
-def _segment_starts(types: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
+def _segment_starts(types: NDArray[np.uint8], length: NDArray[np.int64]) -> NDArray[np.int64]:
     """Turn token types of examples end to end into where each one's 1s begin, 0 for none."""
     starts = np.cumsum(length) - length
-    ones = np.add.reduceat(types, starts)
+    ones = np.add.reduceat(types, starts, dtype=np.int64)
     segment = np.where(ones > 0, length - ones, 0)
     position = np.arange(len(types)) - np.repeat(starts, length)
     first = np.repeat(segment, length)

@@ -2,6 +2,10 @@
 
 A method is one file in ``methods/`` and one line in its registry. Several compose (``noisytune+pats``): every hook is
 called in the order they are named, and what only one method can own is an exclusive resource.
+
+Settings must be readable without torch, whose import takes most of a second: ``train.py --help`` and a study's table
+need no more. So this file and those in ``methods/`` import what computes (torch, optimizers) inside the hooks. Files in
+``methods/`` quote its types: with ``from __future__ import annotations`` jsonargparse imports them to read Settings.
 """
 
 from __future__ import annotations
@@ -10,15 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-
-from module.bert_optim import Adamax
-from module.param_index import ParamIndex
 from module.seeds import stream_seed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from module.param_index import ParamIndex
 
 
 class Resource(StrEnum):
@@ -76,6 +81,8 @@ class MethodContext:
 
     def rng(self, name: str) -> torch.Generator:
         """Return a fresh CPU generator of the stream (seed, name)."""
+        import torch
+
         return torch.Generator().manual_seed(stream_seed(self.seed, name))
 
 
@@ -254,6 +261,8 @@ def check_exclusive(methods: Sequence[type[FineTuningMethod]]) -> None:
 def plain_optimizer(groups: Sequence[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:
     """Build the optimizer of a run whose methods do not need one of their own."""
     if settings.optimizer == "adamw":
+        import torch
+
         eps = 1e-8 if settings.eps is None else settings.eps
         return torch.optim.AdamW(
             own_groups(groups),
@@ -262,6 +271,8 @@ def plain_optimizer(groups: Sequence[dict[str, Any]], settings: OptimizerSetting
             eps=eps,
             weight_decay=settings.weight_decay,
         )
+    from module.bert_optim import Adamax
+
     return Adamax(own_groups(groups), **settings.adamax_arguments())
 
 

@@ -11,7 +11,7 @@ from data_utils.task_def import TaskDef, load_task_defs, split_dataset_name
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
 from mt_dnn.config import RunConfig
-from mt_dnn.encoder import resolve_encoder
+from mt_dnn.encoder_source import resolve_encoder
 
 
 @dataclass(frozen=True, slots=True)

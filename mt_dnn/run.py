@@ -13,6 +13,7 @@ import torch
 
 from data_utils.errors import SettingError
 from mt_dnn.allocator import keep_memory_between_steps
+from mt_dnn.assembly import pick_device
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import Datasets, open_datasets
 from mt_dnn.encoder import EncoderSource, resolve_encoder
@@ -46,7 +47,11 @@ def run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None
     keep_memory_between_steps()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    # Data and encoder are opened before the folder is made: a wrong path leaves nothing behind.
+    # Device, data and encoder are opened before the folder is made: a wrong path leaves nothing behind.
+    device = pick_device(config.device)
+    if device.type == "cuda" and device.index is not None:
+        # Pinned memory belongs to the current device: without this every process would hold memory of the first GPU.
+        torch.cuda.set_device(device)
     data, source = open_datasets(config), resolve_encoder(config.init_checkpoint)
     with directory.lock(), StopRequest() as stop:
         finished = directory.read_result()

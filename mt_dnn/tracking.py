@@ -24,6 +24,7 @@ class Tracker:
         self._directory = directory
         self._tensorboard = tensorboard
         self._writer: SummaryWriter | None = None
+        self._purge_step: int | None = None
 
     def start(self, metrics_size: int, step: int) -> None:
         """Begin, or go on from a checkpoint.
@@ -33,10 +34,7 @@ class Tracker:
             step: Optimizer steps at the checkpoint; TensorBoard hides what an earlier session logged after it.
         """
         self._directory.truncate_metrics(metrics_size)
-        if self._tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # a slow import, only where it is wanted
-
-            self._writer = SummaryWriter(str(self._directory.tensorboard), purge_step=step + 1 if step else None)
+        self._purge_step = step + 1 if step else None
 
     def log(self, record: Mapping[str, Any]) -> None:
         """One logging step: ``step``, ``epoch`` and named numbers."""
@@ -61,8 +59,12 @@ class Tracker:
             self._writer.close()
 
     def _scalars(self, prefix: str, values: Mapping[str, Any], step: int) -> None:
-        if self._writer is None:
+        if not self._tensorboard:
             return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # a slow import, not before there is something to write
+
+            self._writer = SummaryWriter(str(self._directory.tensorboard), purge_step=self._purge_step)
         for name, value in values.items():
             if name not in ("step", "epoch") and value is not None and math.isfinite(value):
                 self._writer.add_scalar(prefix + name, value, step)

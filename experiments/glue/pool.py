@@ -24,6 +24,7 @@ from mt_dnn.results import RunDirectory
 _POLL_SECONDS = 0.5
 _LOCKED_SECONDS = 5.0  # between two looks at a run that another study holds
 _STOP_SECONDS = 600.0  # for the workers to write their checkpoints
+_FEWER = "try fewer --workers_per_device"
 _START_DEATHS = 3  # workers that may die in a row before they could take a run
 
 
@@ -209,6 +210,8 @@ class Pool:
             self._display.advanced(job, message.step, message.total_steps)
             return
         worker.job = None
+        if "out of memory" in message.error and sum(s.device == worker.slot.device for s in self._slots) > 1:
+            message = dataclasses.replace(message, error=f"{message.error}; {_FEWER}")
         if message.outcome is Outcome.LOCKED:
             self._later.append((time.monotonic() + _LOCKED_SECONDS, job))
         elif message.outcome is Outcome.INTERRUPTED:
@@ -249,7 +252,7 @@ class Pool:
             self._display.message(f"the worker of {job.label} died ({how}); trying the run once more")
             self._queue.appendleft(job)
         else:
-            hint = "; out of memory? try fewer --workers_per_device" if code == -signal.SIGKILL else ""
+            hint = f"; out of memory? {_FEWER}" if code == -signal.SIGKILL else ""
             self._end(job, Ended(Outcome.FAILED, error=f"its worker died twice ({how}){hint}"))
 
     def _shut_down(self) -> None:

@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from data_utils.errors import SettingError
 
 
@@ -34,7 +32,7 @@ def plan_slots(devices: str, workers_per_device: int | None, runs: int) -> list[
     """
     if workers_per_device is not None and workers_per_device < 1:
         raise SettingError(f"--workers_per_device is {workers_per_device}; legal: an integer >= 1")
-    there = torch.cuda.device_count()
+    there = 0 if devices == "cpu" else _cuda_devices()
     if devices == "auto":
         devices = ",".join(map(str, range(there))) if there else "cpu"
     cores = usable_cores()
@@ -50,6 +48,12 @@ def plan_slots(devices: str, workers_per_device: int | None, runs: int) -> list[
         each = [f"cuda:{int(index)}" for index in dict.fromkeys(indices)]
         names = (each * (workers_per_device or 1))[:runs]
     return [Slot(name, max(1, cores // len(names))) for name in names]
+
+
+def _cuda_devices() -> int:
+    import torch  # a slow import, wanted only where a GPU may be
+
+    return torch.cuda.device_count()
 
 
 def usable_cores() -> int:

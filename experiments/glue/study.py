@@ -36,7 +36,6 @@ from experiments.glue.worker import RunFunction
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig, run_dir, run_id
 from mt_dnn.data import open_datasets
 from mt_dnn.results import RunDirectory
-from mt_dnn.run import run as train_run
 
 STOPPED = 75  # EX_TEMPFAIL: started again, it goes on
 KILLED = 128 + signal.SIGINT
@@ -82,12 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, run: RunFunction = train_run) -> int:
+def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
     """Run a study; see the module's text.
 
     Args:
         arguments: Command line; default the process's.
-        run: What a worker calls for each run.
+        run: What a worker calls for each run; default :func:`mt_dnn.run.run`.
 
     Returns:
         The exit status.
@@ -100,7 +99,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction = train_run) -
         return 2
 
 
-def _study(chosen: argparse.Namespace, run: RunFunction) -> int:
+def _study(chosen: argparse.Namespace, run: RunFunction | None) -> int:
     jobs = plan_jobs(chosen)
     todo = [job for job in jobs if not _is_done(job)]
     if chosen.dry_run:
@@ -119,7 +118,7 @@ def _study(chosen: argparse.Namespace, run: RunFunction) -> int:
         print(f"{len(todo)} of {len(jobs)} runs to do, {len(slots)} at a time", file=sys.stderr)
         _prepare(todo)
         with StudyDisplay(todo) as display:
-            pool = Pool(run, slots, display)
+            pool = Pool(run or _train_run(), slots, display)
             report = pool.compute(todo)
         if report.stopped:
             print("stopped; the same command goes on", file=sys.stderr)
@@ -249,6 +248,12 @@ def _prepare(jobs: Sequence[Job]) -> None:
     distinct = {(job.config.task, job.config.init_checkpoint, job.config.max_seq_len): job.config for job in jobs}
     for config in distinct.values():
         open_datasets(config)
+
+
+def _train_run() -> RunFunction:
+    from mt_dnn.run import run  # brings torch, which help and a finished study do without
+
+    return run
 
 
 def _figures(table: Table, out: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -100,6 +101,7 @@ def serve(connection: Connection, run: RunFunction) -> None:
         except (EOFError, OSError):
             return
         ended = _compute(connection, run, config, folder)
+        _free_device_memory()
         try:
             connection.send(ended)
         except OSError:
@@ -136,6 +138,14 @@ def _compute(connection: Connection, run: RunFunction, config: RunConfig, folder
     if result.status is Status.FAILED:
         return Ended(Outcome.FAILED, error=result.error or "failed without a message", poisoned=True)
     return Ended(Outcome.DONE, result.status.value, result.best.score if result.best else None)
+
+
+def _free_device_memory() -> None:
+    """Give the GPU memory of a run that is over back, for the other workers of the device."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()  # an optimizer and its hooks hold each other
+        torch.cuda.empty_cache()
 
 
 def _redirect_output(folder: Path) -> None:

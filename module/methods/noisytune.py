@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from module.method import FineTuningMethod, MethodContext
 
 
@@ -37,12 +35,13 @@ class NoisyTune(FineTuningMethod):
     name = "noisytune"
     Settings = NoisyTuneSettings
 
-    @torch.no_grad()
     def setup(self, context: MethodContext) -> None:
         """Perturb the pretrained parameters."""
+        import torch
+
         settings: NoisyTuneSettings = self.settings
         for info in context.params:
-            weights = info.parameter
+            weights = info.parameter.detach()
             if weights.numel() <= 1 or not (info.pretrained or settings.include_head):
                 continue
             generator = context.rng(f"noisytune/{info.path}")

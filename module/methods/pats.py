@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch.optim import Optimizer
-
-from module.bert_optim import PATSAdamax
 from module.method import FineTuningMethod, MethodContext, OptimizerSettings, Resource, own_groups, plain_optimizer
-from module.pats import PATS as Attachment
 from module.pats_rule import PATSRule
-from module.sensitivity import noise_statistics
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from module.pats import PATS as Attachment
 
 
 class PATS(FineTuningMethod):
@@ -24,8 +24,11 @@ class PATS(FineTuningMethod):
         super().__init__(settings)
         self._attachment: Attachment | None = None
 
-    def make_optimizer(self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:
+    def make_optimizer(self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings) -> "Optimizer":
         """Build the optimizer."""
+        from module.bert_optim import PATSAdamax
+        from module.pats import PATS as Attachment
+
         switches = asdict(self.settings)
         if settings.optimizer == "adamax":
             return PATSAdamax(
@@ -47,6 +50,10 @@ class PATS(FineTuningMethod):
 
     def metrics(self, context: MethodContext) -> dict[str, float]:
         """Return the share of entries spared, quantiles of the ratio, and the size of the noise."""
+        from module.bert_optim import PATSAdamax
+        from module.pats import PATS as Attachment
+        from module.sensitivity import noise_statistics
+
         source = self._attachment or context.optimizer
         assert isinstance(source, Attachment | PATSAdamax)
         return noise_statistics(source.observations())

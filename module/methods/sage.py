@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch.optim import Optimizer
-
-from module.bert_optim import SAGEAdamax
 from module.method import FineTuningMethod, OptimizerSettings, Resource, own_groups
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class SAGE(FineTuningMethod):
     Settings = SAGESettings
     exclusive = frozenset({Resource.UPDATE_RULE})
 
-    def make_optimizer(self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:
+    def make_optimizer(self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings) -> "Optimizer":
         """Build SAGEAdamax.
 
         Raises:
@@ -44,6 +44,8 @@ class SAGE(FineTuningMethod):
             raise ValueError(
                 f"Method sage scales the step inside Adamax and has no form on {settings.optimizer!r}: use adamax"
             )
+        from module.bert_optim import SAGEAdamax
+
         own: SAGESettings = self.settings
         return SAGEAdamax(
             own_groups(groups),

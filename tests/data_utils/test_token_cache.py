@@ -1,9 +1,11 @@
 import dataclasses
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_utils import token_cache
+from data_utils import cache_arrays, stamp, token_cache
+from data_utils.array_file import ArrayWriter
 from data_utils.canonical_tsv import write_canonical
 from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef
@@ -98,6 +101,65 @@ def test_fingerprint_is_of_the_content(make_cache: Callable[[], TokenCache], pai
     assert make_cache().fingerprint == pair_cache.fingerprint  # built elsewhere, at another time
 
 
+def test_the_bytes_are_those_of_format_version_1(pair_cache: TokenCache) -> None:
+    # Written down from the first version of this code, which held whole data sets in memory.
+    assert pair_cache.fingerprint == "603e83e1d7c21e21e806066055bb2e5b7a5748cd431017d9780def70b56036f7"
+
+
+@pytest.mark.parametrize("pair", [True, False])
+def test_pieces_make_the_bytes_of_whole_arrays(
+    pair: bool,
+    tmp_path: Path,
+    pair_task: TaskDef,
+    single_task: TaskDef,
+    wordpiece: TokenizerHandle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    n, limit = 23, 12
+    task = pair_task if pair else single_task
+    premise = ["cat " * (i % 15) for i in range(n)]
+    hypothesis = ["dog " * (i % 7) for i in range(n)] if pair else None
+    uids = ["u" * (1 + i) for i in range(n)]  # the widest comes last
+    tsv = tmp_path / "some_train.tsv"
+    write_canonical(tsv, uids, ["yes" if pair else "1"] * n, premise, hypothesis)
+    monkeypatch.setattr(cache_arrays, "_PIECE", 4)
+    cache = ensure_cache(tsv, task, wordpiece, tmp_path / "cache", limit)
+
+    wordpiece.tokenizer.enable_truncation(limit, strategy="longest_first")
+    texts = premise if hypothesis is None else list(zip(premise, hypothesis, strict=True))
+    encodings = wordpiece.tokenizer.encode_batch(texts)
+    wordpiece.tokenizer.no_truncation()
+    whole = {
+        "tokens": np.array([i for e in encodings for i in e.ids], dtype=np.uint16),
+        "offsets": np.cumsum([0, *map(len, encodings)]),
+        "segment": np.array([e.type_ids.index(1) if pair else 0 for e in encodings], dtype=np.uint16),
+        "labels": np.full(n, 1, dtype=np.int64),
+        "uids": np.array([uid.encode() for uid in uids]),
+    }
+    for name, array in whole.items():
+        np.save(tmp_path / name, array)
+        expected = (tmp_path / f"{name}.npy").read_bytes()
+        assert (cache.path / f"{name}.npy").read_bytes() == expected
+        entry = {"bytes": len(expected), "sha256": hashlib.sha256(expected).hexdigest(), "dtype": array.dtype.str}
+        assert cache.manifest["files"][name] == entry
+    assert cache.manifest["truncated"] == sum(bool(e.overflowing) for e in encodings) > 0
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, single_task: TaskDef, wordpiece: TokenizerHandle) -> None:
+    def peak(n: int) -> int:
+        tsv = tmp_path / f"single{n}_train.tsv"
+        write_canonical(tsv, [str(i) for i in range(n)], ["0"] * n, ["the cat sat on the mat"] * n)
+        tracemalloc.start()
+        ensure_cache(tsv, single_task, wordpiece, tmp_path / str(n), 64)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    few, many = peak(3_000), peak(18_000)
+    # Kept of 15,000 rows more: their uids, some bytes each (twice while they are joined).
+    assert many - few < 15_000 * 20
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["truncated", "empty", "missing", "longer"])
 def test_damaged_files_are_named_on_opening(
@@ -177,6 +239,118 @@ def test_opening_is_fast(tmp_path: Path, single_task: TaskDef, wordpiece: Tokeni
     assert min(seconds) < 0.05
 
 
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as old enough to be stamped once a tick of the file system's clock has passed."""
+    monkeypatch.setattr(stamp, "_SETTLED_NS", 0)
+
+
+def tick() -> None:
+    time.sleep(0.03)
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    reads: list[str] = []
+    whole = token_cache._hash
+    monkeypatch.setattr(token_cache, "_hash", lambda path: (reads.append(path.name), whole(path))[1])
+    return reads
+
+
+def test_what_was_verified_and_not_touched_is_not_read_again(
+    make_cache: Callable[[], TokenCache], settled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = count_reads(monkeypatch)
+    built = make_cache()
+    tick()
+    reads.clear()
+    make_cache()
+    assert reads == ["pair_train.tsv", *(name for name in FILES if name.endswith(".npy"))]
+    reads.clear()
+    assert make_cache().fingerprint == built.fingerprint
+    assert reads == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_found_though_the_file_was_verified_before(
+    make_cache: Callable[[], TokenCache], settled: None, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    cache = make_cache()
+    tick()
+    make_cache()
+    file = cache.path / name
+    data, times = file.read_bytes(), file.stat()
+    tick()
+    with file.open("r+b") as stream:  # in place: the same inode
+        stream.seek(len(data) // 2)
+        stream.write(bytes([data[len(data) // 2] ^ 1]))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size and time of change
+    assert make_cache().fingerprint == cache.fingerprint
+    assert f"{file}: damaged" in caplog.text
+    assert file.read_bytes() == data
+
+
+def test_a_changed_tsv_is_seen_though_it_was_hashed_before(
+    tmp_path: Path, single_task: TaskDef, wordpiece: TokenizerHandle, settled: None
+) -> None:
+    tsv, folder = tmp_path / "single_train.tsv", tmp_path / "cache"
+
+    def tokens(text: str) -> list[int]:
+        tsv.write_text(f"0\t1\t{text}\n")
+        ensure_cache(tsv, single_task, wordpiece, folder, 16)
+        tick()
+        return ensure_cache(tsv, single_task, wordpiece, folder, 16).tokens.tolist()
+
+    assert tokens("the cat") != tokens("the dog")  # as long as each other
+
+
+def test_another_setting_is_seen_though_the_cache_was_verified_before(
+    tmp_path: Path, single_task: TaskDef, wordpiece: TokenizerHandle, settled: None
+) -> None:
+    tsv = tmp_path / "single_train.tsv"
+    write_canonical(tsv, ["0"], ["1"], ["the cat sat on the mat"])
+    for limit in (4, 6):
+        for _ in range(2):
+            tick()
+            assert ensure_cache(tsv, single_task, wordpiece, tmp_path / "cache", limit).lengths.tolist() == [limit]
+
+
+def test_everything_is_read_on_request_and_while_files_are_new(
+    make_cache: Callable[[], TokenCache],
+    pair_tsv: Path,
+    pair_task: TaskDef,
+    wordpiece: TokenizerHandle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = make_cache()
+    make_cache()
+    assert not (cache.path / "verified.json").exists()  # written less than two seconds ago
+    tick()
+    monkeypatch.setattr(stamp, "_SETTLED_NS", 0)
+    make_cache()
+    assert (cache.path / "verified.json").exists()
+    reads = count_reads(monkeypatch)
+    ensure_cache(pair_tsv, pair_task, wordpiece, cache.path, 40, read_all=True)
+    assert len(reads) == len(FILES)  # the TSV and five arrays
+
+
+def test_a_damaged_or_unwritable_stamp_only_costs_time(
+    make_cache: Callable[[], TokenCache], settled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make_cache()
+    tick()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stamp, "write_text_atomic", refuse)
+        make_cache()
+    (cache.path / "verified.json").write_bytes(b"{")
+    reads = count_reads(monkeypatch)
+    assert make_cache().fingerprint == cache.fingerprint
+    assert reads
+
+
 def test_a_failed_build_leaves_the_old_cache_and_no_litter(
     make_cache: Callable[[], TokenCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +361,7 @@ def test_a_failed_build_leaves_the_old_cache_and_no_litter(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(token_cache, "write_bytes_atomic", full_disk)
+        patch.setattr(ArrayWriter, "append", full_disk)
         with pytest.raises(OSError, match="No space left"):
             make_cache()
     assert {path.name for path in cache.path.parent.iterdir()} == {cache.path.name, f".{cache.path.name}.lock"}
@@ -216,7 +390,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from data_utils.task_def import DataFormat, Metric, TaskDef, TaskType
-from data_utils import token_cache
+from data_utils import cache_arrays, stamp, token_cache
+from data_utils.array_file import ArrayWriter
 from data_utils.tokenizer import load_tokenizer
 
 builds = []

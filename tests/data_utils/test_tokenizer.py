@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, processors
 
-from data_utils import tokenizer as module
 from data_utils.errors import SettingError
-from data_utils.tokenizer import Encoded, TokenizerHandle, encode, load_tokenizer, wrap_tokenizer
+from data_utils.tokenizer import Encoded, TokenizerHandle, encode_batches, load_tokenizer, wrap_tokenizer
 from tests.data_utils.conftest import make_bytelevel, make_wordpiece
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+def encode(handle: TokenizerHandle, premise: list[str], hypothesis: list[str] | None, max_seq_len: int) -> Encoded:
+    (encoded,) = encode_batches(handle, [(premise, hypothesis)], pair=hypothesis is not None, max_seq_len=max_seq_len)
+    return encoded
 
 
 def rows(encoded: Encoded) -> list[list[int]]:
@@ -86,14 +91,40 @@ def test_truncated_rows_are_counted_and_kept(wordpiece: TokenizerHandle) -> None
     assert encoded.truncated == 5
 
 
-def test_batches_are_joined_seamlessly(wordpiece: TokenizerHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_come_back_in_order_and_alike(wordpiece: TokenizerHandle) -> None:
     premise, hypothesis = ["cat " * (n % 7) for n in range(20)], ["dog " * (n % 5) for n in range(20)]
     whole = encode(wordpiece, premise, hypothesis, 9)
-    monkeypatch.setattr(module, "_BATCH", 3)
-    parts = encode(wordpiece, premise, hypothesis, 9)
-    for name in ("tokens", "offsets", "segment"):
-        assert np.array_equal(getattr(whole, name), getattr(parts, name))
-    assert whole.truncated == parts.truncated > 0
+    batches = [(premise[i : i + 3], hypothesis[i : i + 3]) for i in range(0, 20, 3)]
+    parts = list(encode_batches(wordpiece, iter(batches), pair=True, max_seq_len=9))
+    assert [len(part.segment) for part in parts] == [3] * 6 + [2]
+    assert np.concatenate([part.tokens for part in parts]).tolist() == whole.tokens.tolist()
+    assert np.concatenate([np.diff(part.offsets) for part in parts]).tolist() == np.diff(whole.offsets).tolist()
+    assert np.concatenate([part.segment for part in parts]).tolist() == whole.segment.tolist()
+    assert sum(part.truncated for part in parts) == whole.truncated > 0
+
+
+def test_at_most_two_batches_are_read_ahead(wordpiece: TokenizerHandle) -> None:
+    taken: list[int] = []
+
+    def batches() -> Iterator[tuple[list[str], None]]:
+        for i in range(10):
+            taken.append(i)
+            yield ["cat"], None
+
+    stream = encode_batches(wordpiece, batches(), pair=False, max_seq_len=9)
+    for done in range(1, 5):
+        next(stream)
+        assert len(taken) == done + 1
+
+
+def test_an_error_while_reading_ends_the_stream_and_the_truncation(wordpiece: TokenizerHandle) -> None:
+    def batches() -> Iterator[tuple[list[str], None]]:
+        yield ["cat"], None
+        raise SettingError("line 2 is bad")
+
+    with pytest.raises(SettingError, match="line 2 is bad"):
+        list(encode_batches(wordpiece, batches(), pair=False, max_seq_len=9))
+    assert wordpiece.tokenizer.truncation is None
 
 
 @settings(max_examples=100, deadline=None)

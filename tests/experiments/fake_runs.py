@@ -119,6 +119,8 @@ def _misbehave(rule: str, directory: RunDirectory) -> None:
     first, _ = not once.exists(), once.touch()
     if rule == "setting":
         raise SettingError("warmup is 2; legal: a share in [0, 1)")
+    if rule == "memory":
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20 MiB")
     if rule == "raise":
         raise RuntimeError("boom\nsecond line")
     if rule == "die" or (rule == "die_once" and first):

@@ -4,13 +4,16 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments.glue import pool as pool_module
+from experiments.glue import worker as worker_module
 from experiments.glue.pool import Job, Pool, Report
 from experiments.glue.slots import Slot, usable_cores
 from experiments.glue.worker import Ended
@@ -130,6 +133,33 @@ def test_two_studies_at_once_share_the_runs(tmp_path: Path, study: Callable[...,
         assert output.split() == ["stopped", "False", "done", "3", "killed", "False"], errors
     made = [line.split()[2] for line in calls(tmp_path / "runs")]
     assert sorted(made) == ["1", "2", "3"], "each run once"
+
+
+@pytest.mark.parametrize(("workers", "advised"), [(1, False), (2, True)])
+def test_workers_that_fill_a_shared_device_get_advice(tmp_path: Path, workers: int, advised: bool) -> None:
+    behave(tmp_path, seed_1="memory")
+    report, _ = compute(make_jobs(tmp_path, seeds=2), workers)
+    ((job, error),) = report.failures
+    assert job.config.seed == 1
+    assert "out of memory" in error
+    assert error.endswith("; try fewer --workers_per_device") == advised
+
+
+def test_a_worker_gives_the_gpu_memory_of_a_finished_run_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hooked:
+        """Holds itself, as an optimizer and its hooks do."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+    emptied: list[bool] = []
+    cycle = weakref.ref(Hooked())
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(cycle() is None))
+    worker_module._free_device_memory()
+    assert emptied == []  # CUDA was never used here, and must not be started for this
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    worker_module._free_device_memory()
+    assert emptied == [True]
 
 
 def test_usable_cores_is_positive() -> None:

@@ -175,7 +175,7 @@ def test_cores_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments.glue import slots
 
     monkeypatch.setattr(slots, "usable_cores", lambda: 8)
-    monkeypatch.setattr(slots.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
 
     def planned(devices: str, workers: int | None, runs: int) -> list[tuple[str, int]]:
         return [(slot.device, slot.threads) for slot in plan_slots(devices, workers, runs)]

@@ -198,3 +198,21 @@ def test_train_py(tiny_run, tiny_encoder, tiny_task, tmp_path, capsys):
     assert train.main([*arguments, "--data_dir", "/nowhere", "--seed", "3"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: data_dir: /nowhere")
+
+
+def test_a_run_makes_its_gpu_the_current_one_before_anything_is_pinned(tiny_run, monkeypatch):
+    class Chosen(BaseException):
+        pass
+
+    def choose(device):
+        raise Chosen(str(device))
+
+    config = tiny_run(device="cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SettingError, match="device is 'cuda:1', but this machine has"):
+        run(config)
+    assert not run_dir(config).exists()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", choose)
+    with pytest.raises(Chosen, match="cuda:1"):
+        run(config)

@@ -1,0 +1,155 @@
+"""Runs per hour with 1, 2 and 4 workers on one device, through the study's own pool.
+
+    python -m benchmarks.sharing --device cuda:0 --out sharing.json
+    python -m benchmarks.sharing --device cpu                          a tiny encoder; where no GPU is at hand
+
+Each worker is a process of its own with its own encoder, as in a study with ``--workers_per_device``. Every number of
+workers computes the same list of short runs (batch 32, generated rows, no weights kept). As many runs as there are
+workers come first and are not counted, for they pay for the start; runs per hour are the other runs over the time from
+the end of those to the end of the last one, when some workers may be idle already: choose ``--runs`` as a multiple of
+the largest number of workers. The numbers of workers take turns.
+
+On a GPU the default encoder has BERT-base's shape and random weights. One process cannot fill a large GPU with small
+batches; several fill the gaps. With NVIDIA's MPS their kernels run side by side, without it they take turns; the output
+says whether it was on. On a CPU the workers share its cores evenly.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import machine_facts
+from benchmarks.random_encoder import SHAPES, make_encoder, write_rows
+from experiments.glue.pool import Job, Pool
+from experiments.glue.slots import Slot, usable_cores
+from experiments.glue.worker import Ended, Outcome
+from mt_dnn.assembly import pick_device
+from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.data import open_datasets
+from mt_dnn.encoder_source import resolve_encoder
+from mt_dnn.run import run
+
+BATCH = 32
+DEV_ROWS = 64
+
+
+class Quiet:
+    """A pool's display that keeps when each run was over, and why one failed."""
+
+    def __init__(self) -> None:
+        self.moments: list[float] = []
+        self.failures: list[str] = []
+
+    def advanced(self, job: Job, step: int, total_steps: int) -> None:
+        """Nothing to show."""
+
+    def ended(self, job: Job, ended: Ended) -> None:
+        """Remember."""
+        self.moments.append(time.perf_counter())
+        if ended.outcome is Outcome.FAILED:
+            self.failures.append(f"{job.label}: {ended.error}")
+
+    def message(self, text: str) -> None:
+        """Say what the pool says."""
+        print(text, flush=True)
+
+
+def make_jobs(options: argparse.Namespace, encoder: Path, data: Path, runs: Path, count: int) -> list[Job]:
+    """The same short runs for every number of workers, one per seed."""
+    configs = [
+        RunConfig(
+            init_checkpoint=str(encoder), data_dir=data, output_dir=runs, train_size=options.steps * BATCH, epochs=1,
+            batch_size=BATCH, method=options.method, optimizer=options.optimizer, seed=seed, save="none",
+            tensorboard=False, checkpoint_seconds=1e9,
+        )
+        for seed in range(count)
+    ]  # fmt: skip
+    return [Job(config, run_dir(config), options.steps, cost=1.0) for config in configs]
+
+
+def time_pool(options: argparse.Namespace, encoder: Path, data: Path, scratch: Path, workers: int) -> float:
+    """Runs per hour of one pool.
+
+    The first run of each worker pays for its start; the clock runs from the end of the last of those, and counts the
+    runs that end after it.
+
+    Raises:
+        RuntimeError: a run failed.
+    """
+    runs = scratch / "runs"
+    display = Quiet()
+    threads = max(1, usable_cores() // workers)
+    pool = Pool(run, [Slot(options.device, threads) for _ in range(workers)], display)
+    try:
+        pool.compute(make_jobs(options, encoder, data, runs, workers + options.runs))
+    finally:
+        shutil.rmtree(runs, ignore_errors=True)
+    if display.failures:
+        raise RuntimeError(f"{workers} workers: {display.failures[0]}")
+    started, *ends = display.moments[workers - 1 :]
+    return 3600 * len(ends) / (ends[-1] - started)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto", help="cuda:<index>, cpu or auto; default: %(default)s")
+    parser.add_argument("--encoder", help="name or folder; default: bert-base's shape on CUDA, a tiny one on the CPU")
+    parser.add_argument("--workers", default="1,2,4", help="numbers of workers; default: %(default)s")
+    parser.add_argument("--runs", type=int, default=8, help="timed runs of each number; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=100, help="steps of a run; default: %(default)s")
+    parser.add_argument("--turns", type=int, default=3, help="turns of each number; default: %(default)s")
+    parser.add_argument("--method", default="pats", help="default: %(default)s")
+    parser.add_argument("--optimizer", default="adamax", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
+    options = parser.parse_args(arguments)
+    device = pick_device(options.device)
+    options.device = "cpu" if device.type == "cpu" else f"cuda:{device.index or 0}"
+    counts = [int(part) for part in options.workers.split(",")]
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        shape = "tiny" if device.type == "cpu" else "bert-base"
+        encoder = resolve_encoder(options.encoder or str(make_encoder(scratch / shape, shape))).folder
+        data = scratch / "canonical_data"
+        data.mkdir()
+        write_rows(data / "cola_train.tsv", max(options.steps * BATCH, 2 * BATCH))
+        write_rows(data / "cola_dev.tsv", DEV_ROWS)
+        open_datasets(make_jobs(options, encoder, data, scratch / "runs", 1)[0].config)  # the cache, once for all
+        rates: dict[int, list[float]] = {count: [] for count in counts}
+        for _ in range(options.turns):
+            for count in counts:
+                rates[count].append(time_pool(options, encoder, data, scratch, count))
+    medians = {count: statistics.median(values) for count, values in rates.items()}
+    best = max(medians, key=medians.__getitem__)
+    for count in counts:
+        print(
+            f"{count} workers on {options.device}: {medians[count]:7.1f} runs per hour "
+            f"({min(rates[count]):.1f}-{max(rates[count]):.1f}), {medians[count] / medians[counts[0]]:.2f} x "
+            f"that of {counts[0]}"
+        )
+    print(f"best: {best} workers per device")
+    if options.out:
+        result: dict[str, Any] = {
+            "machine": machine_facts(),
+            "device": options.device,
+            "mps": "CUDA_MPS_PIPE_DIRECTORY" in os.environ or Path("/tmp/nvidia-mps").exists(),
+            "encoder": options.encoder or f"random weights, {shape}: {SHAPES[shape]}",
+            "batch_size": BATCH,
+            "method": options.method,
+            "optimizer": options.optimizer,
+            "steps_per_run": options.steps,
+            "runs": options.runs,
+            "runs_per_hour": {str(count): {"median": medians[count], "turns": rates[count]} for count in counts},
+            "best_workers_per_device": best,
+        }
+        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

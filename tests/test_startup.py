@@ -1,0 +1,45 @@
+"""Slow libraries are imported where they are needed: command lines answer at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ["torch", "transformers", "numba", "scipy", "sklearn", "pandas", "matplotlib", "tensorboard"]
+RUN = f"""
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    if sys.argv[0] == "-m":
+        sys.argv = sys.argv[1:]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    print("status", end.code, file=sys.stderr)
+print("imported", *(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("train.py --help", 0),
+        ("train.py --nonsense 3", 2),
+        ("train.py --method sage --sage.sensitivity_beta 2", 2),
+        ("prepro_std.py --help", 0),
+        ("-m experiments.glue.study --help", 0),
+        ("-m experiments.glue.study --encoder bert-base-uncased --devices cpu --dry_run --data_dir nowhere", 2),
+        ("-m experiments.glue.tables --help", 0),
+        ("-m experiments.glue.tables nowhere", 2),
+    ],
+)
+def test_help_and_mistakes_need_no_slow_library(command: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *command.split()], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    *_, ended, imported = done.stderr.splitlines()
+    assert ended == f"status {status}"
+    assert imported.split() == ["imported"]
