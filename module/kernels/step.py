@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -136,9 +137,13 @@ def split_row_sparse(rows: np.ndarray, operands: Sequence[Operand]) -> np.ndarra
         rows: The table, ready for :func:`module.kernels.cpu.update_rows`.
         operands: Its tensors.
     """
-    if all(operand.touched is None for operand in operands):
+    sparse = [i for i, operand in enumerate(operands) if operand.touched is not None]
+    if not sparse:
         return rows
-    parts = [rows[i : i + 1] if o.touched is None else _parts(rows[i], o) for i, o in enumerate(operands)]
+    parts = []
+    for before, i in pairwise([-1, *sparse]):
+        parts += [rows[before + 1 : i], _parts(rows[i], operands[i])]
+    parts.append(rows[sparse[-1] + 1 :])
     table = np.concatenate(parts)
     number_blocks(table)
     return table
