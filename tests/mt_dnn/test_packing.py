@@ -101,6 +101,20 @@ def test_hidden_states_equal_the_model_of_transformers_alone(family):
     torch.testing.assert_close(packed(packed_batch), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", PACKED_FAMILIES)
+def test_row_sparse_gradients_of_every_family(family):
+    batch, _ = both([6, 11, 3])
+    dense, sparse = make_encoder(family, True), make_encoder(family, True)
+    names = [name for name, _ in sparse.named_parameters()]
+    sparse.use_row_sparse_gradients()
+    assert [name for name, _ in sparse.named_parameters()] == names
+    for encoder in (dense, sparse):
+        encoder(batch).pow(2).sum().backward()
+    expected, got = (encoder.model.get_input_embeddings().weight.grad for encoder in (dense, sparse))
+    assert got.is_sparse
+    assert torch.equal(got.to_dense(), expected)
+
+
 def test_token_types_and_positions_reach_the_model():
     batch, _ = both([8, 8])
     encoder = make_encoder("bert", True)
