@@ -169,3 +169,230 @@ def measure_blocks(
         tl.store(sums + block, total)
     if not (tl.abs(total) < float("inf")):
         tl.atomic_min(flags + _BAD, tl.load(row + _NAME).to(tl.int32))
+
+
+@triton.jit
+def reduce_rows(table, sums, row_sums, CHUNK: tl.constexpr):
+    """Launch 2, one program per tensor: the sum of its blocks' sums, in an order that depends on its size alone."""
+    number = tl.program_id(0)
+    row = table + number * _COLUMNS
+    if tl.load(row + _MEAN) != 0:
+        blocks = (tl.load(row + _SIZE) + (_BLOCK - 1)) // _BLOCK
+        first = tl.load(row + _FIRST_BLOCK)
+        lanes = tl.arange(0, CHUNK)
+        total = tl.zeros([CHUNK], tl.float64)
+        for start in range(0, blocks, CHUNK):
+            total += tl.load(sums + first + start + lanes, mask=start + lanes < blocks, other=0.0)
+        tl.store(row_sums + number, tl.sum(total, axis=0))
+
+
+@triton.jit
+def _power(base, exponent):
+    """``base ** exponent`` in float64 for integers in [0, 2**24), the largest step that a float32 counts to."""
+    result = tl.full(base.shape, 1.0, tl.float64)
+    for bit in tl.static_range(24):
+        result = tl.where(((exponent >> bit) & 1) != 0, result * base, result)
+        base = base * base
+    return result
+
+
+@triton.jit
+def advance_rows(table, settings, row_sums, records, draws, flags, found_inf, n_rows, ROWS: tl.constexpr):
+    """Launch 3, one program for all tensors: the decision to skip, steps and means, and the rule worked out per tensor.
+
+    Scalars are float64, as on the CPU, and rounded to float32 in the records.
+    """
+    number = tl.arange(0, ROWS)
+    there = number < n_rows
+    row = table + number * _COLUMNS
+    group = settings + tl.load(row + _GROUP, mask=there, other=0) * _SETTINGS
+
+    bad = tl.load(flags + _BAD)
+    found = tl.load(found_inf) != 0.0
+    skip = (bad != _NO_NAME) | found
+    if (bad != _NO_NAME) & (found == 0):  # a step that the gradient scaler refuses is its own affair
+        refused = tl.load(flags + _REFUSED)
+        tl.store(flags + _REFUSED, refused + 1)
+        if refused == 0:
+            tl.store(flags + _FIRST_BAD, bad)
+    tl.store(flags + _SKIP, skip.to(tl.int32))
+
+    steps = tl.load(row + _STEP, mask=there, other=0)
+    has_step = there & (steps != 0)
+    step_at = steps.to(tl.pointer_type(tl.float32))
+    step = tl.load(step_at, mask=has_step, other=0.0) + 1.0
+    tl.store(step_at, step, mask=has_step & (skip == 0))
+    step = step.to(tl.int32)
+
+    means = tl.load(row + _MEAN, mask=there, other=0)
+    tracked = there & (means != 0)
+    mean_at = means.to(tl.pointer_type(tl.float64))
+    size = tl.load(row + _SIZE, mask=tracked, other=1).to(tl.float64)
+    now = tl.load(row_sums + number, mask=tracked, other=0.0) / size
+    beta = tl.load(group + _SET_BETA, mask=there, other=0.0)
+    rest = tl.load(group + _SET_ONE_MINUS_BETA, mask=there, other=0.0)
+    mean = beta * tl.load(mean_at, mask=tracked, other=0.0) + rest * now
+    tl.store(mean_at, mean, mask=tracked & (skip == 0))
+    entries = tl.sum(tl.where(tracked, size, 0.0), axis=0)
+    model_mean = tl.sum(tl.where(tracked, mean * size, 0.0), axis=0) / tl.maximum(entries, 1.0)
+    by_model = tl.load(group + _SET_MODEL_MEAN, mask=there, other=0.0) != 0.0
+    mean = tl.where(by_model, model_mean, mean)
+
+    lrs = tl.load(row + _LR, mask=there, other=0)
+    lr = tl.load(group + _SET_LR, mask=there, other=0.0)
+    lr_tensor = tl.load(lrs.to(tl.pointer_type(tl.float32)), mask=lrs != 0, other=0.0)
+    lr = tl.where(lrs != 0, lr_tensor.to(tl.float64), lr)
+    corrected = tl.load(group + _SET_BIAS, mask=there, other=0.0) != 0.0
+    beta1 = tl.load(group + _SET_BETA1, mask=there, other=0.0)
+    step_size = tl.where(corrected, lr / (1.0 - tl.where(corrected, _power(beta1, step), 0.0)), lr)
+    amplitude = tl.load(group + _SET_SCALE, mask=there, other=0.0)
+    times_lr = tl.load(group + _SET_TIMES_LR, mask=there, other=0.0) != 0.0
+    amplitude = tl.where(times_lr, amplitude * lr, amplitude)
+
+    upper = tl.load(group + _SET_UPPER, mask=there, other=0.0)
+    times_mean = tl.load(group + _SET_TIMES_MEAN, mask=there, other=0.0) != 0.0
+    upper = tl.where(times_mean, upper * mean, upper)
+    threshold = tl.load(group + _SET_THRESHOLD, mask=there, other=0.0).to(tl.int32)
+    key_low = tl.load(group + _SET_KEY_LOW, mask=there, other=0.0).to(tl.int64).to(tl.uint32)
+    key_high = tl.load(group + _SET_KEY_HIGH, mask=there, other=0.0).to(tl.int64).to(tl.uint32)
+    identity = tl.load(row + _IDENTITY, mask=there, other=0)
+    c0 = tl.full([ROWS], _WORD, tl.uint32)
+    words = philox(c0, step.to(tl.uint32), identity.to(tl.uint32), (identity >> 32).to(tl.uint32), key_low, key_high)
+    by_tensor = tl.load(group + _SET_TENSOR_MASK, mask=there, other=0.0) != 0.0
+    spared = (words[1] & 4095).to(tl.int32) >= threshold
+    upper = tl.where(by_tensor & spared, float("-inf"), upper)  # no sensitivity is below it
+    threshold = tl.where(by_tensor, _MASK_LEVELS, threshold)
+
+    record = records + number * _RECORDS
+    tl.store(record + _REC_STEP_SIZE, step_size.to(tl.float32), mask=there)
+    tl.store(record + _REC_BETA1, beta1.to(tl.float32), mask=there)
+    _copy(record + _REC_ONE_MINUS_BETA1, group + _SET_ONE_MINUS_BETA1, there)
+    _copy(record + _REC_BETA2, group + _SET_BETA2, there)
+    _copy(record + _REC_EPS, group + _SET_EPS, there)
+    _copy(record + _REC_DECAY, group + _SET_DECAY, there)
+    tl.store(record + _REC_BETA, beta.to(tl.float32), mask=there)
+    tl.store(record + _REC_ONE_MINUS_BETA, rest.to(tl.float32), mask=there)
+    _copy(record + _REC_SENSITIVITY_EPS, group + _SET_SENSITIVITY_EPS, there)
+    tl.store(record + _REC_MEAN, mean.to(tl.float32), mask=there)
+    tl.store(record + _REC_AMPLITUDE, amplitude.to(tl.float32), mask=there)
+    tl.store(record + _REC_UPPER, upper.to(tl.float32), mask=there)
+    _copy(record + _REC_LOWER, group + _SET_LOWER, there)
+    _copy(record + _REC_MAX_RATIO, group + _SET_MAX_RATIO, there)
+    draw = draws + number * _DRAWS
+    tl.store(draw + _DRAW_STEP, step, mask=there)
+    tl.store(draw + _DRAW_THRESHOLD, threshold, mask=there)
+    tl.store(draw + _DRAW_KEY_LOW, key_low.to(tl.int32, bitcast=True), mask=there)
+    tl.store(draw + _DRAW_KEY_HIGH, key_high.to(tl.int32, bitcast=True), mask=there)
+
+
+@triton.jit
+def _copy(record, setting, there):
+    tl.store(record, tl.load(setting, mask=there, other=0.0).to(tl.float32), mask=there)
+
+
+@triton.jit
+def _update_quarter(
+    row, record, offsets, size, inverse, z, bits, threshold,
+    RULE: tl.constexpr, TRACK: tl.constexpr, SCALE: tl.constexpr, NOISE: tl.constexpr,
+    THETA: tl.constexpr, GRADIENT: tl.constexpr, FULL: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    theta_at, sensitivity_at = tl.load(row + _THETA), tl.load(row + _SENSITIVITY)
+    theta = _load(theta_at, offsets, size, THETA, FULL, ALIGNED)
+    eps_s = tl.load(record + _REC_SENSITIVITY_EPS)
+    if TRACK or RULE != _RULE_NONE:
+        gradient = _load(tl.load(row + _GRADIENT), offsets, size, GRADIENT, FULL, ALIGNED) * inverse
+    if TRACK or NOISE:
+        sensitivity = _load(sensitivity_at, offsets, size, tl.float32, FULL, ALIGNED)
+    if TRACK:
+        now = tl.abs(theta * gradient)
+        sensitivity = tl.load(record + _REC_BETA) * sensitivity + tl.load(record + _REC_ONE_MINUS_BETA) * now
+        _store(sensitivity_at, offsets, size, sensitivity, tl.float32, FULL, ALIGNED)
+    if RULE != _RULE_NONE:
+        momentum_at, norm_at = tl.load(row + _MOMENTUM), tl.load(row + _NORM)
+        eps, decay = tl.load(record + _REC_EPS), tl.load(record + _REC_DECAY)
+        if RULE == _RULE_TORCH:
+            gradient = gradient + decay * theta
+        m = _load(momentum_at, offsets, size, tl.float32, FULL, ALIGNED)
+        u = _load(norm_at, offsets, size, tl.float32, FULL, ALIGNED)
+        m = tl.load(record + _REC_BETA1) * m + tl.load(record + _REC_ONE_MINUS_BETA1) * gradient
+        u = tl.maximum(tl.load(record + _REC_BETA2) * u, tl.abs(gradient) + eps)
+        _store(momentum_at, offsets, size, m, tl.float32, FULL, ALIGNED)
+        _store(norm_at, offsets, size, u, tl.float32, FULL, ALIGNED)
+        if RULE == _RULE_TORCH:
+            direction = tl.div_rn(m, u)
+        else:
+            direction = tl.div_rn(m, u + eps) + decay * theta
+        if SCALE:
+            direction = direction * tl.div_rn(tl.abs(now - sensitivity), sensitivity + eps_s)
+        theta = theta - tl.load(record + _REC_STEP_SIZE) * direction
+    if NOISE:
+        ratio = tl.div_rn(tl.load(record + _REC_MEAN), sensitivity + eps_s)
+        cap = tl.load(record + _REC_MAX_RATIO)
+        capped = tl.where(ratio > cap, cap, ratio)
+        perturbed = (bits < threshold) & (sensitivity < tl.load(record + _REC_UPPER))
+        perturbed = perturbed & (ratio >= tl.load(record + _REC_LOWER))
+        theta = tl.where(perturbed, theta - (tl.load(record + _REC_AMPLITUDE) * capped) * z, theta)
+    if NOISE or RULE != _RULE_NONE:
+        _store(theta_at, offsets, size, theta, THETA, FULL, ALIGNED)
+
+
+@triton.jit
+def _update_block(
+    row, record, draw, block, size, inverse,
+    RULE: tl.constexpr, TRACK: tl.constexpr, SCALE: tl.constexpr, NOISE: tl.constexpr,
+    THETA: tl.constexpr, GRADIENT: tl.constexpr, FULL: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    lanes = tl.arange(0, _LANES)
+    offsets = block * _BLOCK + lanes
+    threshold = tl.load(draw + _DRAW_THRESHOLD)
+    if NOISE:
+        identity = tl.load(row + _IDENTITY)
+        w0, w1, w2, w3 = philox(
+            (block.to(tl.uint32) << 8) | lanes.to(tl.uint32),
+            tl.load(draw + _DRAW_STEP).to(tl.uint32, bitcast=True),
+            identity.to(tl.uint32),
+            (identity >> 32).to(tl.uint32),
+            tl.load(draw + _DRAW_KEY_LOW).to(tl.uint32, bitcast=True),
+            tl.load(draw + _DRAW_KEY_HIGH).to(tl.uint32, bitcast=True),
+        )
+    for half in tl.static_range(2):
+        even_z, odd_z, even_bits, odd_bits = 0.0, 0.0, 0, 0
+        if NOISE:
+            a, b = (w0, w1) if half == 0 else (w2, w3)
+            even_z, odd_z = normals(a, b)
+            even_bits, odd_bits = mask_bits(a, b)
+        even = offsets + half * 2 * _LANES
+        _update_quarter(
+            row, record, even, size, inverse, even_z, even_bits, threshold,
+            RULE, TRACK, SCALE, NOISE, THETA, GRADIENT, FULL, ALIGNED,
+        )  # fmt: skip
+        _update_quarter(
+            row, record, even + _LANES, size, inverse, odd_z, odd_bits, threshold,
+            RULE, TRACK, SCALE, NOISE, THETA, GRADIENT, FULL, ALIGNED,
+        )  # fmt: skip
+
+
+@triton.jit
+def update_blocks(
+    table, block_rows, first, records, draws, flags, grad_scale,
+    RULE: tl.constexpr, TRACK: tl.constexpr, SCALE: tl.constexpr, NOISE: tl.constexpr,
+    THETA: tl.constexpr, GRADIENT: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Launch 4, one program per block: track, scale, update and perturb its entries, unless the step is skipped."""
+    position = first + tl.program_id(0)
+    if position == 0:
+        tl.store(flags + _BAD, _NO_NAME)  # for the next step; nobody reads it here
+    if tl.load(flags + _SKIP) != 0:
+        return
+    number = tl.load(block_rows + position)
+    row, record, draw = table + number * _COLUMNS, records + number * _RECORDS, draws + number * _DRAWS
+    block, size = position - tl.load(row + _FIRST_BLOCK), tl.load(row + _SIZE)
+    inverse = tl.div_rn(1.0, tl.load(grad_scale))
+    if (block + 1) * _BLOCK <= size:
+        _update_block(
+            row, record, draw, block, size, inverse, RULE, TRACK, SCALE, NOISE, THETA, GRADIENT, True, ALIGNED
+        )
+    else:
+        _update_block(
+            row, record, draw, block, size, inverse, RULE, TRACK, SCALE, NOISE, THETA, GRADIENT, False, ALIGNED
+        )
