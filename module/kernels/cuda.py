@@ -10,12 +10,15 @@ Written and tested through Triton's interpreter on a CPU; not yet run on a GPU.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return"
 # ruff: noqa: N803, PLR2004
 
+import torch
 import triton
 import triton.language as tl
 
 from module.kernels.device_table import NO_NAME, Column, Draw, Flag, Record, Setting
 from module.kernels.rows import RULE_NONE, RULE_TORCH
 from module.noise import BLOCK, LANES, MASK_LEVELS, PHILOX_KEY_STEPS, PHILOX_MULTIPLIERS, WORD
+
+DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 _BLOCK, _LANES = tl.constexpr(BLOCK), tl.constexpr(LANES)
 _WORD, _MASK_LEVELS = tl.constexpr(WORD), tl.constexpr(MASK_LEVELS)
@@ -151,7 +154,7 @@ def _measure(row, start, size, inverse, TRACK, THETA, GRADIENT, FULL: tl.constex
     return tl.sum(pairs, axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def measure_blocks(
     table, block_rows, first, sums, flags, grad_scale,
     TRACK: tl.constexpr, THETA: tl.constexpr, GRADIENT: tl.constexpr, ALIGNED: tl.constexpr,
@@ -196,7 +199,7 @@ def _power(base, exponent):
     return result
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def advance_rows(table, settings, row_sums, records, draws, flags, found_inf, n_rows, ROWS: tl.constexpr):
     """Launch 3, one program for all tensors: the decision to skip, steps and means, and the rule worked out per tensor.
 
@@ -208,20 +211,21 @@ def advance_rows(table, settings, row_sums, records, draws, flags, found_inf, n_
     group = settings + tl.load(row + _GROUP, mask=there, other=0) * _SETTINGS
 
     bad = tl.load(flags + _BAD)
-    found = tl.load(found_inf) != 0.0
-    skip = (bad != _NO_NAME) | found
-    if (bad != _NO_NAME) & (found == 0):  # a step that the gradient scaler refuses is its own affair
+    fit = tl.load(found_inf) == 0.0
+    if (bad != _NO_NAME) & fit:  # a step that the gradient scaler refuses is its own affair
         refused = tl.load(flags + _REFUSED)
         tl.store(flags + _REFUSED, refused + 1)
         if refused == 0:
             tl.store(flags + _FIRST_BAD, bad)
-    tl.store(flags + _SKIP, skip.to(tl.int32))
+    go = (bad == _NO_NAME) & fit
+    tl.store(flags + _SKIP, 1 - go.to(tl.int32))
+    advances = number < tl.where(go, n_rows, 0)
 
     steps = tl.load(row + _STEP, mask=there, other=0)
     has_step = there & (steps != 0)
     step_at = steps.to(tl.pointer_type(tl.float32))
     step = tl.load(step_at, mask=has_step, other=0.0) + 1.0
-    tl.store(step_at, step, mask=has_step & (skip == 0))
+    tl.store(step_at, step, mask=has_step & advances)
     step = step.to(tl.int32)
 
     means = tl.load(row + _MEAN, mask=there, other=0)
@@ -232,7 +236,7 @@ def advance_rows(table, settings, row_sums, records, draws, flags, found_inf, n_
     beta = tl.load(group + _SET_BETA, mask=there, other=0.0)
     rest = tl.load(group + _SET_ONE_MINUS_BETA, mask=there, other=0.0)
     mean = beta * tl.load(mean_at, mask=tracked, other=0.0) + rest * now
-    tl.store(mean_at, mean, mask=tracked & (skip == 0))
+    tl.store(mean_at, mean, mask=tracked & advances)
     entries = tl.sum(tl.where(tracked, size, 0.0), axis=0)
     model_mean = tl.sum(tl.where(tracked, mean * size, 0.0), axis=0) / tl.maximum(entries, 1.0)
     by_model = tl.load(group + _SET_MODEL_MEAN, mask=there, other=0.0) != 0.0
@@ -372,7 +376,7 @@ def _update_block(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def update_blocks(
     table, block_rows, first, records, draws, flags, grad_scale,
     RULE: tl.constexpr, TRACK: tl.constexpr, SCALE: tl.constexpr, NOISE: tl.constexpr,
