@@ -18,7 +18,7 @@ from torch import Tensor
 
 from module.kernels.device_table import NO_NAME, Column, Draw, Flag, Record, Setting
 from module.kernels.mirror import Mirror
-from module.kernels.rows import RULE_NONE
+from module.kernels.rows import INFINITY_NORM, MOMENTUM, RULE_NONE, SENSITIVITY, SENSITIVITY_MEAN, STEP
 from module.noise import BLOCK, WORD, mask_threshold
 from module.pats_rule import PATSRule
 
@@ -68,7 +68,7 @@ class Member:
         """The columns of the table, with 0 for the first block."""
         addresses = [
             0 if (tensor := self.state.get(key)) is None else tensor.data_ptr()
-            for key in ("exp_avg", "exp_inf", "sensitivity", "step", "sensitivity_mean")
+            for key in (MOMENTUM, INFINITY_NORM, SENSITIVITY, STEP, SENSITIVITY_MEAN)
         ]
         identity = self.identity or 0
         if self.identity is None:
@@ -100,7 +100,6 @@ class DeviceStep:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._kernels = _load_kernels()
         self._table, self._settings = Mirror(device), Mirror(device)
         self._block_rows: dict[bytes, Tensor] = {}  # by the tensors' sizes; never changed, so graphs may use them
         self._blocks = self._zero = torch.zeros(1, device=device)
@@ -143,12 +142,9 @@ class DeviceStep:
         for _, part in groupby(range(len(rows)), key=lambda i: kinds[order[i]][0]):
             span = list(part)
             member, first = self._members[span[0]], int(rows[span[0], Column.FIRST_BLOCK])
-            self._launches.append(
-                _Launch(
-                    first, int(blocks[span].sum()), groups[member.group], member.identity is not None,
-                    member.theta.dtype, member.gradient.dtype,
-                )  # fmt: skip
-            )
+            dtypes = member.theta.dtype, member.gradient.dtype
+            tracked = member.identity is not None
+            self._launches.append(_Launch(first, int(blocks[span].sum()), groups[member.group], tracked, *dtypes))
 
     def measure(self, found_inf: Tensor | None = None) -> None:
         """Sum |theta g|, look for gradients that are not finite, decide on the step, advance counts and means.
@@ -156,13 +152,14 @@ class DeviceStep:
         Args:
             found_inf: Not 0 where a gradient scaler has found the step unfit, one entry; None: 0.
         """
-        kernels, table, scratch = self._kernels, self._table.tensor, self._scratch
+        kernels, table, scratch = _load_kernels(), self._table.tensor, self._scratch
         n = len(self._members)
         with _current(self.device):
             for launch in self._launches:
                 kernels.measure_blocks[(launch.blocks,)](
                     table, self._blocks, launch.first, scratch["sums"], self._flags, self._grad_scale,
-                    TRACK=launch.track, ALIGNED=self._aligned, **self._dtypes(launch),
+                    TRACK=launch.track, ALIGNED=self._aligned,
+                    THETA=kernels.DTYPES[launch.theta], GRADIENT=kernels.DTYPES[launch.gradient],
                     num_warps=_WARPS, enable_fp_fusion=False,
                 )  # fmt: skip
             kernels.reduce_rows[(n,)](table, scratch["sums"], scratch["row_sums"], CHUNK=_REDUCE_CHUNK)
@@ -179,14 +176,16 @@ class DeviceStep:
             before: Update sensitivities.
             after: Subtract the noise.
         """
+        kernels = _load_kernels()
         with _current(self.device):
             for launch in self._launches:
                 group = launch.group
-                self._kernels.update_blocks[(launch.blocks,)](
+                kernels.update_blocks[(launch.blocks,)](
                     self._table.tensor, self._blocks, launch.first, self._scratch["records"],
                     self._scratch["draws"], self._flags, self._grad_scale,
                     RULE=group.rule, TRACK=launch.track and before, SCALE=launch.track and group.scale,
-                    NOISE=launch.track and group.noise and after, ALIGNED=self._aligned, **self._dtypes(launch),
+                    NOISE=launch.track and group.noise and after, ALIGNED=self._aligned,
+                    THETA=kernels.DTYPES[launch.theta], GRADIENT=kernels.DTYPES[launch.gradient],
                     num_warps=_WARPS, enable_fp_fusion=False,
                 )  # fmt: skip
             for member in self._members:
@@ -212,10 +211,6 @@ class DeviceStep:
     def _number(self, name: str) -> int:
         return self._names.setdefault(name, len(self._names))
 
-    def _dtypes(self, launch: _Launch) -> dict[str, Any]:
-        kernels = self._kernels
-        return {"THETA": kernels.DTYPES[launch.theta], "GRADIENT": kernels.DTYPES[launch.gradient]}
-
     def _at_home(self, value: Tensor) -> Tensor:
         return value.detach().to(self.device, torch.float32, non_blocking=True)
 
@@ -232,6 +227,11 @@ class DeviceStep:
                 if there is not None:
                     self._grown.append(there)
                 self._scratch[name] = torch.zeros(shape, dtype=dtype, device=self.device)
+
+
+def on_device(tensor: Tensor) -> bool:
+    """Whether a tensor is updated by these kernels."""
+    return tensor.is_cuda
 
 
 def _kind(member: Member, group: DeviceGroup) -> tuple[Any, ...]:

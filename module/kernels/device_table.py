@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class Column(IntEnum):
-    """Columns of the table of tensors, int64: addresses (0 where a tensor has no such buffer) and what does not change."""
+    """Columns of the table of tensors, int64: addresses (0: no such buffer) and what does not change."""
 
     THETA = 0
     GRADIENT = 1
