@@ -27,10 +27,9 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from module.kernel_optimizer import Group, KernelOptimizer, StepTable
-from module.kernels.device_step import DeviceGroup, fill_device_rule, fill_device_sensitivity, new_settings, on_device
+from module.kernels.device_step import DeviceGroup, fill_device_rule, fill_device_sensitivity, new_settings
 from module.kernels.device_table import Setting
 from module.kernels.rows import INFINITY_NORM, MOMENTUM, RULE_MTDNN, RULE_TORCH, SENSITIVITY, SENSITIVITY_MEAN
 from module.kernels.step import NonFiniteGradient, fill_noise, fill_sensitivity, model_mean
@@ -96,14 +95,12 @@ class Adamax(KernelOptimizer):
 
     def device_group(self, group: Group) -> DeviceGroup:
         """Say the same of one group to the kernels of a GPU."""
-        settings, lr = new_settings(), group["lr"]
-        on_device = isinstance(lr, Tensor) and on_device(lr)  # read there, so that a captured graph follows it
-        settings[Setting.LR] = 0.0 if on_device else float(lr)
+        settings = new_settings()
         beta1, settings[Setting.BETA2] = group["betas"]
         settings[Setting.BETA1], settings[Setting.ONE_MINUS_BETA1] = beta1, 1.0 - beta1
         settings[Setting.EPS], settings[Setting.WEIGHT_DECAY] = group["eps"], group["weight_decay"]
         settings[Setting.BIAS_CORRECTION] = group["rule"] == "torch"
-        return DeviceGroup(settings, lr if on_device else None, _RULES[group["rule"]])
+        return DeviceGroup(settings, rule=_RULES[group["rule"]]).at(group["lr"])
 
 
 class SAGEAdamax(Adamax):

@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from module.kernels.cpu import update_rows
-from module.kernels.device_step import DeviceGroup, DeviceStep, Member, on_device
+from module.kernels.device_step import DeviceGroup, DeviceStep, Member, on_device, raise_refused
 from module.kernels.device_table import Setting
 from module.kernels.rows import INFINITY_NORM, MOMENTUM, SENSITIVITY, SENSITIVITY_MEAN, STEP
 from module.kernels.step import (
-    NonFiniteGradient,
     Operand,
     check_parameter,
     first_pass,
@@ -177,10 +176,7 @@ class KernelOptimizer(Optimizer):
         Raises:
             NonFiniteGradient: With the name of the first tensor. Steps that a gradient scaler skips do not count.
         """
-        for step in self._device_steps.values():
-            count, name = step.refused()
-            if name is not None:
-                raise NonFiniteGradient(name, count)
+        raise_refused(self._device_steps.values())
 
     def _operands(self) -> tuple[list[Operand], list[tuple[Group, slice]]]:
         operands: list[Operand] = []

@@ -6,9 +6,9 @@ CPU tensors and Triton's interpreter they do the same step, which is how the tes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from module.kernels.device_table import NO_NAME, Column, Draw, Flag, Record, Setting
 from module.kernels.mirror import Mirror
 from module.kernels.rows import INFINITY_NORM, MOMENTUM, RULE_NONE, SENSITIVITY, SENSITIVITY_MEAN, STEP
+from module.kernels.step import NonFiniteGradient
 from module.noise import BLOCK, WORD, mask_threshold
 from module.pats_rule import PATSRule
 
@@ -39,6 +40,13 @@ class DeviceGroup:
     """SAGE's factor on the update."""
     noise: bool = False
 
+    def at(self, lr: float | Tensor) -> DeviceGroup:
+        """The same with a learning rate; a tensor on the device is read there, so that a captured graph follows it."""
+        there = lr if isinstance(lr, Tensor) and on_device(lr) else None
+        settings = self.settings.copy()
+        settings[Setting.LR] = float(lr) if there is None else 0.0
+        return replace(self, settings=settings, lr=there)
+
 
 class Member:
     """A parameter in a step, with its state."""
@@ -46,8 +54,7 @@ class Member:
     __slots__ = ("gradient", "group", "identity", "name", "parameter", "state", "theta")
 
     def __init__(self, name: str, parameter: Tensor, group: int, identity: int | None, state: dict[str, Any]) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
+        gradient = parameter if parameter.grad is None else parameter.grad  # none is needed for the noise alone
         if gradient.layout != torch.strided:
             raise RuntimeError(
                 f"The gradient of {name!r} is sparse: on {parameter.device.type} dense gradients are needed "
@@ -232,6 +239,14 @@ class DeviceStep:
 def on_device(tensor: Tensor) -> bool:
     """Whether a tensor is updated by these kernels."""
     return tensor.is_cuda
+
+
+def raise_refused(steps: Iterable[DeviceStep]) -> None:
+    """Raise NonFiniteGradient if any of them has refused a step since the last look; waits for the device."""
+    for step in steps:
+        count, name = step.refused()
+        if name is not None:
+            raise NonFiniteGradient(name, count)
 
 
 def _kind(member: Member, group: DeviceGroup) -> tuple[Any, ...]:
