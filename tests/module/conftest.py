@@ -1,4 +1,4 @@
-"""Triton's kernels on this machine: compiled where there is a GPU, through Triton's interpreter on the CPU elsewhere."""
+"""Triton's kernels on this machine: compiled where there is a GPU, elsewhere through Triton's interpreter."""
 
 import os
 
@@ -11,10 +11,10 @@ if not torch.cuda.is_available():
 
 @pytest.fixture
 def device(monkeypatch):
-    """A device whose parameters the Triton kernels update: CUDA, or the CPU's memory through the interpreter."""
+    """Where the Triton kernels run: CUDA, or the CPU for tensors that :func:`tests.module.models.to_device` marks."""
     pytest.importorskip("triton")
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     for module in ("module.kernel_optimizer", "module.pats", "module.kernels.device_step"):
-        monkeypatch.setattr(f"{module}.on_device", lambda tensor: True)
+        monkeypatch.setattr(f"{module}.on_device", lambda tensor: getattr(tensor, "simulates_cuda", False))
     return torch.device("cpu")
