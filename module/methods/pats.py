@@ -49,4 +49,6 @@ class PATS(FineTuningMethod):
         """Return the share of entries spared, quantiles of the ratio, and the size of the noise."""
         source = self._attachment or context.optimizer
         assert isinstance(source, Attachment | PATSAdamax)
+        if self._attachment:
+            self._attachment.check_refused()
         return noise_statistics(source.observations())
