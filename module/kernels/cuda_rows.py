@@ -104,6 +104,28 @@ def _note(record, column, value, there):
     tl.store(record + column, value.to(tl.float32), mask=there)
 
 
+@triton.jit
+def _tensor_mask_bits(step, identity, key_low, key_high):
+    """The 12 mask bits of whole tensors, see :func:`module.noise.tensor_mask_bits`."""
+    c0 = tl.full(step.shape, _WORD, tl.uint32)
+    words = philox(c0, step.to(tl.uint32), identity.to(tl.uint32), (identity >> 32).to(tl.uint32), key_low, key_high)
+    return (words[1] & 4095).to(tl.int32)
+
+
+@triton.jit
+def _decide(flags, found_inf):
+    """Whether the step is done: every gradient finite, and no objection from a gradient scaler. Keeps count."""
+    bad, refused, first_bad = tl.load(flags + BAD), tl.load(flags + REFUSED), tl.load(flags + FIRST_BAD)
+    fit = tl.load(found_inf) == 0.0
+    go = (bad == _NO_NAME) & fit
+    counts = (bad != _NO_NAME) & fit  # a step that the gradient scaler refuses is its own affair
+    tl.debug_barrier()  # threads share what they load: none may load what another has stored already
+    tl.store(flags + REFUSED, tl.where(counts, refused + 1, refused))
+    tl.store(flags + FIRST_BAD, tl.where(counts & (refused == 0), bad, first_bad))
+    tl.store(flags + SKIP, tl.where(go, 0, 1))
+    return go
+
+
 @triton.jit(do_not_specialize=["n_rows"])
 def advance_rows(table, settings, row_sums, records, draws, flags, found_inf, n_rows, ROWS: tl.constexpr):
     """Launch 3, one program for all tensors: the decision to skip, steps and means, and the rule worked out per tensor.
@@ -115,23 +137,13 @@ def advance_rows(table, settings, row_sums, records, draws, flags, found_inf, n_
     row = table + number * COLUMNS
     group = settings + tl.load(row + AT_GROUP, mask=there, other=0) * SETTINGS
 
-    bad = tl.load(flags + BAD)
-    fit = tl.load(found_inf) == 0.0
-    if (bad != _NO_NAME) & fit:  # a step that the gradient scaler refuses is its own affair
-        refused = tl.load(flags + REFUSED)
-        tl.store(flags + REFUSED, refused + 1)
-        if refused == 0:
-            tl.store(flags + FIRST_BAD, bad)
-    go = (bad == _NO_NAME) & fit
-    tl.store(flags + SKIP, 1 - go.to(tl.int32))
+    go = _decide(flags, found_inf)
     advances = number < tl.where(go, n_rows, 0)
 
     steps = tl.load(row + AT_STEP, mask=there, other=0)
     has_step = there & (steps != 0)
     step_at = steps.to(tl.pointer_type(tl.float32))
     step = tl.load(step_at, mask=has_step, other=0.0) + 1.0
-    tl.store(step_at, step, mask=has_step & advances)
-    step = step.to(tl.int32)
 
     means = tl.load(row + AT_MEAN, mask=there, other=0)
     tracked = there & (means != 0)
@@ -141,7 +153,10 @@ def advance_rows(table, settings, row_sums, records, draws, flags, found_inf, n_
     beta = _setting(group, SET_BETA, there)
     rest = _setting(group, SET_ONE_MINUS_BETA, there)
     mean = beta * tl.load(mean_at, mask=tracked, other=0.0) + rest * now
+    tl.debug_barrier()
+    tl.store(step_at, step, mask=has_step & advances)
     tl.store(mean_at, mean, mask=tracked & advances)
+    step = step.to(tl.int32)
     entries = tl.sum(tl.where(tracked, size, 0.0), axis=0)
     model_mean = tl.sum(tl.where(tracked, mean * size, 0.0), axis=0) / tl.maximum(entries, 1.0)
     by_model = _setting(group, SET_MODEL_MEAN, there) != 0.0
@@ -165,10 +180,8 @@ def advance_rows(table, settings, row_sums, records, draws, flags, found_inf, n_
     key_low = _setting(group, SET_KEY_LOW, there).to(tl.int64).to(tl.uint32)
     key_high = _setting(group, SET_KEY_HIGH, there).to(tl.int64).to(tl.uint32)
     identity = tl.load(row + AT_IDENTITY, mask=there, other=0)
-    c0 = tl.full([ROWS], _WORD, tl.uint32)
-    words = philox(c0, step.to(tl.uint32), identity.to(tl.uint32), (identity >> 32).to(tl.uint32), key_low, key_high)
     by_tensor = _setting(group, SET_TENSOR_MASK, there) != 0.0
-    spared = (words[1] & 4095).to(tl.int32) >= threshold
+    spared = _tensor_mask_bits(step, identity, key_low, key_high) >= threshold
     upper = tl.where(by_tensor & spared, float("-inf"), upper)  # no sensitivity is below it
     threshold = tl.where(by_tensor, _MASK_LEVELS, threshold)
 

@@ -173,7 +173,7 @@ class DeviceStep:
             kernels.advance_rows[(1,)](
                 table, self._settings.tensor, scratch["row_sums"], scratch["records"], scratch["draws"], self._flags,
                 self._zero if found_inf is None else self._at_home(found_inf), n,
-                ROWS=max(16, 1 << (n - 1).bit_length()), num_warps=8, enable_fp_fusion=False,
+                ROWS=max(256, 1 << (n - 1).bit_length()), num_warps=8, enable_fp_fusion=False,
             )  # fmt: skip
 
     def update(self, *, before: bool = True, after: bool = True) -> None:

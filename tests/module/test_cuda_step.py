@@ -332,6 +332,46 @@ def test_pats_around_another_optimizer_leaves_out_what_is_not_finite(device):
         hooks.check_refused()
 
 
+def test_the_number_of_launches_does_not_depend_on_the_number_of_tensors(device):
+    launches = []
+    for layers in (1, 5):
+        shapes = {f"bert.encoder.layer.{i}.{n}": (4,) for i in range(layers) for n in ("x.bias", "LayerNorm.bias")}
+        first, (there, optimizer) = pair(pats(), device, shapes=shapes)
+        run_both(first, (there, optimizer), 1)
+        (step,) = optimizer._device_steps.values()
+        launches.append(len(step._launches))
+    assert launches == [2, 2]  # tensors with and without a sensitivity; twice each, and two launches per step
+
+
+def test_mean_over_the_model_needs_one_device(device):
+    _, (there, _) = pair(pats(), device)
+    there[QUERY] = torch.nn.Parameter(there[QUERY].detach().cpu())  # stays with the CPU kernel
+    optimizer = pats(mean_scope="model")(list(there.items()))
+    for parameter in there.values():
+        parameter.grad = torch.zeros_like(parameter)
+    with pytest.raises(ValueError, match="'model' with parameters on several devices"):
+        optimizer.step()
+
+
+def test_a_model_that_moves_takes_its_state_along(device):
+    first, second = pair(pats(), device)
+    run_both(first, second)
+    for parameter in first[0].values():  # from now on on the kernels of the device
+        parameter.data = parameter.data.to(device)
+        parameter.simulates_cuda = True
+    for step in (3, 4):
+        set_both(second[0], first[0], step)
+        set_both(first[0], second[0], step)
+        for parameters, optimizer in (first, second):
+            for parameter in parameters.values():
+                parameter.grad = parameter.grad.to(parameter.device)
+            optimizer.param_groups[0]["lr"] = 1e-3
+            optimizer.step()
+    for name, parameter in first[0].items():
+        if parameter.numel():
+            assert_close(parameter.detach().cpu(), second[0][name].detach().cpu(), name, TOLERANCE)
+
+
 def test_flags_of_a_good_step_are_clean(device):
     first, (there, optimizer) = pair(pats(), device)
     run_both(first, (there, optimizer), 1)
