@@ -108,8 +108,10 @@ def _note(record, column, value, there):
 def _tensor_mask_bits(step, identity, key_low, key_high):
     """The 12 mask bits of whole tensors, see :func:`module.noise.tensor_mask_bits`."""
     c0 = tl.full(step.shape, _WORD, tl.uint32)
-    words = philox(c0, step.to(tl.uint32), identity.to(tl.uint32), (identity >> 32).to(tl.uint32), key_low, key_high)
-    return (words[1] & 4095).to(tl.int32)
+    _, word, _, _ = philox(
+        c0, step.to(tl.uint32), identity.to(tl.uint32), (identity >> 32).to(tl.uint32), key_low, key_high
+    )
+    return (word & 4095).to(tl.int32)
 
 
 @triton.jit
