@@ -23,21 +23,15 @@ Not supported, with an error that says so: complex, sparse and float64 gradients
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 
-from module.kernel_optimizer import (
-    INFINITY_NORM,
-    MOMENTUM,
-    SENSITIVITY,
-    SENSITIVITY_MEAN,
-    Group,
-    KernelOptimizer,
-    StepTable,
-)
-from module.kernels.rows import RULE_MTDNN, RULE_TORCH
+from module.kernel_optimizer import Group, KernelOptimizer, StepTable
+from module.kernels.device_step import DeviceGroup, fill_device_rule, fill_device_sensitivity, new_settings
+from module.kernels.device_table import Setting
+from module.kernels.rows import INFINITY_NORM, MOMENTUM, RULE_MTDNN, RULE_TORCH, SENSITIVITY, SENSITIVITY_MEAN
 from module.kernels.step import NonFiniteGradient, fill_noise, fill_sensitivity, model_mean
 from module.noise import WORD, check_seed
 from module.pats_rule import PATSRule
@@ -65,7 +59,7 @@ class Adamax(KernelOptimizer):
     Raises:
         ValueError: If a value is out of range.
         TypeError: If a parameter is not float32, bfloat16 or float16.
-        NotImplementedError: If a parameter is not on the CPU.
+        NotImplementedError: If a parameter is neither on the CPU nor on CUDA.
     """
 
     def __init__(
@@ -98,6 +92,15 @@ class Adamax(KernelOptimizer):
             part["rule"] = _RULES[group["rule"]]
             bias = 1.0 - beta1 ** part["step"].astype(np.float64) if group["rule"] == "torch" else 1.0
             part["step_size"] = float(group["lr"]) / bias
+
+    def device_group(self, group: Group) -> DeviceGroup:
+        """Say the same of one group to the kernels of a GPU."""
+        settings = new_settings()
+        beta1, settings[Setting.BETA2] = group["betas"]
+        settings[Setting.BETA1], settings[Setting.ONE_MINUS_BETA1] = beta1, 1.0 - beta1
+        settings[Setting.EPS], settings[Setting.WEIGHT_DECAY] = group["eps"], group["weight_decay"]
+        settings[Setting.BIAS_CORRECTION] = group["rule"] == "torch"
+        return DeviceGroup(settings, rule=_RULES[group["rule"]]).at(group["lr"])
 
 
 class SAGEAdamax(Adamax):
@@ -151,6 +154,12 @@ class SAGEAdamax(Adamax):
         for group, span in table.spans:
             fill_sensitivity(table.rows[span], group["sensitivity_beta"], group["sensitivity_eps"])
         table.advance_sensitivity_means()
+
+    def device_group(self, group: Group) -> DeviceGroup:
+        """Say the same of one group to the kernels of a GPU."""
+        plain = super().device_group(group)
+        fill_device_sensitivity(plain.settings, group["sensitivity_beta"], group["sensitivity_eps"])
+        return replace(plain, scale=True)
 
 
 class PATSAdamax(Adamax):
@@ -214,6 +223,12 @@ class PATSAdamax(Adamax):
             scope = means[chosen] if rule.mean_scope == "tensor" else np.full(len(chosen), whole)
             fill_noise(part, rule, float(group["lr"]), scope, group["noise_seed"])
             rows[chosen] = part
+
+    def device_group(self, group: Group) -> DeviceGroup:
+        """Say the same of one group to the kernels of a GPU."""
+        plain, rule = super().device_group(group), rule_of(group)
+        fill_device_rule(plain.settings, rule, group["noise_seed"])
+        return replace(plain, noise=not rule.is_silent)
 
     def observations(self) -> list[Observation]:
         """Return what the statistics of :mod:`module.sensitivity` are made of; empty before the first step."""

@@ -10,13 +10,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from module.kernels.cpu import update_rows
-from module.kernels.step import Operand, check_parameter, first_pass, split_row_sparse, warn_about_low_precision
+from module.kernels.device_step import DeviceGroup, DeviceStep, Member, on_device, raise_refused
+from module.kernels.device_table import Setting
+from module.kernels.rows import INFINITY_NORM, MOMENTUM, SENSITIVITY, SENSITIVITY_MEAN, STEP
+from module.kernels.step import (
+    Operand,
+    check_parameter,
+    first_pass,
+    split_row_sparse,
+    warn_about_low_precision,
+)
 from module.noise import tensor_id
 from module.param_index import Kind, ParamIndex, encoder_path
-
-# Names of the state, written once.
-STEP, MOMENTUM, INFINITY_NORM = "step", "exp_avg", "exp_inf"
-SENSITIVITY, SENSITIVITY_MEAN = "sensitivity", "sensitivity_mean"
 
 Group = dict[str, Any]
 
@@ -59,6 +64,7 @@ class KernelOptimizer(Optimizer):
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         self._selected: dict[int, int | None] | None = None  # id of a parameter -> its identity if selected
+        self._device_steps: dict[torch.device, DeviceStep] = {}
         super().__init__(params, defaults)
         self._selection()
         warn_about_low_precision(self._named_parameters())
@@ -67,6 +73,7 @@ class KernelOptimizer(Optimizer):
         """Restore after pickling, copying or loading."""
         super().__setstate__(state)
         self._selected = None
+        self.__dict__.setdefault("_device_steps", {})  # loading keeps them: captured graphs use their tables
 
     def check_group(self, group: Group) -> None:
         """Raise ValueError if a hyper-parameter of a group is out of range."""
@@ -74,6 +81,10 @@ class KernelOptimizer(Optimizer):
 
     def fill(self, table: StepTable) -> None:
         """Fill in the table's hyper-parameters."""
+        raise NotImplementedError
+
+    def device_group(self, group: Group) -> DeviceGroup:
+        """Say what :meth:`fill` says of one group to the kernels of a GPU."""
         raise NotImplementedError
 
     def add_param_group(self, param_group: Group) -> None:
@@ -101,19 +112,26 @@ class KernelOptimizer(Optimizer):
             closure: Evaluates the model again and returns the loss.
 
         Raises:
-            NonFiniteGradient: If a gradient is not finite; nothing has been changed then.
+            NonFiniteGradient: If a gradient on the CPU is not finite; nothing has been changed then. On a GPU the host
+                does not wait to see: the step is skipped there, and :meth:`check_refused` raises.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         operands, spans = self._operands()
-        if not operands:
-            return loss
+        if operands:
+            self._step_on_host(operands, spans)
+        self._step_on_devices(with_host=bool(operands))
+        return loss
+
+    def _step_on_host(self, operands: list[Operand], spans: list[tuple[Group, slice]]) -> None:
         selection = self._selection()
         identities = [selection[id(operand.parameter)] for operand in operands]
         rows, means = first_pass(operands, [identity is not None for identity in identities])
-        states = [self._state_of(operand, tracked) for operand, tracked in zip(operands, rows["track"], strict=True)]
+        states = [
+            self._state_of(operand.parameter, tracked) for operand, tracked in zip(operands, rows["track"], strict=True)
+        ]
         rows["momentum"] = [state[MOMENTUM].data_ptr() for state in states]
         rows["infinity_norm"] = [state[INFINITY_NORM].data_ptr() for state in states]
         rows["sensitivity"] = [state[SENSITIVITY].data_ptr() if SENSITIVITY in state else 0 for state in states]
@@ -123,7 +141,42 @@ class KernelOptimizer(Optimizer):
         for operand, state in zip(operands, states, strict=True):
             operand.write_back()
             state[STEP] += 1
-        return loss
+
+    def _step_on_devices(self, with_host: bool) -> None:
+        selection = self._selection()
+        members: dict[torch.device, list[Member]] = {}
+        for number, group in enumerate(self.param_groups):
+            for name, parameter in named_in_group(group, number):
+                if parameter.grad is not None and on_device(parameter) and parameter.numel():
+                    identity = selection[id(parameter)]
+                    state = self._state_of(parameter, identity is not None)
+                    member = Member(name, parameter, number, identity, state)
+                    members.setdefault(parameter.device, []).append(member)
+        if not members:
+            return
+        groups = [self.device_group(group) for group in self.param_groups]
+        if len(members) + with_host > 1 and any(group.settings[Setting.MODEL_MEAN] for group in groups):
+            raise ValueError("Invalid mean_scope: 'model' with parameters on several devices: 'tensor' is needed there")
+        for device, there in members.items():
+            if device not in self._device_steps:
+                self._device_steps[device] = DeviceStep(device)
+            step = self._device_steps[device]
+            step.begin(there, groups, getattr(self, "grad_scale", None))
+            step.measure(getattr(self, "found_inf", None))
+            step.update()
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        # Asked by torch.amp.GradScaler: it then leaves unscaling and skipping to step(), and need not wait for the GPU.
+        return all(on_device(parameter) for parameter in self._parameters())
+
+    def check_refused(self) -> None:
+        """Raise if steps have been refused on a GPU since the last call; waits for it. On the CPU step() raises.
+
+        Raises:
+            NonFiniteGradient: With the name of the first tensor. Steps that a gradient scaler skips do not count.
+        """
+        raise_refused(self._device_steps.values())
 
     def _operands(self) -> tuple[list[Operand], list[tuple[Group, slice]]]:
         operands: list[Operand] = []
@@ -131,21 +184,23 @@ class KernelOptimizer(Optimizer):
         for number, group in enumerate(self.param_groups):
             start = len(operands)
             for name, parameter in named_in_group(group, number):
-                if parameter.grad is not None and parameter.numel():
+                if parameter.grad is not None and parameter.numel() and not on_device(parameter):
                     operands.append(Operand(name, parameter))
             spans.append((group, slice(start, len(operands))))
         return operands, spans
 
-    def _state_of(self, operand: Operand, tracked: bool) -> dict[str, Any]:
-        state: dict[str, Any] = self.state[operand.parameter]
-        shape = operand.parameter.shape
+    def _state_of(self, parameter: Tensor, tracked: bool) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[parameter]
+        shape, device = parameter.shape, parameter.device
         if not state:
-            state[STEP] = torch.tensor(0.0, dtype=torch.float32)
-            state[MOMENTUM] = torch.zeros(shape, dtype=torch.float32)
-            state[INFINITY_NORM] = torch.zeros(shape, dtype=torch.float32)
+            state[STEP] = torch.zeros((), dtype=torch.float32, device=device)
+            state[MOMENTUM] = torch.zeros(shape, dtype=torch.float32, device=device)
+            state[INFINITY_NORM] = torch.zeros(shape, dtype=torch.float32, device=device)
+        elif state[STEP].device != device:  # the model has been moved
+            state.update({key: value.to(device) for key, value in state.items()})
         if tracked and SENSITIVITY not in state:
-            state[SENSITIVITY] = torch.zeros(shape, dtype=torch.float32)
-            state[SENSITIVITY_MEAN] = torch.tensor(0.0, dtype=torch.float64)
+            state[SENSITIVITY] = torch.zeros(shape, dtype=torch.float32, device=device)
+            state[SENSITIVITY_MEAN] = torch.zeros((), dtype=torch.float64, device=device)
         return state
 
     def _selection(self) -> dict[int, int | None]:
@@ -189,7 +244,7 @@ class KernelOptimizer(Optimizer):
             for key, value in state_dict["state"].get(saved_id, {}).items():
                 if isinstance(value, Tensor):
                     dtype = torch.float64 if key == SENSITIVITY_MEAN else torch.float32
-                    self.state[parameter][key] = value.detach().to("cpu", dtype, copy=True).contiguous()
+                    self.state[parameter][key] = value.detach().to(parameter.device, dtype, copy=True).contiguous()
 
 
 def named_in_group(group: Group, number: int) -> Iterator[tuple[str, Any]]:

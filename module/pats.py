@@ -14,6 +14,15 @@ from torch.utils.hooks import RemovableHandle
 
 from module.bert_optim import PATSAdamax
 from module.kernels.cpu import update_rows
+from module.kernels.device_step import (
+    DeviceGroup,
+    DeviceStep,
+    Member,
+    fill_device_rule,
+    new_settings,
+    on_device,
+    raise_refused,
+)
 from module.kernels.rows import new_table
 from module.kernels.step import (
     Operand,
@@ -44,7 +53,8 @@ class PATS:
         pats.attach(optimizer)  # from here on, optimizer.step() is PATS
 
     Save ``pats.state_dict()`` beside the optimizer's. Gradients that are not finite are refused with
-    ``NonFiniteGradient``, before the optimizer sees them.
+    ``NonFiniteGradient``, before the optimizer sees them. On a GPU the host does not wait to see: PATS leaves such a
+    step out, the optimizer does with it what it does, and :meth:`check_refused` raises.
 
     Args:
         named_parameters: ``model.named_parameters()`` of a known encoder, in any wrapper.
@@ -68,6 +78,7 @@ class PATS:
         self._handles: list[RemovableHandle] = []
         self._optimizer: Optimizer | None = None
         self._pending: list[ParamInfo] = []
+        self._device_steps: dict[torch.device, DeviceStep] = {}
 
     def _is_perturbed(self, info: ParamInfo) -> bool:
         return info.kind == Kind.WEIGHT or (info.kind == Kind.BIAS and self.rule.perturb_biases)
@@ -106,16 +117,16 @@ class PATS:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._pending = []
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
         if closure is None:
-            self._observe()
+            self._observe(optimizer)
             return None
         # The closure makes the gradients, inside the step: look at them right after its first call.
-        watched = self._watch(closure)
+        self._pending = []
+        watched = self._watch(optimizer, closure)
         return ((args[0], watched), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": watched})
 
-    def _watch(self, closure: Callable[[], float]) -> Callable[[], float]:
+    def _watch(self, optimizer: Optimizer, closure: Callable[[], float]) -> Callable[[], float]:
         seen = False
 
         def watched() -> float:
@@ -123,16 +134,47 @@ class PATS:
             loss = closure()
             if not seen:
                 seen = True
-                self._observe()
+                self._observe(optimizer)
             return loss
 
         return watched
 
     @torch.no_grad()
-    def _observe(self) -> None:
+    def _observe(self, optimizer: Optimizer) -> None:
+        self._pending = []
         infos = [info for info in self._perturbed if info.parameter.grad is not None and info.parameter.numel()]
-        if not infos:
-            return
+        here, there = _by_device(infos)
+        if len(there) + bool(here) > 1 and self.rule.mean_scope == "model":
+            raise ValueError("Invalid mean_scope: 'model' with parameters on several devices: 'tensor' is needed there")
+        # A gradient scaler leaves both to optimizers that ask for them.
+        scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+        if here and scale is not None:
+            raise ValueError("The gradients are scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)")
+        if here and not (found_inf is not None and found_inf.item()):
+            self._observe_on_host(here)
+        for device, some in there.items():
+            step = self._begin(device, some, optimizer, scale)
+            step.measure(found_inf)
+            step.update(after=False)
+            self._pending += some
+
+    def _begin(
+        self, device: torch.device, infos: list[ParamInfo], optimizer: Optimizer, scale: Tensor | None = None
+    ) -> DeviceStep:
+        if device not in self._device_steps:
+            self._device_steps[device] = DeviceStep(device)
+        number_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        members = [
+            Member(info.name, info.parameter, number_of[id(info.parameter)], tensor_id(info.path), self._state_of(info))
+            for info in infos
+        ]
+        settings = new_settings()
+        fill_device_rule(settings, self.rule, self.noise_seed)
+        plain = DeviceGroup(settings, noise=not self.rule.is_silent)
+        self._device_steps[device].begin(members, [plain.at(group["lr"]) for group in optimizer.param_groups], scale)
+        return self._device_steps[device]
+
+    def _observe_on_host(self, infos: list[ParamInfo]) -> None:
         operands = [Operand(info.name, info.parameter) for info in infos]
         rows, means = first_pass(operands, [True] * len(operands))
         states = [self._state_of(info) for info in infos]
@@ -144,15 +186,21 @@ class PATS:
         for state, mean in zip(states, means, strict=True):
             state["sensitivity_mean"].mul_(beta).add_(rest * mean)
             state["step"] += 1
-        self._pending = infos
+        self._pending += infos
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._pending:
-            return
+        here, there = _by_device(self._pending)
+        self._pending = []
+        if here:
+            self._perturb_on_host(optimizer, here)
+        for device, infos in there.items():
+            self._begin(device, infos, optimizer).update(before=False)
+
+    def _perturb_on_host(self, optimizer: Optimizer, infos: list[ParamInfo]) -> None:
         lr_of = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
         # Sorted by learning rate: one fill per value.
-        infos = sorted(self._pending, key=lambda info: lr_of[id(info.parameter)])
+        infos = sorted(infos, key=lambda info: lr_of[id(info.parameter)])
         states = [self._state[info.path] for info in infos]
         thetas = [float32_copy(info.parameter.detach()) for info in infos]
         rows = new_table([theta.numel() for theta in thetas])
@@ -174,16 +222,26 @@ class PATS:
         for info, theta in zip(infos, thetas, strict=True):
             if theta.data_ptr() != info.parameter.data_ptr():
                 info.parameter.detach().copy_(theta)
-        self._pending = []
+
+    def check_refused(self) -> None:
+        """Raise if steps have been left out on a GPU since the last call; waits for it. On the CPU the step raises.
+
+        Raises:
+            NonFiniteGradient: With the name of the first tensor. Steps that a gradient scaler skips do not count.
+        """
+        raise_refused(self._device_steps.values())
 
     def _state_of(self, info: ParamInfo) -> dict[str, Any]:
-        if info.path not in self._state:
-            self._state[info.path] = {
-                "step": torch.tensor(0.0, dtype=torch.float32),
-                "sensitivity": torch.zeros(info.parameter.shape, dtype=torch.float32),
-                "sensitivity_mean": torch.tensor(0.0, dtype=torch.float64),
+        device, state = info.parameter.device, self._state.get(info.path)
+        if state is None:
+            state = self._state[info.path] = {
+                "step": torch.zeros((), dtype=torch.float32, device=device),
+                "sensitivity": torch.zeros(info.parameter.shape, dtype=torch.float32, device=device),
+                "sensitivity_mean": torch.zeros((), dtype=torch.float64, device=device),
             }
-        return self._state[info.path]
+        elif state["sensitivity"].device != device:  # loaded, or the model has been moved
+            state.update({key: value.to(device) for key, value in state.items()})
+        return state
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rule, the seed and the state by the parameters' paths, which do not depend on any prefix."""
@@ -199,20 +257,23 @@ class PATS:
         Raises:
             ValueError: If it holds a parameter that this object does not perturb, or one of another shape.
         """
-        shapes = {info.path: info.parameter.shape for info in self._perturbed}
+        parameters = {info.path: info.parameter for info in self._perturbed}
         for path, state in state_dict["state"].items():
-            if path not in shapes:
+            if path not in parameters:
                 raise ValueError(
                     f"The state holds {path!r}, which is not perturbed here: load it into the same model and rule"
                 )
-            if state["sensitivity"].shape != shapes[path]:
-                found, wanted = tuple(state["sensitivity"].shape), tuple(shapes[path])
+            if state["sensitivity"].shape != parameters[path].shape:
+                found, wanted = tuple(state["sensitivity"].shape), tuple(parameters[path].shape)
                 raise ValueError(f"The state of {path!r} has shape {found}, the parameter {wanted}")
         self.rule = PATSRule(**state_dict["rule"])
         self.noise_seed = check_seed(state_dict["noise_seed"])
         dtypes = {"step": torch.float32, "sensitivity": torch.float32, "sensitivity_mean": torch.float64}
         self._state = {
-            path: {key: _copy(state[key], dtype) for key, dtype in dtypes.items()}
+            path: {
+                key: state[key].detach().to(parameters[path].device, dtype, copy=True).contiguous()
+                for key, dtype in dtypes.items()
+            }
             for path, state in state_dict["state"].items()
         }
 
@@ -232,5 +293,10 @@ class PATS:
         ]
 
 
-def _copy(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.detach().to("cpu", dtype, copy=True).contiguous()
+def _by_device(infos: list[ParamInfo]) -> tuple[list[ParamInfo], dict[torch.device, list[ParamInfo]]]:
+    """Divide tensors into those of the CPU and those of each GPU."""
+    here: list[ParamInfo] = []
+    there: dict[torch.device, list[ParamInfo]] = {}
+    for info in infos:
+        (there.setdefault(info.parameter.device, []) if on_device(info.parameter) else here).append(info)
+    return here, there

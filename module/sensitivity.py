@@ -102,7 +102,7 @@ def sensitivity_histogram(
     edges = np.geomspace(low, high, bins + 1)
     counts = np.zeros(bins + 2, np.int64)
     for tensor in sensitivities:
-        place = np.searchsorted(edges, tensor.detach().numpy().ravel(), side="right")
+        place = np.searchsorted(edges, tensor.detach().cpu().numpy().ravel(), side="right")
         counts += np.bincount(place, minlength=bins + 2)
     return counts, edges
 
@@ -130,4 +130,4 @@ def _stride(total: int, samples: int) -> int:
 
 
 def _sample(tensor: Tensor, stride: int) -> np.ndarray:
-    return tensor.detach().reshape(-1)[::stride].to(torch.float64).numpy()
+    return tensor.detach().reshape(-1)[::stride].to(torch.float64).cpu().numpy()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data_utils.batching import epoch_batches, evaluation_batches, training_subset
-from module.bert_optim import NonFiniteGradient
+from module.bert_optim import Adamax, NonFiniteGradient
 from module.clipping import clip_gradients
 from module.seeds import stream_seed
 from mt_dnn import checkpoint
@@ -176,6 +176,8 @@ class Trainer:
             }
         )
         state.loss_sum, state.loss_examples = torch.zeros((), device=self.device), 0
+        if isinstance(self.optimizer, Adamax):
+            self.optimizer.check_refused()  # on a GPU it could not say so at the step itself
         if not math.isfinite(loss):
             raise Diverged(f"the training loss is {loss}")
 

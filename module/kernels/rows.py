@@ -4,6 +4,10 @@ import numpy as np
 
 from module.noise import BLOCK
 
+# Names of the optimizers' state, written once.
+STEP, MOMENTUM, INFINITY_NORM = "step", "exp_avg", "exp_inf"
+SENSITIVITY, SENSITIVITY_MEAN = "sensitivity", "sensitivity_mean"
+
 # Rules of the deterministic update `d`.
 RULE_NONE, RULE_MTDNN, RULE_TORCH = 0, 1, 2
 

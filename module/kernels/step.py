@@ -14,6 +14,7 @@ from module.kernels.rows import new_table, number_blocks
 from module.noise import BLOCK, MASK_LEVELS, MAX_ENTRIES, WORD, mask_threshold, tensor_mask_bits
 from module.pats_rule import PATSRule
 
+_DEVICES = ("cpu", "cuda")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ZEROS = np.zeros(BLOCK, np.float32)  # the gradient of untouched rows
 
@@ -21,8 +22,11 @@ _ZEROS = np.zeros(BLOCK, np.float32)  # the gradient of untouched rows
 class NonFiniteGradient(RuntimeError):
     """A gradient (or the parameter it belongs to) holds NaN or infinity; the step was refused, nothing was changed."""
 
-    def __init__(self, parameter: str) -> None:
-        super().__init__(f"The gradient of {parameter!r} is not finite: the step is refused, all state is as before")
+    def __init__(self, parameter: str, refused: int = 1) -> None:
+        more = "" if refused == 1 else f" ({refused} refused steps, this name is the first one's)"
+        super().__init__(
+            f"The gradient of {parameter!r} is not finite: the step is refused, all state is as before{more}"
+        )
         self.parameter = parameter
 
 
@@ -71,13 +75,12 @@ def check_parameter(name: str, parameter: Tensor) -> None:
 
     Raises:
         TypeError: If the dtype is not float32, bfloat16 or float16.
-        NotImplementedError: If the parameter is not on the CPU.
+        NotImplementedError: If the parameter is neither on the CPU nor on CUDA.
         ValueError: If it has too many entries for the noise stream.
     """
-    if parameter.device.type != "cpu":
-        kernel = "CUDA" if parameter.device.type == "cuda" else parameter.device.type
+    if parameter.device.type not in _DEVICES:
         raise NotImplementedError(
-            f"{name!r} is on {parameter.device}: the {kernel} kernel is not built yet: move the model to the CPU"
+            f"{name!r} is on {parameter.device}: there are kernels for {' and '.join(_DEVICES)}: move the model there"
         )
     if parameter.dtype not in _DTYPES:
         raise TypeError(f"{name!r} is {parameter.dtype}: float32, bfloat16 or float16 is needed: model.float()")

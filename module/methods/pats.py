@@ -56,4 +56,6 @@ class PATS(FineTuningMethod):
 
         source = self._attachment or context.optimizer
         assert isinstance(source, Attachment | PATSAdamax)
+        if self._attachment:
+            self._attachment.check_refused()
         return noise_statistics(source.observations())

@@ -105,3 +105,11 @@ def tiny_bert(seed=0, **changes):
         "intermediate_size": 64, "max_position_embeddings": 40, **changes,
     }  # fmt: skip
     return BertModel(BertConfig(**settings)).eval()
+
+
+def to_device(tensor, device):
+    """A copy for the Triton kernels; the fixture ``device`` sends what this marks to them."""
+    copy = tensor.detach().clone().to(device)
+    copy = torch.nn.Parameter(copy) if isinstance(tensor, torch.nn.Parameter) else copy
+    copy.simulates_cuda = True
+    return copy

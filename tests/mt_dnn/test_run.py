@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import train
 from data_utils.errors import SettingError
+from module.bert_optim import Adamax, NonFiniteGradient
 from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
@@ -153,6 +154,16 @@ def test_a_run_that_blows_up_is_diverged(tiny_run, optimizer):
     assert result.last is None
     assert result.error
     assert run(config) == result
+
+
+def test_steps_that_a_gpu_refused_end_the_run_at_the_next_logging_step(tiny_run, monkeypatch):
+    def refuse(optimizer):
+        raise NonFiniteGradient("encoder.weight", 2)
+
+    monkeypatch.setattr(Adamax, "check_refused", refuse)
+    result = run(tiny_run())
+    assert result.status is Status.DIVERGED
+    assert "'encoder.weight' is not finite" in result.error
 
 
 def test_an_unexpected_error_is_recorded_and_tried_again(tiny_run, monkeypatch):
