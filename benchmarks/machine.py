@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "transformers", "numpy", "numba", "tokenizers")
+PACKAGES = ("torch", "transformers", "accelerate", "numpy", "numba", "tokenizers")
 
 
 def machine_facts() -> dict[str, Any]:
