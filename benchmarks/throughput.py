@@ -14,7 +14,6 @@ its rows as the training set. Data as in ``benchmarks.packing``. trainer128 cuts
 
 import argparse
 import gc
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.glue_rows import TASKS, find_data
+from benchmarks.command_line import at_least_one, make_parser, write_json
+from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
 from benchmarks.peers.contender import CONTENDERS, Contender, Train, open_run
 from mt_dnn.config import RunConfig
@@ -37,7 +37,6 @@ Seconds = dict[str, npt.NDArray[np.float64]]
 # Training rows of a turn: about equal times, and a dozen minutes in all.
 ROWS = {"cola": 192, "mrpc": 96, "rte": 64, "stsb": 128}
 DEFAULT = ("vanilla", "pats", "trainer", "mtdnn")
-PRECISIONS = ("fp32", "bf16")
 
 
 def measure(runs: dict[str, tuple[RunConfig, Datasets]], turns: int, scratch: Path) -> tuple[Seconds, dict[str, Any]]:
@@ -139,46 +138,12 @@ def benchmark(
     }
 
 
-def chosen(text: str, legal: Sequence[str]) -> list[str]:
-    """Comma-separated names.
-
-    Raises:
-        argparse.ArgumentTypeError: a name that is not legal.
-    """
-    names = list(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in legal:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(legal)}")
-    return names
-
-
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="contenders:\n" + "\n".join(f"  {c.name:10} {c.about}" for c in CONTENDERS.values()),
-    )
-    parser.add_argument("--tasks", type=lambda text: chosen(text, TASKS), default=list(TASKS), help=",".join(TASKS))
-    parser.add_argument(
-        "--precisions",
-        type=lambda text: chosen(text, (*PRECISIONS, "fp16")),
-        default=list(PRECISIONS),
-        help="comma-separated, of fp32, bf16, fp16; default: fp32,bf16",
-    )
-    parser.add_argument(
-        "--contenders",
-        type=lambda text: chosen(text, tuple(CONTENDERS)),
-        help="comma-separated; default: vanilla,pats,trainer,mtdnn, and trainer128 on cola, the shortest rows",
-    )
-    parser.add_argument("--rows", type=int, help=f"training rows of a turn; default: {ROWS}")
-    parser.add_argument("--turns", type=int, default=5, help="turns that count; default: %(default)s")
-    parser.add_argument("--encoder", default="all-MiniLM-L6-v2", help="one that has recipes; default: %(default)s")
-    parser.add_argument("--data_dir", type=Path, help="folder with canonical <task>_<split>.tsv; default: see above")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto; default: %(default)s")
-    parser.add_argument("--threads", type=int, help="threads of torch; default: torch's choice")
-    parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
-    options = parser.parse_args()
+    parser = make_parser(__doc__, f"{','.join(DEFAULT)}; and trainer128 on cola, whose rows are the shortest")
+    parser.add_argument("--rows", type=at_least_one, help=f"training rows of a turn; default: {ROWS}")
+    parser.add_argument("--turns", type=at_least_one, default=5, help="turns that count; default: %(default)s")
+    options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
@@ -192,9 +157,7 @@ def main() -> None:
                 figures = benchmark(task, precision, [CONTENDERS[n] for n in names], options, folder, scratch)
                 result["tasks"].setdefault(task, {})[precision] = figures
                 show(task, precision, figures["contenders"])
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

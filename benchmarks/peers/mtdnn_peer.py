@@ -8,6 +8,7 @@ every row, word dropout, and evaluation in batches of 8 (here as large as the tr
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,9 @@ class MTDNNPeer:
         self.device = pick_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
         self.model = peer_model(config, data.task_def).to(self.device)
-        self.train_rows, self.dev_rows = training_rows(config, data), dev_rows(data)
+        # To torch a list is a data set, to its types it is none.
+        self.train_rows: Any = training_rows(config, data)
+        self.dev_rows: Any = dev_rows(data)
         self.losses: list[float] = []
         self.optimizer = torch.optim.Adamax(self._groups(), lr=config.learning_rate)
         steps = config.epochs * len(batch_order(config, len(self.train_rows), epoch=0))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from benchmarks.peers.contender import Train
 from mt_dnn.config import RunConfig
@@ -12,7 +13,12 @@ from mt_dnn.results import RunDirectory, Status
 from mt_dnn.trainer import Trainer
 
 # As with the peers, no weights are written, no events, and no losses but an epoch's.
-_QUIET = {"save": "none", "tensorboard": False, "checkpoint_seconds": 1e9, "log_per_updates": 1_000_000_000}
+_QUIET: dict[str, Any] = {
+    "save": "none",
+    "tensorboard": False,
+    "checkpoint_seconds": 1e9,
+    "log_per_updates": 1_000_000_000,
+}
 
 
 def prepare(config: RunConfig, data: Datasets, scratch: Path) -> Train:

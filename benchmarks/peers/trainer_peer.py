@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import Sampler
 from transformers import (
     AutoTokenizer,
