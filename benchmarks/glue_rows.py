@@ -1,5 +1,7 @@
 """The rows that benchmarks train on: GLUE's own, or generated ones of the same lengths."""
 
+import contextlib
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,7 +40,8 @@ def find_data(data_dir: Path | None, scratch: Path, tasks: Sequence[str] = TASKS
     raw = Path(os.environ.get("PATS_GLUE_DIR", ROOT.parent / "shared" / "glue"))
     canonical = scratch / "canonical_data"
     if raw.is_dir():
-        convert(raw, canonical, tasks=tuple(tasks))
+        with contextlib.redirect_stdout(io.StringIO()):  # its row counts; warnings go to stderr
+            convert(raw, canonical, tasks=tuple(tasks))
         return "GLUE's rows", canonical
     canonical.mkdir()
     task_defs = load_task_defs(GLUE_TASK_DEF)
