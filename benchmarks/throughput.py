@@ -28,7 +28,8 @@ import torch
 from benchmarks.command_line import at_least_one, make_parser, write_json
 from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
-from benchmarks.peers.contender import CONTENDERS, Contender, Train, open_run
+from benchmarks.peers.assignment import Train
+from benchmarks.peers.contender import CONTENDERS, Contender, open_run
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
 
@@ -57,7 +58,7 @@ def measure(runs: dict[str, tuple[RunConfig, Datasets]], turns: int, scratch: Pa
             config, data = runs[name]
             folder = scratch / f"{turn}-{name}"
             folder.mkdir(parents=True)
-            train = CONTENDERS[name].prepare(replace(config, seed=turn), data, folder)
+            train = CONTENDERS[name].builder(replace(config, seed=turn), data, folder)()
             taken, metrics[name] = timed(train)
             seconds[name].append(taken)
             del train

@@ -17,23 +17,19 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from benchmarks.peers.contender import Train
+from benchmarks.peers.assignment import Assignment, Row, Train
 from benchmarks.peers.peer_model import peer_model
-from benchmarks.peers.python_rows import Row, batch_order, dev_rows, training_rows
 from data_utils.metrics import compute_metrics
 from data_utils.task_def import DataFormat
-from mt_dnn.assembly import pick_device
-from mt_dnn.config import RunConfig
-from mt_dnn.data import Datasets
 from mt_dnn.precision import resolve_precision
 from mt_dnn.schedule import learning_rate_multiplier
 
 Fields = dict[str, Tensor]
 
 
-def prepare(config: RunConfig, data: Datasets, scratch: Path) -> Train:
+def prepare(assignment: Assignment, scratch: Path) -> Train:
     """Build the peer; it writes nothing into ``scratch``."""
-    return MTDNNPeer(config, data).train
+    return MTDNNPeer(assignment).train
 
 
 class MTDNNPeer:
@@ -44,28 +40,27 @@ class MTDNNPeer:
         losses: mean loss of each step so far.
     """
 
-    def __init__(self, config: RunConfig, data: Datasets) -> None:
-        self.config, self.task_def, self.pad_id = config, data.task_def, data.pad_id
-        self.device = pick_device(config.device)
-        self.precision = resolve_precision(config.precision, self.device)
-        self.model = peer_model(config, data.task_def).to(self.device)
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment, self.task_def = assignment, assignment.task_def
+        self.device = torch.device(assignment.device)
+        self.precision = resolve_precision(assignment.precision, self.device)
+        self.scaler = self.precision.grad_scaler()
+        self.model = peer_model(assignment).to(self.device)
         # To torch a list is a data set, to its types it is none.
-        self.train_rows: Any = training_rows(config, data)
-        self.dev_rows: Any = dev_rows(data)
+        self.train_rows: Any = assignment.train
+        self.dev_rows: Any = assignment.dev
         self.losses: list[float] = []
-        self.optimizer = torch.optim.Adamax(self._groups(), lr=config.learning_rate)
-        steps = config.epochs * len(batch_order(config, len(self.train_rows), epoch=0))
+        self.optimizer = torch.optim.Adamax(self._groups(), lr=assignment.learning_rate)
+        steps, warmup = assignment.steps, assignment.warmup
         self.schedule = LambdaLR(
-            self.optimizer,
-            lambda step: learning_rate_multiplier(min(step, steps), steps, config.warmup, config.schedule),
+            self.optimizer, lambda step: learning_rate_multiplier(min(step, steps), steps, warmup, "linear")
         )
 
     def train(self) -> dict[str, float]:
         """Train and evaluate every epoch; returns the last epoch's metrics."""
         metrics: dict[str, float] = {}
-        for epoch in range(self.config.epochs):
-            order = batch_order(self.config, len(self.train_rows), epoch)
-            for batch in DataLoader(self.train_rows, batch_sampler=order, collate_fn=self.collate):
+        for batches in self.assignment.epochs:
+            for batch in DataLoader(self.train_rows, batch_sampler=batches, collate_fn=self.collate):
                 self.update({name: value.to(self.device) for name, value in batch.items()})
             metrics = self.evaluate()
         return metrics
@@ -77,9 +72,11 @@ class MTDNNPeer:
             logits = self._logits(batch)
         loss = self._loss(logits, batch["labels"])
         self.losses.append(loss.item())
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.global_grad_clipping)
-        self.optimizer.step()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.assignment.clipping)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad()
         self.schedule.step()
 
@@ -88,7 +85,7 @@ class MTDNNPeer:
         self.model.eval()
         scores: list[float] = []
         labels: list[float] = []
-        for batch in DataLoader(self.dev_rows, batch_size=self.config.batch_size, collate_fn=self.collate):
+        for batch in DataLoader(self.dev_rows, batch_size=self.assignment.batch_size, collate_fn=self.collate):
             with torch.no_grad(), self.precision.autocast():
                 logits = self._logits({name: value.to(self.device) for name, value in batch.items()})
             scores.extend(logits.float().cpu().numpy().reshape(-1).tolist())
@@ -99,7 +96,7 @@ class MTDNNPeer:
     def collate(self, rows: list[Row]) -> Fields:
         """A rectangle of (B, T) per field, filled row by row; T is the longest example."""
         size, longest = len(rows), max(len(row["input_ids"]) for row in rows)
-        tokens = torch.full((size, longest), self.pad_id, dtype=torch.long)
+        tokens = torch.full((size, longest), self.assignment.pad_id, dtype=torch.long)
         types = torch.zeros(size, longest, dtype=torch.long)
         masks = torch.zeros(size, longest, dtype=torch.long)
         paired = self.task_def.data_format is not DataFormat.PremiseOnly
@@ -136,6 +133,6 @@ class MTDNNPeer:
         plain = ("bias", "LayerNorm.weight")
         named = list(self.model.named_parameters())
         return [
-            {"params": [p for n, p in named if not n.endswith(plain)], "weight_decay": self.config.weight_decay},
+            {"params": [p for n, p in named if not n.endswith(plain)], "weight_decay": self.assignment.weight_decay},
             {"params": [p for n, p in named if n.endswith(plain)], "weight_decay": 0.0},
         ]

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.contender import Train
+from benchmarks.peers.assignment import Train
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
 from mt_dnn.encoder import resolve_encoder

@@ -17,34 +17,28 @@ from transformers import (
 )
 from transformers import Trainer as TransformersTrainer
 
-from benchmarks.peers.contender import Train
+from benchmarks.peers.assignment import Assignment, Train, cut
 from benchmarks.peers.peer_model import peer_model
-from benchmarks.peers.python_rows import batch_order, dev_rows, training_rows
 from data_utils.metrics import compute_metrics
 from data_utils.task_def import TaskDef
-from mt_dnn.assembly import pick_device
-from mt_dnn.config import RunConfig
-from mt_dnn.data import Datasets
-from mt_dnn.encoder import resolve_encoder
-from mt_dnn.precision import resolve_precision
 
 
 class EpochOrder(Sampler[int]):
-    """Replays the order of ``batch_order``; Trainer says which epoch it is."""
+    """Replays the order of the batches; Trainer says which epoch it is."""
 
-    def __init__(self, config: RunConfig, n: int) -> None:
-        self._config, self._n, self._epoch = config, n, 0
+    def __init__(self, epochs: list[list[list[int]]]) -> None:
+        self._orders = [[position for batch in batches for position in batch] for batches in epochs]
+        self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch, from 0."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        for batch in batch_order(self._config, self._n, self._epoch):
-            yield from batch
+        return iter(self._orders[self._epoch])
 
     def __len__(self) -> int:
-        return self._n
+        return len(self._orders[self._epoch])
 
 
 class ReplayTrainer(TransformersTrainer):  # type: ignore[misc]  # transformers has no types here
@@ -56,66 +50,62 @@ class ReplayTrainer(TransformersTrainer):  # type: ignore[misc]  # transformers 
         return self.order
 
 
-def prepare(config: RunConfig, data: Datasets, scratch: Path, width: int | None = None) -> Train:
+def prepare(assignment: Assignment, scratch: Path, width: int | None = None) -> Train:
     """Build model, rows and Trainer.
 
     Args:
-        config: the run.
-        data: its rows.
+        assignment: what to train.
         scratch: folder that Trainer is given to write to.
         width: tokens that every example is padded to, longer ones are cut; None pads to the longest of a batch.
     """
-    trainer = make_trainer(config, data, scratch, width)
+    trainer = make_trainer(assignment, scratch, width)
 
     def train() -> dict[str, float]:
         trainer.train()
         last = next(entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry)
-        return {str(metric): last[f"eval_{metric}"] for metric in data.task_def.metric_meta}
+        return {str(metric): last[f"eval_{metric}"] for metric in assignment.task_def.metric_meta}
 
     return train
 
 
-def make_trainer(
-    config: RunConfig, data: Datasets, scratch: Path, width: int | None = None, **changes: Any
-) -> ReplayTrainer:
+def make_trainer(assignment: Assignment, scratch: Path, width: int | None = None, **changes: Any) -> ReplayTrainer:
     """Build a Trainer; ``changes`` are ``TrainingArguments`` that differ from those of the benchmark."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve_encoder(config.init_checkpoint).folder, local_files_only=True)
-    train, dev = training_rows(config, data, width), dev_rows(data, width)
+    tokenizer = AutoTokenizer.from_pretrained(assignment.encoder, local_files_only=True)
+    train: list[Any] = assignment.train
+    dev: list[Any] = assignment.dev
     collator = DataCollatorWithPadding(tokenizer)
     if width is not None:
-        train, dev = ([tokenizer.pad(row, "max_length", width) for row in rows] for rows in (train, dev))
+        train, dev = ([tokenizer.pad(cut(row, width), "max_length", width) for row in rows] for rows in (train, dev))
         collator = default_data_collator
     trainer = ReplayTrainer(
-        model=peer_model(config, data.task_def),
-        args=TrainingArguments(**{**arguments(config, scratch), **changes}),
+        model=peer_model(assignment),
+        args=TrainingArguments(**{**arguments(assignment, scratch), **changes}),
         data_collator=collator,
         train_dataset=train,
         eval_dataset=dev,
-        compute_metrics=score(data.task_def),
+        compute_metrics=score(assignment.task_def),
     )
-    trainer.order = EpochOrder(config, len(train))
+    trainer.order = EpochOrder(assignment.epochs)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def arguments(config: RunConfig, scratch: Path) -> dict[str, Any]:
+def arguments(assignment: Assignment, scratch: Path) -> dict[str, Any]:
     """Trainer's arguments: the run's numbers, Trainer's own AdamW and schedule, an evaluation per epoch, no writing."""
-    device = pick_device(config.device)
-    precision = resolve_precision(config.precision, device).name
     return {
         "output_dir": str(scratch),
-        "num_train_epochs": config.epochs,
-        "per_device_train_batch_size": config.batch_size,
-        "per_device_eval_batch_size": config.batch_size,
-        "learning_rate": config.learning_rate,
-        "warmup_steps": config.warmup,  # below 1: a share of all steps
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.global_grad_clipping,
-        "bf16": precision == "bf16",
-        "fp16": precision == "fp16",
-        "use_cpu": device.type == "cpu",
-        "dataloader_pin_memory": device.type == "cuda",
-        "seed": config.seed,
+        "num_train_epochs": len(assignment.epochs),
+        "per_device_train_batch_size": assignment.batch_size,
+        "per_device_eval_batch_size": assignment.batch_size,
+        "learning_rate": assignment.learning_rate,
+        "warmup_steps": assignment.warmup,  # below 1: a share of all steps
+        "weight_decay": assignment.weight_decay,
+        "max_grad_norm": assignment.clipping,
+        "bf16": assignment.precision == "bf16",
+        "fp16": assignment.precision == "fp16",
+        "use_cpu": assignment.device == "cpu",
+        "dataloader_pin_memory": assignment.device != "cpu",
+        "seed": assignment.seed,
         "eval_strategy": "epoch",
         "save_strategy": "no",
         "logging_strategy": "no",

@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.glue_rows import ROOT
 from benchmarks.peers import ours
-from benchmarks.peers.contender import CONTENDERS
-from benchmarks.peers.python_rows import batch_order, python_rows
+from benchmarks.peers.assignment import cut, python_rows
+from benchmarks.peers.contender import CONTENDERS, assign
 from data_utils.batching import pad
 from mt_dnn.assembly import assemble
 from mt_dnn.config import run_dir
@@ -50,7 +53,9 @@ def test_trainer_has_our_losses_step_by_step(tiny_run, tmp_path, trainer_peer, t
     config = tiny_run(train_datasets=task, optimizer="adamw", train_size=65, **QUIET)  # 10 steps, 1 of warm-up
     data = open_datasets(config)
     losses, metrics = our_losses(config)
-    trainer = trainer_peer.make_trainer(config, data, tmp_path, width, logging_strategy="steps", logging_steps=1)
+    trainer = trainer_peer.make_trainer(
+        assign(config, data), tmp_path, width, logging_strategy="steps", logging_steps=1
+    )
     start_alike(trainer.model, config, data)
     trainer.train()
     theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -68,7 +73,7 @@ def test_mtdnn_has_our_losses_step_by_step(tiny_run, task):
     config = tiny_run(train_datasets=task, adamax_rule="torch", weight_decay=0.0, **QUIET)
     data = open_datasets(config)
     losses, metrics = our_losses(config)
-    peer = MTDNNPeer(config, data)
+    peer = MTDNNPeer(assign(config, data))
     start_alike(peer.model, config, data)
     assert peer.train() == pytest.approx(metrics, abs=0.05)
     np.testing.assert_allclose(peer.losses, losses, rtol=1e-5)
@@ -81,7 +86,7 @@ def test_mtdnn_collates_the_same_rectangle(tiny_run):
     data = open_datasets(config)
     rows = [3, 0, 69, 11]
     expected = pad(data.train, rows, data.pad_id)
-    found = MTDNNPeer(config, data).collate(python_rows(data.train, rows))
+    found = MTDNNPeer(assign(config, data)).collate(python_rows(data.train, rows))
     for name in ("input_ids", "token_type_ids", "attention_mask", "labels"):
         np.testing.assert_array_equal(found[name].numpy(), getattr(expected, name))
     second = 1 - found["hypothesis_masks"].numpy()
@@ -110,21 +115,33 @@ def test_every_contender_evaluates_with_the_tasks_metrics(tiny_run, tmp_path):
         folder.mkdir()
         # The tiny encoder has 64 positions: too few for a width of 128.
         small = dataclasses.replace(contender, arguments=(("width", 48),)) if contender.arguments else contender
-        metrics = small.prepare(dataclasses.replace(config, method=contender.method), data, folder)()
+        metrics = small.builder(dataclasses.replace(config, method=contender.method), data, folder)()()
         assert list(metrics) == ["ACC", "MCC"]
         assert not np.isnan(list(metrics.values())).any()
 
 
 def test_rows_are_cut_before_their_last_separator(tiny_run):
-    cache = open_datasets(tiny_run(train_datasets="toyscore")).train
-    (whole,), (cut,) = python_rows(cache, [5]), python_rows(cache, [5], longest=5)
+    (whole,) = python_rows(open_datasets(tiny_run(train_datasets="toyscore")).train, [5])
+    short = cut(whole, 5)
     assert len(whole["input_ids"]) > 5
-    assert cut["input_ids"] == [*whole["input_ids"][:4], whole["input_ids"][-1]]
-    assert len(cut["token_type_ids"]) == 5
-    assert cut["label"] == whole["label"]
+    assert short["input_ids"] == [*whole["input_ids"][:4], whole["input_ids"][-1]]
+    assert len(short["token_type_ids"]) == 5
+    assert short["label"] == whole["label"]
+    assert cut(whole, len(whole["input_ids"])) == whole
 
 
 @pytest.mark.parametrize("change", [{"sampler": "length"}, {"grad_accumulation_step": 2}])
-def test_an_order_that_peers_cannot_replay_is_refused(tiny_run, change):
+def test_a_run_that_peers_cannot_replay_is_refused(tiny_run, change):
+    config = tiny_run(**change)
     with pytest.raises(ValueError, match="a peer needs sampler"):
-        batch_order(tiny_run(**change), 70, 0)
+        assign(config, open_datasets(config))
+
+
+def test_a_peers_process_holds_none_of_our_algorithms():
+    """They would count into its memory: the compiler of the CPU kernels takes 100 MB."""
+    code = (
+        "import sys, benchmarks.peak_memory, benchmarks.peers.trainer_peer, benchmarks.peers.mtdnn_peer\n"
+        "print(sorted({'numba', 'module', 'experiments', 'mt_dnn.trainer'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -39,7 +39,7 @@ def test_the_allocators_peak_counts_where_there_is_one():
 
 def test_peak_memory_sees_what_was_freed():
     code = (
-        "from benchmarks.memory import peak_rss\nbefore = peak_rss()\n"
+        "from benchmarks.peak_memory import peak_rss\nbefore = peak_rss()\n"
         "block = bytes([1]) * 300_000_000\ndel block\nprint(peak_rss() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
