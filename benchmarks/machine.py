@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "transformers", "numpy", "numba", "triton", "tokenizers")
+PACKAGES = ("torch", "transformers", "accelerate", "numpy", "numba", "triton", "tokenizers")
 
 
 def machine_facts() -> dict[str, Any]:

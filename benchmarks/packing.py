@@ -4,14 +4,13 @@
 
 The demo's encoder (22.7 M parameters), batches of 32, dynamic padding for the padded side, no optimizer. Both sides
 take turns on the same batches, so that a busy machine slows both; ratios are medians of the ratios within a turn.
-The training sets of CoLA, RTE and MRPC come from ``--data_dir``, canonical files as ``glue_prepro.py`` writes them, or
-are made from GLUE's files in the folder PATS_GLUE_DIR; without either, rows of similar lengths are generated. The
-output says which.
+The training sets of CoLA, RTE, MRPC and STS-B come from ``--data_dir``, canonical files as ``glue_prepro.py`` writes
+them, or are made from GLUE's files in the folder PATS_GLUE_DIR; without either, rows of similar lengths are generated.
+The output says which.
 """
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -21,12 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
-from data_utils.canonical_tsv import write_canonical
 from data_utils.task_def import TaskDef, load_task_defs
 from data_utils.token_cache import TokenCache, ensure_cache
 from data_utils.tokenizer import load_tokenizer
-from experiments.glue.glue_prepro import convert
 from mt_dnn.batch import collate
 from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.encoder import load_encoder, resolve_encoder
@@ -34,40 +32,11 @@ from mt_dnn.loss import task_loss
 from mt_dnn.network import Network
 from mt_dnn.precision import resolve_precision
 
-ROOT = Path(__file__).resolve().parents[1]
 # Batches of a turn: about equal times.
-TASKS = {"cola": 8, "rte": 1, "mrpc": 2}
+TASKS = {"cola": 8, "rte": 1, "mrpc": 2, "stsb": 4}
 BATCH = 32
 CPU = torch.device("cpu")
 ENCODER = "all-MiniLM-L6-v2"
-# Mean and standard deviation of ln(tokens) in the real training sets, special tokens included, for generated rows.
-LOG_LENGTHS = {"cola": (2.34, 0.36), "rte": (4.07, 0.52), "mrpc": (3.94, 0.24)}
-
-
-def find_data(data_dir: Path | None, scratch: Path) -> tuple[str, Path]:
-    """What the rows are, and the folder of the canonical files."""
-    if data_dir is not None:
-        return "rows of --data_dir", data_dir
-    raw = Path(os.environ.get("PATS_GLUE_DIR", ROOT.parent / "shared" / "glue"))
-    canonical = scratch / "canonical_data"
-    if raw.is_dir():
-        convert(raw, canonical, tasks=tuple(TASKS))
-        return "GLUE's training rows", canonical
-    canonical.mkdir()
-    for name in TASKS:
-        generate(name, canonical / f"{name}_train.tsv")
-    return "generated rows", canonical
-
-
-def generate(name: str, tsv: Path) -> None:
-    """Write rows of one word over and over, as long as a task's rows are."""
-    task_def = load_task_defs(GLUE_TASK_DEF)[name]
-    lengths = np.maximum(5, np.exp(np.random.default_rng(0).normal(*LOG_LENGTHS[name], size=2000))).astype(int) - 3
-    texts = [" ".join(["movie"] * n) for n in lengths]
-    labels = [task_def.labels[0] if task_def.labels else "0"] * len(texts)
-    write_canonical(
-        tsv, [str(i) for i in range(len(texts))], labels, texts, None if name == "cola" else ["movie"] * 2000
-    )
 
 
 def open_task(name: str, folder: Path, scratch: Path, max_seq_len: int) -> tuple[TaskDef, TokenCache]:
@@ -170,7 +139,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        data, folder = find_data(options.data_dir, scratch)
+        data, folder = find_data(options.data_dir, scratch, tuple(TASKS))
         result: dict[str, Any] = {"machine": machine_facts(), "data": data, "batch_size": BATCH, "tasks": {}}
         print(f"{data}, batch {BATCH}, {result['machine']['torch_threads']} threads; examples per second")
         for task in TASKS:
