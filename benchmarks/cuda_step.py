@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
 from benchmarks.machine import machine_facts
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
@@ -119,7 +120,7 @@ def measure(steps: Steps, rounds: int, warmup: int = 3) -> dict[str, np.ndarray]
     pairs: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in steps}
     for round_ in range(warmup + rounds):
         for name, step in steps.items():
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()
             start.record()
             step()
@@ -136,8 +137,7 @@ def count_launches(step: Callable[[], Any]) -> int:
         step()
         torch.cuda.synchronize()
     return sum(
-        event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith(("Mem", "mem"))
-        for event in profile.events()
+        event.device_type == DeviceType.CUDA and not event.name.startswith(("Mem", "mem")) for event in profile.events()
     )
 
 

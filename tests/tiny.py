@@ -65,7 +65,7 @@ def make_encoder(folder: Path, seed: int = 0) -> Path:
 
 
 def make_task(folder: Path, n_train: int = 70, n_dev: int = 30, seed: int = 0) -> Path:
-    """Write canonical files of two tasks: is "good" or "bad" in the text; how alike are two texts."""
+    """Write canonical files of two tasks: is "good" or "bad" in the text; how much more "good" in two texts."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for split, n in (("train", n_train), ("dev", n_dev)):
@@ -76,8 +76,8 @@ def make_task(folder: Path, n_train: int = 70, n_dev: int = 30, seed: int = 0) -
             words.insert(int(rng.integers(len(words) + 1)), "good" if label else "bad")
             rows.append(f"{i}\t{label}\t{' '.join(words)}")
             other = list(rng.choice(WORDS, size=rng.integers(1, 6)))
-            alike = len(set(words) & set(other)) / len(set(other))
-            pairs.append(f"{i}\t{alike:.3f}\t{' '.join(words)}\t{' '.join(other)}")
+            praise = (words + other).count("good") - (words + other).count("bad")
+            pairs.append(f"{i}\t{praise}\t{' '.join(words)}\t{' '.join(other)}")
         (folder / f"toy_{split}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
         (folder / f"toyscore_{split}.tsv").write_text("\n".join(pairs) + "\n", encoding="utf-8")
     (folder / "task_def.yml").write_text(TASK_DEF, encoding="utf-8")

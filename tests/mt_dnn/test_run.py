@@ -126,7 +126,7 @@ def test_regression_on_pairs(tiny_run):
     result = run(tiny_run(train_datasets="toyscore", epochs=8))
     assert result.primary_metric == "Pearson"
     assert set(result.last.metrics["toyscore_dev"]) == {"Pearson", "Spearman"}
-    assert result.best.score > 10.0
+    assert result.last.score > 50.0  # seeds and machines: 75 to 95
 
 
 @pytest.mark.parametrize("changes", [{"optimizer": "adamw"}, {"optimizer": "adamw", "method": "pats"}])
