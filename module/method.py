@@ -10,27 +10,27 @@ need no more. So this file and those in ``methods/`` import what computes (torch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from module.seeds import stream_seed
+from module.context import Accumulate, DropoutRates, MethodContext
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.optim import Optimizer
-
-    from module.param_index import ParamIndex
 
 
 class Resource(StrEnum):
     """What at most one method of a run can own."""
 
     UPDATE_RULE = "the update rule of the optimizer"
-    GRADIENT_ESTIMATOR = "the gradient estimator"
+    WEIGHT_ESTIMATOR = "the weights at which gradients are taken"
+    FORWARD_WEIGHTS = "noise on the weights of the forward pass"
+    LINEAR_LAYERS = "the encoder's linear layers"
+    EMBEDDINGS = "the perturbation of the word embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +65,6 @@ class OptimizerSettings:
         }
 
 
-@dataclass(slots=True)
-class MethodContext:
-    """What the hooks of a method may see of a run."""
-
-    network: nn.Module
-    params: ParamIndex
-    seed: int
-    optimizer: Optimizer | None = None
-    """None until it is built."""
-    step: int = 0
-    """Optimizer steps done."""
-    total_steps: int = 0
-    """Optimizer steps of the whole run."""
-
-    def rng(self, name: str) -> torch.Generator:
-        """Return a fresh CPU generator of the stream (seed, name)."""
-        import torch
-
-        return torch.Generator().manual_seed(stream_seed(self.seed, name))
-
-
 @dataclass(frozen=True, slots=True)
 class NoSettings:
     """Settings of a method that has none."""
@@ -101,6 +80,12 @@ class FineTuningMethod:
     name: ClassVar[str] = "vanilla"
     Settings: ClassVar[type] = NoSettings
     exclusive: ClassVar[frozenset[Resource]] = frozenset()
+    rank: ClassVar[int] = 0
+    """Hooks of lower ranks come first, ``gradients`` of lower ranks around those of higher ones."""
+    control: ClassVar[str] = "vanilla"
+    """What the method is to be compared with: plain fine-tuning with the same changes of protocol."""
+    has_noised_pass: ClassVar[bool] = False
+    """Whether it compares the plain forward pass with one under noise."""
 
     def __init__(self, settings: Any = None) -> None:
         settings = type(self).Settings() if settings is None else settings
@@ -109,37 +94,71 @@ class FineTuningMethod:
             raise TypeError(f"Settings of method {self.name!r} are {type(settings).__qualname__}, not {wanted}")
         self.settings: Any = settings
 
-    def configure(self, encoder_config: Any) -> None:
-        """Change the encoder's configuration before its weights are loaded."""
+    @property
+    def anchors(self) -> frozenset[str]:
+        """Which ``context.anchor`` the method asks for."""
+        return frozenset()
+
+    def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
+        """Refuse other methods of the run beyond what ``exclusive`` says.
+
+        Raises:
+            ValueError: Names both methods and the reason.
+        """
+
+    def configure(self, rates: DropoutRates) -> DropoutRates:
+        """Choose the network's dropout, before it is built."""
+        return rates
 
     def setup(self, context: MethodContext) -> None:
-        """Weights are loaded, the optimizer is not built."""
+        """Weights are loaded, the optimizer is not built. Parameters may be changed, replaced or frozen."""
 
-    def before_fit(self, context: MethodContext) -> None:
-        """Everything is built; called once per run, not on resume."""
-
-    def make_optimizer(self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings) -> Optimizer | None:
-        """Build the optimizer, or return None to leave that to others.
+    def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Divide or change the optimizer's groups of named parameters; ``lr`` in a group is its own learning rate.
 
         Args:
-            groups: Groups of named parameters, as :func:`module.param_index.weight_decay_groups` makes them.
+            context: With the learning rate of the run in no group yet.
+            groups: As :func:`module.param_index.weight_decay_groups` makes them, each with its ``lr``.
+        """
+        return groups
+
+    def make_optimizer(
+        self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings, made: Optimizer | None
+    ) -> Optimizer | None:
+        """Build the optimizer, or attach to one, or return None to leave that to others.
+
+        Args:
+            groups: Groups of named parameters.
             settings: What the run asks for.
+            made: What a method before this one has built.
         """
         return None
 
-    def gradients(self, batch: Any, forward: Callable[[Any], Tensor]) -> Tensor:
-        """Accumulate the gradients of one micro-batch.
+    def before_fit(self, context: MethodContext) -> None:
+        """Everything is built; called once per run, not on resume. What is drawn here is forgotten."""
+
+    def extra_loss(self, context: MethodContext, batch: Any, logits: Tensor) -> Tensor | None:
+        """Return a term to add to the task's loss, summed over the examples of the batch.
 
         Args:
+            context: With the model to call.
             batch: The micro-batch.
-            forward: Runs the network on a batch and returns the loss to call ``backward`` on, already scaled.
+            logits: (B, K) of its plain forward pass, with the graph.
+        """
+        return None
+
+    def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> Tensor:
+        """Accumulate the gradients of one optimizer step.
+
+        Args:
+            context: Of the step.
+            batches: Its micro-batches.
+            inner: Does it, with the methods of higher rank around the plain pass.
 
         Returns:
-            The loss, detached.
+            () the loss to log, summed over the examples: what ``inner`` gave.
         """
-        loss = forward(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+        return inner(batches)
 
     def after_backward(self, context: MethodContext) -> None:
         """Gradients are final: accumulated, unscaled, reduced and clipped."""
@@ -148,7 +167,7 @@ class FineTuningMethod:
         """The optimizer has stepped."""
 
     def evaluation(self, context: MethodContext) -> AbstractContextManager[None]:
-        """Return the context in which the network is evaluated."""
+        """Return the context in which the network is evaluated, and its weights are saved as the result."""
         return nullcontext()
 
     @property
@@ -161,101 +180,15 @@ class FineTuningMethod:
         return any(getattr(type(self), hook) is not getattr(FineTuningMethod, hook) for hook in seen)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resume needs beyond the network and the optimizer: tensors and plain values."""
+        """Return what a resume needs beyond network, optimizer and ``context.streams``: tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` gave; tensors come on the CPU."""
 
     def metrics(self, context: MethodContext) -> dict[str, float]:
         """Return numbers to log; called on logging steps only."""
         return {}
-
-
-class Composition(FineTuningMethod):
-    """Several methods as one: hooks in order; the optimizer of whichever builds one, else the plain one.
-
-    Raises:
-        ValueError: If two methods own the same resource.
-    """
-
-    def __init__(self, methods: Sequence[FineTuningMethod]) -> None:
-        super().__init__()
-        check_exclusive([type(method) for method in methods])
-        self.methods = tuple(methods)
-
-    def configure(self, encoder_config: Any) -> None:  # noqa: D102
-        for method in self.methods:
-            method.configure(encoder_config)
-
-    def setup(self, context: MethodContext) -> None:  # noqa: D102
-        for method in self.methods:
-            method.setup(context)
-
-    def before_fit(self, context: MethodContext) -> None:  # noqa: D102
-        for method in self.methods:
-            method.before_fit(context)
-
-    def make_optimizer(self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:
-        """Build the optimizer: a method's own, else the plain one."""
-        for method in self.methods:
-            if (optimizer := method.make_optimizer(groups, settings)) is not None:
-                return optimizer
-        return plain_optimizer(groups, settings)
-
-    def gradients(self, batch: Any, forward: Callable[[Any], Tensor]) -> Tensor:  # noqa: D102
-        for method in self.methods:
-            if Resource.GRADIENT_ESTIMATOR in method.exclusive:
-                return method.gradients(batch, forward)
-        return super().gradients(batch, forward)
-
-    def after_backward(self, context: MethodContext) -> None:  # noqa: D102
-        for method in self.methods:
-            method.after_backward(context)
-
-    def after_step(self, context: MethodContext) -> None:  # noqa: D102
-        for method in self.methods:
-            method.after_step(context)
-
-    def evaluation(self, context: MethodContext) -> AbstractContextManager[None]:  # noqa: D102
-        stack = ExitStack()
-        for method in self.methods:
-            stack.enter_context(method.evaluation(context))
-        return stack  # type: ignore[return-value]
-
-    @property
-    def needs_dense_gradients(self) -> bool:  # noqa: D102
-        return any(method.needs_dense_gradients for method in self.methods)
-
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        return {method.name: method.state_dict() for method in self.methods}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
-        for method in self.methods:
-            method.load_state_dict(state[method.name])
-
-    def metrics(self, context: MethodContext) -> dict[str, float]:
-        """Return the numbers of all methods, as ``<method>/<number>``."""
-        return {
-            f"{method.name}/{key}": value for method in self.methods for key, value in method.metrics(context).items()
-        }
-
-
-def check_exclusive(methods: Sequence[type[FineTuningMethod]]) -> None:
-    """Refuse two owners of one resource.
-
-    Raises:
-        ValueError: If there are; it names both methods and the resource.
-    """
-    owners: dict[Resource, str] = {}
-    for method in methods:
-        for resource in sorted(method.exclusive):
-            if resource in owners:
-                raise ValueError(
-                    f"Methods {owners[resource]!r} and {method.name!r} both need {resource}, which only one can own: "
-                    "use them in separate runs"
-                )
-            owners[resource] = method.name
 
 
 def plain_optimizer(groups: Sequence[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:

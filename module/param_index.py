@@ -5,12 +5,15 @@ Nobody else matches parameter names. Known trees: BERT, RoBERTa, XLM-R, ELECTRA,
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
+
+K = TypeVar("K", bound=Hashable)
 
 # Components that wrappers insert into names: DistributedDataParallel, torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -56,7 +59,7 @@ class ParamInfo:
     kind: Kind
     pretrained: bool
     """Whether the parameter belongs to the encoder's own tree, and so came with the pretrained weights."""
-    parameter: nn.Parameter
+    parameter: "nn.Parameter"
 
     @property
     def in_layer(self) -> bool:
@@ -75,7 +78,7 @@ class ParamIndex:
         ValueError: If the names are of no known encoder, of more than one encoder, or not unique.
     """
 
-    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+    def __init__(self, named_parameters: "Iterable[tuple[str, nn.Parameter]]") -> None:
         named = list(named_parameters)
         plain = [strip_wrappers(name) for name, _ in named]
         base = _encoder_base(plain)
@@ -143,6 +146,28 @@ def weight_decay_groups(index: ParamIndex, weight_decay: float) -> list[dict[str
     return [group for group in (decayed, plain) if group["params"]]
 
 
+def split_groups(
+    groups: Iterable[dict[str, Any]], index: ParamIndex, key: Callable[[ParamInfo], K]
+) -> list[tuple[K, dict[str, Any]]]:
+    """Divide optimizer groups of named parameters by what their parameters are.
+
+    Args:
+        groups: As :func:`weight_decay_groups` makes them.
+        index: The network's parameters.
+        key: Of a parameter; equal keys of one group stay together.
+
+    Returns:
+        Pairs of key and group, in the order of the parameters; every other entry of a group is kept.
+    """
+    divided: list[tuple[K, dict[str, Any]]] = []
+    for group in groups:
+        parts: dict[K, list[Any]] = {}
+        for name, parameter in group["params"]:
+            parts.setdefault(key(index[name]), []).append((name, parameter))
+        divided += [(k, {**group, "params": params}) for k, params in parts.items()]
+    return divided
+
+
 def _encoder_base(names: list[str]) -> str:
     bases = {match["base"] for match in map(_LAYER.match, names) if match}
     if len(bases) == 1:
@@ -156,7 +181,7 @@ def _encoder_base(names: list[str]) -> str:
     )
 
 
-def _describe(name: str, short: str, base: str, parameter: nn.Parameter, names: list[str]) -> ParamInfo:
+def _describe(name: str, short: str, base: str, parameter: "nn.Parameter", names: list[str]) -> ParamInfo:
     kind = _kind(short)
     match = _LAYER.match(short)
     if match:

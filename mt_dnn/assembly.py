@@ -8,14 +8,18 @@ import torch
 
 from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef
-from module.dropout import DropoutStream
-from module.method import Composition, MethodContext, OptimizerSettings
+from module.composition import Composition
+from module.context import DropoutRates, MethodContext
+from module.method import OptimizerSettings
 from module.methods import build_method
 from module.param_index import ParamIndex, weight_decay_groups
+from module.random_streams import RandomStreams
 from module.seeds import stream_seed
 from mt_dnn.config import RunConfig
 from mt_dnn.encoder import EncoderSource, load_encoder
+from mt_dnn.model import TrainingModel
 from mt_dnn.network import Network
+from mt_dnn.precision import Precision
 
 _DEFAULT_HEAD_DROPOUT = 0.1  # MT-DNN's, where neither the command line nor the task definition says
 
@@ -25,15 +29,20 @@ class Parts:
     """What a training loop turns."""
 
     network: Network
+    model: TrainingModel
     method: Composition
     optimizer: torch.optim.Optimizer
     context: MethodContext
-    dropout: DropoutStream
-    """What dropout on the CPU draws from."""
+    streams: RandomStreams
 
 
 def assemble(
-    config: RunConfig, task_def: TaskDef, source: EncoderSource, device: torch.device, total_steps: int
+    config: RunConfig,
+    task_def: TaskDef,
+    source: EncoderSource,
+    device: torch.device,
+    precision: Precision,
+    total_steps: int,
 ) -> Parts:
     """Build everything that a step needs, in the order of the method's hooks.
 
@@ -42,34 +51,46 @@ def assemble(
         task_def: Its task.
         source: Where the encoder's files are.
         device: Where the network goes.
+        precision: Of the forward passes.
         total_steps: Optimizer steps of the whole run.
 
     Raises:
         SettingError: the encoder cannot be loaded, or the method does not fit it.
     """
     method = build_method(config.method, config.method_settings)
+    head_dropout = next(p for p in (config.dropout_p, task_def.dropout_p, _DEFAULT_HEAD_DROPOUT) if p is not None)
+    rates = method.configure(DropoutRates(config.bert_dropout_p, config.bert_dropout_p, head_dropout))
     encoder = load_encoder(
         source,
-        hidden_dropout=config.bert_dropout_p,
-        attention_dropout=config.bert_dropout_p,
+        hidden_dropout=rates.hidden,
+        attention_dropout=rates.attention,
         attention=config.attention,
-        configure=method.configure,
     )
-    head_dropout = next(p for p in (config.dropout_p, task_def.dropout_p, _DEFAULT_HEAD_DROPOUT) if p is not None)
     network = Network(
         encoder,
         task_def,
-        head_dropout=head_dropout,
+        head_dropout=rates.head,
         pooler_activation=config.pooler_actf,
         generator=torch.Generator().manual_seed(stream_seed(config.seed, "init")),
     ).to(device)
-    dropout = DropoutStream(stream_seed(config.seed, "dropout"))
-    network.draw_dropout_from(dropout)
+    streams = RandomStreams(config.seed, device)
+    network.draw_dropout_from(streams.dropout)
+    model = TrainingModel(network, task_def, precision)
     try:
-        index = ParamIndex(network.named_parameters())
-        context = MethodContext(network, index, config.seed, total_steps=total_steps)
+        context = MethodContext(
+            network,
+            ParamIndex(network.named_parameters()),
+            config.seed,
+            streams=streams,
+            model=model,
+            total_steps=total_steps,
+        )
+        for kind in method.anchors & {"pretrained"}:
+            context.anchor(kind)
         method.setup(context)
-        groups = weight_decay_groups(index, config.weight_decay)
+        context.params = ParamIndex(network.named_parameters())  # parameters may have come or gone
+        groups = weight_decay_groups(context.params, config.weight_decay)
+        groups = method.param_groups(context, [{**group, "lr": config.learning_rate} for group in groups])
         optimizer = method.make_optimizer(groups, _optimizer_settings(config))
     except ValueError as error:  # a tree whose roles are not known, a method that the optimizer cannot carry
         raise SettingError(f"method {config.method} on {config.encoder}: {error}") from None
@@ -78,7 +99,7 @@ def assemble(
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     context.optimizer = optimizer
-    return Parts(network, method, optimizer, context, dropout)
+    return Parts(network, model, method, optimizer, context, streams)
 
 
 def _optimizer_settings(config: RunConfig) -> OptimizerSettings:

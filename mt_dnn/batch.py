@@ -55,6 +55,23 @@ class PackedTensors:
         """Real tokens of the batch."""
         return self.input_ids.shape[0]
 
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) tokens of each example."""
+        return self.cu_seqlens.diff()
+
+    def sum_of_examples(self, values: Tensor) -> Tensor:
+        """(n_tokens,) -> (B,)."""
+        return values.new_zeros(self.size).index_add(0, self._example_of_token, values)
+
+    def to_tokens(self, values: Tensor) -> Tensor:
+        """(B,) one number per example -> (n_tokens,)."""
+        return values[self._example_of_token]
+
+    @property
+    def _example_of_token(self) -> Tensor:
+        return (self.position_ids == 0).cumsum(0) - 1  # no look at the device's lengths, for which the host would wait
+
 
 @dataclass(frozen=True, slots=True)
 class PaddedTensors:
@@ -87,6 +104,19 @@ class PaddedTensors:
     def max_seqlen(self) -> int:
         """T."""
         return self.input_ids.shape[1]
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) tokens of each example."""
+        return self.attention_mask.sum(dim=1)
+
+    def sum_of_examples(self, values: Tensor) -> Tensor:
+        """(B, T) -> (B,) over the real tokens."""
+        return (values * self.attention_mask).sum(dim=1)
+
+    def to_tokens(self, values: Tensor) -> Tensor:
+        """(B,) one number per example -> (B, T), 0 on padding."""
+        return values[:, None] * self.attention_mask
 
 
 Batch = PackedTensors | PaddedTensors

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from data_utils.errors import SettingError
 from data_utils.names import check_name, slug
 from data_utils.task_def import split_dataset_name
-from module.methods import METHODS, parse_method
+from module.methods import METHODS, build_method, parse_method
 
 GLUE_TASK_DEF = Path(__file__).resolve().parents[1] / "experiments" / "glue" / "glue_task_def.yml"
 
@@ -145,6 +145,10 @@ class RunConfig:
             for name in chosen
             if dataclasses.fields(METHODS[name].Settings)
         }
+        try:
+            build_method(self.method, settings)
+        except ValueError as error:  # methods whose settings do not allow the others
+            raise SettingError(str(error)) from None
         object.__setattr__(self, "method_settings", settings)
 
     @property

@@ -5,7 +5,7 @@ Legend: B examples, T tokens of the longest, n_tokens real tokens of the batch, 
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ __all__ = ["Encoder", "EncoderSource", "load_encoder", "resolve_encoder", "token
 logger = logging.getLogger(__name__)
 
 ATTENTIONS = ("auto", "packed", "padded")
+EmbeddingHook = Callable[[Tensor, Any], Tensor]
+"""Word embeddings and their batch -> the embeddings to go on with."""
 
 # Families whose attention is a function of query, key and value alone, found equal to padded to rounding (a test
 # each). Not in it: relative positions (DeBERTa, MPNet) and sliding windows (ModernBERT), which packing would lose.
@@ -47,6 +49,7 @@ class Encoder(nn.Module):
         supports_packed: whether the architecture can run packed batches.
         packed: whether it does so in this run.
         dropout_stream: what dropout inside packed attention draws from on the CPU; None is torch's generator.
+        embedding_hooks: called in training with the word embeddings and their batch, one after the other.
     """
 
     def __init__(self, model: nn.Module, packed: bool):
@@ -59,10 +62,24 @@ class Encoder(nn.Module):
         self.supports_packed = config.model_type in PACKED_FAMILIES
         self.packed = packed
         self.dropout_stream: DropoutStream | None = None
+        self.embedding_hooks: list[EmbeddingHook] = []
         self._offset = self.pad_id + 1 if config.model_type in _OFFSET_FAMILIES else 0
         positions = getattr(config, "max_position_embeddings", None)
         self.max_tokens: int | None = positions - self._offset if positions and positions > 0 else None
         self._token_types: int = getattr(config, "type_vocab_size", 0) or 0
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The transformer layers, from the one next to the embeddings on.
+
+        Raises:
+            SettingError: when the architecture does not keep them in one list named ``layer``.
+        """
+        lists = [m for name, m in self.model.named_modules() if name.split(".")[-1] == "layer"]
+        found = [m for m in lists if isinstance(m, nn.ModuleList)]
+        if len(found) != 1:
+            raise SettingError(f"encoder: {len(found)} lists of layers are found, one is needed")
+        return list(found[0])
 
     def batch(self, cache: TokenCache, indices: npt.NDArray[np.int64], device: torch.device) -> Batch:
         """Rows of a token cache in the layout this encoder runs, on a device."""
@@ -99,6 +116,10 @@ class Encoder(nn.Module):
             raise SettingError(
                 f"max_seq_len: an example has {batch.max_seqlen} tokens, this encoder takes {self.max_tokens}"
             )
+        if self.training and self.embedding_hooks:
+            inputs_embeds = self.embed(batch) if inputs_embeds is None else inputs_embeds
+            for hook in self.embedding_hooks:
+                inputs_embeds = hook(inputs_embeds, batch)
         if isinstance(batch, PackedTensors):
             return self._forward_packed(batch, inputs_embeds)
         return self._forward_padded(batch, inputs_embeds)
@@ -149,7 +170,6 @@ def load_encoder(
     hidden_dropout: float,
     attention_dropout: float,
     attention: str = "auto",
-    configure: Callable[[Any], None] | None = None,
 ) -> Encoder:
     """Load a pretrained encoder in float32, in evaluation mode, without its pooler.
 
@@ -160,15 +180,12 @@ def load_encoder(
         hidden_dropout: dropout of embeddings and of the layers' outputs, in [0, 1).
         attention_dropout: dropout of the attention probabilities, in [0, 1).
         attention: "packed", "padded", or "auto": packed where the architecture allows it.
-        configure: changes the transformers configuration before the model is built (a method's ``configure`` hook).
 
     Raises:
         SettingError: for a setting out of range, files that are no encoder, and weights that are missing.
     """
     config = read_config(source)
     set_dropouts(config, hidden_dropout, attention_dropout)
-    if configure is not None:
-        configure(config)
     packed = _decide_packed(attention, config.model_type)
     key = (source.folder, weights_stamp(source.folder), config.to_json_string(use_diff=False), packed)
     if key not in _pristine:

@@ -32,18 +32,21 @@ def task_loss(task_def: TaskDef, logits: Tensor, labels: Tensor, reduction: Redu
     return F.cross_entropy(logits.float(), labels, reduction=reduction)
 
 
-def symmetric_kl(logits: Tensor, other: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """KL(p || q) + KL(q || p) of two predictions, p = softmax(logits) and q = softmax(other).
+def divergence(task_def: TaskDef, logits: Tensor, other: Tensor) -> Tensor:
+    """Distance of two predictions, summed over the examples.
+
+    KL(p || q) + KL(q || p) of classes, p = softmax(logits) and q = softmax(other); the squared difference of scores.
 
     Args:
+        task_def: says whether the outputs are classes or a score.
         logits: (B, K).
         other: (B, K); gradients flow into both, detach the one that shall stay.
-        reduction: "mean" or "sum" over the B examples; the K classes are always summed.
 
     Returns:
         () float32, >= 0 up to rounding.
     """
+    if task_def.loss is LossCriterion.MseCriterion:
+        return F.mse_loss(logits.float(), other.float(), reduction="sum")
     log_p = F.log_softmax(logits.float(), dim=-1)
     log_q = F.log_softmax(other.float(), dim=-1)
-    per_example = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(dim=-1)  # (B,)
-    return per_example.mean() if reduction == "mean" else per_example.sum()
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum()

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from data_utils.errors import SettingError
+from module.resolution import LostNoise
 from mt_dnn.allocator import keep_memory_between_steps
 from mt_dnn.assembly import pick_device
 from mt_dnn.config import RunConfig, run_dir, run_id
@@ -74,6 +75,8 @@ def _fit(trainer: Trainer, directory: RunDirectory) -> RunResult:
         return trainer.fit()
     except (SettingError, OSError, Interrupted):
         raise  # the user's to mend, or to go on with
+    except LostNoise as error:
+        raise SettingError(str(error)) from None
     except Exception as error:
         log.exception("%s failed", directory.path)
         result = trainer.result(Status.FAILED, " ".join(f"{type(error).__name__}: {error}".split()))

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from module.dropout import DropoutStream
 from mt_dnn.results import EpochScore
 
 
@@ -52,19 +51,3 @@ class TrainState:
                 "sessions": values["sessions"] + 1,
             }
         )
-
-
-def random_states(device: torch.device, dropout: DropoutStream) -> dict[str, Any]:
-    """State of the dropout stream and of torch's generator of every device in use."""
-    states = {"dropout": dropout.position, "cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def restore_random_states(states: dict[str, Any], device: torch.device, dropout: DropoutStream) -> None:
-    """Undo :func:`random_states`."""
-    dropout.position = states["dropout"]
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from data_utils.batching import epoch_batches, evaluation_batches, training_subset
 from module.bert_optim import Adamax, NonFiniteGradient
-from module.clipping import clip_gradients
 from module.seeds import stream_seed
 from mt_dnn import checkpoint
 from mt_dnn.assembly import assemble, pick_device
@@ -26,13 +25,13 @@ from mt_dnn.data import Datasets
 from mt_dnn.encoder import EncoderSource
 from mt_dnn.evaluation import evaluate
 from mt_dnn.interrupt import Interrupted, StopRequest
-from mt_dnn.loss import task_loss
 from mt_dnn.precision import resolve_precision
 from mt_dnn.prefetch import prefetch
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
 from mt_dnn.schedule import learning_rate_multiplier
 from mt_dnn.tracking import Tracker
-from mt_dnn.train_state import TrainState, random_states, restore_random_states
+from mt_dnn.train_state import TrainState
+from mt_dnn.training_step import TrainingStep
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +75,11 @@ class Trainer:
         }
         self.tracker = Tracker(directory, config.tensorboard)
         self._started = self._saved_at = time.monotonic()
-        parts = assemble(config, data.task_def, source, self.device, self.total_steps)
+        parts = assemble(config, data.task_def, source, self.device, self.precision, self.total_steps)
+        parts.model.n_examples, parts.model.passes = len(self.rows), self._one_pass
         self.network, self.method, self.optimizer = parts.network, parts.method, parts.optimizer
-        self.context, self.dropout = parts.context, parts.dropout
-        self.scaler = self.precision.grad_scaler()
+        self.context, self.streams = parts.context, parts.streams
+        self.step = TrainingStep(parts, self.precision, config.global_grad_clipping, self.device)
         torch.manual_seed(stream_seed(config.seed, "dropout"))
 
     def fit(self) -> RunResult:
@@ -129,37 +129,22 @@ class Trainer:
         parts = np.split(rows, range(self.config.batch_size, len(rows), self.config.batch_size))
         return [self.network.encoder.batch(self.data.train, part, self.device) for part in parts]
 
+    def _one_pass(self) -> Iterator[list[Batch]]:
+        """The training set once, in an order that no epoch has."""
+        seed = stream_seed(self.config.seed, "first pass")
+        for window in epoch_batches(len(self.rows), self.config.window, seed, 0):
+            yield self._batches(window)
+
     def _step(self, batches: list[Batch]) -> Tensor | None:
         """One optimizer step on micro-batches; returns the gradient norm before clipping."""
         config, state = self.config, self.state
-        examples = sum(batch.size for batch in batches)
         multiplier = learning_rate_multiplier(state.step, self.total_steps, config.warmup, config.schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * multiplier
-        self.network.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.context.step = state.step
-        for batch in batches:
-            self.method.gradients(batch, lambda batch: self._loss(batch, examples))
-        self.scaler.unscale_(self.optimizer)
-        norm = None
-        if config.global_grad_clipping > 0:
-            norm = clip_gradients(self.network.parameters(), config.global_grad_clipping)
-        self.method.after_backward(self.context)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.method.after_step(self.context)
-        state.loss_examples += examples
+        self.context.step, self.context.epoch = state.step, state.step // self.steps_per_epoch
+        loss, norm = self.step(batches, multiplier)
+        state.loss_sum += loss
+        state.loss_examples += sum(batch.size for batch in batches)
         state.step += 1
         return norm
-
-    def _loss(self, batch: Batch, window_size: int) -> Tensor:
-        """This batch's share of the mean loss over the whole window, scaled for fp16."""
-        with self.precision.autocast():
-            logits = self.network(batch)  # (B, K)
-        total = task_loss(self.data.task_def, logits, batch.labels, reduction="sum")
-        self.state.loss_sum += total.detach()
-        return self.scaler.scale(total / window_size)
 
     def _log(self, epoch: int, norm: Tensor | None) -> None:
         """Read the running loss from the device; the only place of a step where the host waits for it."""
@@ -229,8 +214,8 @@ class Trainer:
                 "state": state.to_plain(),
                 "optimizer": self.optimizer.state_dict(),
                 "method": self.method.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "random": random_states(self.device, self.dropout),
+                "scaler": self.step.scaler.state_dict(),
+                "random": self.streams.state(),
                 "metrics_size": self.tracker.flush(),
             },
         )
@@ -245,15 +230,16 @@ class Trainer:
         loaded = checkpoint.load_last(self.directory.checkpoints)
         if loaded is None:
             self.tracker.start(metrics_size=0, step=0)
-            self.method.before_fit(self.context)
+            with self.streams.aside():
+                self.method.before_fit(self.context)
             return
         plain = loaded.state
         self.network.load_state_dict(loaded.model)
         self.optimizer.load_state_dict(plain["optimizer"])
         self.method.load_state_dict(plain["method"])
-        self.scaler.load_state_dict(plain["scaler"])
+        self.step.scaler.load_state_dict(plain["scaler"])
         self.state = TrainState.from_plain(plain["state"], self.device)
-        restore_random_states(plain["random"], self.device, self.dropout)
+        self.streams.restore(plain["random"])
         self.tracker.start(metrics_size=plain["metrics_size"], step=loaded.step)
         log.info("%s goes on at step %d of %d", self.directory.path, loaded.step, self.total_steps)
 

@@ -242,7 +242,7 @@ def _update_sensitivity(row, start, n, factor):
 @_inlined
 def _update_parameters(row, start, n, factor, direction):
     theta = carray(_floats_at(row.theta + 4 * start), (n,))
-    gradient = carray(_floats_at(row.gradient + row.gradient_stride * start), (n,))
+    gradient = carray(_floats_at(row.update_gradient + row.gradient_stride * start), (n,))
     momentum = carray(_floats_at(row.momentum + 4 * start), (n,))
     norm = carray(_floats_at(row.infinity_norm + 4 * start), (n,))
     beta1, one_minus_beta1, beta2 = row.beta1, row.one_minus_beta1, row.beta2
@@ -333,7 +333,8 @@ def update_blocks(rows, first, last):
             philox_block(index, row.step, row.id_low, row.id_high, row.key_low, row.key_high, lanes, w0, w1, w2, w3)
             normals_block(w0, w1, lanes, 0, z, mask)
             normals_block(w2, w3, lanes, 2 * LANES, z, mask)
-            if row.track == 1 and row.scale == 0 and row.rule == RULE_MTDNN:
+            plain = row.scale == 0 and row.rule == RULE_MTDNN and row.update_gradient == row.gradient
+            if row.track == 1 and plain:
                 _pats_adamax(row, start, n, z, mask)
                 continue
         if row.track == 1:

@@ -60,6 +60,11 @@ class Member:
                 f"The gradient of {name!r} is sparse: on {parameter.device.type} dense gradients are needed "
                 "(Embedding(sparse=False))"
             )
+        if hasattr(parameter, "unmasked_grad"):
+            raise NotImplementedError(
+                f"The gradient of {name!r} is masked: on {parameter.device.type} sensitivities cannot be taken of the "
+                "whole one yet: use the CPU, or the masking method without PATS and SAGE"
+            )
         self.name, self.parameter, self.group, self.state = name, parameter, group, state
         self.identity = identity
         """In the noise stream; None: no sensitivity and no noise."""

@@ -16,6 +16,7 @@ ROW = np.dtype(
         # Addresses of contiguous float32 arrays of `size` entries; 0 where the row does not use one.
         ("theta", np.int64),
         ("gradient", np.int64),
+        ("update_gradient", np.int64),  # what the update takes: the same, but where a mask has left part of it
         ("momentum", np.int64),  # m
         ("infinity_norm", np.int64),  # u
         ("sensitivity", np.int64),  # EMA of |theta g|, the paper's sensitivity indicator

@@ -35,9 +35,11 @@ class Operand:
 
     Attributes:
         touched: (R,) sorted rows that ``gradient`` (R, ...) holds, where it is row-sparse; None where it is dense.
+        update_gradient: What the update takes. It is not ``gradient``, of which sensitivities are, where a method has
+            masked the parameter's ``grad`` and left the whole one as its attribute ``unmasked_grad``.
     """
 
-    __slots__ = ("gradient", "name", "parameter", "theta", "touched")
+    __slots__ = ("gradient", "name", "parameter", "theta", "touched", "update_gradient")
 
     def __init__(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -57,7 +59,9 @@ class Operand:
         self.name = name
         self.parameter = parameter
         self.theta = float32_copy(parameter.detach())
-        self.gradient = float32_copy(gradient.detach())
+        self.update_gradient = self.gradient = float32_copy(gradient.detach())
+        if (unmasked := getattr(parameter, "unmasked_grad", None)) is not None:
+            self.gradient = float32_copy(unmasked.detach())
 
     def write_back(self) -> None:
         """Copy the updated values into the parameter if they were worked out in a copy."""
@@ -122,6 +126,7 @@ def first_pass(operands: Sequence[Operand], track: Sequence[bool]) -> tuple[np.n
     rows = new_table([operand.gradient.numel() for operand in operands])
     rows["theta"] = [operand.theta.data_ptr() for operand in operands]
     rows["gradient"] = [operand.gradient.data_ptr() for operand in operands]
+    rows["update_gradient"] = [operand.update_gradient.data_ptr() for operand in operands]
     rows["track"] = track
     sums = sum_rows(rows)
     finite = np.isfinite(sums)
@@ -166,6 +171,7 @@ def _parts(row: np.ndarray, operand: Operand) -> np.ndarray:
     parts["size"][:n], parts["size"][n:] = width, gaps[gaps > 0]
     parts["gradient"][:n] = operand.gradient.data_ptr() + 4 * width * np.arange(n)
     parts["gradient"][n:], parts["gradient_stride"][n:] = _ZEROS.ctypes.data, 0
+    parts["update_gradient"] = parts["gradient"]
     return parts[np.argsort(starts)]
 
 

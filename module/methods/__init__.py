@@ -1,20 +1,54 @@
-"""The registry of fine-tuning methods, and the names by which they compose."""
+"""The registry of fine-tuning methods, and the names by which they compose.
+
+Methods of other packages join it through the entry point group ``pats.methods``: ``name = "package.module:Class"``.
+"""
 
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import Any
 
-from module.method import Composition, FineTuningMethod, check_exclusive
+from module.composition import Composition, check_exclusive
+from module.method import FineTuningMethod
+from module.methods.controls import HeadLearningRate, NoDropout, NoHiddenDropout
 from module.methods.noisytune import NoisyTune
 from module.methods.pats import PATS
 from module.methods.sage import SAGE
 from module.methods.vanilla import Vanilla
 
-METHODS: dict[str, type[FineTuningMethod]] = {
-    "vanilla": Vanilla,
-    "noisytune": NoisyTune,
-    "sage": SAGE,
-    "pats": PATS,
-}
+ENTRY_POINTS = "pats.methods"
+_OWN: tuple[type[FineTuningMethod], ...] = (
+    Vanilla,
+    NoHiddenDropout,
+    NoDropout,
+    HeadLearningRate,
+    NoisyTune,
+    SAGE,
+    PATS,
+)
+
+
+def find_methods() -> dict[str, type[FineTuningMethod]]:
+    """Return this project's methods and those that installed packages bring, by name.
+
+    Raises:
+        ValueError: If an entry point cannot be loaded, is no method, or takes a name that is in use.
+    """
+    methods = {method.name: method for method in _OWN}
+    for point in entry_points(group=ENTRY_POINTS):
+        where = f"Entry point {point.name!r} of group {ENTRY_POINTS} ({point.value})"
+        try:
+            found = point.load()
+        except Exception as error:
+            raise ValueError(f"{where} cannot be loaded: {error}") from error
+        if not (isinstance(found, type) and issubclass(found, FineTuningMethod)) or found.name != point.name:
+            raise ValueError(f"{where} is no subclass of FineTuningMethod with name = {point.name!r}")
+        if point.name in methods:
+            raise ValueError(f"{where} takes the name of another method: rename it")
+        methods[point.name] = found
+    return methods
+
+
+METHODS = find_methods()
 
 
 def parse_method(spec: str) -> tuple[str, ...]:

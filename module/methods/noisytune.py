@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from module.method import FineTuningMethod, MethodContext
+from module.context import MethodContext
+from module.method import FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class NoisyTune(FineTuningMethod):
 
     name = "noisytune"
     Settings = NoisyTuneSettings
+    rank = -100  # before other methods look at the weights
 
     def setup(self, context: MethodContext) -> None:
         """Perturb the pretrained parameters."""

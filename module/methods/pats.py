@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from module.method import FineTuningMethod, MethodContext, OptimizerSettings, Resource, own_groups, plain_optimizer
+from module.context import MethodContext
+from module.method import FineTuningMethod, OptimizerSettings, own_groups, plain_optimizer
 from module.pats_rule import PATSRule
 
 if TYPE_CHECKING:
@@ -14,28 +15,29 @@ if TYPE_CHECKING:
 
 
 class PATS(FineTuningMethod):
-    """PATSAdamax; or, on AdamW, the same rule attached to torch's optimizer."""
+    """PATSAdamax; or, on AdamW and on SAGE's optimizer, the same rule attached to it."""
 
     name = "pats"
     Settings = PATSRule
-    exclusive = frozenset({Resource.UPDATE_RULE})
 
     def __init__(self, settings: PATSRule | None = None) -> None:
         super().__init__(settings)
         self._attachment: Attachment | None = None
 
-    def make_optimizer(self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings) -> "Optimizer":
+    def make_optimizer(
+        self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings, made: "Optimizer | None" = None
+    ) -> "Optimizer":
         """Build the optimizer."""
         from module.bert_optim import PATSAdamax
         from module.pats import PATS as Attachment
 
         switches = asdict(self.settings)
-        if settings.optimizer == "adamax":
+        if made is None and settings.optimizer == "adamax":
             return PATSAdamax(
                 own_groups(groups), **settings.adamax_arguments(), noise_seed=settings.noise_seed, **switches
             )
         named = [pair for group in groups for pair in group["params"]]
-        optimizer = plain_optimizer(groups, settings)
+        optimizer = made or plain_optimizer(groups, settings)
         self._attachment = Attachment(named, noise_seed=settings.noise_seed, **switches).attach(optimizer)
         return optimizer
 

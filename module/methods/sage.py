@@ -33,8 +33,11 @@ class SAGE(FineTuningMethod):
     name = "sage"
     Settings = SAGESettings
     exclusive = frozenset({Resource.UPDATE_RULE})
+    rank = -10  # before PATS, which attaches to its optimizer
 
-    def make_optimizer(self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings) -> "Optimizer":
+    def make_optimizer(
+        self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings, made: "Optimizer | None" = None
+    ) -> "Optimizer":
         """Build SAGEAdamax.
 
         Raises:

@@ -11,6 +11,7 @@ from module.row_sparse import RowSparseEmbedding
 from mt_dnn.assembly import assemble
 from mt_dnn.config import run_dir
 from mt_dnn.encoder import Encoder, resolve_encoder
+from mt_dnn.precision import resolve_precision
 from mt_dnn.run import run
 
 CPU = torch.device("cpu")
@@ -18,7 +19,9 @@ CPU = torch.device("cpu")
 
 def build(config):
     task_def = load_task_defs(config.task_def)[config.task]
-    return assemble(config, task_def, resolve_encoder(config.init_checkpoint), CPU, total_steps=10)
+    return assemble(
+        config, task_def, resolve_encoder(config.init_checkpoint), CPU, resolve_precision("fp32", CPU), total_steps=10
+    )
 
 
 class Looking(FineTuningMethod):
@@ -79,8 +82,8 @@ def test_dropout_draws_from_its_stream_alone(tiny_run):
     batch = parts.network.encoder.batch(data.train, torch.arange(8).numpy(), CPU)
     parts.network.train()
     first = parts.network(batch)
-    assert parts.dropout.position > 0
+    assert parts.streams.dropout.position > 0
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(parts.network(batch), first)
-    parts.dropout.position = 0
+    parts.streams.dropout.position = 0
     assert torch.equal(parts.network(batch), first)

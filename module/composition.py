@@ -1,0 +1,131 @@
+"""Several methods as one, and which may not stand together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Any
+
+from module.context import Accumulate, DropoutRates, MethodContext
+from module.method import FineTuningMethod, OptimizerSettings, Resource, plain_optimizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+
+class Composition(FineTuningMethod):
+    """Several methods as one: hooks by rank, those of one rank in the order named.
+
+    Raises:
+        ValueError: If two methods own the same resource, or one refuses another.
+    """
+
+    def __init__(self, methods: Sequence[FineTuningMethod]) -> None:
+        super().__init__()
+        check_exclusive([type(method) for method in methods])
+        self.methods = tuple(sorted(methods, key=lambda method: method.rank))
+        for method in self.methods:
+            method.check_beside([other for other in self.methods if other is not method])
+
+    @property
+    def anchors(self) -> frozenset[str]:  # noqa: D102
+        return frozenset().union(*(method.anchors for method in self.methods))
+
+    def configure(self, rates: DropoutRates) -> DropoutRates:  # noqa: D102
+        for method in self.methods:
+            rates = method.configure(rates)
+        return rates
+
+    def setup(self, context: MethodContext) -> None:  # noqa: D102
+        for method in self.methods:
+            method.setup(context)
+
+    def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:  # noqa: D102
+        for method in self.methods:
+            groups = method.param_groups(context, groups)
+        return groups
+
+    def make_optimizer(
+        self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings, made: Optimizer | None = None
+    ) -> Optimizer:
+        """Build the optimizer: the methods' own, else the plain one."""
+        for method in self.methods:
+            made = method.make_optimizer(groups, settings, made) or made
+        return made or plain_optimizer(groups, settings)
+
+    def before_fit(self, context: MethodContext) -> None:  # noqa: D102
+        for method in self.methods:
+            method.before_fit(context)
+
+    def extra_loss(self, context: MethodContext, batch: Any, logits: Tensor) -> Tensor | None:
+        """Return the sum of the methods' terms."""
+        total: Tensor | None = None
+        for method in self.methods:
+            if (term := method.extra_loss(context, batch, logits)) is not None:
+                total = term if total is None else total + term
+        return total
+
+    def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> Tensor:  # noqa: D102
+        for method in reversed(self.methods):
+            inner = _around(method, context, inner)
+        return inner(batches)
+
+    def after_backward(self, context: MethodContext) -> None:  # noqa: D102
+        for method in self.methods:
+            method.after_backward(context)
+
+    def after_step(self, context: MethodContext) -> None:  # noqa: D102
+        for method in self.methods:
+            method.after_step(context)
+
+    def evaluation(self, context: MethodContext) -> AbstractContextManager[None]:  # noqa: D102
+        stack = ExitStack()
+        for method in self.methods:
+            stack.enter_context(method.evaluation(context))
+        return stack  # type: ignore[return-value]
+
+    @property
+    def needs_dense_gradients(self) -> bool:  # noqa: D102
+        return any(method.needs_dense_gradients for method in self.methods)
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        return {method.name: method.state_dict() for method in self.methods}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+        for method in self.methods:
+            method.load_state_dict(state[method.name])
+
+    def metrics(self, context: MethodContext) -> dict[str, float]:
+        """Return the numbers of all methods, as ``<method>/<number>``."""
+        return {
+            f"{method.name}/{key}": value for method in self.methods for key, value in method.metrics(context).items()
+        }
+
+
+def _around(method: FineTuningMethod, context: MethodContext, inner: Accumulate) -> Accumulate:
+    """A method's ``gradients`` as what the next one calls; the weight goes through to the plain pass."""
+    if type(method).gradients is FineTuningMethod.gradients:
+        return inner
+
+    def accumulate(batches: Sequence[Any], weight: float = 1.0) -> Tensor:
+        return method.gradients(context, batches, lambda inside, factor=1.0: inner(inside, weight * factor))
+
+    return accumulate
+
+
+def check_exclusive(methods: Sequence[type[FineTuningMethod]]) -> None:
+    """Refuse two owners of one resource.
+
+    Raises:
+        ValueError: If there are; it names both methods and the resource.
+    """
+    owners: dict[Resource, str] = {}
+    for method in methods:
+        for resource in sorted(method.exclusive):
+            if resource in owners:
+                raise ValueError(
+                    f"Methods {owners[resource]!r} and {method.name!r} both need {resource}, which only one can own: "
+                    "use them in separate runs"
+                )
+            owners[resource] = method.name

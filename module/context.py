@@ -1,0 +1,145 @@
+"""What a method sees of a run: the network to call, its parameters and its random streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from module.seeds import stream_seed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from module.param_index import ParamIndex
+    from module.random_streams import RandomStream, RandomStreams
+
+
+@dataclass(frozen=True, slots=True)
+class DropoutRates:
+    """Dropout probabilities of a network, each in [0, 1)."""
+
+    hidden: float
+    """Of embeddings and of the layers' outputs."""
+    attention: float
+    """Of the attention probabilities."""
+    head: float
+    """Before the pooler and before the task head."""
+
+
+class Model(Protocol):
+    """The network in training, as methods may call it. Legend: B examples, K classes, E size of a word embedding."""
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The encoder's layers, from the one next to the embeddings on."""
+
+    @property
+    def embedding_hooks(self) -> list[Callable[[Tensor, Any], Tensor]]:
+        """Called in training with word embeddings and batch, in this order; each returns the embeddings to go on with.
+
+        The embeddings are those before positions and norm, (n_tokens, E) or (B, T, E).
+        """
+
+    @property
+    def regression(self) -> bool:
+        """Whether the task's one output is a score."""
+
+    @property
+    def n_examples(self) -> int:
+        """Examples of the training set."""
+
+    def embed(self, batch: Any) -> Tensor:
+        """Word embeddings of a batch, unchanged: (n_tokens, E) packed, (B, T, E) padded."""
+
+    def logits(self, batch: Any, inputs_embeds: Tensor | None = None) -> Tensor:
+        """(B, K) float32, under the run's autocast; with other word embeddings if some are given."""
+
+    def loss(self, logits: Tensor, batch: Any) -> Tensor:
+        """() sum of the task's loss over the batch's examples."""
+
+    def divergence(self, logits: Tensor, other: Tensor) -> Tensor:
+        """() sum over examples of the distance of two predictions.
+
+        KL(p || q) + KL(q || p) of classes, the squared difference of scores.
+        """
+
+    def training_batches(self) -> Iterable[list[Any]]:
+        """One pass over the training set in an order of its own: a list of micro-batches per optimizer step."""
+
+
+class Accumulate(Protocol):
+    """Adds the gradients of one pass to the parameters' ``grad``."""
+
+    def __call__(self, batches: Sequence[Any], weight: float = 1.0) -> Tensor:
+        """Forward and backward.
+
+        Args:
+            batches: Micro-batches of the step.
+            weight: Factor on the gradients.
+
+        Returns:
+            () the task's loss summed over the examples, detached, without the weight.
+        """
+
+
+@dataclass(slots=True)
+class MethodContext:
+    """What the hooks of a method may see of a run."""
+
+    network: nn.Module
+    params: ParamIndex
+    seed: int
+    streams: RandomStreams | None = None
+    """Random sources that move on with the steps; a run always has them."""
+    model: Model | None = None
+    """Forward passes and losses; None until the network is built."""
+    accumulate: Accumulate | None = None
+    """Gradients of the plain loss with the methods' extra terms, outside the hook ``gradients``."""
+    optimizer: Optimizer | None = None
+    """None until it is built."""
+    gradient_scale: Tensor | None = None
+    """() what losses are multiplied with before backward (fp16); None: 1."""
+    step: int = 0
+    """Optimizer steps done."""
+    total_steps: int = 0
+    """Optimizer steps of the whole run."""
+    epoch: int = 0
+    """Epochs done."""
+    noised_pass: bool = False
+    """Whether the forward pass under way is one that a method makes beside the plain one, to compare with it."""
+    anchors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def rng(self, name: str) -> torch.Generator:
+        """Return a fresh CPU generator of the stream (seed, name), for what is drawn once."""
+        import torch
+
+        return torch.Generator().manual_seed(stream_seed(self.seed, name))
+
+    def stream(self, name: str) -> RandomStream:
+        """Return the stream (seed, name) where it stands, for what is drawn in every step; resume restores it."""
+        assert self.streams is not None
+        return self.streams[name]
+
+    def anchor(self, kind: str) -> dict[str, Tensor]:
+        """Return copies of the pretrained parameters by name, one set for all who ask.
+
+        Args:
+            kind: ``pretrained``: as loaded, for methods that say so in ``anchors``. ``init``: as they are at the
+                first call, after the noise of NoisyTune, say.
+        """
+        if kind not in self.anchors:
+            self.anchors[kind] = {info.name: info.parameter.detach().clone() for info in self.params if info.pretrained}
+        return self.anchors[kind]
+
+    @contextmanager
+    def noised(self) -> Iterator[None]:
+        """Mark the forward passes inside as noised ones."""
+        self.noised_pass = True
+        try:
+            yield
+        finally:
+            self.noised_pass = False

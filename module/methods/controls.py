@@ -1,0 +1,61 @@
+"""What some methods change beside their own idea, alone: the baselines those methods are to be compared with.
+
+HyPe and Mixout are published with dropout off, PAC-tuning with a learning rate of its own for the head. A gain over
+plain fine-tuning with dropout on may be the change's and not the method's: ``FineTuningMethod.control`` names these.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from module.context import DropoutRates, MethodContext
+from module.method import FineTuningMethod
+from module.param_index import split_groups
+
+
+class NoHiddenDropout(FineTuningMethod):
+    """Plain fine-tuning with dropout in attention alone: off on hidden states, pooler and head."""
+
+    name = "no_hidden_dropout"
+
+    def configure(self, rates: DropoutRates) -> DropoutRates:
+        """Switch it off."""
+        return replace(rates, hidden=0.0, head=0.0)
+
+
+class NoDropout(FineTuningMethod):
+    """Plain fine-tuning without dropout."""
+
+    name = "no_dropout"
+
+    def configure(self, rates: DropoutRates) -> DropoutRates:
+        """Switch it off."""
+        return DropoutRates(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLearningRateSettings:
+    """Settings of the learning rate of what is not pretrained.
+
+    Raises:
+        ValueError: If the learning rate is not above 0.
+    """
+
+    learning_rate: float = 1e-2
+    """Peak learning rate of pooler and head, above 0. PAC-tuning: 1e-2."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if not 0.0 < self.learning_rate < float("inf"):
+            raise ValueError(f"Invalid learning_rate: {self.learning_rate}: a number above 0 is needed")
+
+
+class HeadLearningRate(FineTuningMethod):
+    """Plain fine-tuning with a learning rate of its own for pooler and head."""
+
+    name = "head_learning_rate"
+    Settings = HeadLearningRateSettings
+
+    def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Give pooler and head their own groups."""
+        divided = split_groups(groups, context.params, lambda info: info.pretrained)
+        return [group if pretrained else {**group, "lr": self.settings.learning_rate} for pretrained, group in divided]

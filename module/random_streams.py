@@ -1,0 +1,128 @@
+"""Random sources that move on while a run trains, dropout and each method's own: saved, restored, replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from module.dropout import DropoutStream
+from module.seeds import stream_seed
+
+
+class RandomStream:
+    """One named source of noise on one device.
+
+    Args:
+        seed: Of the stream, in [0, 2**63).
+        device: Where the noise is drawn.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed, self.device = seed, device
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._masks = DropoutStream(seed) if device.type == "cpu" else None  # torch draws masks on one thread
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normals of a tensor's shape, float32."""
+        return torch.randn(like.shape, generator=self._generator, device=self.device)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1) of a tensor's shape, float32."""
+        return torch.rand(like.shape, generator=self._generator, device=self.device)
+
+    def integer(self, below: int) -> int:
+        """A whole number in [0, below); on a GPU the host waits for it."""
+        return int(torch.randint(below, (), generator=self._generator, device=self.device))
+
+    def kept(self, like: Tensor, probability: float) -> Tensor:
+        """Factors 1 / p with probability p, else 0, of a tensor's shape; p in (0, 1], float32.
+
+        On the CPU p is realised to the nearest 1/65536.
+        """
+        if probability == 1.0:
+            return torch.ones(like.shape, device=self.device)
+        if self._masks is not None:
+            return self._masks.factors(torch.empty(like.shape), 1.0 - probability)
+        drawn = torch.empty(like.shape, device=self.device).bernoulli_(probability, generator=self._generator)
+        return drawn.div_(probability)
+
+    def restart(self) -> None:
+        """Go back to the start."""
+        self._generator.manual_seed(self.seed)
+        if self._masks is not None:
+            self._masks.position = 0
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands."""
+        return {
+            "generator": self._generator.get_state(),
+            "masks": None if self._masks is None else self._masks.position,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back (or on) to what :meth:`state` gave."""
+        self._generator.set_state(state["generator"])
+        if self._masks is not None:
+            self._masks.position = state["masks"]
+
+
+class RandomStreams:
+    """All sources of a run that move on while it trains.
+
+    Args:
+        seed: The run's seed.
+        device: Of the run.
+        dropout: What dropout on the CPU draws from.
+    """
+
+    def __init__(self, seed: int, device: torch.device | None = None, dropout: DropoutStream | None = None) -> None:
+        self.seed = seed
+        self.device = device or torch.device("cpu")
+        self.dropout = dropout or DropoutStream(stream_seed(seed, "dropout"))
+        self._named: dict[str, RandomStream] = {}
+        self._kept: dict[str, Any] = {}  # restored states of streams that nobody has asked for yet
+
+    def __getitem__(self, name: str) -> RandomStream:
+        """The stream of this name, which starts when it is first asked for."""
+        if name not in self._named:
+            self._named[name] = RandomStream(stream_seed(self.seed, name), self.device)
+            if name in self._kept:
+                self._named[name].restore(self._kept.pop(name))
+        return self._named[name]
+
+    def state(self) -> dict[str, Any]:
+        """Where all of them stand, as tensors and plain values."""
+        states = {
+            "dropout": self.dropout.position,
+            "cpu": torch.get_rng_state(),
+            "named": {name: stream.state() for name, stream in self._named.items()},
+        }
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def restore(self, states: dict[str, Any]) -> None:
+        """Go back (or on) to what :meth:`state` gave; streams that it does not know start afresh."""
+        self.dropout.position = states["dropout"]
+        torch.set_rng_state(states["cpu"])
+        if self.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+        self._kept = dict(states["named"])
+        for name, stream in self._named.items():
+            if name in self._kept:
+                stream.restore(self._kept.pop(name))
+            else:
+                stream.restart()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Whatever is drawn inside is forgotten: afterwards all sources stand where they stood."""
+        states = self.state()
+        try:
+            yield
+        finally:
+            self.restore(states)
