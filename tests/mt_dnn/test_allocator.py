@@ -11,8 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FAULTS = """
-import resource, torch
+import ctypes, os, resource, torch
 from mt_dnn.allocator import keep_memory_between_steps
+if "MALLOC_MMAP_THRESHOLD_" not in os.environ:  # else glibc adapts by itself, more or less as the heap happens to lie
+    ctypes.CDLL(None).mallopt(-3, 1 << 17)
 if {kept}: keep_memory_between_steps()
 def step(): [torch.ones(1 << 19) for _ in range(10)]  # 2 MiB each, all alive at once
 step(), step()
