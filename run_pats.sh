@@ -42,7 +42,7 @@ demo=$(($# == 0))
 while (($#)); do
   case $1 in
     -h | --help) usage; exit 0 ;;
-    --dry_run) study+=("$1"); shift; continue ;;
+    --dry_run | --controls) study+=("$1"); shift; continue ;;
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
     --data_dir | --canonical_dir | --tasks | --encoder | --recipe_base | --recipes | --methods | --seeds | --set | \
       --output_dir | --results_dir | --name | --devices | --workers_per_device | --launcher) ;;
@@ -78,4 +78,4 @@ fi
 canonical_dir=${canonical_dir:-$data_dir/canonical_data}
 "$PY" -m experiments.glue.glue_prepro --root_dir "$data_dir" --out "$canonical_dir" ${tasks[@]+"${tasks[@]}"}
 exec "$PY" -m experiments.glue.study --data_dir "$canonical_dir" --output_dir "$ROOT/runs" --results_dir "$ROOT/results" \
-  ${study[@]+"${study[@]}"}
+  --unequal_grids ${study[@]+"${study[@]}"}

@@ -84,6 +84,8 @@ class FineTuningMethod:
     """Hooks of lower ranks come first, ``gradients`` of lower ranks around those of higher ones."""
     control: ClassVar[str] = "vanilla"
     """What the method is to be compared with: plain fine-tuning with the same changes of protocol."""
+    is_control: ClassVar[bool] = False
+    """Whether it is such a control itself."""
     has_noised_pass: ClassVar[bool] = False
     """Whether it compares the plain forward pass with one under noise."""
 

@@ -31,4 +31,4 @@ DEVICES=${2:-auto}
 "$PY" "$ROOT/experiments/glue/glue_prepro.py" --root_dir "$RAW" --out "$RAW/canonical_data"
 "$PY" "$ROOT/prepro_std.py" --model bert-base-uncased --root_dir "$RAW/canonical_data"
 exec "$PY" -m experiments.glue.study --encoder bert-base-uncased --data_dir "$RAW/canonical_data" \
-  --methods vanilla,noisytune,sage,pats --seeds 5 --devices "$DEVICES" "${@:3}"
+  --methods vanilla,noisytune,sage,pats --unequal_grids --seeds 5 --devices "$DEVICES" "${@:3}"

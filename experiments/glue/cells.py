@@ -7,11 +7,12 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from data_utils.errors import SettingError
+from module.methods import METHODS, control_of
 from mt_dnn.results import RunDirectory, RunResult, Status
 
 Selection = Literal["best", "last"]
@@ -19,7 +20,6 @@ SELECTIONS: tuple[Selection, ...] = ("best", "last")
 
 # The paper's order; whatever else there is comes after, by name.
 TASK_ORDER = ("cola", "mrpc", "rte", "stsb", "qqp", "qnli", "mnli", "sst")
-METHOD_ORDER = ("vanilla", "noisytune", "sage", "pats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Cell:
     """Finished runs, failed ones included, by seed."""
     expected: tuple[int, ...]
     """Seeds that the study asked for, or without a study those that were started."""
+    trials: int = 1
+    """Settings that were tried to find this one, as the study says; 1: none was searched."""
 
     def scores(self, selection: Selection) -> dict[int, float]:
         """Seed -> score in percent.
@@ -87,6 +89,18 @@ class Average:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """A cell minus its control, over the seeds that both have."""
+
+    control: str
+    mean: float
+    """Points."""
+    std: float | None
+    """Sample deviation of the differences of one seed; None with fewer than two."""
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """Cells of one or more encoders, methods and tasks."""
 
@@ -122,6 +136,19 @@ class Table:
         whole = len(means) == len(self.tasks) and not any(cell.missing for cell in cells)
         return Average(math.fsum(means) / len(means), std, len(means), whole)
 
+    def minus_control(self, encoder: str, method: str, task: str, selection: Selection) -> Difference | None:
+        """What a method adds to its control, paired over seeds; None where one of the two has no run."""
+        control = known_control(method)
+        if control is None or (own := self.cell(encoder, method, task)) is None:
+            return None
+        if (other := self.cell(encoder, control, task)) is None:
+            return None
+        ours, theirs = own.scores(selection), other.scores(selection)
+        differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+        if not differences:
+            return None
+        return Difference(control, math.fsum(differences) / len(differences), _std(differences), len(differences))
+
     @property
     def complete(self) -> bool:
         """Whether every cell is there with every seed."""
@@ -135,6 +162,8 @@ class Wanted:
 
     cells: Mapping[tuple[str, str, str], tuple[str, tuple[int, ...]]]
     """(encoder, method, task) -> (run id, seeds)."""
+    trials: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    """Of the same keys -> settings tried; 1 where a study says nothing."""
 
     @classmethod
     def read(cls, path: Path) -> Wanted:
@@ -146,7 +175,10 @@ class Wanted:
         """
         try:
             cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-            return cls({(c["encoder"], c["method"], c["task"]): (c["run_id"], tuple(c["seeds"])) for c in cells})
+            return cls(
+                {(c["encoder"], c["method"], c["task"]): (c["run_id"], tuple(c["seeds"])) for c in cells},
+                {(c["encoder"], c["method"], c["task"]): int(c.get("trials", 1)) for c in cells},
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise SettingError(f"{path} is not a study.json ({type(error).__name__}: {error})") from None
 
@@ -182,9 +214,10 @@ def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = 
         results = by_id[run_id]
         expected = wanted.cells[key][1] if wanted is not None else tuple(results)
         shown = tuple(r for seed in sorted(expected) if (r := results.get(seed)) is not None)
-        cells[key] = Cell(*key, run_id, shown, tuple(sorted(expected)))
+        trials = wanted.trials.get(key, 1) if wanted is not None else 1
+        cells[key] = Cell(*key, run_id, shown, tuple(sorted(expected)), trials)
     encoders, methods, tasks = ({key[i] for key in cells} for i in range(3))
-    return Table(cells, tuple(sorted(encoders)), _ordered(methods, METHOD_ORDER), _ordered(tasks, TASK_ORDER))
+    return Table(cells, tuple(sorted(encoders)), _beside_controls(methods), _ordered(tasks, TASK_ORDER))
 
 
 def _was_started(seed_dir: Path) -> bool:
@@ -247,6 +280,32 @@ def _differences(configs: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
     for run_id, config in configs.items():
         shown = ", ".join(f"{key} {config.get(key)}" for key in differing[:4])
         yield f"{run_id} ({shown})" if shown else run_id
+
+
+def known_control(method: str) -> str | None:
+    """The method's control; None for plain fine-tuning and for a method of a package that is not here any more."""
+    try:
+        return control_of(method)
+    except ValueError:
+        return None
+
+
+def _beside_controls(methods: Collection[str]) -> tuple[str, ...]:
+    """The registry's order of the controls, after each one the methods that are compared with it."""
+    registry = list(METHODS)
+
+    def place(method: str) -> list[int]:
+        return [registry.index(part) for part in method.split("+")]
+
+    def key(method: str) -> tuple[Any, ...]:
+        if not all(part in METHODS for part in method.split("+")):
+            return ([len(registry)], True, [], method)
+        alone = all(METHODS[part].is_control for part in method.split("+"))
+        control = method if alone else known_control(method)
+        head = control if control in methods else "vanilla"
+        return (place(head), not alone, place(method), method)
+
+    return tuple(sorted(methods, key=key))
 
 
 def _ordered(names: Iterable[str], order: Sequence[str]) -> tuple[str, ...]:

@@ -38,6 +38,8 @@ class Job:
     """Expected optimizer steps, for the display."""
     cost: float
     """Expected work in any unit: the costliest runs start first."""
+    trials: int = 1
+    """Settings that were tried to find this run's."""
 
     @property
     def label(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ from data_utils.errors import SettingError
 from data_utils.names import check_name, slug
 from data_utils.task_def import load_task_defs
 from data_utils.yaml_file import read_yaml
+from module.methods import METHODS
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig
 from mt_dnn.config_parser import config_from_mapping
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
-_KEYS = ("encoder", "method", "settings", "tasks", "grid", "source")
+_KEYS = ("encoder", "method", "settings", "tasks", "grid", "chosen_from_grid", "source")
 # What the study itself decides for every run, and by which flag.
 _OWNED = {
     "init_checkpoint": "--encoder",
@@ -51,8 +53,15 @@ class Recipe:
     """Task -> RunConfig fields that differ for it."""
     grid: Mapping[str, Sequence[Any]]
     """Dotted setting -> values to search, for a hyper-parameter search; a plain study does not read it."""
+    chosen_from_grid: bool
+    """Whether the settings are the best ones of the grid, on the set that is scored."""
     source: str
     """Where the numbers come from."""
+
+    @property
+    def trials(self) -> int:
+        """Settings that were tried to find these: the size of the grid, or 1 where nothing was searched."""
+        return math.prod(map(len, self.grid.values())) if self.chosen_from_grid else 1
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -72,6 +81,8 @@ def load_recipe(path: Path) -> Recipe:
     for key in ("settings", "tasks", "grid"):
         if not isinstance(content.setdefault(key, {}), dict):
             raise SettingError(f"{path}: {key} must be a mapping; it is {content[key]!r}")
+    if not isinstance(content.setdefault("chosen_from_grid", False), bool):
+        raise SettingError(f"{path}: chosen_from_grid must be true or false; it is {content['chosen_from_grid']!r}")
     for task, settings in content["tasks"].items():
         if not isinstance(settings, dict):
             raise SettingError(f"{path}: tasks.{task} must be a mapping of settings; it is {settings!r}")
@@ -80,6 +91,8 @@ def load_recipe(path: Path) -> Recipe:
     for key, values in content["grid"].items():
         if not isinstance(values, list) or not values:
             raise SettingError(f"{path}: grid.{key} must be a list of values; it is {values!r}")
+    if content["chosen_from_grid"] and not content["grid"]:
+        raise SettingError(f"{path}: chosen_from_grid is true, but there is no grid: write the values that were tried")
     return Recipe(name=check_name("recipe", path.stem), path=path, **{key: content[key] for key in _KEYS})
 
 
@@ -89,7 +102,7 @@ def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) 
     Args:
         encoder: Hub name, local folder or packaged encoder; recipes are found by its slug.
         methods: Method names. A composition such as ``noisytune+pats`` without a recipe of its own takes its last
-            part's.
+            part's, a control such as ``no_dropout`` plain fine-tuning's.
         base: Encoder (slug) whose recipes to take instead, for an encoder that has none.
 
     Raises:
@@ -98,7 +111,9 @@ def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) 
     owner = slug(encoder) if base is None else check_name("recipe_base", base)
     recipes = []
     for method in methods:
-        candidates = [RECIPES / f"{owner}_{name}.yml" for name in dict.fromkeys((method, method.split("+")[-1]))]
+        parts = method.split("+")
+        plain = ["vanilla"] if all(part in METHODS and METHODS[part].is_control for part in parts) else []
+        candidates = [RECIPES / f"{owner}_{name}.yml" for name in dict.fromkeys((method, parts[-1], *plain))]
         found = next((path for path in candidates if path.is_file()), None)
         if found is None:
             raise SettingError(
@@ -128,6 +143,22 @@ def resolve_recipes(names: Sequence[str]) -> list[Recipe]:
             raise SettingError(f"no recipe {name!r}: give a file, or one of {known}")
         recipes.append(load_recipe(path))
     return recipes
+
+
+def check_budgets(recipes: Sequence[Recipe]) -> None:
+    """Refuse to compare methods on one encoder whose settings were chosen from differently many.
+
+    Raises:
+        SettingError: names the methods and how many settings were tried for each.
+    """
+    for encoder in dict.fromkeys(recipe.encoder for recipe in recipes):
+        trials = {recipe.method: recipe.trials for recipe in recipes if recipe.encoder == encoder}
+        if len(set(trials.values())) > 1:
+            listed = ", ".join(f"{method} {n}" for method, n in trials.items())
+            raise SettingError(
+                f"{encoder}: the methods' settings were chosen from grids of different sizes ({listed}), so the larger "
+                "search may win by itself: give recipes with equal grids, or --unequal_grids to compare all the same"
+            )
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:

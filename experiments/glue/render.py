@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from experiments.glue.cells import SELECTIONS, Average, Cell, Selection, Table
+from experiments.glue.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
 from experiments.glue.paper import Paper, PaperRow
 from experiments.glue.titles import SELECTION_TITLES, method_title, metric_title, task_title
 from mt_dnn.results import Status
@@ -29,6 +29,8 @@ class Entry:
     bold: bool = False
     printed: str = ""
     """Text that replaces the number, such as a dash."""
+    signed: bool = False
+    """A difference, shown with its sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class EncoderTable:
     encoder: str
     heading: str
     columns: tuple[str, ...]
-    blocks: tuple[tuple[Selection, tuple[Row, ...]], ...]
+    blocks: tuple[tuple[str, tuple[Row, ...]], ...]
+    """Title and rows."""
     notes: tuple[str, ...]
 
 
@@ -61,7 +64,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
     seeds = max((len(cell.expected) for cell in cells), default=0)
     notes = {(c.method, c.task): text for c in cells if (text := _note(c))}
     numbers = {key: i for i, key in enumerate(notes, start=1)}
-    blocks = []
+    blocks: list[tuple[str, tuple[Row, ...]]] = []
     for selection in SELECTIONS:
         rows: list[Row] = []
         for method in table.rows_of(encoder):
@@ -70,19 +73,43 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
                 for task in table.tasks
             ]
             entries.append(_average_entry(table.average(encoder, method, selection), len(table.tasks)))
-            rows.append(Row(method_title(method), tuple(entries)))
+            rows.append(Row(_label(table, encoder, method), tuple(entries)))
             published = paper.row(encoder, method)
             if published is not None and selection == "best":
                 rows.append(_paper_row(published, table.tasks, method))
-        blocks.append((selection, _with_bold(rows)))
+        blocks.append((SELECTION_TITLES[selection], _with_bold(rows)))
+        if gains := _gains(table, encoder, selection):
+            blocks.append((f"{SELECTION_TITLES[selection]}, minus the control", gains))
     columns = [" ".join(filter(None, (task_title(t), metric_title(table.metric(t))))) for t in table.tasks]
     return EncoderTable(
         encoder=encoder,
-        heading=_heading(cells, seeds, any(row.published for _, rows in blocks for row in rows)),
+        heading=_heading(cells, seeds, any(row.published for _, rows in blocks for row in rows))
+        + _about_controls(table, encoder),
         columns=("method", *columns, "average"),
         blocks=tuple(blocks),
         notes=tuple(f"{task_title(task)}, {method_title(m)}: {notes[m, task]}" for m, task in notes),
     )
+
+
+def _label(table: Table, encoder: str, method: str) -> str:
+    trials = {cell.trials for task in table.tasks if (cell := table.cell(encoder, method, task)) is not None}
+    searched = f", best of {max(trials)} settings" if trials and max(trials) > 1 else ""
+    return method_title(method) + searched
+
+
+def _gains(table: Table, encoder: str, selection: Selection) -> tuple[Row, ...]:
+    """What each method adds to its control, paired over seeds; methods without one in the table are left out."""
+    rows = []
+    for method in table.rows_of(encoder):
+        found = [table.minus_control(encoder, method, task, selection) for task in table.tasks]
+        there = [difference for difference in found if difference is not None]
+        if not there:
+            continue
+        entries = [Entry(None, printed="missing") if d is None else Entry(d.mean, d.std, signed=True) for d in found]
+        remark = f"{len(there)}/{len(found)} tasks" if len(there) < len(found) else ""
+        entries.append(Entry(math.fsum(d.mean for d in there) / len(there), remark=remark, signed=True))
+        rows.append(Row(f"{method_title(method)} - {method_title(there[0].control)}", tuple(entries)))
+    return tuple(rows)
 
 
 def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
@@ -96,6 +123,17 @@ def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
         f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{mnli} Best dev epoch: each run's best epoch, chosen on the split "
         f"that is scored. Last epoch: no choice. The average is the mean of the task means.{published}"
     )
+
+
+def _about_controls(table: Table, encoder: str) -> str:
+    methods = table.rows_of(encoder)
+    wanted = {method: control for method in methods if (control := known_control(method)) is not None}
+    absent = [f"{method_title(m)} ({method_title(c)})" for m, c in wanted.items() if c not in methods]
+    text = ""
+    if len(absent) < len(wanted):
+        text = " Minus the control: differences of the same seed, mean ± sample standard deviation; the control is plain "
+        text += "fine-tuning with the same changes of protocol."
+    return text + (f" Without their control in this table: {', '.join(absent)}." if absent else "")
 
 
 def _note(cell: Cell) -> str:
@@ -175,8 +213,8 @@ def _shown(std: float | None) -> TypeGuard[float]:
     return std is not None and not math.isnan(std)
 
 
-def _number(value: float) -> str:
-    return "NaN" if math.isnan(value) else f"{value:.2f}"
+def _number(value: float, signed: bool = False) -> str:
+    return "NaN" if math.isnan(value) else f"{value:{'+' if signed else ''}.2f}"
 
 
 def markdown(table: Table, paper: Paper) -> str:
@@ -184,13 +222,13 @@ def markdown(table: Table, paper: Paper) -> str:
     parts = []
     for shown in layout(table, paper):
         parts += [f"## {shown.encoder}", shown.heading]
-        for selection, rows in shown.blocks:
+        for title, rows in shown.blocks:
             lines = [list(shown.columns)]
             lines += [[row.label, *(_markdown_entry(entry) for entry in row.entries)] for row in rows]
             widths = [max(len(line[i]) for line in lines) for i in range(len(shown.columns))]
             padded = ["| " + " | ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)) + " |" for line in lines]
             padded.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-            parts += [f"### {SELECTION_TITLES[selection].capitalize()}", "\n".join(padded)]
+            parts += [f"### {title[0].upper()}{title[1:]}", "\n".join(padded)]
         if shown.notes:
             parts.append("\n".join(f"[{i}] {text}  " for i, text in enumerate(shown.notes, start=1)))
     return "\n\n".join(parts or ["No runs."]) + "\n"
@@ -200,7 +238,8 @@ def _markdown_entry(entry: Entry) -> str:
     note = f" [{entry.note}]" if entry.note is not None else ""
     if entry.mean is None:
         return entry.printed + note
-    text = f"**{_number(entry.mean)}**" if entry.bold else _number(entry.mean)
+    number = _number(entry.mean, entry.signed)
+    text = f"**{number}**" if entry.bold else number
     text += f" ± {_number(entry.std)}" if _shown(entry.std) else ""
     return text + (f" ({entry.remark})" if entry.remark else "") + note
 
@@ -228,8 +267,8 @@ def latex(table: Table, paper: Paper) -> str:
             r"\toprule",
             " & ".join(map(_escape, shown.columns)) + r" \\",
         ]
-        for selection, rows in shown.blocks:
-            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{SELECTION_TITLES[selection]}}}}} \\"]
+        for title, rows in shown.blocks:
+            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{_escape(title)}}}}} \\"]
             lines += [" & ".join([_escape(row.label), *map(_latex_entry, row.entries)]) + r" \\" for row in rows]
         lines += [r"\bottomrule", r"\end{tabular}"]
         lines += [rf"\par $^{{{i}}}$ {_escape(text)}." for i, text in enumerate(shown.notes, start=1)]
@@ -241,7 +280,8 @@ def _latex_entry(entry: Entry) -> str:
     note = rf"$^{{{entry.note}}}$" if entry.note is not None else ""
     if entry.mean is None:
         return _escape(entry.printed) + note
-    text = rf"\textbf{{{_number(entry.mean)}}}" if entry.bold else _number(entry.mean)
+    number = _number(entry.mean, entry.signed)
+    text = rf"\textbf{{{number}}}" if entry.bold else number
     text += rf" $\pm$ {_number(entry.std)}" if _shown(entry.std) else ""
     return text + (f" ({_escape(entry.remark)})" if entry.remark else "") + note
 
@@ -249,16 +289,19 @@ def _latex_entry(entry: Entry) -> str:
 def cells_csv(table: Table, paper: Paper) -> str:
     """Long form, one line per cell and selection rule; numbers unrounded, a missing mean is empty."""
     rows: list[list[object]] = [
-        ["encoder", "method", "task", "metric", "selection", "n", "expected", "mean", "std", "paper", "paper_inferred",
-         "degenerate", "diverged", "failed", "missing_seeds", "run_id"]
+        ["encoder", "method", "task", "metric", "selection", "n", "expected", "mean", "std", "control", "minus_control",
+         "minus_control_std", "trials", "paper", "paper_inferred", "degenerate", "diverged", "failed", "missing_seeds",
+         "run_id"]
     ]  # fmt: skip
     for (encoder, method, task), cell in _sorted_cells(table):
         published = paper.row(encoder, method)
         for selection in SELECTIONS:
             score = published.scores.get(task) if published is not None and selection == "best" else None
+            gain = table.minus_control(encoder, method, task, selection)
+            against = (gain.control, gain.mean, gain.std) if gain is not None else (None, None, None)
             rows.append(
                 [encoder, method, task, table.metric(task), selection, cell.n(selection), len(cell.expected),
-                 cell.mean(selection), cell.std(selection), score, published.inferred if score and published else None,
+                 cell.mean(selection), cell.std(selection), *against, cell.trials, score, published.inferred if score and published else None,
                  *(cell.count(s) for s in (Status.DEGENERATE, Status.DIVERGED, Status.FAILED)),
                  " ".join(map(str, cell.missing)), cell.run_id]
             )  # fmt: skip

@@ -23,16 +23,24 @@ from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
-from data_utils.names import check_name
+from data_utils.names import check_name, slug
 from experiments.glue.cells import TASK_ORDER, Table, Wanted, gather
 from experiments.glue.display import StudyDisplay
 from experiments.glue.paper import load_paper
 from experiments.glue.pool import Job, Pool, PoolError, Report
-from experiments.glue.recipe import Recipe, find_recipes, parse_overrides, resolve_recipes, run_configs
+from experiments.glue.recipe import (
+    Recipe,
+    check_budgets,
+    find_recipes,
+    parse_overrides,
+    resolve_recipes,
+    run_configs,
+)
 from experiments.glue.render import markdown
 from experiments.glue.slots import plan_slots
 from experiments.glue.tables import write_tables
 from experiments.glue.worker import RunFunction
+from module.methods import control_of
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig, run_dir, run_id
 from mt_dnn.data import open_datasets
 from mt_dnn.results import RunDirectory
@@ -62,6 +70,14 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
         help="override a setting of every recipe, such as epochs=3 or pats.noise_scale=8e-3; may be repeated",
+    )  # fmt: skip
+    what.add_argument(
+        "--controls", action="store_true",
+        help="add what each method is to be compared with: plain fine-tuning with the same changes of protocol",
+    )  # fmt: skip
+    what.add_argument(
+        "--unequal_grids", action="store_true",
+        help="compare methods although their settings were chosen from grids of different sizes; the table shows them",
     )  # fmt: skip
     where = parser.add_argument_group("where")
     where.add_argument("--data_dir", type=Path, default=Path("data/canonical_data"), help="default: %(default)s")
@@ -150,6 +166,8 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
     """
     overrides = parse_overrides(chosen.overrides)
     recipes = _recipes(chosen)
+    if not chosen.unequal_grids:
+        check_budgets(recipes)
     groups = {part for recipe in recipes for part in recipe.method.split("+")}
     for key in overrides:
         if "." in key and key.partition(".")[0] not in groups:
@@ -166,7 +184,9 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
             if other is not recipe:
                 raise SettingError(f"{other.path} and {recipe.path} both set {config.method} on {config.encoder}")
             configs[run_dir(config)] = config
-    return [_job(config, folder) for folder, config in configs.items()]
+    trials = {(r.encoder, r.method): r.trials for r in recipes}
+    by_name = {(slug(encoder), method): n for (encoder, method), n in trials.items()}
+    return [_job(c, folder, by_name[c.encoder, c.method]) for folder, c in configs.items()]
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -189,11 +209,11 @@ def study_name(chosen: argparse.Namespace, jobs: Sequence[Job]) -> str:
 
 def describe(jobs: Sequence[Job], chosen: argparse.Namespace) -> dict[str, object]:
     """What ``study.json`` holds: the cells with their run ids and seeds."""
-    seeds: dict[tuple[str, ...], list[int]] = {}
+    seeds: dict[tuple[str | int, ...], list[int]] = {}
     for job in jobs:
         c = job.config
-        seeds.setdefault((c.encoder, c.method, c.task, run_id(c), c.recipe or ""), []).append(c.seed)
-    keys = ("encoder", "method", "task", "run_id", "recipe")
+        seeds.setdefault((c.encoder, c.method, c.task, run_id(c), c.recipe or "", job.trials), []).append(c.seed)
+    keys = ("encoder", "method", "task", "run_id", "recipe", "trials")
     return {
         "output_dir": str(chosen.output_dir),
         "command": shlex.join(sys.argv),
@@ -204,9 +224,14 @@ def describe(jobs: Sequence[Job], chosen: argparse.Namespace) -> dict[str, objec
 def _recipes(chosen: argparse.Namespace) -> list[Recipe]:
     if (chosen.encoder is None) == (chosen.recipes is None):
         raise SettingError("give --encoder (and --methods) or --recipes, one of the two")
+    if chosen.recipes is not None and chosen.controls:
+        raise SettingError("--controls finds recipes by --encoder and --methods; list the controls' --recipes yourself")
     if chosen.recipes is not None:
         return resolve_recipes(_names(chosen.recipes))
-    return find_recipes(chosen.encoder, _names(chosen.methods), chosen.recipe_base)
+    methods = _names(chosen.methods)
+    if chosen.controls:
+        methods = list(dict.fromkeys([*(c for m in methods if (c := control_of(m)) is not None), *methods]))
+    return find_recipes(chosen.encoder, methods, chosen.recipe_base)
 
 
 def _tasks(chosen: argparse.Namespace, recipe: Recipe) -> list[str]:
@@ -219,7 +244,7 @@ def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
 
 
-def _job(config: RunConfig, folder: Path) -> Job:
+def _job(config: RunConfig, folder: Path, trials: int) -> Job:
     tsv = config.data_dir / f"{config.task}_train.tsv"
     if not tsv.is_file():
         raise SettingError(
@@ -229,7 +254,7 @@ def _job(config: RunConfig, folder: Path) -> Job:
     rows = _count_rows(tsv)
     used = config.train_size or math.ceil(rows * (config.train_fraction or 1.0))
     steps = config.epochs * math.ceil(used / config.window)
-    return Job(config, folder, steps, cost=config.epochs * tsv.stat().st_size * used / max(rows, 1))
+    return Job(config, folder, steps, cost=config.epochs * tsv.stat().st_size * used / max(rows, 1), trials=trials)
 
 
 @functools.cache

@@ -72,6 +72,22 @@ def parse_method(spec: str) -> tuple[str, ...]:
     return names
 
 
+def control_of(spec: str) -> str | None:
+    """Return the method that one (or a composition) is to be compared with, None for a control itself.
+
+    That is plain fine-tuning with the changes of protocol that its parts bring along.
+
+    Raises:
+        ValueError: As in :func:`parse_method`.
+    """
+    names = parse_method(spec)
+    if all(METHODS[name].is_control for name in names):
+        return None if spec == "vanilla" else "vanilla"
+    controls = [METHODS[name].control for name in names] + [name for name in names if METHODS[name].is_control]
+    parts = sorted({part for control in controls for part in control.split("+")} - {"vanilla"})
+    return "+".join(parts) or "vanilla"
+
+
 def build_method(spec: str, settings: Mapping[str, Any] | None = None) -> Composition:
     """Build the method of a run.
 

@@ -16,6 +16,7 @@ class NoHiddenDropout(FineTuningMethod):
     """Plain fine-tuning with dropout in attention alone: off on hidden states, pooler and head."""
 
     name = "no_hidden_dropout"
+    is_control = True
 
     def configure(self, rates: DropoutRates) -> DropoutRates:
         """Switch it off."""
@@ -26,6 +27,7 @@ class NoDropout(FineTuningMethod):
     """Plain fine-tuning without dropout."""
 
     name = "no_dropout"
+    is_control = True
 
     def configure(self, rates: DropoutRates) -> DropoutRates:
         """Switch it off."""
@@ -53,6 +55,7 @@ class HeadLearningRate(FineTuningMethod):
     """Plain fine-tuning with a learning rate of its own for pooler and head."""
 
     name = "head_learning_rate"
+    is_control = True
     Settings = HeadLearningRateSettings
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

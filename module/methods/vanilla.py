@@ -7,3 +7,4 @@ class Vanilla(FineTuningMethod):
     """Plain fine-tuning, the baseline of every comparison."""
 
     name = "vanilla"
+    is_control = True

@@ -137,6 +137,8 @@ def test_an_override_of_another_method_is_left_out() -> None:
         (("{learning_rate: 1.0e-4}", "1.0e-4"), r"mine.yml: tasks.cola must be a mapping"),
         (("settings: {", "grid: {learning_rate: 3}\nsettings: {"), r"grid.learning_rate must be a list"),
         (("noise_scale: 1.0e-3", "noise_scale: -1"), r"mine.yml, task cola: .*noise_scale"),
+        (("source: here", "source: here\nchosen_from_grid: 3"), r"chosen_from_grid must be true or false; it is 3"),
+        (("source: here", "source: here\nchosen_from_grid: true"), r"chosen_from_grid is true, but there is no grid"),
     ],
 )
 def test_mistakes_name_the_file_and_what_is_legal(tmp_path: Path, change: tuple[str, str], message: str) -> None:

@@ -148,7 +148,7 @@ def test_two_recipes_for_one_cell_are_refused(place: Place, capsys: pytest.Captu
 
 def test_an_encoder_finds_its_recipes(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data_dir", str(place.root / "data"), "--tasks", "rte,cola", "--seeds", "1", "--dry_run"]
-    assert main(["--encoder", "bert-base-uncased", *data]) == 0
+    assert main(["--encoder", "bert-base-uncased", "--unequal_grids", *data]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [tuple(line.split()[1:4]) for line in lines[:-1]] == [
         (task, "bert-base-uncased", method)
@@ -157,8 +157,31 @@ def test_an_encoder_finds_its_recipes(place: Place, capsys: pytest.CaptureFixtur
     ]
     assert main(["--encoder", "org/other", *data]) == 2
     assert "--recipe_base" in capsys.readouterr().err
-    assert main(["--encoder", "org/other", "--recipe_base", "roberta-large", *data]) == 0
+    assert main(["--encoder", "org/other", "--recipe_base", "roberta-large", "--unequal_grids", *data]) == 0
     assert "org--other" in capsys.readouterr().out
+
+
+def test_unequal_searches_are_compared_only_when_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    for method, grid in (("vanilla", "learning_rate: [1, 2]"), ("pats", "learning_rate: [1, 2], pats.noise_scale: [1, 2, 3]")):
+        with (place.root / f"{method}.yml").open("a") as file:
+            file.write(f"chosen_from_grid: true\ngrid: {{{grid}}}\n")
+    assert place.main() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: all-MiniLM-L6-v2: the methods' settings were chosen from grids of different sizes")
+    assert "(vanilla 2, pats 6)" in error
+    assert calls(place.runs) == []
+    assert place.main("--unequal_grids") == 0
+    assert "PATS, best of 6 settings" in capsys.readouterr().out
+    cells = json.loads((place.results / "test" / "study.json").read_text())["cells"]
+    assert {cell["method"]: cell["trials"] for cell in cells} == {"vanilla": 2, "pats": 6}
+
+
+def test_controls_join_the_study(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data_dir", str(place.root / "data"), "--tasks", "cola", "--seeds", "1", "--dry_run"]
+    arguments = ["--encoder", "all-MiniLM-L6-v2", "--methods", "pats,no_dropout+sage", "--controls", *data]
+    assert main(arguments) == 0
+    methods = [line.split()[3] for line in capsys.readouterr().out.splitlines()[:-1]]
+    assert methods == ["vanilla", "no_dropout", "pats", "no_dropout+sage"]
 
 
 def test_seeds() -> None:

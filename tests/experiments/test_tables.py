@@ -245,3 +245,45 @@ def test_write_tables_writes_every_format(tmp_path: Path) -> None:
     files = write_tables(gather(tmp_path / "runs"), tmp_path / "out")
     assert [file.name for file in files] == ["table.md", "table.tex", "table.csv", "table_seeds.csv"]
     assert all(file.stat().st_size > 0 for file in files)
+
+
+def test_methods_stand_beside_their_controls(tmp_path: Path) -> None:
+    for seed, shift in enumerate((0.0, 1.0, 3.0), start=1):
+        write_run(tmp_path, method="vanilla", seed=seed, best=60.0 + shift, last=58.0)
+        write_run(tmp_path, method="no_dropout", seed=seed, best=59.0 + shift, last=57.0)
+        write_run(tmp_path, method="pats", seed=seed, best=61.0 + 2 * shift, last=58.5)
+    write_run(tmp_path, method="no_hidden_dropout+pats", seed=1)
+    table = gather(tmp_path)
+    assert table.methods == ("vanilla", "no_dropout", "pats", "no_hidden_dropout+pats")
+    text = markdown(table, PAPER_TABLES)
+    block = "Best dev epoch, minus the control"
+    assert line(text, "PATS - vanilla", block) == ["+2.33 ± 1.53", "+2.33"]
+    assert line(text, "no dropout - vanilla", block) == ["-1.00 ± 0.00", "-1.00"]
+    assert line(text, "PATS - vanilla", "Last epoch, minus the control") == ["+0.50 ± 0.00", "+0.50"]
+    assert "Without their control in this table: no hidden dropout + PATS (no hidden dropout)." in text
+    assert r"\emph{best dev epoch, minus the control}" in latex(table, PAPER_TABLES)
+    by_method = {row["method"]: row for row in rows(cells_csv(table, PAPER_TABLES)) if row["selection"] == "best"}
+    assert (by_method["pats"]["control"], float(by_method["pats"]["minus_control"])) == ("vanilla", pytest.approx(7 / 3))
+    assert by_method["vanilla"]["control"] == by_method["no_hidden_dropout+pats"]["control"] == ""
+
+
+def test_a_difference_is_taken_over_the_seeds_of_both(tmp_path: Path) -> None:
+    for seed, best in ((1, 60.0), (2, 70.0), (3, 90.0)):
+        write_run(tmp_path, seed=seed, best=best)
+    for seed, best in ((2, 72.0), (3, 91.0), (4, 10.0)):
+        write_run(tmp_path, method="sage", seed=seed, best=best)
+    gain = gather(tmp_path).minus_control(ENCODER, "sage", "cola", "best")
+    assert gain is not None
+    assert (gain.mean, gain.n) == (1.5, 2)
+
+
+def test_the_number_of_settings_tried_is_shown(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    write_run(tmp_path, method="pats")
+    keys = {m: (ENCODER, m, "cola") for m in ("vanilla", "pats")}
+    found = gather(tmp_path)
+    wanted = Wanted({key: (found.cells[key].run_id, (1,)) for key in keys.values()}, {keys["pats"]: 36})
+    text = markdown(gather(tmp_path, wanted), PAPER_TABLES)
+    assert line(text, "PATS, best of 36 settings") == ["60.00", "60.00"]
+    trials = {row["method"]: row["trials"] for row in rows(cells_csv(gather(tmp_path, wanted), PAPER_TABLES))}
+    assert trials == {"vanilla": "1", "pats": "36"}

@@ -1,0 +1,172 @@
+"""Cost of every fine-tuning method: time of a training step and peak memory, over plain fine-tuning's.
+
+    python -m benchmarks.methods --out methods.json --table methods.md
+
+Time: a method and plain fine-tuning take turns on the same batches of 32 rows in one process; the factor is the median
+of the ratios within a turn. A step is everything from the batch to the updated weights, clipping included. What a method
+does once before the first step is timed apart. Memory: a run of a few steps alone in a fresh process, the largest
+resident memory (of torch's allocator on CUDA), over that of plain fine-tuning. Every method at its recipe's settings.
+Data as in ``benchmarks.packing``.
+"""
+
+import argparse
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.command_line import at_least_one, some_of, write_json
+from benchmarks.glue_rows import TASKS, find_data
+from benchmarks.machine import machine_facts
+from benchmarks.memory import measure
+from benchmarks.peers.contender import Contender, open_run
+from benchmarks.throughput import in_brackets, spread, synchronize
+from module.methods import METHODS
+from mt_dnn.assembly import assemble, pick_device
+from mt_dnn.batch import Batch
+from mt_dnn.config import RunConfig
+from mt_dnn.data import Datasets
+from mt_dnn.encoder import resolve_encoder
+from mt_dnn.precision import resolve_precision
+from mt_dnn.training_step import TrainingStep
+
+BASE = "vanilla"
+Step = Callable[[list[Batch]], None]
+
+
+def build(config: RunConfig, data: Datasets, batches: Sequence[list[Batch]]) -> tuple[Step, float]:
+    """A run's step, and the seconds of what its method does before the first one."""
+    device = pick_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    source = resolve_encoder(config.init_checkpoint)
+    parts = assemble(config, data.task_def, source, device, precision, total_steps=10_000)
+    parts.model.n_examples = sum(batch.size for window in batches for batch in window)
+    parts.model.passes = lambda: iter(batches)
+    step = TrainingStep(parts, precision, config.global_grad_clipping, device)
+    synchronize()
+    started = time.perf_counter()
+    parts.method.before_fit(parts.context)
+    synchronize()
+    before = time.perf_counter() - started
+
+    def train(window: list[Batch]) -> None:
+        step(window, 1.0)
+        parts.context.step += 1
+
+    return train, before
+
+
+def alternate(steps: dict[str, Step], batches: Sequence[list[Batch]], turns: int) -> dict[str, np.ndarray]:
+    """Seconds of each step, (turns,); one turn before them warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(turns + 1):
+        for name in list(steps)[:: -1 if turn % 2 else 1]:
+            synchronize()
+            started = time.perf_counter()
+            for window in batches:
+                steps[name](window)
+            synchronize()
+            seconds[name].append((time.perf_counter() - started) / len(batches))
+    return {name: np.array(values[1:]) for name, values in seconds.items()}
+
+
+def cost_of(method: str, options: argparse.Namespace, folder: Path, scratch: Path) -> dict[str, Any]:
+    """Time and memory of one method."""
+    shared = {"precision": options.precision, "device": options.device}
+
+    def opened(name: str) -> tuple[RunConfig, Datasets]:
+        contender = Contender(name, "ours", name, name)
+        return open_run(
+            contender, options.task, encoder=options.encoder, data_dir=folder, cache_dir=scratch / "cache",
+            rows=options.rows, **shared,
+        )  # fmt: skip
+
+    runs = {BASE: opened(BASE), method: opened(method)}
+    config, data = runs[BASE]
+    encoder = assemble_encoder(config, data)
+    rows = np.arange(options.rows).reshape(-1, config.batch_size)
+    device = pick_device(config.device)
+    batches = [[encoder.batch(data.train, part, device)] for part in rows]
+    built = {name: build(c, d, batches) for name, (c, d) in runs.items()}
+    seconds = alternate({name: step for name, (step, _) in built.items()}, batches, options.turns)
+    before = built[method][1]
+    del built
+    gc.collect()
+    peaks = {}
+    for name, (c, d) in runs.items():
+        own = scratch / f"{method}-{name}"
+        own.mkdir()
+        builder = Contender(name, "ours", name, name).builder(replace(c, train_size=options.rows), d, own)
+        found = measure(builder, options.threads, scratch)
+        peaks[name] = found.get("cuda", found["rss"])
+    return {
+        "step_ms": spread(1e3 * seconds[method]),
+        "time_factor": spread(seconds[method] / seconds[BASE]),
+        "seconds_before_training": before,
+        "peak_mib": peaks[method] / 2**20,
+        "memory_factor": peaks[method] / peaks[BASE],
+    }
+
+
+def assemble_encoder(config: RunConfig, data: Datasets) -> Any:
+    """The encoder of a run, to lay out its batches."""
+    device = pick_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    source = resolve_encoder(config.init_checkpoint)
+    return assemble(config, data.task_def, source, device, precision, total_steps=1).network.encoder
+
+
+def table(costs: dict[str, dict[str, Any]]) -> str:
+    """The costs in Markdown."""
+    lines = ["| method | step, ms | time over vanilla | memory over vanilla | before training, s |", "|---|---|---|---|---|"]
+    for name, cost in costs.items():
+        factor = cost["time_factor"]
+        lines.append(
+            f"| {name} | {cost['step_ms']['median']:.0f} | {factor['median']:.2f} ({in_brackets(factor, 2)}) "
+            f"| {cost['memory_factor']:.2f} | {cost['seconds_before_training']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [name for name in METHODS if name != BASE]
+    parser.add_argument("--methods", type=some_of(names), default=names, help="default: all but vanilla")
+    parser.add_argument("--task", choices=TASKS, default="mrpc", help="default: %(default)s")
+    parser.add_argument("--rows", type=at_least_one, default=128, help="rows of a turn, in 32s; default: %(default)s")
+    parser.add_argument("--turns", type=at_least_one, default=5, help="turns that count; default: %(default)s")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: %(default)s")
+    parser.add_argument("--encoder", default="all-MiniLM-L6-v2", help="one that has recipes; default: %(default)s")
+    parser.add_argument("--data_dir", type=Path, help="folder with canonical <task>_<split>.tsv; default: see above")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto; default: %(default)s")
+    parser.add_argument("--threads", type=at_least_one, help="threads of torch; default: torch's choice")
+    parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
+    parser.add_argument("--table", type=Path, help="Markdown file for the table")
+    options = parser.parse_args(argv)
+    if options.rows % 32:
+        parser.error(f"argument --rows: {options.rows} is no multiple of 32, the recipes' batch size")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    costs: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        data, folder = find_data(options.data_dir, scratch, [options.task])
+        print(f"{data}, {options.task}, {options.encoder}, {options.precision}, {torch.get_num_threads()} threads")
+        for method in options.methods:
+            costs[method] = cost_of(method, options, folder, scratch)
+            print(table({method: costs[method]}).splitlines()[-1], flush=True)
+    result = {"machine": machine_facts(), "data": data, "encoder": options.encoder, "task": options.task}
+    write_json(options.out, {**result, "precision": options.precision, "methods": costs})
+    if options.table:
+        options.table.write_text(table(costs), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
