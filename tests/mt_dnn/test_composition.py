@@ -1,0 +1,61 @@
+"""Every pair of methods: those that stand together train and resume, the others say why not."""
+
+from itertools import combinations
+
+import pytest
+
+from data_utils.errors import SettingError
+from module.methods import METHODS, parse_method
+from mt_dnn.interrupt import Interrupted
+from mt_dnn.run import run
+from tests.mt_dnn.test_resume import StopAt, assert_same_run
+
+NAMES = [name for name in METHODS if name != "vanilla"]
+
+# Pairs that one of a run's resources allows only one of: docs/methods.md, "Composition".
+REFUSED = {
+    frozenset(pair)
+    for group in (
+        ("freelb", "smart", "r3f"),  # the perturbation of the word embeddings
+        ("sam", "pgd", "pac_tuning"),  # the weights at which gradients are taken
+        ("mixout", "pgd", "pac_tuning"),  # noise on the weights of the forward pass
+        ("mixout", "lora"),  # the encoder's linear layers
+        ("hype", "pac_tuning"),
+        ("pats", "pac_tuning"),
+        ("pats", "pgd"),
+        ("ema", "swa"),
+    )
+    for pair in combinations(group, 2)
+}
+# Small enough for a tiny encoder and a learning rate of 3e-2, large enough to act.
+SETTINGS: dict[str, dict[str, object]] = {
+    "pats": {"noise_scale": 1e-2, "threshold_mode": "none"},
+    "hype": {"noise_scale": 1e-2},
+    "r3f": {"noise_scale": 1e-2},
+    "recadam": {"gamma": 1.0, "k": 0.5, "t0": 2},
+    "pac_tuning": {},
+}
+
+
+@pytest.mark.parametrize("pair", list(combinations(NAMES, 2)), ids="+".join)
+def test_pairs(tiny_run, tmp_path, pair):
+    spec = "+".join(pair)
+    if frozenset(pair) in REFUSED:
+        with pytest.raises(SettingError) as caught:
+            tiny_run(method=spec)
+        message = str(caught.value)
+        assert all(repr(name) in message for name in pair), "both are named"
+        assert "\n" not in message
+        return
+    assert parse_method(spec) == pair
+    short = {
+        "epochs": 2, "train_size": 32, "save": "last", "checkpoint_seconds": 0.0, "log_per_updates": 1,
+        **{name: SETTINGS[name] for name in pair if name in SETTINGS},
+    }  # fmt: skip
+    whole = tiny_run(method=spec, output_dir=tmp_path / "whole", **short)
+    assert run(whole).error is None
+    broken = tiny_run(method=spec, output_dir=tmp_path / "broken", **short)
+    with pytest.raises(Interrupted):
+        run(broken, StopAt(3))
+    assert run(broken).sessions == 2
+    assert_same_run(whole, broken)
