@@ -3,9 +3,9 @@
     python -m benchmarks.methods --out methods.json --table methods.md
 
 Time: a method and plain fine-tuning take turns on the same batches of 32 rows in one process; the factor is the median
-of the ratios within a turn. A step is everything from the batch to the updated weights, clipping included. What a method
-does once before the first step is timed apart. Memory: a run of a few steps alone in a fresh process, the largest
-resident memory (of torch's allocator on CUDA), over that of plain fine-tuning. Every method at its recipe's settings.
+of the ratios within a turn. A step is everything from the batch to the updated weights, clipping included. What a
+method does once before the first step is timed apart. Memory: a run of a few steps alone in a fresh process, the
+largest resident memory (of torch's allocator on CUDA), over plain fine-tuning's. Every method at its recipe's settings.
 Data as in ``benchmarks.packing``.
 """
 
@@ -124,7 +124,10 @@ def assemble_encoder(config: RunConfig, data: Datasets) -> Any:
 
 def table(costs: dict[str, dict[str, Any]]) -> str:
     """The costs in Markdown."""
-    lines = ["| method | step, ms | time over vanilla | memory over vanilla | before training, s |", "|---|---|---|---|---|"]
+    lines = [
+        "| method | step, ms | time over vanilla | memory over vanilla | before training, s |",
+        "|---|---|---|---|---|",
+    ]
     for name, cost in costs.items():
         factor = cost["time_factor"]
         lines.append(

@@ -302,7 +302,7 @@ def _beside_controls(methods: Collection[str]) -> tuple[str, ...]:
             return ([len(registry)], True, [], method)
         alone = all(METHODS[part].is_control for part in method.split("+"))
         control = method if alone else known_control(method)
-        head = control if control in methods else "vanilla"
+        head = control if control is not None and control in methods else "vanilla"
         return (place(head), not alone, place(method), method)
 
     return tuple(sorted(methods, key=key))

@@ -131,7 +131,9 @@ def _about_controls(table: Table, encoder: str) -> str:
     absent = [f"{method_title(m)} ({method_title(c)})" for m, c in wanted.items() if c not in methods]
     text = ""
     if len(absent) < len(wanted):
-        text = " Minus the control: differences of the same seed, mean ± sample standard deviation; the control is plain "
+        text = (
+            " Minus the control: differences of the same seed, mean ± sample standard deviation; the control is plain "
+        )
         text += "fine-tuning with the same changes of protocol."
     return text + (f" Without their control in this table: {', '.join(absent)}." if absent else "")
 
@@ -301,7 +303,8 @@ def cells_csv(table: Table, paper: Paper) -> str:
             against = (gain.control, gain.mean, gain.std) if gain is not None else (None, None, None)
             rows.append(
                 [encoder, method, task, table.metric(task), selection, cell.n(selection), len(cell.expected),
-                 cell.mean(selection), cell.std(selection), *against, cell.trials, score, published.inferred if score and published else None,
+                 cell.mean(selection), cell.std(selection), *against, cell.trials,
+                 score, published.inferred if score and published else None,
                  *(cell.count(s) for s in (Status.DEGENERATE, Status.DIVERGED, Status.FAILED)),
                  " ".join(map(str, cell.missing)), cell.run_id]
             )  # fmt: skip

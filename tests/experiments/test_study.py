@@ -162,7 +162,10 @@ def test_an_encoder_finds_its_recipes(place: Place, capsys: pytest.CaptureFixtur
 
 
 def test_unequal_searches_are_compared_only_when_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    for method, grid in (("vanilla", "learning_rate: [1, 2]"), ("pats", "learning_rate: [1, 2], pats.noise_scale: [1, 2, 3]")):
+    for method, grid in (
+        ("vanilla", "learning_rate: [1, 2]"),
+        ("pats", "learning_rate: [1, 2], pats.noise_scale: [1, 2, 3]"),
+    ):
         with (place.root / f"{method}.yml").open("a") as file:
             file.write(f"chosen_from_grid: true\ngrid: {{{grid}}}\n")
     assert place.main() == 2
