@@ -44,9 +44,7 @@ class TrainingStep:
             group["lr"] = group["initial_lr"] * multiplier
         parts.network.train()
         parts.optimizer.zero_grad(set_to_none=True)
-        if self.scaler.is_enabled():
-            context.gradient_scale = self.scaler.scale(torch.ones((), device=self.device))
-        self._examples = sum(batch.size for batch in batches)
+        self._begin(batches)
         loss = parts.method.gradients(context, batches, self._accumulate)
         self.scaler.unscale_(parts.optimizer)
         norm = clip_gradients(parts.network.parameters(), self.max_norm) if self.max_norm > 0 else None
@@ -58,8 +56,13 @@ class TrainingStep:
 
     def accumulate_all(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
         """Add the gradients of the mean objective over these batches, outside a step."""
-        self._examples = sum(batch.size for batch in batches)
+        self._begin(batches)
         return self._accumulate(batches, weight)
+
+    def _begin(self, batches: Sequence[Batch]) -> None:
+        self._examples = sum(batch.size for batch in batches)
+        if self.scaler.is_enabled():
+            self.parts.context.gradient_scale = self.scaler.scale(torch.ones((), device=self.device))
 
     def _accumulate(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
         """Add these batches' share of the step's gradients; returns the sum of the task's losses."""

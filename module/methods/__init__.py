@@ -9,9 +9,14 @@ from typing import Any
 
 from module.composition import Composition, check_exclusive
 from module.method import FineTuningMethod
+from module.methods.child_tuning import ChildTuning
+from module.methods.component_clip import ComponentClip
 from module.methods.controls import HeadLearningRate, NoDropout, NoHiddenDropout
+from module.methods.hype import HyPe
+from module.methods.neftune import NEFTune
 from module.methods.noisytune import NoisyTune
 from module.methods.pats import PATS
+from module.methods.reinit import Reinit
 from module.methods.sage import SAGE
 from module.methods.vanilla import Vanilla
 
@@ -24,6 +29,11 @@ _OWN: tuple[type[FineTuningMethod], ...] = (
     NoisyTune,
     SAGE,
     PATS,
+    HyPe,
+    ComponentClip,
+    ChildTuning,
+    NEFTune,
+    Reinit,
 )
 
 

@@ -1,0 +1,137 @@
+"""Child-Tuning (Xu et al., EMNLP 2021, arXiv 2109.05687): gradients of a part of the weights alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from module.context import MethodContext
+from module.method import FineTuningMethod
+from module.param_index import ParamInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TRACKING = ("pats", "sage")  # methods whose sensitivities are of whole gradients
+
+
+@dataclass(frozen=True, slots=True)
+class ChildTuningSettings:
+    """Settings of Child-Tuning.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    variant: Literal["F", "D"] = "D"
+    """F: another random part in every step. D: the part with the largest Fisher information, for the whole run."""
+    reserve: float = 0.3
+    """p, in (0, 1]: share of the entries that are trained. The authors search 0.2, 0.3, 0.4 (F), 0.1, 0.2, 0.3 (D)."""
+    fisher_clipping: float = 1.0
+    """Largest norm of one tensor's gradient in the Fisher information of D, as in the authors' code; 0: not clipped."""
+    fisher_dropout: bool = True
+    """Whether dropout is on while D gathers it, as in the authors' code."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.variant not in ("F", "D"):
+            raise ValueError(f"Invalid variant: {self.variant!r}: one of F, D is needed")
+        if not 0.0 < self.reserve <= 1.0:
+            raise ValueError(f"Invalid reserve: {self.reserve}: a share in (0, 1] is needed")
+        if not 0.0 <= self.fisher_clipping < float("inf"):
+            raise ValueError(f"Invalid fisher_clipping: {self.fisher_clipping}: a number of at least 0 is needed")
+
+
+class ChildTuning(FineTuningMethod):
+    """F: ``g <- g M / p``, M ~ Bernoulli(p) per entry of every tensor. D: ``g <- g M`` in the encoder layers, M fixed.
+
+    Masked entries keep their momentum and weight decay, as in the authors' code. Masks come after clipping.
+    """
+
+    name = "child_tuning"
+    Settings = ChildTuningSettings
+    rank = 50
+
+    def __init__(self, settings: ChildTuningSettings | None = None) -> None:
+        super().__init__(settings)
+        self._masks: dict[str, Tensor] = {}  # D: name of a parameter -> bool, True where it is trained
+        self._keep_whole = False
+
+    def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
+        """Learn whether whole gradients are wanted beside the masked ones."""
+        self._keep_whole = any(other.name in _TRACKING for other in others)
+
+    def before_fit(self, context: MethodContext) -> None:
+        """D: gather the Fisher information over one pass and choose the entries."""
+        if self.settings.variant == "F" or self.settings.reserve == 1.0:
+            return
+        fisher = self._fisher(context)
+        bound = _quantile(list(fisher.values()), 1.0 - self.settings.reserve)
+        self._masks = {name: values >= bound for name, values in fisher.items()}
+
+    def _fisher(self, context: MethodContext) -> "dict[str, Tensor]":
+        """Mean over batches of the squared gradients at the start, per parameter of the encoder layers."""
+        import torch
+
+        assert context.model is not None
+        assert context.accumulate is not None
+        infos = [info for info in context.params if info.in_layer and info.parameter.requires_grad]
+        fisher = {info.name: torch.zeros_like(info.parameter) for info in infos}
+        context.network.train(self.settings.fisher_dropout)
+        count = 0
+        for window in context.model.training_batches():
+            context.network.zero_grad(set_to_none=True)
+            context.accumulate(window)
+            count += 1
+            for info in infos:
+                gradient = info.parameter.grad
+                if gradient is None:
+                    continue
+                if context.gradient_scale is not None:
+                    gradient = gradient / context.gradient_scale
+                if self.settings.fisher_clipping > 0.0:
+                    gradient = gradient * (self.settings.fisher_clipping / (gradient.norm() + 1e-6)).clamp(max=1.0)
+                fisher[info.name].add_(gradient.square())
+        context.network.zero_grad(set_to_none=True)
+        return {name: values / count for name, values in fisher.items()}
+
+    def after_backward(self, context: MethodContext) -> None:
+        """Mask the gradients; whole ones stay as ``unmasked_grad`` where sensitivities are of them."""
+        if self.settings.reserve == 1.0:
+            return
+        for info in context.params:
+            gradient = info.parameter.grad
+            if gradient is None or not (self.settings.variant == "F" or info.name in self._masks):
+                continue
+            if self._keep_whole:
+                info.parameter.unmasked_grad = gradient.clone()  # type: ignore[attr-defined]
+            gradient.mul_(self._factor(context, info, gradient))
+
+    def _factor(self, context: MethodContext, info: ParamInfo, gradient: "Tensor") -> "Tensor":
+        if self.settings.variant == "F":
+            return context.stream(self.name).kept(gradient, self.settings.reserve)
+        mask = self._masks[info.name] = self._masks[info.name].to(gradient.device)  # a resume loads it on the CPU
+        return mask
+
+    def after_step(self, context: MethodContext) -> None:
+        """Drop the whole gradients."""
+        if self._keep_whole:
+            for info in context.params:
+                if hasattr(info.parameter, "unmasked_grad"):
+                    del info.parameter.unmasked_grad
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the masks of D."""
+        return {"masks": dict(self._masks)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self._masks = dict(state["masks"])
+
+
+def _quantile(parts: "Sequence[Tensor]", share: float) -> "Tensor":
+    """The value that this share of all entries of several tensors lies below."""
+    import torch
+
+    values = torch.cat([part.reshape(-1) for part in parts])
+    place = min(round(share * values.numel()) + 1, values.numel())
+    return values.kthvalue(place).values

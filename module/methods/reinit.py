@@ -1,0 +1,58 @@
+"""Top-layer re-initialisation (Zhang et al., ICLR 2021, arXiv 2006.05987): the layers nearest the output start anew."""
+
+from dataclasses import dataclass
+
+from module.context import MethodContext
+from module.method import FineTuningMethod
+from module.param_index import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class ReinitSettings:
+    """Settings of re-initialisation.
+
+    Raises:
+        ValueError: If the number of layers is negative.
+    """
+
+    n_layers: int = 1
+    """Encoder layers from the top to draw anew, at least 0. The authors search 1 to 6 of BERT-large's 24."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if self.n_layers < 0:
+            raise ValueError(f"Invalid n_layers: {self.n_layers}: a whole number of at least 0 is needed")
+
+
+class Reinit(FineTuningMethod):
+    """Weights of the top layers from N(0, initializer_range), biases 0, layer norms 1 and 0, before anything else.
+
+    The pooler above them is this project's own and random anyway.
+    """
+
+    name = "reinit"
+    Settings = ReinitSettings
+    rank = -200  # before NoisyTune, whose noise is relative to the weights
+
+    def setup(self, context: MethodContext) -> None:
+        """Draw the layers anew.
+
+        Raises:
+            ValueError: If the encoder has fewer layers.
+        """
+        import torch
+
+        layers, wanted = context.params.num_layers, self.settings.n_layers
+        if wanted > layers:
+            raise ValueError(f"Invalid n_layers: {wanted}: this encoder has {layers}")
+        std = getattr(getattr(context.network, "encoder", None), "initializer_range", 0.02)
+        for info in context.params:
+            if info.layer is None or info.layer < layers - wanted:
+                continue
+            values = info.parameter.detach()
+            if info.kind == Kind.WEIGHT:
+                noise = torch.randn(values.shape, generator=context.rng(f"reinit/{info.path}"))
+                values.copy_(noise * std)
+            else:
+                is_gain = info.kind == Kind.LAYER_NORM and info.name.endswith("weight")
+                values.fill_(1.0 if is_gain else 0.0)
