@@ -25,7 +25,7 @@ class ChildTuningSettings:
     variant: Literal["F", "D"] = "D"
     """F: another random part in every step. D: the part with the largest Fisher information, for the whole run."""
     reserve: float = 0.3
-    """p, in (0, 1]: share of the entries that are trained. The authors search 0.2, 0.3, 0.4 (F), 0.1, 0.2, 0.3 (D)."""
+    """p, in [1e-4, 0.9999] or 1: share of the entries that are trained. The authors search 0.2, 0.3, 0.4 (F), 0.1, 0.2, 0.3 (D)."""
     fisher_clipping: float = 1.0
     """Largest norm of one tensor's gradient in the Fisher information of D, as in the authors' code; 0: not clipped."""
     fisher_dropout: bool = True
@@ -35,8 +35,8 @@ class ChildTuningSettings:
         """Check the ranges."""
         if self.variant not in ("F", "D"):
             raise ValueError(f"Invalid variant: {self.variant!r}: one of F, D is needed")
-        if not 0.0 < self.reserve <= 1.0:
-            raise ValueError(f"Invalid reserve: {self.reserve}: a share in (0, 1] is needed")
+        if not (1e-4 <= self.reserve <= 0.9999 or self.reserve == 1.0):
+            raise ValueError(f"Invalid reserve: {self.reserve}: a share in [1e-4, 0.9999], or 1, is needed")
         if not 0.0 <= self.fisher_clipping < float("inf"):
             raise ValueError(f"Invalid fisher_clipping: {self.fisher_clipping}: a number of at least 0 is needed")
 
@@ -61,7 +61,11 @@ class ChildTuning(FineTuningMethod):
         self._keep_whole = any(other.name in _TRACKING for other in others)
 
     def before_fit(self, context: MethodContext) -> None:
-        """D: gather the Fisher information over one pass and choose the entries."""
+        """D: gather the Fisher information over one pass and choose the entries.
+
+        Raises:
+            ValueError: If no encoder layer is trained.
+        """
         if self.settings.variant == "F" or self.settings.reserve == 1.0:
             return
         fisher = self._fisher(context)
@@ -75,6 +79,8 @@ class ChildTuning(FineTuningMethod):
         assert context.model is not None
         assert context.accumulate is not None
         infos = [info for info in context.params if info.in_layer and info.parameter.requires_grad]
+        if not infos:
+            raise ValueError("Method child_tuning, variant D: no encoder layer is trained: use variant F")
         fisher = {info.name: torch.zeros_like(info.parameter) for info in infos}
         context.network.train(self.settings.fisher_dropout)
         count = 0
