@@ -25,7 +25,8 @@ class ChildTuningSettings:
     variant: Literal["F", "D"] = "D"
     """F: another random part in every step. D: the part with the largest Fisher information, for the whole run."""
     reserve: float = 0.3
-    """p, in [1e-4, 0.9999] or 1: share of the entries that are trained. The authors search 0.2 to 0.4 (F), 0.1 to 0.3 (D)."""
+    """p, in [1e-4, 0.9999] or 1: share of the entries that are trained. The authors search 0.2 to 0.4 for F, 0.1 to 0.3
+    for D."""
     fisher_clipping: float = 1.0
     """Largest norm of one tensor's gradient in the Fisher information of D, as in the authors' code; 0: not clipped."""
     fisher_dropout: bool = True
