@@ -10,9 +10,13 @@ from typing import Any
 from module.composition import Composition, check_exclusive
 from module.method import FineTuningMethod
 from module.methods.controls import HeadLearningRate, NoDropout, NoHiddenDropout
+from module.methods.freelb import FreeLB
 from module.methods.noisytune import NoisyTune
 from module.methods.pats import PATS
+from module.methods.r3f import R3F
+from module.methods.rdrop import RDrop
 from module.methods.sage import SAGE
+from module.methods.smart import SMART
 from module.methods.vanilla import Vanilla
 
 ENTRY_POINTS = "pats.methods"
@@ -24,6 +28,10 @@ _OWN: tuple[type[FineTuningMethod], ...] = (
     NoisyTune,
     SAGE,
     PATS,
+    SMART,
+    FreeLB,
+    RDrop,
+    R3F,
 )
 
 
