@@ -27,12 +27,13 @@ class FreeLBSettings:
     """Over how many passes the gradient is averaged: K, as the paper and its code for ALBERT (the last step is not
     taken); or K + 1, as its code for RoBERTa."""
     step_size: float = 0.1
-    """alpha, at least 0: length of an ascent step, which the authors call the adversarial learning rate. The authors' scripts: 2.5e-2 to 0.2, MNLI 0.1."""
+    """alpha, at least 0: length of an ascent step, the authors' adversarial learning rate. Their scripts: 2.5e-2 to
+    0.2, MNLI 0.1."""
     init_magnitude: float = 0.1
     """At least 0: the start is uniform in (-1, 1) times this over sqrt(L d), L tokens of size d. The authors' scripts:
     0.1 to 1, MNLI 0.1; the paper has the maximal norm in its place."""
     max_norm: float | None = 0.3
-    """epsilon, above 0: largest norm after a step; none: no bound. The authors' scripts: 0.14 to 0.7, MNLI 0.3."""
+    """epsilon, above 0: largest norm after a step; null: no bound. The authors' scripts: 0.14 to 0.7, MNLI 0.3."""
 
     def __post_init__(self) -> None:
         """Check the ranges and choices."""
@@ -44,7 +45,7 @@ class FreeLBSettings:
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"Invalid {name}: {getattr(self, name)}: a number of at least 0 is needed")
         if self.max_norm is not None and not 0.0 < self.max_norm < float("inf"):
-            raise ValueError(f"Invalid max_norm: {self.max_norm}: a number above 0, or none, is needed")
+            raise ValueError(f"Invalid max_norm: {self.max_norm}: a number above 0, or null, is needed")
 
 
 class FreeLB(FineTuningMethod):
@@ -75,11 +76,14 @@ class FreeLB(FineTuningMethod):
         Returns:
             () the loss to log, averaged over the passes.
         """
-        losses = [self._climb(context, batch, inner) for batch in batches]
-        return sum(losses[1:], start=losses[0])
+        import torch
+
+        return torch.stack([self._climb(context, batch, inner) for batch in batches]).sum()
 
     def _climb(self, context: MethodContext, batch: Any, inner: Accumulate) -> "Tensor":
         """All passes of a micro-batch."""
+        import torch
+
         assert context.streams is not None
         settings: FreeLBSettings = self.settings
         n_passes = settings.ascent_steps + (settings.passes == "K+1")
@@ -93,7 +97,8 @@ class FreeLB(FineTuningMethod):
                 context.streams.restore(states)
             delta.requires_grad_(number < n_passes - 1)
             losses.append(_perturbed(context, batch, delta, inner, 1.0 / n_passes))
-        return sum(losses[1:], start=losses[0]) / n_passes
+        mean: Tensor = torch.stack(losses).mean()
+        return mean
 
     def _start(self, context: MethodContext, batch: Any) -> "Tensor":
         """The first delta, drawn before the random sources are noted, which the passes go back to."""
@@ -106,9 +111,10 @@ class FreeLB(FineTuningMethod):
         self._check(context, embeddings, batch.max_seqlen)
         if settings.init_magnitude == 0.0:
             return torch.zeros_like(embeddings)
-        magnitude = settings.init_magnitude / (batch.lengths * embeddings.shape[-1]).sqrt()  # (B,)
-        uniform = 2.0 * context.stream(self.name).uniform(embeddings) - 1.0
-        return (uniform * batch.to_tokens(magnitude)[..., None]).to(embeddings.dtype)
+        entries = batch.lengths.to(embeddings.dtype) * embeddings.shape[-1]  # (B,)
+        uniform = 2.0 * context.stream(self.name).uniform(embeddings).to(embeddings.dtype) - 1.0
+        delta: Tensor = uniform * batch.to_tokens(settings.init_magnitude / entries.sqrt())[..., None]
+        return delta
 
     def _check(self, context: MethodContext, embeddings: "Tensor", longest: int) -> None:
         """Compare the size of delta's entries in the longest example with the embeddings' resolution, once."""

@@ -46,8 +46,9 @@ class R3FSettings:
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"Invalid {name}: {getattr(self, name)}: a number of at least 0 is needed")
         for name, legal in (("noise", Noise), ("regression_term", RegressionTerm)):
-            if getattr(self, name) not in get_args(legal):
-                raise ValueError(f"Invalid {name}: {getattr(self, name)!r}: one of {', '.join(get_args(legal))} is needed")
+            value, choices = getattr(self, name), get_args(legal)
+            if value not in choices:
+                raise ValueError(f"Invalid {name}: {value!r}: one of {', '.join(choices)} is needed")
 
 
 class R3F(FineTuningMethod):
@@ -112,4 +113,4 @@ class R3F(FineTuningMethod):
 def draw(stream: "RandomStream", like: "Tensor", settings: R3FSettings) -> "Tensor":
     """Return the noise z of a tensor's shape and dtype."""
     z = stream.normal(like) if settings.noise == "normal" else 2.0 * stream.uniform(like) - 1.0
-    return (settings.noise_scale * z).to(like.dtype)
+    return settings.noise_scale * z.to(like.dtype)

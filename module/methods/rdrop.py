@@ -49,5 +49,6 @@ class RDrop(FineTuningMethod):
             second = model.logits(batch)
         losses = (model.loss(second, batch) - model.loss(logits, batch)) / 2
         # The divergence is the sum of both KL, the squared difference is there once.
-        factor = self.settings.alpha * (1.0 if model.regression else 0.5)
+        alpha: float = self.settings.alpha
+        factor = alpha if model.regression else alpha / 2
         return losses + factor * model.divergence(logits, second)

@@ -56,8 +56,9 @@ class SMARTSettings:
     def __post_init__(self) -> None:
         """Fill in the step size; check the ranges and choices."""
         for name, legal in (("projection", Projection), ("norm", Norm)):
-            if getattr(self, name) not in get_args(legal):
-                raise ValueError(f"Invalid {name}: {getattr(self, name)!r}: one of {', '.join(get_args(legal))} is needed")
+            value, choices = getattr(self, name), get_args(legal)
+            if value not in choices:
+                raise ValueError(f"Invalid {name}: {value!r}: one of {', '.join(choices)} is needed")
         if self.step_size is None:
             object.__setattr__(self, "step_size", _STEP_SIZE[self.projection])
         for name in ("smoothness_weight", "proximal_weight", "noise_std", "step_size"):
@@ -137,10 +138,11 @@ class SMART(FineTuningMethod):
         import torch
 
         assert context.model is not None
-        model, settings = context.model, self.settings
+        model = context.model
+        settings: SMARTSettings = self.settings
         embeddings = model.embed(batch)  # (n_tokens, E) or (B, T, E)
         self._check(context, embeddings)
-        noise = (settings.noise_std * context.stream(self.name).normal(embeddings)).to(embeddings.dtype)
+        noise = settings.noise_std * context.stream(self.name).normal(embeddings).to(embeddings.dtype)
         scale = 1.0 if context.gradient_scale is None else context.gradient_scale
         for _ in range(settings.ascent_steps):
             noise.requires_grad_()
@@ -216,4 +218,5 @@ def token_norms(values: "Tensor", norm: Norm) -> "Tensor":
     """Largest entry or 2-norm of each token: (..., E) -> (..., 1)."""
     if norm == "inf":
         return values.abs().amax(dim=-1, keepdim=True)
-    return values.norm(dim=-1, keepdim=True)
+    norms: Tensor = values.norm(dim=-1, keepdim=True)
+    return norms
