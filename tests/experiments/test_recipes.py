@@ -46,7 +46,9 @@ def write(folder: Path, text: str) -> Path:
 
 def test_there_is_a_recipe_for_every_encoder_and_method() -> None:
     encoders = ("bert-base-uncased", "roberta-large", "all-MiniLM-L6-v2")
-    assert {p.stem for p in FILES} == {f"{encoder}_{method}" for encoder in encoders for method in METHODS}
+    needed = {f"{encoder}_{method}" for encoder in encoders for method in METHODS}
+    needed |= {f"all-MiniLM-L6-v2_{method}" for method in ("smart", "freelb", "rdrop", "r3f")}
+    assert needed <= {p.stem for p in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -55,7 +57,9 @@ def test_every_recipe_makes_valid_runs_for_all_eight_tasks(path: Path) -> None:
     assert f"{recipe.encoder}_{recipe.method}" == path.stem
     assert set(recipe.tasks) == set(TASKS)
     for config in runs(path):
-        assert (config.epochs, config.batch_size, config.warmup, config.seed) == (10, 32, 0.1, 1)
+        assert config.seed == 1
+        if recipe.method in METHODS or recipe.encoder == "all-MiniLM-L6-v2":  # others follow their own papers
+            assert (config.epochs, config.batch_size, config.warmup) == (10, 32, 0.1)
         assert config.recipe == path.stem
         assert config.encoder == recipe.encoder
 
