@@ -85,8 +85,8 @@ class SMART(FineTuningMethod):
 
     D is KL both ways for classes and the squared difference for scores; ``x~ = argmax D(f(x), .)`` near x, by
     ``ascent_steps`` steps from normal noise. The teacher is the moving average of the weights; it predicts as in
-    evaluation. The passes at neighbours draw their dropout apart: with dropout on and neighbours as near as the paper's,
-    nearly all of D is that of two dropout masks.
+    evaluation. The passes at neighbours draw their dropout apart: with dropout on and neighbours as near as the
+    paper's, nearly all of D is that of two dropout masks.
     """
 
     name = "smart"
