@@ -85,6 +85,7 @@ class RandomStreams:
         self.dropout = dropout or DropoutStream(stream_seed(seed, "dropout"))
         self._named: dict[str, RandomStream] = {}
         self._kept: dict[str, Any] = {}  # restored states of streams that nobody has asked for yet
+        self._apart: dict[str, Any] = {}  # where dropout of the extra passes of a name stands
 
     def __getitem__(self, name: str) -> RandomStream:
         """The stream of this name, which starts when it is first asked for."""
@@ -96,21 +97,13 @@ class RandomStreams:
 
     def state(self) -> dict[str, Any]:
         """Where all of them stand, as tensors and plain values."""
-        states = {
-            "dropout": self.dropout.position,
-            "cpu": torch.get_rng_state(),
-            "named": {name: stream.state() for name, stream in self._named.items()},
-        }
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return states
+        named = {name: stream.state() for name, stream in self._named.items()}
+        return {**self._sources(), "named": named, "apart": dict(self._apart)}
 
     def restore(self, states: dict[str, Any]) -> None:
         """Go back (or on) to what :meth:`state` gave; streams that it does not know start afresh."""
-        self.dropout.position = states["dropout"]
-        torch.set_rng_state(states["cpu"])
-        if self.device.type == "cuda" and "cuda" in states:
-            torch.cuda.set_rng_state(states["cuda"], self.device)
+        self._set_sources(states)
+        self._apart = dict(states["apart"])
         self._kept = dict(states["named"])
         for name, stream in self._named.items():
             if name in self._kept:
@@ -126,3 +119,32 @@ class RandomStreams:
             yield
         finally:
             self.restore(states)
+
+    @contextmanager
+    def apart(self, name: str) -> Iterator[None]:
+        """Dropout inside draws from a source of this name: a forward pass more shifts no mask of the plain ones."""
+        outside = self._sources()
+        if name in self._apart:
+            self._set_sources(self._apart[name])
+        else:
+            seed = stream_seed(self.seed, f"{name}/dropout")
+            self.dropout.seed, self.dropout.position = seed, 0
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            self._apart[name] = self._sources()
+            self._set_sources(outside)
+
+    def _sources(self) -> dict[str, Any]:
+        """Where what dropout draws from stands."""
+        states = {"seed": self.dropout.seed, "dropout": self.dropout.position, "cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def _set_sources(self, states: dict[str, Any]) -> None:
+        self.dropout.seed, self.dropout.position = states["seed"], states["dropout"]
+        torch.set_rng_state(states["cpu"])
+        if self.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.device)

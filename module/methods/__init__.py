@@ -12,12 +12,16 @@ from module.method import FineTuningMethod
 from module.methods.child_tuning import ChildTuning
 from module.methods.component_clip import ComponentClip
 from module.methods.controls import HeadLearningRate, NoDropout, NoHiddenDropout
+from module.methods.freelb import FreeLB
 from module.methods.hype import HyPe
 from module.methods.neftune import NEFTune
 from module.methods.noisytune import NoisyTune
 from module.methods.pats import PATS
+from module.methods.r3f import R3F
+from module.methods.rdrop import RDrop
 from module.methods.reinit import Reinit
 from module.methods.sage import SAGE
+from module.methods.smart import SMART
 from module.methods.vanilla import Vanilla
 
 ENTRY_POINTS = "pats.methods"
@@ -34,6 +38,10 @@ _OWN: tuple[type[FineTuningMethod], ...] = (
     ChildTuning,
     NEFTune,
     Reinit,
+    SMART,
+    FreeLB,
+    RDrop,
+    R3F,
 )
 
 

@@ -37,6 +37,8 @@ class Looking(FineTuningMethod):
         ({"method": "vanilla"}, True),
         ({"method": "pats"}, True),
         ({"method": "noisytune+sage"}, True),
+        ({"method": "freelb"}, True),
+        ({"method": "smart"}, True),
         ({"method": "vanilla", "optimizer": "adamw"}, False),
         ({"method": "looking"}, False),
         ({"method": "looking+pats"}, False),
@@ -50,7 +52,7 @@ def test_word_embeddings_are_row_sparse_where_everything_can_take_it(tiny_run, m
     assert any(p is embeddings.weight for g in parts.optimizer.param_groups for p in g["params"])
 
 
-@pytest.mark.parametrize("method", ["vanilla", "sage", "pats"])
+@pytest.mark.parametrize("method", ["vanilla", "sage", "pats", "smart", "freelb", "rdrop", "r3f"])
 @pytest.mark.parametrize("grad_accumulation_step", [1, 3])
 def test_row_sparse_runs_equal_dense_ones(tiny_run, tmp_path, monkeypatch, method, grad_accumulation_step):
     def weights(name):

@@ -21,7 +21,7 @@ from mt_dnn.results import RunLocked
 from mt_dnn.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
-METHODS = ["vanilla", "noisytune", "sage", "pats", "noisytune+pats"]
+METHODS = ["vanilla", "noisytune", "sage", "pats", "noisytune+pats", "smart", "freelb", "rdrop", "r3f"]
 SLOWLY = {"checkpoint_seconds": 0.0, "save": "last", "log_per_updates": 1}
 
 
@@ -76,7 +76,7 @@ def newest_checkpoint(config: RunConfig) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["sage", "pats"])
+@pytest.mark.parametrize("method", ["sage", "pats", "smart", "freelb"])
 def test_sigkill_at_random_instants(tiny_run, tmp_path, method):
     """PATS_KILLS sets the number of kills."""
     kills = int(os.environ.get("PATS_KILLS", "2"))

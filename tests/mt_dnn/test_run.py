@@ -67,7 +67,10 @@ def test_a_finished_run_is_not_run_again(tiny_run):
     assert stamps == {f: os.stat(run_dir(config) / f).st_mtime_ns for f in files(run_dir(config))}
 
 
-@pytest.mark.parametrize("method", ["vanilla", "noisytune", "sage", "pats", "noisytune+pats", "noisytune+sage"])
+@pytest.mark.parametrize(
+    "method",
+    ["vanilla", "noisytune", "sage", "pats", "noisytune+pats", "noisytune+sage", "smart", "freelb", "rdrop", "r3f"],
+)
 def test_every_method_trains_and_repeats_itself(tiny_run, tmp_path, method):
     weights = []
     for attempt in ("a", "b"):
@@ -98,12 +101,12 @@ def test_noisytune_without_noise_is_plain_fine_tuning_bit_for_bit(tiny_run):
 def test_a_method_changes_neither_head_nor_data_order(tiny_run):
     """With a learning rate of nearly nothing the loss sequence tells the order of the data and the first head."""
     losses = {}
-    for method in ("vanilla", "pats", "sage"):
+    for method in ("vanilla", "pats", "sage", "smart", "rdrop", "r3f"):
         config = tiny_run(method=method, learning_rate=1e-12, log_per_updates=1, epochs=1)
         run(config)
         losses[method] = [line["loss"] for line in lines(run_dir(config)) if "loss" in line]
-    assert losses["pats"] == pytest.approx(losses["vanilla"], rel=1e-6)
-    assert losses["sage"] == pytest.approx(losses["vanilla"], rel=1e-6)
+    for method, found in losses.items():
+        assert found == pytest.approx(losses["vanilla"], rel=1e-6), method
 
 
 def test_accumulation_equals_the_large_batch(tiny_run):

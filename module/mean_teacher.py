@@ -1,0 +1,54 @@
+"""A moving average of the trained weights that can stand in for them: the teacher of SMART's proximal term."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class MeanTeacher:
+    """theta~ <- beta theta~ + (1 - beta) theta, from the weights as they are now.
+
+    Args:
+        named_parameters: Names and parameters; those that are not trained are left out.
+    """
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        self._parameters = {name: p for name, p in named_parameters if p.requires_grad}
+        self.weights = {name: p.detach().clone() for name, p in self._parameters.items()}
+
+    def follow(self, beta: float) -> None:
+        """Move on towards the trained weights; beta in [0, 1]."""
+        ends = [p.detach() for p in self._parameters.values()]
+        torch._foreach_lerp_(list(self.weights.values()), ends, 1.0 - beta)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The network computes with the teacher's weights inside; graphs made outside stay valid after it."""
+        own = {name: p.data for name, p in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            parameter.data = self.weights[name]
+        try:
+            yield
+        finally:
+            for name, parameter in self._parameters.items():
+                parameter.data = own[name]
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over saved ``weights``, from any device."""
+        for name, weight in self.weights.items():
+            weight.copy_(weights[name])
+
+
+@contextmanager
+def predicting(network: nn.Module) -> Iterator[None]:
+    """Inside, a network computes as in evaluation: no dropout, no noise, no graph. Its modes come back."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,54 @@
+"""R-Drop (Liang et al., NeurIPS 2021, arXiv 2106.14448): two passes with different dropout shall agree."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from module.context import MethodContext
+from module.method import FineTuningMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class RDropSettings:
+    """Settings of R-Drop.
+
+    Raises:
+        ValueError: If alpha is negative.
+    """
+
+    alpha: float = 1.0
+    """alpha, at least 0: weight of the distance of the two predictions. The paper on GLUE: 0.1, 0.5 or 1.0."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if not 0.0 <= self.alpha < float("inf"):
+            raise ValueError(f"Invalid alpha: {self.alpha}: a number of at least 0 is needed")
+
+
+class RDrop(FineTuningMethod):
+    r"""``L = (CE1 + CE2) / 2 + alpha (KL(p1 || p2) + KL(p2 || p1)) / 2``, both means over the examples.
+
+    The trainer's own loss is CE1, so the term here is ``(CE2 - CE1) / 2`` and the distance. A regression has squared
+    errors for CE and the squared difference of the two scores for the mean of the two KL.
+
+    The second pass draws its dropout apart, so the first one has plain fine-tuning's masks. Without dropout both are
+    the same, and so is the gradient, to the last bit.
+    """
+
+    name = "rdrop"
+    Settings = RDropSettings
+
+    def extra_loss(self, context: MethodContext, batch: Any, logits: "Tensor") -> "Tensor":
+        """Make the second pass."""
+        assert context.model is not None
+        assert context.streams is not None
+        model = context.model
+        with context.streams.apart(self.name):
+            second = model.logits(batch)
+        losses = (model.loss(second, batch) - model.loss(logits, batch)) / 2
+        # The divergence is the sum of both KL, the squared difference is there once.
+        alpha: float = self.settings.alpha
+        factor = alpha if model.regression else alpha / 2
+        return losses + factor * model.divergence(logits, second)

@@ -1,0 +1,136 @@
+"""Whole runs of the methods that make more than one forward pass: SMART, FreeLB, R-Drop, R3F and R4F."""
+
+import logging
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data_utils.errors import SettingError
+from mt_dnn.config import run_dir
+from mt_dnn.interrupt import Interrupted
+from mt_dnn.results import Status
+from mt_dnn.run import run
+from tests.mt_dnn.test_resume import SLOWLY, StopAt, assert_same_run
+
+METHODS = ["smart", "freelb", "rdrop", "r3f"]
+# FreeLB's default is made for a large encoder: an example of the tiny one is about 0.3 long.
+GENTLE = {"smart": {}, "rdrop": {}, "r3f": {}, "freelb": {"step_size": 0.02, "init_magnitude": 0.02, "max_norm": 0.05}}
+NO_DROPOUT = {"bert_dropout_p": 0.0, "dropout_p": 0.0}
+
+
+def final_weights(config):
+    assert run(config).status in (Status.OK, Status.DEGENERATE)
+    return load_file(run_dir(config) / "checkpoints/last/model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("method", "off", "changes"),
+    [
+        ("smart", {"smoothness_weight": 0.0, "proximal_weight": 0.0}, {}),
+        ("smart", {"noise_std": 0.0, "proximal_weight": 0.0}, NO_DROPOUT),
+        ("freelb", {"ascent_steps": 1, "init_magnitude": 0.0}, {}),
+        ("r3f", {"weight": 0.0}, {}),
+        ("r3f", {"noise_scale": 0.0}, NO_DROPOUT),
+        ("rdrop", {"alpha": 2.0}, NO_DROPOUT),
+    ],
+)
+def test_without_strength_they_are_plain_fine_tuning_bit_for_bit(tiny_run, method, off, changes):
+    plain = final_weights(tiny_run(save="last", **changes))
+    quiet = final_weights(tiny_run(save="last", method=method, **{method: off}, **changes))
+    assert all(torch.equal(plain[name], quiet[name]) for name in plain)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_with_strength_they_are_not(tiny_run, method):
+    plain, other = (final_weights(tiny_run(save="last", epochs=1, method=name)) for name in ("vanilla", method))
+    assert not any(torch.equal(plain[name], other[name]) for name in plain if name.endswith("dense.weight"))
+
+
+SEEDED = [  # without draws that depend on the layout or the size of a batch
+    ("freelb", {"init_magnitude": 0.0, "ascent_steps": 3}),
+    ("rdrop", {}),
+    ("smart", {"smoothness_weight": 0.0, "proximal_weight": 5.0, "teacher_betas": [0.5, 0.5]}),
+]
+QUIET = {**NO_DROPOUT, "save": "last", "learning_rate": 1e-3, "adam_eps": 1e-4}
+
+
+@pytest.mark.parametrize(("method", "settings"), SEEDED)
+def test_packed_and_padded_give_the_same_run(tiny_run, method, settings):
+    packed = final_weights(tiny_run(attention="packed", method=method, **{method: settings}, **QUIET))
+    padded = final_weights(tiny_run(attention="padded", method=method, **{method: settings}, **QUIET))
+    for name in packed:
+        torch.testing.assert_close(packed[name], padded[name], rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("method", "settings"), SEEDED)
+def test_accumulation_equals_the_large_batch(tiny_run, method, settings):
+    large = final_weights(tiny_run(batch_size=16, method=method, **{method: settings}, **QUIET))
+    small = final_weights(
+        tiny_run(batch_size=4, grad_accumulation_step=4, method=method, **{method: settings}, **QUIET)
+    )
+    for name in large:
+        torch.testing.assert_close(small[name], large[name], rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_regression_learns(tiny_run, method):
+    assert (
+        run(tiny_run(train_datasets="toyscore", epochs=8, method=method, **{method: GENTLE[method]})).last.score > 50.0
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16_learns(tiny_run, method):
+    assert run(tiny_run(precision="bf16", epochs=6, method=method, **{method: GENTLE[method]})).last.score > 60.0
+
+
+@pytest.mark.parametrize("method", ["smart", "r3f"])
+def test_bf16_says_where_tiny_noise_goes(tiny_run, method, caplog):
+    with caplog.at_level(logging.WARNING):
+        run(tiny_run(precision="bf16", epochs=1, method=method))
+    said = [record.message for record in caplog.records if "on the word embeddings: noise of 1.0e-05" in record.message]
+    assert said
+    assert "torch.bfloat16, which loses it" in said[0]
+
+
+def test_noise_that_float32_loses_is_refused_in_one_line(tiny_run):
+    config = tiny_run(method="r3f", r3f={"noise_scale": 1e-12})
+    with pytest.raises(SettingError, match=r"r3f\.noise_scale on the word embeddings: noise of 1\.0e-12 is lost"):
+        run(config)
+    assert not (run_dir(config) / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "spec", ["rdrop+freelb", "smart+rdrop", "smart+pats", "sage+r3f", "noisytune+freelb+pats", "no_dropout+r3f"]
+)
+def test_compositions_run(tiny_run, spec):
+    assert run(tiny_run(method=spec, epochs=1)).status in (Status.OK, Status.DEGENERATE)
+
+
+R4F = {"method": "r3f", "r3f": {"spectral_norm": True}}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_r4f_learns_and_its_head_has_norm_one(tiny_run, precision):
+    config = tiny_run(save="last", epochs=8, precision=precision, **R4F)
+    weights = final_weights(config)
+    head = "heads.toy.1.parametrizations.weight"
+    assert {name for name in weights if name.startswith("heads")} == {
+        "heads.toy.1.bias", f"{head}.original", f"{head}.0._u", f"{head}.0._v",
+    }  # fmt: skip
+    sigma = weights[f"{head}.0._u"] @ weights[f"{head}.original"] @ weights[f"{head}.0._v"]
+    torch.testing.assert_close(sigma, torch.linalg.matrix_norm(weights[f"{head}.original"], 2), rtol=0.02, atol=0.0)
+    assert run(config).last.score > 60.0
+
+
+def test_r4f_continues_exactly(tiny_run, tmp_path):
+    whole = tiny_run(output_dir=tmp_path / "whole", **R4F, **SLOWLY)
+    run(whole)
+    broken = tiny_run(output_dir=tmp_path / "broken", **R4F, **SLOWLY)
+    for step in (2, 7):
+        with pytest.raises(Interrupted):
+            run(broken, StopAt(step))
+        torch.manual_seed(999)
+    run(broken)
+    assert_same_run(whole, broken)

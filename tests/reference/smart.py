@@ -1,0 +1,57 @@
+"""SMART on the toy network, token by token, in float64."""
+
+import numpy as np
+
+from tests.reference import toy
+
+
+def size(v, p):
+    return np.abs(v).max() if p == "inf" else np.sqrt((v**2).sum())
+
+
+def climb(noise, g, mode, p, eta, eps):
+    """One step of the ascent for one token (E,)."""
+    if mode == "mt_dnn":
+        moved = noise + eta * g
+        return moved / (size(moved, p) + 1e-6)
+    if mode == "dev_repo":
+        return noise + eta * g / (size(g, p) + 1e-4)
+    moved = noise + eta * g / size(g, p) if size(g, p) > 0 else noise
+    if p == "inf":
+        return np.minimum(np.maximum(moved, -eps), eps)
+    return moved * min(1.0, eps / size(moved, p))
+
+
+def neighbour(theta, examples, masks, clean, noise, mode, p, eta, eps):
+    """Noise by example after one ascent step per entry of masks."""
+    for mask in masks:
+        z = toy.logits(theta, examples, mask, noise)
+        _, _, d = toy.distance(clean, z)
+        _, g = toy.gradient(theta, examples, mask, noise, d)
+        noise = [
+            np.array([climb(n, gn, mode, p, eta, eps) for n, gn in zip(one, g_one, strict=True)])
+            for one, g_one in zip(noise, g, strict=True)
+        ]
+    return noise
+
+
+def objective(theta, teacher, examples, labels, masks, noise, lam, mu, **ascent):
+    """1/B sum_i CE + lambda_s D(f(x), f(x~)) + mu D(f(x), f_teacher(x)), and its gradient.
+
+    masks: of the plain pass, of each ascent step, of the pass at the neighbour.
+    """
+    still, n = toy.zeros(theta, examples), len(examples)
+    clean = toy.logits(theta, examples, masks[0], still)
+    ce, d = toy.task_loss(clean, labels)
+    noise = neighbour(theta, examples, masks[1:-1], clean, noise, **ascent)
+    near = toy.logits(theta, examples, masks[-1], noise)
+    smooth, s1, s2 = toy.distance(clean, near)
+    past = toy.logits(teacher, examples, np.ones_like(masks[0]), still)
+    proximal, b1, _ = toy.distance(clean, past)
+    g1, _ = toy.gradient(theta, examples, masks[0], still, d + lam * s1 + mu * b1)
+    g2, _ = toy.gradient(theta, examples, masks[-1], noise, lam * s2)
+    return (ce + lam * smooth + mu * proximal) / n, {name: g / n for name, g in toy.add(g1, g2).items()}
+
+
+def follow(teacher, theta, beta):
+    return {name: beta * teacher[name] + (1.0 - beta) * theta[name] for name in theta}
