@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -60,6 +60,12 @@ class Model(Protocol):
 
     def loss(self, logits: Tensor, batch: Any) -> Tensor:
         """() sum of the task's loss over the batch's examples."""
+
+    def example_losses(self, logits: Tensor, batch: Any) -> Tensor:
+        """(B,) the task's loss of each example."""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Context of the run's number format, in which ``logits`` computes."""
 
     def divergence(self, logits: Tensor, other: Tensor) -> Tensor:
         """() sum over examples of the distance of two predictions.

@@ -6,6 +6,7 @@ Legend: B examples, K classes, E size of a word embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -50,13 +51,21 @@ class TrainingModel:
 
     def logits(self, batch: Batch, inputs_embeds: Tensor | None = None) -> Tensor:
         """(B, K) float32."""
-        with self.precision.autocast():
+        with self.autocast():
             logits: Tensor = self.network(batch, inputs_embeds)
         return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """() summed over the examples."""
         return task_loss(self.task_def, logits, batch.labels, reduction="sum")
+
+    def example_losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        """(B,)."""
+        return task_loss(self.task_def, logits, batch.labels, reduction="none")
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """What ``logits`` runs under."""
+        return self.precision.autocast()
 
     def divergence(self, logits: Tensor, other: Tensor) -> Tensor:
         """() summed over the examples."""

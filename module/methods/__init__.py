@@ -9,10 +9,14 @@ from typing import Any
 
 from module.composition import Composition, check_exclusive
 from module.method import FineTuningMethod
-from module.methods.controls import HeadLearningRate, NoDropout, NoHiddenDropout
+from module.methods.controls import FrozenEmbeddings, HeadLearningRate, NoDropout, NoHiddenDropout
+from module.methods.mixout import Mixout
 from module.methods.noisytune import NoisyTune
+from module.methods.pac_tuning import PACTuning
 from module.methods.pats import PATS
+from module.methods.pgd import PGD
 from module.methods.sage import SAGE
+from module.methods.sam import SAM
 from module.methods.vanilla import Vanilla
 
 ENTRY_POINTS = "pats.methods"
@@ -21,9 +25,14 @@ _OWN: tuple[type[FineTuningMethod], ...] = (
     NoHiddenDropout,
     NoDropout,
     HeadLearningRate,
+    FrozenEmbeddings,
     NoisyTune,
     SAGE,
     PATS,
+    SAM,
+    PGD,
+    Mixout,
+    PACTuning,
 )
 
 
