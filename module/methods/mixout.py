@@ -79,8 +79,10 @@ class Mixout(FineTuningMethod):
         replaced = 0
         for module in list(context.network.modules()):
             for name, child in module.named_children():
-                info = infos.get(id(child.weight)) if type(child) is nn.Linear else None
-                if info is None or not (info.pretrained or settings.include_head):
+                if type(child) is not nn.Linear:
+                    continue
+                info = infos[id(child.weight)]
+                if not (info.pretrained or settings.include_head):
                     continue
                 mixing = MixoutLinear(
                     child,

@@ -153,7 +153,9 @@ class PACTuning(FineTuningMethod):
         widths = torch.linspace(_LOWEST, _HIGHEST, settings.k_levels, dtype=torch.float64).exp()
         values = [fit_k(self._random_losses(context, float(width)), settings.gamma) for width in widths]
         if not all(map(math.isfinite, values)):
-            raise ValueError(f"pac_tuning: the loss of random networks around this encoder is not finite: K is {values}")
+            raise ValueError(
+                f"pac_tuning: the loss of random networks around this encoder is not finite: K is {values}"
+            )
         self._set_curve(widths, torch.tensor(values, dtype=torch.float64))
 
     def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> "Tensor":
@@ -193,7 +195,8 @@ class PACTuning(FineTuningMethod):
 
     def metrics(self, context: MethodContext) -> dict[str, float]:
         """Return the mean size of the noise, and in stage 1 the bound."""
-        assert self._widths is not None and context.model is not None
+        assert self._widths is not None
+        assert context.model is not None
         found = {"noise_std": float(self._widths.mean_width())}
         if self._learns(context) and self._curve is not None:
             examples = context.model.n_examples
@@ -212,7 +215,9 @@ class PACTuning(FineTuningMethod):
 
     def _learn(self, context: MethodContext, draws: "Sequence[Tensor]") -> None:
         """Do the noise's own step, then add the bound's pull to the weights' gradients."""
-        assert self._widths is not None and self._curve is not None and context.model is not None
+        assert self._widths is not None
+        assert self._curve is not None
+        assert context.model is not None
         gamma, examples, weights = self.settings.gamma, context.model.n_examples, self._weights()
         scale = 1.0 if context.gradient_scale is None else context.gradient_scale
         gradients = [None if (g := info.parameter.grad) is None else g / scale for info in self._infos]

@@ -125,7 +125,7 @@ def climb(infos: "Sequence[ParamInfo]", settings: SAMSettings) -> None:
 
     from module.row_sparse import gradient_values
 
-    steps = [gradient_values(info.parameter) for info in infos]
+    steps = [step for info in infos if (step := gradient_values(info.parameter)) is not None]
     _stretch(infos, steps, settings)
     norm = get_total_norm(steps)
     factor = torch.where(norm.isfinite(), settings.radius / (norm + _TINY), torch.nan)

@@ -20,7 +20,8 @@ from tests.module.models import SHAPES
 from tests.reference import pac_tuning as reference
 
 LEVELS, VALUES = np.exp(np.linspace(-6, -2, 8)), np.array([0.01, 0.03, 0.02, 0.1, 0.2, 0.5, 0.9, 2.0])
-GAMMA, EXAMPLES, LR = 5.0, 10, 0.01
+GAMMA, LR = 5.0, 0.01
+EXAMPLES = 10_000  # with few, the first pull is so strong that plain gradient descent overshoots
 TRAINED = [name for name in SHAPES if "embeddings" not in name]
 HEADS = {name for name in SHAPES if name.startswith("classifier")}
 QUICK = {"k_levels": 2, "k_models": 1}
@@ -97,7 +98,7 @@ def test_stage_2_is_gradient_descent_under_the_noise_that_was_learned():
 def test_the_gradients_are_the_slopes_of_loss_and_bound():
     """Central differences of loss(theta + exp(p) tau) + L_PAC, against the first means of Adam, a tenth of each."""
     land = Landscape()
-    context = land.context(seed=4, n_examples=EXAMPLES, total_steps=10)
+    context = land.context(seed=4, n_examples=10, total_steps=10)
     method, theta0 = build(land, context), trained(land)
     rng = np.random.default_rng(0)
     for parameter in land.parameters.values():
@@ -115,7 +116,7 @@ def test_the_gradients_are_the_slopes_of_loss_and_bound():
 
     def objective(theta, p, b, moved):
         noisy = {n: moved[n] + np.exp(p[n]) * tau[n] for n in moved}
-        bound = reference.bound(theta, theta0, p, b, LEVELS, VALUES, GAMMA, EXAMPLES)
+        bound = reference.bound(theta, theta0, p, b, LEVELS, VALUES, GAMMA, 10)
         return land.loss({**frozen, **noisy}) + bound
 
     def slope(change):

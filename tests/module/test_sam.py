@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from module.bert_optim import NonFiniteGradient
 from module.methods import build_method, parse_method
 from module.methods.sam import SAM, SAMSettings
 from module.resolution import LostNoise
@@ -79,7 +78,9 @@ def test_row_sparse_gradients_climb_as_dense_ones():
             kept = torch.tensor([1, 4, 7])
             values = grad[kept]
             dense = torch.zeros_like(grad).index_copy(0, kept, values)
-            land.parameters[table].grad = torch.sparse_coo_tensor(kept[None], values, grad.shape) if sparse else dense
+            land.parameters[table].grad = (
+                torch.sparse_coo_tensor(kept[None], values, grad.shape, check_invariants=True) if sparse else dense
+            )
             return loss
 
         return inner
@@ -138,7 +139,7 @@ def test_a_run_with_such_a_gradient_is_diverged(tiny_run, monkeypatch):
     monkeypatch.setattr(model, "task_loss", loss)
     result = run(tiny_run(method="sam"))
     assert result.status is Status.DIVERGED
-    assert result.error == str(NonFiniteGradient(result.error.split("'")[1], 3))
+    assert "is not finite: the step is refused" in result.error
 
 
 def test_settings():
