@@ -78,7 +78,7 @@ def newest_checkpoint(config: RunConfig) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["sage", "pats", "pac_tuning"])
+@pytest.mark.parametrize("method", ["sage", "pats"])
 def test_sigkill_at_random_instants(tiny_run, tmp_path, method):
     """PATS_KILLS sets the number of kills."""
     kills = int(os.environ.get("PATS_KILLS", "2"))
