@@ -61,6 +61,9 @@ class Model(Protocol):
     def loss(self, logits: Tensor, batch: Any) -> Tensor:
         """() sum of the task's loss over the batch's examples."""
 
+    def example_losses(self, logits: Tensor, batch: Any) -> Tensor:
+        """(B,) the task's loss of each example."""
+
     def autocast(self) -> AbstractContextManager[object]:
         """Context of the run's number format, in which ``logits`` computes."""
 

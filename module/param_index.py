@@ -66,6 +66,11 @@ class ParamInfo:
         """Whether the parameter belongs to a numbered encoder layer."""
         return self.layer is not None
 
+    @property
+    def is_weight(self) -> bool:
+        """Whether its module calls it ``weight``: matrices, tables and the scales of layer norms."""
+        return self.path.rpartition(".")[2] == "weight"
+
 
 class ParamIndex:
     """Look up what the parameters of a network are.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data_utils.task_def import LossCriterion, TaskDef
 
-Reduction = Literal["sum", "mean"]
+Reduction = Literal["sum", "mean", "none"]
 
 
 def task_loss(task_def: TaskDef, logits: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -21,10 +21,10 @@ def task_loss(task_def: TaskDef, logits: Tensor, labels: Tensor, reduction: Redu
         logits: (B, K); K = 1 for squared error.
         labels: (B,) int64 classes or float scores.
         reduction: "mean" over the B examples, or their "sum" (gradient accumulation divides by the examples of the
-            whole step, so that it equals the large batch when its parts differ in size).
+            whole step, so that it equals the large batch when its parts differ in size), or "none" for one by one.
 
     Returns:
-        () float32.
+        () float32, or (B,) without a reduction.
     """
     if task_def.loss is LossCriterion.MseCriterion:
         # (B, 1) against (B,) would broadcast to (B, B).

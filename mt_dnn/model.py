@@ -59,6 +59,10 @@ class TrainingModel:
         """() summed over the examples."""
         return task_loss(self.task_def, logits, batch.labels, reduction="sum")
 
+    def example_losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        """(B,)."""
+        return task_loss(self.task_def, logits, batch.labels, reduction="none")
+
     def autocast(self) -> AbstractContextManager[object]:
         """What ``logits`` runs under."""
         return self.precision.autocast()

@@ -11,16 +11,20 @@ from module.composition import Composition, check_exclusive
 from module.method import FineTuningMethod
 from module.methods.child_tuning import ChildTuning
 from module.methods.component_clip import ComponentClip
-from module.methods.controls import HeadLearningRate, NoDropout, NoHiddenDropout
+from module.methods.controls import FrozenEmbeddings, HeadLearningRate, NoDropout, NoHiddenDropout
 from module.methods.freelb import FreeLB
 from module.methods.hype import HyPe
+from module.methods.mixout import Mixout
 from module.methods.neftune import NEFTune
 from module.methods.noisytune import NoisyTune
+from module.methods.pac_tuning import PACTuning
 from module.methods.pats import PATS
+from module.methods.pgd import PGD
 from module.methods.r3f import R3F
 from module.methods.rdrop import RDrop
 from module.methods.reinit import Reinit
 from module.methods.sage import SAGE
+from module.methods.sam import SAM
 from module.methods.smart import SMART
 from module.methods.vanilla import Vanilla
 
@@ -30,6 +34,7 @@ _OWN: tuple[type[FineTuningMethod], ...] = (
     NoHiddenDropout,
     NoDropout,
     HeadLearningRate,
+    FrozenEmbeddings,
     NoisyTune,
     SAGE,
     PATS,
@@ -42,6 +47,10 @@ _OWN: tuple[type[FineTuningMethod], ...] = (
     FreeLB,
     RDrop,
     R3F,
+    SAM,
+    PGD,
+    Mixout,
+    PACTuning,
 )
 
 

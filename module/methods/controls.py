@@ -1,7 +1,8 @@
 """What some methods change beside their own idea, alone: the baselines those methods are to be compared with.
 
-HyPe and Mixout are published with dropout off, PAC-tuning with a learning rate of its own for the head. A gain over
-plain fine-tuning with dropout on may be the change's and not the method's: ``FineTuningMethod.control`` names these.
+HyPe and Mixout are published with dropout off, PAC-tuning also with frozen embeddings and a learning rate of its own
+for the head. A gain over plain fine-tuning may be the change's and not the method's: ``FineTuningMethod.control`` names
+these.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 from module.context import DropoutRates, MethodContext
 from module.method import FineTuningMethod
-from module.param_index import split_groups
+from module.param_index import Role, split_groups
 
 
 class NoHiddenDropout(FineTuningMethod):
@@ -49,6 +50,18 @@ class HeadLearningRateSettings:
         """Check the range."""
         if not 0.0 < self.learning_rate < float("inf"):
             raise ValueError(f"Invalid learning_rate: {self.learning_rate}: a number above 0 is needed")
+
+
+class FrozenEmbeddings(FineTuningMethod):
+    """Plain fine-tuning of all but the embeddings."""
+
+    name = "frozen_embeddings"
+    is_control = True
+
+    def setup(self, context: MethodContext) -> None:
+        """Freeze them."""
+        for info in context.params.select(Role.EMBEDDINGS):
+            info.parameter.requires_grad_(False)
 
 
 class HeadLearningRate(FineTuningMethod):

@@ -39,6 +39,10 @@ class Looking(FineTuningMethod):
         ({"method": "noisytune+sage"}, True),
         ({"method": "freelb"}, True),
         ({"method": "smart"}, True),
+        ({"method": "sam"}, True),
+        ({"method": "pgd"}, True),
+        ({"method": "mixout"}, True),
+        ({"method": "pac_tuning"}, False),
         ({"method": "vanilla", "optimizer": "adamw"}, False),
         ({"method": "looking"}, False),
         ({"method": "looking+pats"}, False),
@@ -49,10 +53,11 @@ def test_word_embeddings_are_row_sparse_where_everything_can_take_it(tiny_run, m
     parts = build(tiny_run(**changes))
     embeddings = parts.network.encoder.model.get_input_embeddings()
     assert isinstance(embeddings, RowSparseEmbedding) == sparse
-    assert any(p is embeddings.weight for g in parts.optimizer.param_groups for p in g["params"])
+    trained = any(p is embeddings.weight for g in parts.optimizer.param_groups for p in g["params"])
+    assert trained == embeddings.weight.requires_grad == (changes["method"] != "pac_tuning")
 
 
-@pytest.mark.parametrize("method", ["vanilla", "sage", "pats", "smart", "freelb", "rdrop", "r3f"])
+@pytest.mark.parametrize("method", ["vanilla", "sage", "pats", "smart", "freelb", "rdrop", "r3f", "sam", "pgd"])
 @pytest.mark.parametrize("grad_accumulation_step", [1, 3])
 def test_row_sparse_runs_equal_dense_ones(tiny_run, tmp_path, monkeypatch, method, grad_accumulation_step):
     def weights(name):

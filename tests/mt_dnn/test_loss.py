@@ -18,12 +18,14 @@ def test_cross_entropy(tasks):
     expected = -np.log(p[[0, 1, 2], [1, 1, 0]])
     assert float(task_loss(tasks["toy"], logits, labels)) == pytest.approx(expected.mean(), rel=1e-6)
     assert float(task_loss(tasks["toy"], logits, labels, "sum")) == pytest.approx(expected.sum(), rel=1e-6)
+    assert task_loss(tasks["toy"], logits, labels, "none").tolist() == pytest.approx(expected.tolist(), rel=1e-6)
 
 
 def test_squared_error_does_not_broadcast(tasks):
     logits, labels = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([1.0, 0.0, 1.0])
     assert float(task_loss(tasks["toyscore"], logits, labels)) == pytest.approx((0 + 4 + 9) / 3)
     assert float(task_loss(tasks["toyscore"], logits, labels, "sum")) == pytest.approx(13)
+    assert task_loss(tasks["toyscore"], logits, labels, "none").tolist() == pytest.approx([0, 4, 9])
 
 
 def test_losses_are_float32_under_autocast(tasks):
