@@ -26,7 +26,6 @@ class TrainingStep:
     def __init__(self, parts: Parts, precision: Precision, max_norm: float, device: torch.device) -> None:
         self.parts, self.max_norm, self.device = parts, max_norm, device
         self.scaler = precision.grad_scaler()
-        self._examples = 0  # of the step under way
         parts.context.accumulate = self.accumulate_all
 
     def __call__(self, batches: Sequence[Batch], multiplier: float) -> tuple[Tensor, Tensor | None]:
@@ -46,7 +45,7 @@ class TrainingStep:
         parts.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():
             context.gradient_scale = self.scaler.scale(torch.ones((), device=self.device))
-        self._examples = sum(batch.size for batch in batches)
+        context.examples = sum(batch.size for batch in batches)
         loss = parts.method.gradients(context, batches, self._accumulate)
         self.scaler.unscale_(parts.optimizer)
         norm = clip_gradients(parts.network.parameters(), self.max_norm) if self.max_norm > 0 else None
@@ -58,7 +57,7 @@ class TrainingStep:
 
     def accumulate_all(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
         """Add the gradients of the mean objective over these batches, outside a step."""
-        self._examples = sum(batch.size for batch in batches)
+        self.parts.context.examples = sum(batch.size for batch in batches)
         return self._accumulate(batches, weight)
 
     def _accumulate(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
@@ -70,7 +69,7 @@ class TrainingStep:
             loss = parts.model.loss(logits, batch)
             total += loss.detach()
             extra = parts.method.extra_loss(context, batch, logits)
-            objective = (loss if extra is None else loss + extra) / self._examples
+            objective = (loss if extra is None else loss + extra) / context.examples
             if weight != 1.0:
                 objective = objective * weight
             self.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]

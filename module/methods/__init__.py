@@ -9,10 +9,17 @@ from typing import Any
 
 from module.composition import Composition, check_exclusive
 from module.method import FineTuningMethod
+from module.methods.bitfit import BitFit
 from module.methods.controls import HeadLearningRate, NoDropout, NoHiddenDropout
+from module.methods.ema import EMA
+from module.methods.l2sp import L2SP
+from module.methods.llrd import LLRD
+from module.methods.lora import LoRA
 from module.methods.noisytune import NoisyTune
 from module.methods.pats import PATS
+from module.methods.recadam import RecAdam
 from module.methods.sage import SAGE
+from module.methods.swa import SWA
 from module.methods.vanilla import Vanilla
 
 ENTRY_POINTS = "pats.methods"
@@ -24,6 +31,13 @@ _OWN: tuple[type[FineTuningMethod], ...] = (
     NoisyTune,
     SAGE,
     PATS,
+    RecAdam,
+    L2SP,
+    LLRD,
+    EMA,
+    SWA,
+    BitFit,
+    LoRA,
 )
 
 
