@@ -217,7 +217,7 @@ def _kind(short: str) -> Kind:
 
 
 def _is_bias(name: str) -> bool:
-    leaf = name.split(".")[-1]
+    leaf = name.rsplit(".", maxsplit=1)[-1]
     return leaf == "bias" or leaf.endswith("_bias")
 
 

@@ -69,8 +69,9 @@ class WeightAveraging(FineTuningMethod):
 
     def _first(self, context: MethodContext) -> int:
         """Steps before the first that counts."""
+        settings: Averaged = self.settings
         steps_per_epoch = context.total_steps // max(context.total_epochs, 1)
-        return max(self.settings.start_step, self.settings.start_epoch * steps_per_epoch)
+        return max(settings.start_step, settings.start_epoch * steps_per_epoch)
 
     def counts(self, steps: int) -> bool:
         """Whether the step that is ``steps`` >= 0 after the first one counts."""

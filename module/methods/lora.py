@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ADAPTER = "default"
+# Names of the layers that make queries and values: BERT and its kin, DeBERTa-v2, DistilBERT.
+_QUERY_VALUE = ["query", "value", "query_proj", "value_proj", "q_lin", "v_lin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class LoRA(FineTuningMethod):
         """Put the adapters in, and freeze what is pretrained.
 
         Raises:
-            ValueError: If peft is missing, or does not know the encoder's query and value layers.
+            ValueError: If peft is missing, or finds no such layers.
         """
         import torch
 
@@ -67,7 +69,7 @@ class LoRA(FineTuningMethod):
         config = LoraConfig(
             r=settings.r,
             lora_alpha=settings.alpha,
-            target_modules="all-linear" if settings.layers == "all" else None,  # None: peft's choice for the family
+            target_modules="all-linear" if settings.layers == "all" else _QUERY_VALUE,
             lora_dropout=0.0,
         )
         with torch.random.fork_rng(devices=[]):  # what peft draws is drawn again below

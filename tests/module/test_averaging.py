@@ -105,7 +105,7 @@ def test_the_average_holds_the_noise_of_pats_averaged_out():
     """The noise is added before the average is taken, so the average is less noisy than the weights."""
     from module.pats_rule import PATSRule
 
-    rule = {"pats": PATSRule(threshold_mode="none", noise_scale=5.0, noise_probability=1.0)}
+    rule = {"pats": PATSRule(threshold_mode="none", noise_scale=5.0, noise_probability=1.0, max_ratio=1.0)}
     noisy = Hooked("ema+pats", {**settings("ema"), **rule}, optimizer="adamax", **LENGTH).steps(24)
     calm = Hooked("ema", settings("ema"), optimizer="adamax", **LENGTH).steps(24)
     name = "bert.encoder.layer.0.intermediate.dense.weight"

@@ -35,9 +35,7 @@ def nudge(parameters):
 def test_the_gradient_is_that_of_the_penalty():
     rng = np.random.default_rng(0)
     theta, theta0 = rng.normal(size=5), rng.normal(size=5)
-    numeric = [
-        (penalty(theta + h, theta0, ALPHA) - penalty(theta - h, theta0, ALPHA)) / 2e-6 for h in 1e-6 * np.eye(5)
-    ]
+    numeric = [(penalty(theta + h, theta0, ALPHA) - penalty(theta - h, theta0, ALPHA)) / 2e-6 for h in 1e-6 * np.eye(5)]
     np.testing.assert_allclose(gradient(np.zeros(5), theta, theta0, ALPHA), numeric, rtol=1e-6)
 
 

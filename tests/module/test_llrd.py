@@ -57,7 +57,7 @@ def test_every_family_has_its_rates(family):
             assert rates[info.name] == DECAY**3
         elif not info.pretrained:
             assert rates[info.name] == 1.0
-    assert {name: d for group in groups for name, d in ((n, group["weight_decay"]) for n, _ in group["params"])} == decays
+    assert decays == {name: group["weight_decay"] for group in groups for name, _ in group["params"]}
 
 
 def test_a_decay_of_one_is_plain_fine_tuning_bit_for_bit(tiny_run):

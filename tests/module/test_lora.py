@@ -86,10 +86,11 @@ def test_a_layer_equals_the_reference_for_20_steps():
 def test_adapters_draw_from_streams_of_their_own():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    model = bare("bert")
+    one = dict(adapted(bare("bert")).named_parameters())
+    after = torch.get_rng_state()
     torch.set_rng_state(before)
-    one = dict(adapted(model).named_parameters())
-    assert torch.equal(torch.get_rng_state(), before)
+    OwnNetwork(bare("bert"))
+    assert torch.equal(torch.get_rng_state(), after)
     torch.manual_seed(77)
     again = dict(adapted(bare("bert")).named_parameters())
     other = dict(adapted(bare("bert"), seed=2).named_parameters())
@@ -207,11 +208,12 @@ def test_without_peft_one_line_says_what_to_install(tiny_run, monkeypatch):
 
 
 @needs_peft
-def test_an_encoder_whose_layers_peft_does_not_know_is_refused_in_one_line(monkeypatch):
-    model = bare("bert")
-    model.config.model_type = "unheard-of"
-    with pytest.raises(ValueError, match="Method lora: .*--lora.layers all takes every linear layer") as caught:
-        adapted(model)
+def test_an_encoder_without_such_layers_is_refused_in_one_line():
+    context = Hooked("vanilla", {}).context
+    context.network.model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    context.network.model.config = {}
+    with pytest.raises(ValueError, match=r"Method lora: .*--lora\.layers all takes every linear layer") as caught:
+        build_method("lora").setup(context)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="needs a model of transformers inside the network"):
         build_method("lora").setup(Hooked("vanilla", {}).context)

@@ -160,7 +160,7 @@ def test_the_anchor_may_hold_the_noise_of_noisytune():
     clean.steps(20)
     noisy.steps(20)
     left = [(h.parameters[name] - make_parameters()[name]).norm() / before.norm() for h in (clean, noisy)]
-    assert left[0] < 0.5 < left[1]
+    assert left[0] < 0.6 < left[1]
 
 
 def test_what_it_draws_changes_neither_head_nor_data_order(tiny_run):
@@ -205,7 +205,7 @@ def test_a_pull_that_overshoots_is_refused():
     message = r"Invalid gamma: 5000 with learning rate 0.0003: .* is 1.5 and must be below 1.* gamma 333 "
     with pytest.raises(ValueError, match=message):
         Hooked("recadam", recadam(), learning_rate=3e-4)
-    with pytest.raises(ValueError, match="Invalid gamma: 5000 with learning rate 0.0002"):
+    with pytest.raises(ValueError, match=r"Invalid gamma: 5000 with learning rate 0\.0002"):
         Hooked("recadam", recadam(), learning_rate=2e-4)
     Hooked("recadam", recadam(w=0.5), learning_rate=3e-4)
     Hooked("recadam", recadam(annealing="constant"), learning_rate=3e-4)  # never pulls

@@ -22,6 +22,16 @@ from mt_dnn.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ["vanilla", "noisytune", "sage", "pats", "noisytune+pats"]
+MORE = {  # method -> its settings
+    "noisytune+recadam": {"recadam": {"gamma": 10.0, "t0": 6, "anchor": "init"}},
+    "recadam": {"recadam": {"gamma": 10.0, "t0": 6, "start": "RI"}},
+    "l2sp": {"l2sp": {"alpha": 0.1}},
+    "llrd": {},
+    "ema": {"ema": {"decay": 0.8}},
+    "pats+swa": {"swa": {"start_step": 3, "start_epoch": 0, "interval": 2}},
+    "bitfit": {},
+    "lora": {"lora": {"layers": "all"}},
+}
 SLOWLY = {"checkpoint_seconds": 0.0, "save": "last", "log_per_updates": 1}
 
 
@@ -58,11 +68,14 @@ class StopAt:
             signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, *MORE])
 def test_stopping_and_going_on_changes_nothing(tiny_run, tmp_path, method):
-    whole = tiny_run(method=method, output_dir=tmp_path / "whole", **SLOWLY)
+    if method == "lora":
+        pytest.importorskip("peft", reason="peft is missing: see requirements-lora.txt")
+    changes = {**SLOWLY, **MORE.get(method, {})}
+    whole = tiny_run(method=method, output_dir=tmp_path / "whole", **changes)
     run(whole)
-    broken = tiny_run(method=method, output_dir=tmp_path / "broken", **SLOWLY)
+    broken = tiny_run(method=method, output_dir=tmp_path / "broken", **changes)
     for step in (1, 4, 5, 11, 14):  # in an epoch, at its end, after it, before the last
         with pytest.raises(Interrupted, match=f"step {step} of 15"):
             run(broken, StopAt(step))
@@ -76,7 +89,7 @@ def newest_checkpoint(config: RunConfig) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["sage", "pats"])
+@pytest.mark.parametrize("method", ["sage", "pats", "ema"])
 def test_sigkill_at_random_instants(tiny_run, tmp_path, method):
     """PATS_KILLS sets the number of kills."""
     kills = int(os.environ.get("PATS_KILLS", "2"))
