@@ -163,6 +163,18 @@ def test_what_is_kept_is_what_was_scored(tiny_run, method):
     assert set(last["raw_evaluation"]["toy_dev"]) == {"ACC", "MCC"}
 
 
+@pytest.mark.parametrize("method", ["ema", "swa"])
+def test_accumulation_equals_the_large_batch(tiny_run, method):
+    quiet = {
+        "method": method, method: EVERY[method], "bert_dropout_p": 0.0, "dropout_p": 0.0, "save": "last", "learning_rate": 1e-3,
+        "adam_eps": 1e-4,
+    }  # fmt: skip
+    large = final_weights(tiny_run(batch_size=16, **quiet))
+    small = final_weights(tiny_run(batch_size=4, grad_accumulation_step=4, **quiet))
+    for name in large:
+        torch.testing.assert_close(small[name], large[name], rtol=2e-4, atol=2e-5)
+
+
 def test_it_runs_in_bf16_beside_other_methods(tiny_run):
     config = tiny_run(method="noisytune+pats+ema", ema={"decay": 0.8}, precision="bf16", epochs=6)
     assert run(config).status is Status.OK

@@ -128,7 +128,7 @@ def test_the_anchor_may_hold_the_noise_of_noisytune():
     assert noisy.method.metrics(noisy.context)["l2sp/distance"] == 0.0
 
 
-def test_it_changes_neither_head_nor_data_order(tiny_run):
+def test_it_changes_neither_head_nor_data_order_nor_dropout(tiny_run):
     losses = {}
     for method in ("vanilla", "l2sp"):
         config = tiny_run(method=method, learning_rate=1e-12, log_per_updates=1, epochs=1)

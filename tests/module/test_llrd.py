@@ -68,6 +68,17 @@ def test_a_decay_of_one_is_plain_fine_tuning_bit_for_bit(tiny_run):
     assert not all(torch.equal(plain[name], other[name]) for name in plain)
 
 
+def test_accumulation_equals_the_large_batch(tiny_run):
+    quiet = {
+        "method": "llrd", "bert_dropout_p": 0.0, "dropout_p": 0.0, "save": "last", "learning_rate": 1e-3,
+        "adam_eps": 1e-4,
+    }  # fmt: skip
+    large = final_weights(tiny_run(batch_size=16, **quiet))
+    small = final_weights(tiny_run(batch_size=4, grad_accumulation_step=4, **quiet))
+    for name in large:
+        torch.testing.assert_close(small[name], large[name], rtol=2e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize("method", ["llrd", "llrd+pats", "head_learning_rate+llrd"])
 def test_it_learns_alone_and_beside_others(tiny_run, method):
     head = {"head_learning_rate": {"learning_rate": 3e-2}} if "head" in method else {}

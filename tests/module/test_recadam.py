@@ -12,6 +12,7 @@ from mt_dnn.results import Status
 from mt_dnn.run import run
 from tests.module.hooked import Hooked
 from tests.module.models import assert_close, float64, learning_rate, make_gradients, make_parameters
+from tests.mt_dnn.test_assembly import build
 from tests.mt_dnn.test_run import final_weights, lines
 from tests.reference import adamax, adamw
 from tests.reference.recadam import annealed, recadam_step
@@ -142,11 +143,25 @@ def test_random_weights_are_pulled_to_the_pretrained_ones():
     assert (hooked.parameters[wide] - theta0[wide]).norm() < 4e-5 * before
 
 
-def test_random_weights_of_a_tensor_depend_on_the_seed_alone(tiny_run):
-    quick = {"method": "recadam", "recadam": {"start": "RI", "gamma": 1.0}, "save": "last", "epochs": 1}
-    one, other = final_weights(tiny_run(**quick)), final_weights(tiny_run(seed=2, **quick))
-    name = "encoder.model.encoder.layer.0.attention.self.query.weight"
-    assert not torch.equal(one[name], other[name])
+def test_random_weights_come_from_streams_of_their_own(tiny_run):
+    def weights(**changes):
+        torch.manual_seed(3)
+        parts = build(tiny_run(**changes))
+        return parts.network.state_dict(), torch.get_rng_state(), parts.streams.dropout.position
+
+    random = {"method": "recadam", "recadam": {"start": "RI", "gamma": 1.0}}
+    (plain, *sources), (one, *others), (other, *_) = weights(), weights(**random), weights(seed=2, **random)
+    assert torch.equal(sources[0], others[0])
+    assert sources[1] == others[1]
+    torch.manual_seed(4)
+    again = build(tiny_run(**random)).network.state_dict()
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    for name, value in one.items():
+        if not name.startswith("encoder"):
+            assert torch.equal(value, plain[name]), "the head is every method's"
+        elif name.endswith("query.weight"):
+            assert not torch.equal(value, plain[name])
+            assert not torch.equal(value, other[name])
 
 
 def test_the_anchor_may_hold_the_noise_of_noisytune():
@@ -163,7 +178,7 @@ def test_the_anchor_may_hold_the_noise_of_noisytune():
     assert left[0] < 0.6 < left[1]
 
 
-def test_what_it_draws_changes_neither_head_nor_data_order(tiny_run):
+def test_it_changes_neither_head_nor_data_order_nor_dropout(tiny_run):
     losses = {}
     for method, changes in {"vanilla": {}, "recadam": {"recadam": {"gamma": 1.0}}}.items():
         config = tiny_run(method=method, learning_rate=1e-12, log_per_updates=1, epochs=1, **changes)
