@@ -166,8 +166,8 @@ def test_what_is_kept_is_what_was_scored(tiny_run, method):
 @pytest.mark.parametrize("method", ["ema", "swa"])
 def test_accumulation_equals_the_large_batch(tiny_run, method):
     quiet = {
-        "method": method, method: EVERY[method], "bert_dropout_p": 0.0, "dropout_p": 0.0, "save": "last", "learning_rate": 1e-3,
-        "adam_eps": 1e-4,
+        "method": method, method: EVERY[method], "bert_dropout_p": 0.0, "dropout_p": 0.0, "save": "last",
+        "learning_rate": 1e-3, "adam_eps": 1e-4,
     }  # fmt: skip
     large = final_weights(tiny_run(batch_size=16, **quiet))
     small = final_weights(tiny_run(batch_size=4, grad_accumulation_step=4, **quiet))
