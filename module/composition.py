@@ -86,6 +86,10 @@ class Composition(FineTuningMethod):
         return stack  # type: ignore[return-value]
 
     @property
+    def evaluates_other_weights(self) -> bool:  # noqa: D102
+        return any(method.evaluates_other_weights for method in self.methods)
+
+    @property
     def needs_dense_gradients(self) -> bool:  # noqa: D102
         return any(method.needs_dense_gradients for method in self.methods)
 
@@ -109,6 +113,7 @@ def _around(method: FineTuningMethod, context: MethodContext, inner: Accumulate)
         return inner
 
     def accumulate(batches: Sequence[Any], weight: float = 1.0) -> Tensor:
+        context.pass_weight = weight
         return method.gradients(context, batches, lambda inside, factor=1.0: inner(inside, weight * factor))
 
     return accumulate

@@ -115,6 +115,12 @@ class MethodContext:
     """Optimizer steps of the whole run."""
     epoch: int = 0
     """Epochs done."""
+    total_epochs: int = 0
+    """Epochs of the whole run."""
+    examples: int = 0
+    """Examples of the optimizer step under way, in all its micro-batches."""
+    pass_weight: float = 1.0
+    """What the methods around the hook ``gradients`` under way multiply its gradients with."""
     noised_pass: bool = False
     """Whether the forward pass under way is one that a method makes beside the plain one, to compare with it."""
     anchors: dict[str, dict[str, Tensor]] = field(default_factory=dict)

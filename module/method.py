@@ -31,6 +31,7 @@ class Resource(StrEnum):
     FORWARD_WEIGHTS = "noise on the weights of the forward pass"
     LINEAR_LAYERS = "the encoder's linear layers"
     EMBEDDINGS = "the perturbation of the word embeddings"
+    EVALUATED_WEIGHTS = "the weights that are evaluated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class FineTuningMethod:
 
         Args:
             context: Of the step.
-            batches: Its micro-batches.
+            batches: Its micro-batches, or some of them where a method around this one divides them.
             inner: Does it, with the methods of higher rank around the plain pass.
 
         Returns:
@@ -171,6 +172,11 @@ class FineTuningMethod:
     def evaluation(self, context: MethodContext) -> AbstractContextManager[None]:
         """Return the context in which the network is evaluated, and its weights are saved as the result."""
         return nullcontext()
+
+    @property
+    def evaluates_other_weights(self) -> bool:
+        """Whether ``evaluation`` puts other weights than the trained ones in; the run then scores both."""
+        return False
 
     @property
     def needs_dense_gradients(self) -> bool:

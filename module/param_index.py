@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 K = TypeVar("K", bound=Hashable)
 
-# Components that wrappers insert into names: DistributedDataParallel, torch.compile, FSDP, activation checkpointing.
-_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+# Components that wrappers insert into names: DistributedDataParallel, torch.compile, FSDP, activation checkpointing,
+# and peft around a layer that has an adapter.
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
+_ADAPTER = re.compile(r"(?:^|\.)lora_\w+\.")  # peft's low-rank matrices, new ones inside the pretrained tree
 _LAYER = re.compile(r"^(?P<base>(?:.*\.)?)(?:encoder|transformer)\.(?P<path>layer\.(?P<layer>\d+)\..+)$")
 _LAYER_NORM = re.compile(r"^(?:.+_)?layer_?norm$", re.IGNORECASE)
 # What may stand beside the layers under the encoder's base. DeBERTa-v2 keeps its relative positions, their norm and
@@ -58,7 +60,7 @@ class ParamInfo:
     """Number of the encoder layer from 0; None outside the layers."""
     kind: Kind
     pretrained: bool
-    """Whether the parameter belongs to the encoder's own tree, and so came with the pretrained weights."""
+    """Whether the parameter came with the pretrained weights: it is in the encoder's own tree and no adapter."""
     parameter: "nn.Parameter"
 
     @property
@@ -70,6 +72,11 @@ class ParamInfo:
     def is_weight(self) -> bool:
         """Whether its module calls it ``weight``: matrices, tables and the scales of layer norms."""
         return self.path.rpartition(".")[2] == "weight"
+
+    @property
+    def is_bias(self) -> bool:
+        """Whether the parameter is a bias, that of a layer norm included."""
+        return _is_bias(self.path)
 
 
 class ParamIndex:
@@ -121,7 +128,7 @@ class ParamIndex:
 
 
 def strip_wrappers(name: str) -> str:
-    """Remove what DDP, ``torch.compile``, FSDP and checkpointing insert into a parameter's name."""
+    """Remove what DDP, ``torch.compile``, FSDP, checkpointing and peft insert into a parameter's name."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
@@ -188,9 +195,10 @@ def _encoder_base(names: list[str]) -> str:
 
 def _describe(name: str, short: str, base: str, parameter: "nn.Parameter", names: list[str]) -> ParamInfo:
     kind = _kind(short)
+    pretrained = not _ADAPTER.search(short)
     match = _LAYER.match(short)
     if match:
-        return ParamInfo(name, match["path"], Role.ENCODER, int(match["layer"]), kind, True, parameter)
+        return ParamInfo(name, match["path"], Role.ENCODER, int(match["layer"]), kind, pretrained, parameter)
     if not short.startswith(base):
         # Outside the encoder's tree everything is ours: a pooler (also DeBERTa's ContextPooler), task heads.
         role = Role.POOLER if "pooler" in short.split(".") else Role.HEAD
@@ -198,7 +206,7 @@ def _describe(name: str, short: str, base: str, parameter: "nn.Parameter", names
     path = short[len(base) :]
     beside = _BESIDE_LAYERS.match(path)
     if beside and beside.lastgroup:
-        return ParamInfo(name, path, Role(beside.lastgroup), None, kind, True, parameter)
+        return ParamInfo(name, path, Role(beside.lastgroup), None, kind, pretrained, parameter)
     raise ValueError(
         f"Unknown parameter {name!r} beside the encoder layers under {base!r}: known there are embeddings, "
         "encoder.layer, transformer.layer, encoder.rel_embeddings, encoder.conv, encoder.LayerNorm, "
@@ -207,10 +215,15 @@ def _describe(name: str, short: str, base: str, parameter: "nn.Parameter", names
 
 
 def _kind(short: str) -> Kind:
-    *modules, leaf = short.split(".")
+    *modules, _ = short.split(".")
     if modules and _LAYER_NORM.match(modules[-1]):
         return Kind.LAYER_NORM
-    return Kind.BIAS if leaf == "bias" or leaf.endswith("_bias") else Kind.WEIGHT
+    return Kind.BIAS if _is_bias(short) else Kind.WEIGHT
+
+
+def _is_bias(name: str) -> bool:
+    leaf = name.rsplit(".", maxsplit=1)[-1]
+    return leaf == "bias" or leaf.endswith("_bias")
 
 
 def _prefixes(names: list[str], depth: int = 2, limit: int = 12) -> str:

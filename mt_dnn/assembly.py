@@ -84,6 +84,7 @@ def assemble(
             streams=streams,
             model=model,
             total_steps=total_steps,
+            total_epochs=config.epochs,
         )
         for kind in method.anchors & {"pretrained"}:
             context.anchor(kind)

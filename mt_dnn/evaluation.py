@@ -1,6 +1,6 @@
 """Scores of a network on a data set, with every example's logits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,20 @@ def evaluate(
     labels = np.asarray(cache.labels)
     loss = task_loss(task_def, torch.from_numpy(in_row_order), torch.from_numpy(labels.copy()))
     return Evaluation(compute_metrics(task_def, in_row_order, labels), in_row_order, labels, float(loss))
+
+
+def evaluate_sets(
+    network: Network,
+    caches: Mapping[str, TokenCache],
+    task_def: TaskDef,
+    batches: Mapping[str, Sequence[npt.NDArray[np.int64]]],
+    device: torch.device,
+    precision: Precision,
+) -> dict[str, Evaluation]:
+    """Score a network on several data sets by name; arguments and errors as in :func:`evaluate`."""
+    return {
+        name: evaluate(network, cache, task_def, batches[name], device, precision) for name, cache in caches.items()
+    }
 
 
 def _forward(

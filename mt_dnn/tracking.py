@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mt_dnn.results import RunDirectory
+from mt_dnn.results import EpochScore, RunDirectory
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -41,11 +41,22 @@ class Tracker:
         self._directory.append_metrics(record)
         self._scalars("train/", record, record["step"])
 
-    def evaluated(self, step: int, epoch: int, metrics: Mapping[str, Mapping[str, float]], score: float) -> None:
-        """One evaluation: dev set -> metric -> value, and the score made of them."""
-        self._directory.append_metrics({"step": step, "epoch": epoch, "score": score, "evaluation": metrics})
-        for dataset, values in metrics.items():
-            self._scalars(f"dev/{dataset}/", values, step)
+    def evaluated(self, step: int, scores: EpochScore, raw: EpochScore | None) -> None:
+        """One evaluation.
+
+        Args:
+            step: Optimizer steps made.
+            scores: Of the weights that the method evaluates.
+            raw: Of the weights as they are trained, where those are others.
+        """
+        record: dict[str, Any] = {"step": step, "epoch": scores.epoch}
+        record |= {"score": scores.score, "evaluation": scores.metrics}
+        if raw is not None:
+            record |= {"raw_score": raw.score, "raw_evaluation": raw.metrics}
+        self._directory.append_metrics(record)
+        for prefix, metrics in (("dev", scores.metrics), ("dev_raw", raw.metrics if raw is not None else {})):
+            for dataset, values in metrics.items():
+                self._scalars(f"{prefix}/{dataset}/", values, step)
 
     def flush(self) -> int:
         """Write out what is buffered; returns the length of ``metrics.jsonl`` in bytes."""

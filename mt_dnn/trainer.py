@@ -23,7 +23,7 @@ from mt_dnn.batch import Batch
 from mt_dnn.config import RunConfig, run_id
 from mt_dnn.data import Datasets
 from mt_dnn.encoder import EncoderSource
-from mt_dnn.evaluation import evaluate
+from mt_dnn.evaluation import evaluate_sets
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.precision import resolve_precision
 from mt_dnn.prefetch import prefetch
@@ -168,31 +168,34 @@ class Trainer:
 
     def _evaluate(self, epoch: int) -> None:
         """Score every dev set; keep logits and weights of the last and of the best epoch."""
-        config, state, task_def = self.config, self.state, self.data.task_def
-        metrics: dict[str, dict[str, float]] = {}
+        config, state = self.config, self.state
+        raw = self._dev_scores(epoch)[0] if self.method.evaluates_other_weights else None
         with self.method.evaluation(self.context):
-            for name, cache in self.data.dev.items():
-                batches = self.evaluation_batches[name]
-                evaluation = evaluate(self.network, cache, task_def, batches, self.device, self.precision)
-                metrics[name] = evaluation.metrics
-                state.logits[f"{name}.last_logits"] = torch.from_numpy(evaluation.logits)
-            score = float(np.mean([values[task_def.primary_metric] for values in metrics.values()]))
-            state.last = EpochScore(epoch, score, metrics)
-            if _better(state.last, state.best):
-                state.best = state.last
-                for name in metrics:
-                    state.logits[f"{name}.best_logits"] = state.logits[f"{name}.last_logits"]
+            last, logits = self._dev_scores(epoch)
+            state.last = last
+            state.logits |= {f"{name}.last_logits": values for name, values in logits.items()}
+            if _better(last, state.best):
+                state.best = last
+                state.logits |= {f"{name}.best_logits": values for name, values in logits.items()}
                 if config.save in ("best", "both"):
                     checkpoint.save_weights(self.directory.checkpoints, "best", self.network)
             if epoch == config.epochs and config.save in ("last", "both"):
                 checkpoint.save_weights(self.directory.checkpoints, "last", self.network)
-        best = state.best or state.last
-        self.tracker.evaluated(state.step, epoch, metrics, score)
+        best = state.best or last
+        self.tracker.evaluated(state.step, last, raw)
         log.info(
             "%s %s %s seed=%d epoch %d/%d %s %.2f best %.2f (epoch %d)",
             config.task, config.encoder, config.method, config.seed, epoch, config.epochs,
-            task_def.primary_metric, score, best.score, best.epoch,
+            self.data.task_def.primary_metric, last.score, best.score, best.epoch,
         )  # fmt: skip
+
+    def _dev_scores(self, epoch: int) -> tuple[EpochScore, dict[str, Tensor]]:
+        """Scores of the weights as they are, and each dev set's (N, K) logits."""
+        task_def, batches = self.data.task_def, self.evaluation_batches
+        found = evaluate_sets(self.network, self.data.dev, task_def, batches, self.device, self.precision)
+        metrics = {name: evaluation.metrics for name, evaluation in found.items()}
+        score = float(np.mean([values[task_def.primary_metric] for values in metrics.values()]))
+        return EpochScore(epoch, score, metrics), {name: torch.from_numpy(e.logits) for name, e in found.items()}
 
     def _maybe_checkpoint(self) -> None:
         """Write a resume checkpoint when its time has come or a signal asks for one.

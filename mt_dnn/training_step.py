@@ -26,7 +26,6 @@ class TrainingStep:
     def __init__(self, parts: Parts, precision: Precision, max_norm: float, device: torch.device) -> None:
         self.parts, self.max_norm, self.device = parts, max_norm, device
         self.scaler = precision.grad_scaler()
-        self._examples = 0  # of the step under way
         parts.context.accumulate = self.accumulate_all
 
     def __call__(self, batches: Sequence[Batch], multiplier: float) -> tuple[Tensor, Tensor | None]:
@@ -60,7 +59,7 @@ class TrainingStep:
         return self._accumulate(batches, weight)
 
     def _begin(self, batches: Sequence[Batch]) -> None:
-        self._examples = sum(batch.size for batch in batches)
+        self.parts.context.examples = sum(batch.size for batch in batches)
         if self.scaler.is_enabled():
             self.parts.context.gradient_scale = self.scaler.scale(torch.ones((), device=self.device))
 
@@ -73,7 +72,7 @@ class TrainingStep:
             loss = parts.model.loss(logits, batch)
             total += loss.detach()
             extra = parts.method.extra_loss(context, batch, logits)
-            objective = (loss if extra is None else loss + extra) / self._examples
+            objective = (loss if extra is None else loss + extra) / context.examples
             if weight != 1.0:
                 objective = objective * weight
             self.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]

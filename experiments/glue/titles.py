@@ -8,7 +8,8 @@ TASK_TITLES = {
 }  # fmt: skip
 METHOD_TITLES = {
     "vanilla": "vanilla", "no_hidden_dropout": "no hidden dropout", "no_dropout": "no dropout",
-    "head_learning_rate": "head learning rate", "frozen_embeddings": "frozen embeddings", "noisytune": "NoisyTune", "sage": "SAGE", "pats": "PATS",
+    "head_learning_rate": "head learning rate", "frozen_embeddings": "frozen embeddings",
+    "noisytune": "NoisyTune", "sage": "SAGE", "pats": "PATS",
     "hype": "HyPe", "pac_tuning": "PAC-tuning", "component_clip": "component clipping", "recadam": "RecAdam",
     "mixout": "Mixout",
     "smart": "SMART", "freelb": "FreeLB", "rdrop": "R-Drop", "r3f": "R3F", "sam": "SAM", "pgd": "PGD",

@@ -9,11 +9,16 @@ from typing import Any
 
 from module.composition import Composition, check_exclusive
 from module.method import FineTuningMethod
+from module.methods.bitfit import BitFit
 from module.methods.child_tuning import ChildTuning
 from module.methods.component_clip import ComponentClip
 from module.methods.controls import FrozenEmbeddings, HeadLearningRate, NoDropout, NoHiddenDropout
+from module.methods.ema import EMA
 from module.methods.freelb import FreeLB
 from module.methods.hype import HyPe
+from module.methods.l2sp import L2SP
+from module.methods.llrd import LLRD
+from module.methods.lora import LoRA
 from module.methods.mixout import Mixout
 from module.methods.neftune import NEFTune
 from module.methods.noisytune import NoisyTune
@@ -22,10 +27,12 @@ from module.methods.pats import PATS
 from module.methods.pgd import PGD
 from module.methods.r3f import R3F
 from module.methods.rdrop import RDrop
+from module.methods.recadam import RecAdam
 from module.methods.reinit import Reinit
 from module.methods.sage import SAGE
 from module.methods.sam import SAM
 from module.methods.smart import SMART
+from module.methods.swa import SWA
 from module.methods.vanilla import Vanilla
 
 ENTRY_POINTS = "pats.methods"
@@ -51,6 +58,13 @@ _OWN: tuple[type[FineTuningMethod], ...] = (
     PGD,
     Mixout,
     PACTuning,
+    RecAdam,
+    L2SP,
+    LLRD,
+    EMA,
+    SWA,
+    BitFit,
+    LoRA,
 )
 
 

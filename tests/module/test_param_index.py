@@ -101,6 +101,23 @@ def test_heads_of_transformers_are_heads(family, auto):
         assert (info.role == Role.HEAD) == (not info.pretrained and "pooler" not in info.name), info.name
 
 
+def test_adapters_are_new_and_what_they_stand_beside_is_not():
+    layer = "bert.encoder.layer.0.attention.self.query"
+    names = [f"{layer}.{rest}" for rest in ("base_layer.weight", "base_layer.bias", "lora_A.default.weight")]
+    names.append("bert.embeddings.word_embeddings.lora_embedding_A.default")
+    index = ParamIndex((name, nn.Parameter(torch.zeros(1))) for name in names)
+    assert [info.pretrained for info in index] == [True, True, False, False]
+    assert [info.path for info in index][:2] == [f"layer.0.attention.self.query.{kind}" for kind in ("weight", "bias")]
+    assert [info.kind for info in index][:3] == [Kind.WEIGHT, Kind.BIAS, Kind.WEIGHT]
+
+
+@families
+def test_biases_are_those_of_layers_and_of_norms(family):
+    index = ParamIndex(bare(family).named_parameters())
+    assert {info.name for info in index if info.is_bias} == {info.name for info in index if info.name.endswith("bias")}
+    assert any(info.is_bias and info.kind == Kind.LAYER_NORM for info in index)
+
+
 def test_extras_of_deberta():
     index = ParamIndex(bare("deberta-v2").named_parameters())
     assert index["encoder.rel_embeddings.weight"].role == Role.EMBEDDINGS

@@ -32,8 +32,9 @@ SETTINGS: dict[str, dict[str, object]] = {
     "pats": {"noise_scale": 1e-2, "threshold_mode": "none"},
     "hype": {"noise_scale": 1e-2},
     "r3f": {"noise_scale": 1e-2},
-    "recadam": {"gamma": 1.0, "k": 0.5, "t0": 2},
-    "pac_tuning": {},
+    "recadam": {"gamma": 10.0, "t0": 2},
+    "pac_tuning": {"k_levels": 2, "k_models": 1},
+    "swa": {"start_epoch": 0},
 }
 
 

@@ -22,15 +22,25 @@ from mt_dnn.results import RunLocked
 from mt_dnn.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
-METHODS = [*REGISTRY, "noisytune+pats"]
-SETTINGS = {"pac_tuning": {"k_levels": 2, "k_models": 1}}  # of methods whose defaults take long
+SETTINGS: dict[str, dict[str, object]] = {  # of methods whose defaults take long, or do nothing in a short run
+    "pac_tuning": {"pac_tuning": {"k_levels": 2, "k_models": 1}},
+    "noisytune+recadam": {"recadam": {"gamma": 10.0, "t0": 6, "anchor": "init"}},
+    "recadam": {"recadam": {"gamma": 10.0, "t0": 6, "start": "RI"}},
+    "l2sp": {"l2sp": {"alpha": 0.1}},
+    "ema": {"ema": {"decay": 0.8}},
+    "pats+swa": {"swa": {"start_step": 3, "start_epoch": 0, "interval": 2}},
+    "lora": {"lora": {"layers": "all"}},
+}
+METHODS = [*REGISTRY, "noisytune+pats", "noisytune+recadam", "pats+swa"]
+KILLED = os.environ.get("PATS_KILL_METHODS", "sage,pats")
+KILLED = list(REGISTRY) if KILLED == "all" else KILLED.split(",")
 SLOWLY = {"checkpoint_seconds": 0.0, "save": "last", "log_per_updates": 1}
 
 
 def start(config: RunConfig) -> subprocess.Popen:
     """The run in a process of its own, through train.py and a YAML file."""
     values = {k: v for k, v in config.as_dict().items() if k != "method_settings" and v is not None}
-    values["betas"] = list(values["betas"])
+    values |= {"betas": list(values["betas"]), **config.as_dict()["method_settings"]}
     file = Path(values["output_dir"]).parent / f"{config.method}.json"
     file.write_text(json.dumps(values))
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(file)]
@@ -62,10 +72,12 @@ class StopAt:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stopping_and_going_on_changes_nothing(tiny_run, tmp_path, method):
-    settings = {method: SETTINGS[method]} if method in SETTINGS else {}
-    whole = tiny_run(method=method, output_dir=tmp_path / "whole", **settings, **SLOWLY)
+    if method == "lora":
+        pytest.importorskip("peft", reason="peft is missing: see requirements-lora.txt")
+    changes = {**SLOWLY, **SETTINGS.get(method, {})}
+    whole = tiny_run(method=method, output_dir=tmp_path / "whole", **changes)
     run(whole)
-    broken = tiny_run(method=method, output_dir=tmp_path / "broken", **settings, **SLOWLY)
+    broken = tiny_run(method=method, output_dir=tmp_path / "broken", **changes)
     for step in (1, 4, 5, 11, 14):  # in an epoch, at its end, after it, before the last
         with pytest.raises(Interrupted, match=f"step {step} of 15"):
             run(broken, StopAt(step))
@@ -79,11 +91,11 @@ def newest_checkpoint(config: RunConfig) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["sage", "pats", "smart", "freelb"])
+@pytest.mark.parametrize("method", KILLED)
 def test_sigkill_at_random_instants(tiny_run, tmp_path, method):
-    """PATS_KILLS sets the number of kills."""
+    """PATS_KILLS sets the number of kills, PATS_KILL_METHODS the methods: names with commas, or all."""
     kills = int(os.environ.get("PATS_KILLS", "2"))
-    length = {"epochs": 5 * kills, **SLOWLY}
+    length = {"epochs": 5 * kills, **SLOWLY, **SETTINGS.get(method, {})}
     whole = tiny_run(method=method, output_dir=tmp_path / "whole", **length)
     run(whole)
     broken = tiny_run(method=method, output_dir=tmp_path / "broken", **length)

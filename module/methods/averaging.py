@@ -1,0 +1,136 @@
+"""Averages of the weights along a run, evaluated in their place: what EMA and SWA share."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from module.context import MethodContext
+from module.method import FineTuningMethod, Resource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Averaged(Protocol):
+    """Settings of an average."""
+
+    @property
+    def start_step(self) -> int:
+        """Optimizer steps before the first that counts."""
+
+    @property
+    def start_epoch(self) -> int:
+        """Epochs before the first step that counts."""
+
+
+def check_start(settings: Averaged) -> None:
+    """Check when an average starts.
+
+    Raises:
+        ValueError: If that is before the run.
+    """
+    for name in ("start_step", "start_epoch"):
+        if getattr(settings, name) < 0:
+            raise ValueError(f"Invalid {name}: {getattr(settings, name)}: a whole number of at least 0 is needed")
+
+
+class WeightAveraging(FineTuningMethod):
+    """``average += weight (theta - average)`` after steps; the first time ``average = theta``.
+
+    Trained on are the raw weights. Evaluation, and the weights kept as the run's result, are the average once it has
+    started; the run logs the raw weights' scores beside it.
+    """
+
+    exclusive = frozenset({Resource.EVALUATED_WEIGHTS})
+    rank = 100  # after everything that changes the weights
+
+    def __init__(self, settings: Any = None) -> None:
+        super().__init__(settings)
+        self._count = 0
+        self._average: dict[str, Tensor] = {}
+
+    def weight(self, count: int) -> float:
+        """Weight of the next weights in the average, in [0, 1], after ``count`` >= 1 of them."""
+        raise NotImplementedError
+
+    def setup(self, context: MethodContext) -> None:
+        """Check that the average starts within the run.
+
+        Raises:
+            ValueError: If it does not.
+        """
+        first, total = self._first(context), context.total_steps
+        if total and first >= total:
+            raise ValueError(
+                f"Method {self.name} would start after {first} steps ({self.name}.start_step "
+                f"{self.settings.start_step}, {self.name}.start_epoch {self.settings.start_epoch}), but the run has "
+                f"{total} in {context.total_epochs} epochs: start earlier or train longer"
+            )
+
+    def _first(self, context: MethodContext) -> int:
+        """Steps before the first that counts."""
+        settings: Averaged = self.settings
+        steps_per_epoch = context.total_steps // max(context.total_epochs, 1)
+        return max(settings.start_step, settings.start_epoch * steps_per_epoch)
+
+    def counts(self, steps: int) -> bool:
+        """Whether the step that is ``steps`` >= 0 after the first one counts."""
+        return True
+
+    def after_step(self, context: MethodContext) -> None:
+        """Take the new weights into the average."""
+        import torch
+
+        since = context.step - self._first(context)
+        if since < 0 or not self.counts(since):
+            return
+        trained = _trained(context)
+        if not self._average:
+            self._average = {name: theta.detach().clone() for name, theta in trained.items()}
+        else:
+            with torch.no_grad():
+                averages = [self._average_of(name, theta) for name, theta in trained.items()]
+                torch._foreach_lerp_(averages, list(trained.values()), self.weight(self._count))
+        self._count += 1
+
+    def _average_of(self, name: str, theta: "Tensor") -> "Tensor":
+        self._average[name] = self._average[name].to(theta.device)  # out of a checkpoint it comes on the CPU
+        return self._average[name]
+
+    @property
+    def evaluates_other_weights(self) -> bool:
+        """Yes."""
+        return True
+
+    @contextmanager
+    def evaluation(self, context: MethodContext) -> Iterator[None]:
+        """Put the average in the place of the raw weights, which come back bit for bit."""
+        self._swap(context)
+        try:
+            yield
+        finally:
+            self._swap(context)
+
+    def _swap(self, context: MethodContext) -> None:
+        import torch
+
+        if not self._average:
+            return
+        with torch.no_grad():
+            for name, theta in _trained(context).items():
+                average = self._average_of(name, theta)
+                kept = theta.clone()
+                theta.copy_(average)
+                average.copy_(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average."""
+        return {"count": self._count, "average": self._average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self._count, self._average = state["count"], dict(state["average"])
+
+
+def _trained(context: MethodContext) -> "dict[str, Tensor]":
+    return {info.name: info.parameter for info in context.params if info.parameter.requires_grad}

@@ -1,0 +1,16 @@
+"""BitFit (Ben Zaken et al., ACL 2022, arXiv 2106.10199): of the pretrained parameters only the biases are trained."""
+
+from module.context import MethodContext
+from module.method import FineTuningMethod
+
+
+class BitFit(FineTuningMethod):
+    """Frozen: all that is pretrained but biases, those of layer norms included. What is new is trained whole."""
+
+    name = "bitfit"
+
+    def setup(self, context: MethodContext) -> None:
+        """Freeze the rest."""
+        for info in context.params:
+            if info.pretrained:
+                info.parameter.requires_grad_(info.is_bias)

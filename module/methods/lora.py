@@ -1,0 +1,102 @@
+"""LoRA (Hu et al., ICLR 2022, arXiv 2106.09685) through the library peft: low-rank updates beside frozen layers."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from module.context import MethodContext
+from module.method import FineTuningMethod, Resource
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_ADAPTER = "default"
+# Names of the layers that make queries and values: BERT and its kin, DeBERTa-v2, DistilBERT.
+_QUERY_VALUE = ["query", "value", "query_proj", "value_proj", "q_lin", "v_lin"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoRASettings:
+    """Settings of LoRA.
+
+    Raises:
+        ValueError: If one is out of its range.
+    """
+
+    r: int = 8
+    """Rank of the update B A, at least 1. The authors' scripts for RoBERTa-large: 8."""
+    alpha: float = 16.0
+    """The update is multiplied by alpha / r; at least 0. The authors' scripts for RoBERTa-large: 16."""
+    layers: Literal["query_value", "all"] = "query_value"
+    """Which linear layers get an update: those of queries and values, as in the paper, or every one of the encoder."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.r < 1:
+            raise ValueError(f"Invalid r: {self.r}: a whole number of at least 1 is needed")
+        if not 0.0 <= self.alpha < float("inf"):
+            raise ValueError(f"Invalid alpha: {self.alpha}: a number of at least 0 is needed")
+        if self.layers not in ("query_value", "all"):
+            raise ValueError(f"Invalid layers: {self.layers!r}: one of query_value, all is needed")
+
+
+class LoRA(FineTuningMethod):
+    """``W x + (alpha / r) B A x`` with W frozen; A is drawn from a stream of the method's own, B starts at 0.
+
+    Trained are A, B, pooler and head. Nothing else is: the encoder starts as it was loaded.
+    """
+
+    name = "lora"
+    Settings = LoRASettings
+    exclusive = frozenset({Resource.LINEAR_LAYERS})
+    rank = -50  # after noise on the pretrained weights, before methods that look for what is trained
+
+    def setup(self, context: MethodContext) -> None:
+        """Put the adapters in, and freeze what is pretrained.
+
+        Raises:
+            ValueError: If peft is missing, or finds no such layers.
+        """
+        import torch
+
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError:
+            raise ValueError(
+                "Method lora needs the package peft, which is not installed: pip install -r requirements-lora.txt"
+            ) from None
+        settings: LoRASettings = self.settings
+        model = _transformers_model(context.network)
+        config = LoraConfig(
+            r=settings.r,
+            lora_alpha=settings.alpha,
+            target_modules="all-linear" if settings.layers == "all" else _QUERY_VALUE,
+            lora_dropout=0.0,
+        )
+        with torch.random.fork_rng(devices=[]):  # what peft draws is drawn again below
+            try:
+                inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
+            except ValueError as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(f"Method lora: {reason} (--lora.layers all takes every linear layer)") from None
+        _draw(context, model)
+
+
+def _transformers_model(network: "nn.Module") -> "nn.Module":
+    """The pretrained model inside a network: the outermost module with a configuration."""
+    found = next((module for module in network.modules() if hasattr(module, "config")), None)
+    if found is None:
+        raise ValueError("Method lora needs a model of transformers inside the network, and finds none")
+    return found
+
+
+def _draw(context: MethodContext, model: "nn.Module") -> None:
+    """A from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as the authors' code, each from a stream of its own."""
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            weights = module.lora_A[_ADAPTER].weight.detach()  # (r, fan_in)
+            bound = weights.shape[1] ** -0.5
+            drawn = torch.empty(weights.shape).uniform_(-bound, bound, generator=context.rng(f"lora/{name}"))
+            weights.copy_(drawn)

@@ -1,0 +1,202 @@
+"""RecAdam (Chen et al., EMNLP 2020, arXiv 2004.12651): the task takes over while a pull to the old weights fades."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from module.context import MethodContext
+from module.method import FineTuningMethod
+from module.param_index import Kind, split_groups
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_DECAY = "recadam_decay"  # in a group of the optimizer: its parameters are pulled, and this is their weight decay
+_OFFICIAL_PRODUCT = 0.1  # learning rate x gamma of the authors' runs: 2e-5 x 5000
+
+
+@dataclass(frozen=True, slots=True)
+class RecAdamSettings:
+    """Settings of RecAdam.
+
+    Raises:
+        ValueError: If one is out of its range.
+    """
+
+    annealing: Literal["sigmoid", "linear", "constant"] = "sigmoid"
+    """lambda(t), the task's share of step t = 1, 2, ...: w / (1 + exp(-k (t - t0))), w min(1, t / t0), or w."""
+    k: float = 0.5
+    """Steepness of the sigmoid, per step, above 0. The authors search 0.05, 0.1, 0.2, 0.5, 1."""
+    t0: int = 250
+    """Step at which the sigmoid is at w / 2 and the linear share at w, at least 1. The authors search 250, 500, 1000
+    (100, 250, 500 on small tasks)."""
+    w: float = 1.0
+    """Upper end of lambda, in [0, 1]; 0 is plain fine-tuning. The authors' code: 1."""
+    gamma: float = 5000.0
+    """Strength of the pull, at least 0; learning rate x w x gamma must stay below 1. The paper: 5000, with 2e-5."""
+    anchor: Literal["pretrained", "init"] = "pretrained"
+    """What the weights are pulled to: as loaded, or with the noise that NoisyTune adds before training."""
+    start: Literal["PI", "RI"] = "PI"
+    """Where the pretrained weights begin: PI, as loaded; RI, random, as the authors' code does unless told."""
+    initializer_range: float = 0.02
+    """Standard deviation of RI's random weights, above 0. BERT's: 0.02."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, legal in (
+            ("annealing", ("sigmoid", "linear", "constant")),
+            ("anchor", ("pretrained", "init")),
+            ("start", ("PI", "RI")),
+        ):
+            if getattr(self, name) not in legal:
+                raise ValueError(f"Invalid {name}: {getattr(self, name)!r}: one of {', '.join(legal)} is needed")
+        for name in ("k", "initializer_range"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"Invalid {name}: {getattr(self, name)}: a number above 0 is needed")
+        if self.t0 < 1:
+            raise ValueError(f"Invalid t0: {self.t0}: a step of at least 1 is needed")
+        if not 0.0 <= self.w <= 1.0:
+            raise ValueError(f"Invalid w: {self.w}: a number in [0, 1] is needed")
+        if not 0.0 <= self.gamma < float("inf"):
+            raise ValueError(f"Invalid gamma: {self.gamma}: a number of at least 0 is needed")
+
+    def share(self, t: int) -> float:
+        """lambda(t): what the optimizer's own step is multiplied with at step t, from 1."""
+        if self.annealing == "constant":
+            return self.w
+        if self.annealing == "linear":
+            return self.w * min(1.0, t / self.t0)
+        x = self.k * (t - self.t0)
+        grown = math.exp(-abs(x))  # in (0, 1]: exp(-x) itself overflows long before t0
+        return self.w / (1.0 + grown) if x >= 0.0 else self.w * grown / (1.0 + grown)
+
+    @property
+    def pulls(self) -> bool:
+        """Whether there is a pull at all: a constant share leaves none over."""
+        return self.w > 0.0 and self.gamma > 0.0 and self.annealing != "constant"
+
+
+class RecAdam(FineTuningMethod):
+    """The step times lambda(t), then ``theta -= eta (w - lambda(t)) gamma (theta - theta0)``, then weight decay.
+
+    Around any optimizer; on AdamW it is the authors' RecAdam, in the order of their code: the pull sees the updated
+    theta and has no bias correction, weight decay comes last and is not scaled. What is not pretrained is trained as
+    without it.
+    """
+
+    name = "recadam"
+    Settings = RecAdamSettings
+
+    def __init__(self, settings: RecAdamSettings | None = None) -> None:
+        super().__init__(settings)
+        self._anchor: dict[Tensor, Tensor] = {}
+        self._rates: list[float] = []  # scheduled learning rates of the pulled groups, within a step
+
+    @property
+    def anchors(self) -> frozenset[str]:
+        """Pretrained weights, if they are the anchor."""
+        return frozenset({self.settings.anchor} if self.settings.pulls else ())
+
+    def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
+        """Refuse noise on weights that are then drawn anew.
+
+        Raises:
+            ValueError: If NoisyTune's noise would be lost.
+        """
+        settings: RecAdamSettings = self.settings
+        if settings.start == "RI" and settings.anchor == "pretrained" and any(o.name == "noisytune" for o in others):
+            raise ValueError(
+                "Method recadam with start RI and anchor pretrained throws the noise of noisytune away: use start PI, "
+                "or anchor init to pull to the noisy weights"
+            )
+
+    def setup(self, context: MethodContext) -> None:
+        """Keep the anchor; draw the weights anew for RI."""
+        settings: RecAdamSettings = self.settings
+        if settings.pulls:
+            anchor = context.anchor(settings.anchor)
+            self._anchor = {info.parameter: anchor[info.name] for info in context.params if info.pretrained}
+        if settings.start == "RI":
+            self._draw(context)
+
+    def _draw(self, context: MethodContext) -> None:
+        """BERT's initialisation of what is pretrained, each tensor from a stream of its own."""
+        import torch
+
+        for info in context.params:
+            weights = info.parameter.detach()
+            if not info.pretrained:
+                continue
+            if info.is_bias or info.kind == Kind.LAYER_NORM:
+                weights.fill_(0.0 if info.is_bias else 1.0)
+            else:
+                drawn = torch.randn(weights.shape, generator=context.rng(f"recadam/{info.path}"))
+                weights.copy_(drawn * self.settings.initializer_range)
+
+    def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Give the pretrained parameters groups of their own, whose weight decay is this method's to do.
+
+        Raises:
+            ValueError: If the pull would overshoot, or nothing pretrained is trained.
+        """
+        if self.settings.w == 0.0:
+            return groups
+        divided = split_groups(groups, context.params, lambda info: info.pretrained)
+        if not any(pretrained for pretrained, _ in divided):
+            raise ValueError("Method recadam pulls pretrained weights, but all of them are frozen: leave it out")
+        for pretrained, group in divided:
+            if pretrained and self.settings.pulls:
+                self._check_strength(group["lr"])
+        return [
+            {**group, "weight_decay": 0.0, _DECAY: group["weight_decay"]} if pretrained else group
+            for pretrained, group in divided
+        ]
+
+    def _check_strength(self, rate: float) -> None:
+        """Refuse a pull beyond the anchor: while lambda is 0 each step multiplies the distance by 1 - eta w gamma."""
+        strength = rate * self.settings.w * self.settings.gamma
+        if strength >= 1.0:
+            raise ValueError(
+                f"Invalid gamma: {self.settings.gamma:g} with learning rate {rate:g}: their product (x w) is "
+                f"{strength:.3g} and must be below 1, or the pull overshoots its anchor: use gamma "
+                f"{_OFFICIAL_PRODUCT / rate:.3g} for the authors' product of {_OFFICIAL_PRODUCT}"
+            )
+
+    def after_backward(self, context: MethodContext) -> None:
+        """Scale the step to come."""
+        share = self.settings.share(context.step + 1)
+        self._rates = []
+        for group in _pulled(context):
+            self._rates.append(group["lr"])
+            group["lr"] = group["lr"] * share
+
+    @property
+    def needs_dense_gradients(self) -> bool:
+        """No: ``after_backward`` does not look at gradients."""
+        return False
+
+    def after_step(self, context: MethodContext) -> None:
+        """Pull, then decay, with the learning rate of the schedule."""
+        import torch
+
+        settings: RecAdamSettings = self.settings
+        rest = settings.w - settings.share(context.step + 1)
+        with torch.no_grad():
+            for group, rate in zip(_pulled(context), self._rates, strict=True):
+                group["lr"] = rate
+                weights, pull, decay = group["params"], rate * rest * settings.gamma, rate * group[_DECAY]
+                if pull > 0.0:
+                    torch._foreach_lerp_(weights, [self._anchor[theta] for theta in weights], pull)
+                if decay > 0.0:
+                    torch._foreach_mul_(weights, 1.0 - decay)
+
+    def metrics(self, context: MethodContext) -> dict[str, float]:
+        """Return lambda of the last step."""
+        return {"share": self.settings.share(context.step + 1)} if self.settings.w > 0.0 else {}
+
+
+def _pulled(context: MethodContext) -> list[dict[str, Any]]:
+    """The optimizer's groups of pretrained parameters."""
+    assert context.optimizer is not None
+    return [group for group in context.optimizer.param_groups if _DECAY in group]
