@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [name for name in METHODS if name != BASE]
     parser.add_argument("--methods", type=some_of(names), default=names, help="default: all but vanilla")
-    parser.add_argument("--task", choices=TASKS, default="mrpc", help="default: %(default)s")
+    parser.add_argument("--task", choices=TASKS, default="cola", help="default: %(default)s")
     parser.add_argument("--rows", type=at_least_one, default=128, help="rows of a turn, in 32s; default: %(default)s")
     parser.add_argument("--turns", type=at_least_one, default=5, help="turns that count; default: %(default)s")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: %(default)s")

@@ -39,6 +39,9 @@ def fit_k(losses: Tensor, gamma: float) -> float:
     return math.sqrt(max(2.0 * log_mean / 3.0, 0.0)) / gamma
 
 
+_SMALLEST = 1e-6  # magnitude of a weight, for its logarithm
+
+
 class KCurve:
     """K as a function of the prior's width: straight between its points, flat below the first, straight on above.
 
@@ -82,7 +85,7 @@ class NoiseWidths:
     ) -> None:
         self.starts = [weight.detach().clone() for weight in weights]
         self.in_head = list(in_head)
-        self.log_std = [start.abs().clamp_(min=1e-6).log_() for start in self.starts]
+        self.log_std = [start.abs().clamp_(min=_SMALLEST).log_() for start in self.starts]
         if not per_weight:
             self._level(in_head=False, factor=2.0)
             self._level(in_head=True, factor=1.0)
@@ -185,7 +188,7 @@ class NoiseWidths:
         chosen = [i for i, head in enumerate(self.in_head) if head == in_head]
         if chosen:
             total = torch.stack([self.starts[i].abs().sum(dtype=torch.float64) for i in chosen]).sum()
-            value = factor * (total / sum(self.starts[i].numel() for i in chosen)).log()
+            value = factor * (total / sum(self.starts[i].numel() for i in chosen)).clamp(min=_SMALLEST).log()
             for i in chosen:
                 self.log_std[i].copy_(value)
 

@@ -98,7 +98,7 @@ class RandomStreams:
     def state(self) -> dict[str, Any]:
         """Where all of them stand, as tensors and plain values."""
         named = {name: stream.state() for name, stream in self._named.items()}
-        return {**self._sources(), "named": named, "apart": dict(self._apart)}
+        return {**self._sources(), "named": {**self._kept, **named}, "apart": dict(self._apart)}
 
     def restore(self, states: dict[str, Any]) -> None:
         """Go back (or on) to what :meth:`state` gave; streams that it does not know start afresh."""

@@ -58,6 +58,19 @@ class L2SP(FineTuningMethod):
         """Pretrained weights, if they are the anchor."""
         return frozenset({self.settings.anchor} if self.settings.alpha > 0.0 else ())
 
+    def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
+        """Refuse LoRA.
+
+        Raises:
+            ValueError: If the pretrained weights would be frozen.
+        """
+        frozen = next((other.name for other in others if other.name == "lora"), None)
+        if self.settings.alpha > 0.0 and frozen is not None:
+            raise ValueError(
+                f"Methods {self.name!r} and {frozen!r} do not stand together: the one acts on the pretrained weights, "
+                "which the other freezes: use them in separate runs"
+            )
+
     def setup(self, context: MethodContext) -> None:
         """Keep the anchor."""
         if self.settings.alpha > 0.0:

@@ -99,12 +99,18 @@ class RecAdam(FineTuningMethod):
         return frozenset({self.settings.anchor} if self.settings.pulls else ())
 
     def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
-        """Refuse noise on weights that are then drawn anew.
+        """Refuse noise on weights that are then drawn anew, and LoRA.
 
         Raises:
-            ValueError: If NoisyTune's noise would be lost.
+            ValueError: If NoisyTune's noise would be lost, or the pretrained weights are frozen.
         """
         settings: RecAdamSettings = self.settings
+        frozen = next((other.name for other in others if other.name == "lora"), None)
+        if settings.w > 0.0 and frozen is not None:
+            raise ValueError(
+                f"Methods {self.name!r} and {frozen!r} do not stand together: the one acts on the pretrained weights, "
+                "which the other freezes: use them in separate runs"
+            )
         if settings.start == "RI" and settings.anchor == "pretrained" and any(o.name == "noisytune" for o in others):
             raise ValueError(
                 "Method recadam with start RI and anchor pretrained throws the noise of noisytune away: use start PI, "

@@ -25,14 +25,14 @@ class ReinitSettings:
 
 
 class Reinit(FineTuningMethod):
-    """Weights of the top layers from N(0, initializer_range), biases 0, layer norms 1 and 0, before anything else.
+    """Weights of the top layers from N(0, initializer_range), biases 0, layer norms 1 and 0, before training.
 
     The pooler above them is this project's own and random anyway.
     """
 
     name = "reinit"
     Settings = ReinitSettings
-    rank = -200  # before NoisyTune, whose noise is relative to the weights
+    rank = -90  # after NoisyTune, whose noise is made for pretrained weights
 
     def setup(self, context: MethodContext) -> None:
         """Draw the layers anew.

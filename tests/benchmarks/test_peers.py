@@ -18,6 +18,7 @@ from mt_dnn.assembly import assemble
 from mt_dnn.config import run_dir
 from mt_dnn.data import open_datasets
 from mt_dnn.encoder import resolve_encoder
+from mt_dnn.precision import resolve_precision
 from mt_dnn.run import run
 
 QUIET = {"bert_dropout_p": 0.0, "dropout_p": 0.0, "learning_rate": 5e-3, "epochs": 2, "log_per_updates": 1}
@@ -32,7 +33,8 @@ def our_losses(config):
 
 def start_alike(model, config, data):
     """Give a peer's model the first weights of our own network, head included."""
-    parts = assemble(config, data.task_def, resolve_encoder(config.init_checkpoint), torch.device("cpu"), 1)
+    device, source = torch.device("cpu"), resolve_encoder(config.init_checkpoint)
+    parts = assemble(config, data.task_def, source, device, resolve_precision("fp32", device), 1)
     renamed = {}
     for name, value in parts.network.state_dict().items():
         name = name.replace("encoder.model.", "bert.", 1).replace("pooler.dense", "bert.pooler.dense")

@@ -23,7 +23,9 @@ REFUSED = {
         ("hype", "pac_tuning"),
         ("pats", "pac_tuning"),
         ("pats", "pgd"),
-        ("ema", "swa"),
+        ("ema", "swa"),  # the weights that are evaluated
+        ("recadam", "lora"),
+        ("l2sp", "lora"),
     )
     for pair in combinations(group, 2)
 }
