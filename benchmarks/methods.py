@@ -14,7 +14,6 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,50 +75,45 @@ def alternate(steps: dict[str, Step], batches: Sequence[list[Batch]], turns: int
     return {name: np.array(values[1:]) for name, values in seconds.items()}
 
 
-def cost_of(method: str, options: argparse.Namespace, folder: Path, scratch: Path) -> dict[str, Any]:
-    """Time and memory of one method."""
-    shared = {"precision": options.precision, "device": options.device}
+class Place:
+    """Where all methods are measured: data, options, and a folder to write into."""
 
-    def opened(name: str) -> tuple[RunConfig, Datasets]:
-        contender = Contender(name, "ours", name, name)
+    def __init__(self, options: argparse.Namespace, folder: Path, scratch: Path) -> None:
+        self.options, self.folder, self.scratch = options, folder, scratch
+
+    def open(self, method: str) -> tuple[RunConfig, Datasets]:
+        """A method's run at its recipe's settings."""
+        options = self.options
         return open_run(
-            contender, options.task, encoder=options.encoder, data_dir=folder, cache_dir=scratch / "cache",
-            rows=options.rows, **shared,
+            Contender(method, "ours", method, method), options.task, encoder=options.encoder, data_dir=self.folder,
+            cache_dir=self.scratch / "cache", rows=options.rows, precision=options.precision, device=options.device,
         )  # fmt: skip
 
-    runs = {BASE: opened(BASE), method: opened(method)}
-    config, data = runs[BASE]
-    encoder = assemble_encoder(config, data)
-    rows = np.arange(options.rows).reshape(-1, config.batch_size)
-    device = pick_device(config.device)
-    batches = [[encoder.batch(data.train, part, device)] for part in rows]
-    built = {name: build(c, d, batches) for name, (c, d) in runs.items()}
-    seconds = alternate({name: step for name, (step, _) in built.items()}, batches, options.turns)
-    before = built[method][1]
-    del built
-    gc.collect()
-    peaks = {}
-    for name, (c, d) in runs.items():
-        own = scratch / f"{method}-{name}"
+    def peak(self, method: str) -> int:
+        """Most memory of a run alone in a process, bytes."""
+        config, data = self.open(method)
+        own = self.scratch / method
         own.mkdir()
-        builder = Contender(name, "ours", name, name).builder(replace(c, train_size=options.rows), d, own)
-        found = measure(builder, options.threads, scratch)
-        peaks[name] = found.get("cuda", found["rss"])
-    return {
-        "step_ms": spread(1e3 * seconds[method]),
-        "time_factor": spread(seconds[method] / seconds[BASE]),
-        "seconds_before_training": before,
-        "peak_mib": peaks[method] / 2**20,
-        "memory_factor": peaks[method] / peaks[BASE],
-    }
+        found = measure(Contender(method, "ours", method, method).builder(config, data, own), self.options.threads, own)
+        return found.get("cuda", found["rss"])
 
-
-def assemble_encoder(config: RunConfig, data: Datasets) -> Any:
-    """The encoder of a run, to lay out its batches."""
-    device = pick_device(config.device)
-    precision = resolve_precision(config.precision, device)
-    source = resolve_encoder(config.init_checkpoint)
-    return assemble(config, data.task_def, source, device, precision, total_steps=1).network.encoder
+    def times(self, method: str) -> dict[str, Any]:
+        """Step times of a method and of plain fine-tuning in turns."""
+        runs = {name: self.open(name) for name in (BASE, method)}
+        config, data = runs[BASE]
+        device = pick_device(config.device)
+        precision = resolve_precision(config.precision, device)
+        source = resolve_encoder(config.init_checkpoint)
+        encoder = assemble(config, data.task_def, source, device, precision, total_steps=1).network.encoder
+        rows = np.arange(self.options.rows).reshape(-1, config.batch_size)
+        batches = [[encoder.batch(data.train, part, device)] for part in rows]
+        built = {name: build(c, d, batches) for name, (c, d) in runs.items()}
+        seconds = alternate({name: step for name, (step, _) in built.items()}, batches, self.options.turns)
+        return {
+            "step_ms": spread(1e3 * seconds[method]),
+            "time_factor": spread(seconds[method] / seconds[BASE]),
+            "seconds_before_training": built[method][1],
+        }
 
 
 def table(costs: dict[str, dict[str, Any]]) -> str:
@@ -162,8 +156,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         scratch = Path(name)
         data, folder = find_data(options.data_dir, scratch, [options.task])
         print(f"{data}, {options.task}, {options.encoder}, {options.precision}, {torch.get_num_threads()} threads")
+        place = Place(options, folder, scratch)
+        base = place.peak(BASE)
         for method in options.methods:
-            costs[method] = cost_of(method, options, folder, scratch)
+            peak = place.peak(method)
+            costs[method] = {**place.times(method), "peak_mib": peak / 2**20, "memory_factor": peak / base}
+            gc.collect()
             print(table({method: costs[method]}).splitlines()[-1], flush=True)
     result = {"machine": machine_facts(), "data": data, "encoder": options.encoder, "task": options.task}
     write_json(options.out, {**result, "precision": options.precision, "methods": costs})

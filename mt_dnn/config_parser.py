@@ -33,8 +33,11 @@ class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionH
 
 
 @cache
-def build_parser() -> jsonargparse.ArgumentParser:
+def build_parser(methods: tuple[str, ...] = tuple(METHODS)) -> jsonargparse.ArgumentParser:
     """Parser of every run setting, one group per method.
+
+    Args:
+        methods: names of the methods whose settings it knows; each one more takes time at every parse.
 
     Returns:
         A parser that raises instead of exiting, so that its message can be shown in one line.
@@ -49,9 +52,9 @@ def build_parser() -> jsonargparse.ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="YAML file with settings; the command line wins over it.")
     parser.add_class_arguments(RunConfig, None, skip={"method_settings"})
-    for name, method in METHODS.items():
-        if dataclasses.fields(method.Settings):
-            parser.add_class_arguments(method.Settings, name, help=f"Settings of --method {name}")
+    for name in methods:
+        if dataclasses.fields(METHODS[name].Settings):
+            parser.add_class_arguments(METHODS[name].Settings, name, help=f"Settings of --method {name}")
     return parser
 
 
@@ -80,7 +83,8 @@ def config_from_mapping(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         SettingError: an unknown setting, a wrong type or a value out of range.
     """
-    parser = build_parser()
+    named = {*str(values.get("method", "")).split("+"), *values}
+    parser = build_parser(tuple(name for name in METHODS if name in named))
     try:
         return _to_config(parser, parser.parse_object(dict(values)))
     except jsonargparse.ArgumentError as error:

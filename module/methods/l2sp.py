@@ -64,10 +64,10 @@ class L2SP(FineTuningMethod):
         Raises:
             ValueError: If the pretrained weights would be frozen.
         """
-        frozen = next((other.name for other in others if other.name == "lora"), None)
-        if self.settings.alpha > 0.0 and frozen is not None:
+        names = {other.name for other in others}
+        if self.settings.alpha > 0.0 and "lora" in names and "bitfit" not in names:  # which leaves the biases
             raise ValueError(
-                f"Methods {self.name!r} and {frozen!r} do not stand together: the one acts on the pretrained weights, "
+                f"Methods {self.name!r} and 'lora' do not stand together: the one acts on the pretrained weights, "
                 "which the other freezes: use them in separate runs"
             )
 

@@ -105,10 +105,10 @@ class RecAdam(FineTuningMethod):
             ValueError: If NoisyTune's noise would be lost, or the pretrained weights are frozen.
         """
         settings: RecAdamSettings = self.settings
-        frozen = next((other.name for other in others if other.name == "lora"), None)
-        if settings.w > 0.0 and frozen is not None:
+        names = {other.name for other in others}
+        if settings.w > 0.0 and "lora" in names and "bitfit" not in names:  # which leaves the biases
             raise ValueError(
-                f"Methods {self.name!r} and {frozen!r} do not stand together: the one acts on the pretrained weights, "
+                f"Methods {self.name!r} and 'lora' do not stand together: the one acts on the pretrained weights, "
                 "which the other freezes: use them in separate runs"
             )
         if settings.start == "RI" and settings.anchor == "pretrained" and any(o.name == "noisytune" for o in others):

@@ -196,7 +196,7 @@ def test_noise_and_biases_beside_it(tiny_run):
 
 @needs_peft
 def test_methods_that_need_pretrained_weights_to_move_are_refused(tiny_run):
-    with pytest.raises(SettingError, match="recadam pulls pretrained weights, but all of them are frozen"):
+    with pytest.raises(SettingError, match="'recadam' and 'lora' do not stand together: the one acts on"):
         build(tiny_run(method="lora+recadam", recadam={"gamma": 1.0}))
 
 

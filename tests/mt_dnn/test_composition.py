@@ -1,5 +1,6 @@
 """Every pair of methods: those that stand together train and resume, the others say why not."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -57,7 +58,7 @@ def test_pairs(tiny_run, tmp_path, pair):
     }  # fmt: skip
     whole = tiny_run(method=spec, output_dir=tmp_path / "whole", **short)
     assert run(whole).error is None
-    broken = tiny_run(method=spec, output_dir=tmp_path / "broken", **short)
+    broken = replace(whole, output_dir=tmp_path / "broken")
     with pytest.raises(Interrupted):
         run(broken, StopAt(3))
     assert run(broken).sessions == 2
