@@ -14,6 +14,7 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from mt_dnn.precision import resolve_precision
 from mt_dnn.training_step import TrainingStep
 
 BASE = "vanilla"
+SHORT = {"swa.start_epoch": 0}  # what a run of one epoch needs
 Step = Callable[[list[Batch]], None]
 
 
@@ -84,10 +86,16 @@ class Place:
     def open(self, method: str) -> tuple[RunConfig, Datasets]:
         """A method's run at its recipe's settings."""
         options = self.options
-        return open_run(
+        short = [(key.partition("."), value) for key, value in SHORT.items()]
+        config, data = open_run(
             Contender(method, "ours", method, method), options.task, encoder=options.encoder, data_dir=self.folder,
             cache_dir=self.scratch / "cache", rows=options.rows, precision=options.precision, device=options.device,
         )  # fmt: skip
+        settings = {
+            name: replace(own, **{key: value for (part, _, key), value in short if part == name})
+            for name, own in config.method_settings.items()
+        }
+        return replace(config, method_settings=settings), data
 
     def peak(self, method: str) -> int:
         """Most memory of a run alone in a process, bytes."""
@@ -163,10 +171,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             costs[method] = {**place.times(method), "peak_mib": peak / 2**20, "memory_factor": peak / base}
             gc.collect()
             print(table({method: costs[method]}).splitlines()[-1], flush=True)
-    result = {"machine": machine_facts(), "data": data, "encoder": options.encoder, "task": options.task}
-    write_json(options.out, {**result, "precision": options.precision, "methods": costs})
-    if options.table:
-        options.table.write_text(table(costs), encoding="utf-8")
+            result = {"machine": machine_facts(), "data": data, "encoder": options.encoder, "task": options.task}
+            write_json(options.out, {**result, "precision": options.precision, "methods": costs})
+            if options.table:
+                options.table.write_text(table(costs), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ _NOT_IDENTITY = frozenset(
     {
         "seed", "recipe", "task_def", "data_dir", "cache_dir", "output_dir", "device", "threads",
         "log_per_updates", "checkpoint_seconds", "save", "tensorboard", "eval_batch_tokens",
+        "compile",
     }
 )  # fmt: skip
 
@@ -89,6 +90,9 @@ class RunConfig:
     """Autocast precision; weights and optimizer state are always fp32. auto takes bf16 where the machine has it."""
     attention: Literal["auto", "packed", "padded"] = "auto"
     """packed: no padding tokens anywhere but inside attention; padded: the usual rectangle. Same numbers."""
+    compile: bool = False
+    """Compile the encoder with torch.compile. It takes a minute at the start (and a C++ compiler on the CPU, where the
+    step then is slower); off by default, because the shapes of packed batches vary."""
     eval_batch_tokens: int = 8192
     """Tokens per evaluation batch."""
     seed: int = 2018

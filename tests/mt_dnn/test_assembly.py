@@ -94,3 +94,27 @@ def test_dropout_draws_from_its_stream_alone(tiny_run):
     assert not torch.equal(parts.network(batch), first)
     parts.streams.dropout.position = 0
     assert torch.equal(parts.network(batch), first)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_plain_one(tiny_run, tmp_path, monkeypatch):
+    """Traced, but not translated: the translation's own rounding differs, and takes a minute."""
+
+    def weights(name, **changes):
+        config = tiny_run(epochs=2, save="last", output_dir=tmp_path / name, **changes)
+        assert run(config).error is None
+        return load_file(run_dir(config) / "checkpoints" / "last" / "model.safetensors")
+
+    plain = weights("plain")
+    compiled, compile_ = [], torch.compile
+
+    def traced(*arguments, **options):
+        compiled.append(options)
+        return compile_(*arguments, **options, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    same = weights("compiled", compile=True)
+    assert compiled == [{"dynamic": True}]
+    assert same.keys() == plain.keys()
+    for name in plain:
+        torch.testing.assert_close(same[name], plain[name], rtol=1e-5, atol=1e-7)
