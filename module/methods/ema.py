@@ -31,6 +31,7 @@ class EMA(WeightAveraging):
     """``average <- decay average + (1 - decay) theta`` after each step, from the first weights that count on."""
 
     name = "ema"
+    is_control = True  # of SMART, whose teacher is such an average
     Settings = EMASettings
 
     def weight(self, count: int) -> float:

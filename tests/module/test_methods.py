@@ -10,7 +10,7 @@ from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
 from module.composition import Composition
 from module.context import DropoutRates, MethodContext
 from module.method import FineTuningMethod, OptimizerSettings, Resource
-from module.methods import build_method, parse_method
+from module.methods import build_method, control_of, parse_method
 from module.methods.noisytune import NoisyTune, NoisyTuneSettings
 from module.methods.sage import SAGESettings
 from module.param_index import ParamIndex, weight_decay_groups
@@ -31,6 +31,27 @@ def context_of(parameters, seed=1):
 def test_specs_that_compose(spec, names):
     assert parse_method(spec) == names
     assert sorted(m.name for m in build_method(spec).methods) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("spec", "control"),
+    [
+        ("vanilla", None),
+        ("no_dropout", "vanilla"),
+        ("ema", "vanilla"),
+        ("pats", "vanilla"),
+        ("hype", "no_hidden_dropout"),
+        ("hype+pats", "no_hidden_dropout"),
+        ("pats+ema", "ema"),
+        ("smart", "ema"),
+        ("hype+mixout", "no_dropout+no_hidden_dropout"),
+        ("pac_tuning", "frozen_embeddings+head_learning_rate+no_dropout"),
+        ("no_dropout+ema", "vanilla"),
+    ],
+)
+def test_controls_have_the_protocol_of_all_parts(spec, control):
+    assert control_of(spec) == control
+    assert control is None or parse_method(control)
 
 
 @pytest.mark.parametrize(
