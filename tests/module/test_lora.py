@@ -120,7 +120,7 @@ def test_a_run_learns_and_moves_nothing_pretrained(tiny_run, tiny_encoder, preci
     )
     result = run(config)
     assert result.status is Status.OK
-    assert result.last.score > 50.0
+    assert result.last.score > 30.0  # MCC: chance is 0
     after = load_file(run_dir(config) / "checkpoints/last/model.safetensors")
     assert any("lora_B" in name and value.any() for name, value in after.items())
     plain = {name.replace(".base_layer", ""): value for name, value in after.items() if "lora_" not in name}

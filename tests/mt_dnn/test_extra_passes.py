@@ -82,7 +82,7 @@ def test_regression_learns(tiny_run, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_bf16_learns(tiny_run, method):
-    assert run(tiny_run(precision="bf16", epochs=6, method=method, **{method: GENTLE[method]})).last.score > 60.0
+    assert run(tiny_run(precision="bf16", epochs=6, method=method, **{method: GENTLE[method]})).last.score > 40.0  # MCC
 
 
 @pytest.mark.parametrize("method", ["smart", "r3f"])
@@ -121,7 +121,7 @@ def test_r4f_learns_and_its_head_has_norm_one(tiny_run, precision):
     }  # fmt: skip
     sigma = weights[f"{head}.0._u"] @ weights[f"{head}.original"] @ weights[f"{head}.0._v"]
     torch.testing.assert_close(sigma, torch.linalg.matrix_norm(weights[f"{head}.original"], 2), rtol=0.02, atol=0.0)
-    assert run(config).last.score > 60.0
+    assert run(config).last.score > 40.0  # MCC
 
 
 def test_r4f_continues_exactly(tiny_run, tmp_path):
