@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from module.evaluating import evaluating
+
 
 class MeanTeacher:
     """theta~ <- beta theta~ + (1 - beta) theta, from the weights as they are now.
@@ -44,11 +46,5 @@ class MeanTeacher:
 @contextmanager
 def predicting(network: nn.Module) -> Iterator[None]:
     """Inside, a network computes as in evaluation: no dropout, no noise, no graph. Its modes come back."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(network), torch.no_grad():
+        yield

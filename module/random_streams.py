@@ -34,10 +34,6 @@ class RandomStream:
         """Uniform numbers in [0, 1) of a tensor's shape, float32."""
         return torch.rand(like.shape, generator=self._generator, device=self.device)
 
-    def integer(self, below: int) -> int:
-        """A whole number in [0, below); on a GPU the host waits for it."""
-        return int(torch.randint(below, (), generator=self._generator, device=self.device))
-
     def kept(self, like: Tensor, probability: float) -> Tensor:
         """Factors 1 / p with probability p, else 0, of a tensor's shape; p in (0, 1], float32.
 

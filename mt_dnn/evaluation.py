@@ -11,6 +11,7 @@ import torch
 from data_utils.metrics import compute_metrics
 from data_utils.task_def import TaskDef
 from data_utils.token_cache import TokenCache
+from module.evaluating import evaluating
 from mt_dnn.loss import task_loss
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision
@@ -60,13 +61,8 @@ def evaluate(
     order = np.concatenate([np.asarray(b, dtype=np.int64) for b in batches]) if batches else np.empty(0, np.int64)
     if not np.array_equal(np.sort(order), np.arange(len(cache))):
         raise ValueError(f"batches hold {len(order)} rows, which are not each of the {len(cache)} rows once")
-    modes = [(module, module.training) for module in network.modules()]  # a frozen part may already evaluate
-    network.eval()
-    try:
+    with evaluating(network):
         logits = _forward(network, cache, batches, device, precision, on_batch)
-    finally:
-        for module, training in modes:
-            module.training = training
     in_row_order = np.empty_like(logits)
     in_row_order[order] = logits
     labels = np.asarray(cache.labels)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from module.context import DropoutRates, MethodContext
@@ -16,6 +15,7 @@ from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
 from tests.module.models import tiny_bert
+from tests.mt_dnn.method_runs import final_weights
 from tests.reference import mixout as reference
 
 CPU = torch.device("cpu")
@@ -30,11 +30,6 @@ def layer(p=0.7, granularity="column", official=False, seed=0):
 
 def mask_of(p, granularity, stream):
     return (stream.kept(torch.empty(1 if granularity == "column" else 5, 6), 1 - p) != 0).double().numpy()
-
-
-def final_weights(config):
-    assert run(config).status in (Status.OK, Status.DEGENERATE)
-    return load_file(run_dir(config) / "checkpoints/last/model.safetensors")
 
 
 @pytest.mark.parametrize("granularity", ["column", "element"])

@@ -17,6 +17,7 @@ from mt_dnn.results import Status
 from mt_dnn.run import run
 from tests.module.landscape import Landscape
 from tests.module.models import SHAPES
+from tests.mt_dnn.method_runs import final_weights
 from tests.reference import pac_tuning as reference
 
 LEVELS, VALUES = np.exp(np.linspace(-6, -2, 8)), np.array([0.01, 0.03, 0.02, 0.1, 0.2, 0.5, 0.9, 2.0])
@@ -25,11 +26,6 @@ EXAMPLES = 10_000  # with few, the first pull is so strong that plain gradient d
 TRAINED = [name for name in SHAPES if "embeddings" not in name]
 HEADS = {name for name in SHAPES if name.startswith("classifier")}
 QUICK = {"k_levels": 2, "k_models": 1}
-
-
-def final_weights(config):
-    assert run(config).status in (Status.OK, Status.DEGENERATE)
-    return load_file(run_dir(config) / "checkpoints/last/model.safetensors")
 
 
 def build(land, context, **settings):

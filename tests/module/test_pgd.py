@@ -5,23 +5,17 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from module.methods import build_method, parse_method
 from module.methods.pgd import PGD, PGDSettings
 from module.random_streams import RandomStreams
 from module.resolution import LostNoise
-from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
 from tests.module.landscape import Landscape
 from tests.module.models import SHAPES
+from tests.mt_dnn.method_runs import final_weights
 from tests.reference.pgd import pgd_step
-
-
-def final_weights(config):
-    assert run(config).status in (Status.OK, Status.DEGENERATE)
-    return load_file(run_dir(config) / "checkpoints/last/model.safetensors")
 
 
 def perturbed(before, after):

@@ -5,24 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from module.methods import build_method, parse_method
 from module.methods.sam import SAM, SAMSettings
 from module.resolution import LostNoise
-from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
 from tests.module.landscape import Landscape
 from tests.module.models import SHAPES
+from tests.mt_dnn.method_runs import final_weights
 from tests.reference import sam as reference
 
 WEIGHTS = {name for name in SHAPES if name.endswith("weight")}
-
-
-def final_weights(config):
-    assert run(config).status in (Status.OK, Status.DEGENERATE)
-    return load_file(run_dir(config) / "checkpoints/last/model.safetensors")
 
 
 @pytest.mark.parametrize(("adaptive", "rho"), [(False, 0.05), (False, 2.0), (True, 0.5)])

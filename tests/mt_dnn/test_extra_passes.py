@@ -4,24 +4,19 @@ import logging
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from data_utils.errors import SettingError
 from mt_dnn.config import run_dir
 from mt_dnn.interrupt import Interrupted
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from tests.mt_dnn.method_runs import final_weights
 from tests.mt_dnn.test_resume import SLOWLY, StopAt, assert_same_run
 
 METHODS = ["smart", "freelb", "rdrop", "r3f"]
 # FreeLB's default is made for a large encoder: an example of the tiny one is about 0.3 long.
 GENTLE = {"smart": {}, "rdrop": {}, "r3f": {}, "freelb": {"step_size": 0.02, "init_magnitude": 0.02, "max_norm": 0.05}}
 NO_DROPOUT = {"bert_dropout_p": 0.0, "dropout_p": 0.0}
-
-
-def final_weights(config):
-    assert run(config).status in (Status.OK, Status.DEGENERATE)
-    return load_file(run_dir(config) / "checkpoints/last/model.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from module.bert_optim import Adamax, NonFiniteGradient
 from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from tests.mt_dnn.method_runs import final_weights
 
 
 def files(folder):
@@ -78,11 +79,6 @@ def test_every_method_trains_and_repeats_itself(tiny_run, tmp_path, method):
         assert run(config).status in (Status.OK, Status.DEGENERATE)
         weights.append(load_file(run_dir(config) / "checkpoints/last/model.safetensors"))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-def final_weights(config):
-    run(config)
-    return load_file(run_dir(config) / "checkpoints/last/model.safetensors")
 
 
 @pytest.mark.parametrize("zero", [{"noise_scale": 0.0}, {"noise_probability": 0.0}, {"sensitivity_threshold": 0.0}])
