@@ -66,10 +66,10 @@ class NoiseWidths:
 
     Args:
         weights: Parameters as they are at the start (theta0).
-        in_head: Of each, whether it is of the head and not pretrained.
-        per_weight: Whether p starts at log|theta0_j| of each weight (the paper), not at one value for the pretrained
-            part, 2 log(mean|theta0|), and one for the head, log(mean|theta0|) (the authors' code).
-        step_size: Adam's on pretrained tensors.
+        in_head: Of each, whether it is of the head.
+        per_weight: Whether p starts at log|theta0_j| of each weight (the paper), not at one value below the head,
+            2 log(mean|theta0|), and one for the head, log(mean|theta0|) (the authors' code).
+        step_size: Adam's on tensors below the head.
         head_step_size: Adam's on the head in the end.
         head_factor: How many times that it is in the beginning, at least 1.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,7 @@ def run_configs(
         tasks: Names of tasks that the recipe holds; empty for all of them.
         seeds: Seeds, each an integer >= 0.
         overrides: Dotted setting -> value, stronger than the recipe; a method's settings are taken only where the
-            recipe's method contains it.
+            recipe's method contains it, a task's (``cola.epochs``) only for that task.
         task_def: File with the task definitions.
         data_dir: Folder with the canonical TSV files; default RunConfig's.
         output_dir: Folder of all runs; default RunConfig's.
@@ -221,7 +221,9 @@ def run_configs(
                 f"(write tasks: {{{task}: {{}}}} to take the defaults)"
             )
         values = _merge(recipe.settings, recipe.tasks[task])
-        values = _merge(values, _nested(overrides, recipe.method))
+        own = _of_task(overrides, task, defined)
+        _refuse_owned(own, f"--set, task {task}")
+        values = _merge(values, _nested(own, recipe.method))
         values |= {key: str(path) for key, path in paths.items() if path is not None}
         values |= {"init_checkpoint": recipe.encoder, "method": recipe.method, "train_datasets": task}
         values["recipe"] = recipe.name
@@ -231,6 +233,18 @@ def run_configs(
             raise SettingError(f"{recipe.path}, task {task}: {error}") from None
         configs += [dataclasses.replace(config, seed=seed) for seed in seeds]
     return configs
+
+
+def _of_task(overrides: Mapping[str, Any], task: str, tasks: Collection[str]) -> dict[str, Any]:
+    """Those of dotted overrides that hold for a task; its own, such as ``cola.epochs``, win over the general ones."""
+    general, own = {}, {}
+    for key, value in overrides.items():
+        group, _, rest = key.partition(".")
+        if group not in tasks:
+            general[key] = value
+        elif group == task:
+            own[rest] = value
+    return general | own
 
 
 def _refuse_owned(settings: Mapping[str, Any], where: str) -> None:

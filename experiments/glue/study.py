@@ -69,7 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
     what.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="override a setting of every recipe, such as epochs=3 or pats.noise_scale=8e-3; may be repeated",
+        help="override a setting of every recipe, such as epochs=3, pats.noise_scale=8e-3 or, for one task, "
+        "cola.epochs=5; may be repeated",
     )  # fmt: skip
     what.add_argument(
         "--controls", action="store_true",
@@ -168,10 +169,11 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
     recipes = _recipes(chosen)
     if not chosen.unequal_grids:
         check_budgets(recipes)
-    groups = {part for recipe in recipes for part in recipe.method.split("+")}
+    groups = dict.fromkeys(part for recipe in recipes for part in recipe.method.split("+"))
+    groups |= dict.fromkeys(task for recipe in recipes for task in _tasks(chosen, recipe))
     for key in overrides:
         if "." in key and key.partition(".")[0] not in groups:
-            raise SettingError(f"--set {key}: no recipe here uses that method; methods here: {', '.join(groups)}")
+            raise SettingError(f"--set {key}: neither a method nor a task of this study; here: {', '.join(groups)}")
     configs: dict[Path, RunConfig] = {}
     cells: dict[tuple[str, str, str], Recipe] = {}
     for recipe in recipes:

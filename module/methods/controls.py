@@ -37,14 +37,14 @@ class NoDropout(FineTuningMethod):
 
 @dataclass(frozen=True, slots=True)
 class HeadLearningRateSettings:
-    """Settings of the learning rate of what is not pretrained.
+    """Settings of the learning rate of the head.
 
     Raises:
         ValueError: If the learning rate is not above 0.
     """
 
     learning_rate: float = 1e-2
-    """Peak learning rate of pooler and head, above 0. PAC-tuning: 1e-2."""
+    """Peak learning rate of the head, the layer above the pooler; above 0. PAC-tuning: 1e-2."""
 
     def __post_init__(self) -> None:
         """Check the range."""
@@ -65,13 +65,13 @@ class FrozenEmbeddings(FineTuningMethod):
 
 
 class HeadLearningRate(FineTuningMethod):
-    """Plain fine-tuning with a learning rate of its own for pooler and head."""
+    """Plain fine-tuning with a learning rate of its own for the head."""
 
     name = "head_learning_rate"
     is_control = True
     Settings = HeadLearningRateSettings
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Give pooler and head their own groups."""
-        divided = split_groups(groups, context.params, lambda info: info.pretrained)
-        return [group if pretrained else {**group, "lr": self.settings.learning_rate} for pretrained, group in divided]
+        """Give the head its own groups."""
+        divided = split_groups(groups, context.params, lambda info: info.role is Role.HEAD)
+        return [{**group, "lr": self.settings.learning_rate} if in_head else group for in_head, group in divided]

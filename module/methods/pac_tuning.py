@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from module.context import Accumulate, DropoutRates, MethodContext
 from module.method import FineTuningMethod, Resource
 from module.methods.controls import FrozenEmbeddings, HeadLearningRate, HeadLearningRateSettings, NoDropout
+from module.param_index import Role
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,14 +38,14 @@ class PACTuningSettings:
     stage1_epochs: int | None = None
     """The same as a number of epochs, at least 0, which then counts instead of the share."""
     head_learning_rate: float = 1e-2
-    """Peak learning rate of pooler and head, above 0. The paper: 1e-2."""
+    """Peak learning rate of the head, above 0. The paper: 1e-2. The pooler goes with the layers below it."""
     noise_step_size: float = 0.1
-    """Step of Adam on the logarithms of the noise of pretrained weights, above 0. The authors' code: 0.1."""
+    """Step of Adam on the logarithms of the noise below the head, above 0. The authors' code: 0.1."""
     head_noise_factor: float = 50.0
-    """The same for pooler and head, in units of head_learning_rate, at least 1; shrinks to 1 by a tenth every ten
+    """The same for the head, in units of head_learning_rate, at least 1; shrinks to 1 by a tenth every ten
     steps. The authors' code: 50."""
     initial_width: Literal["part", "weight"] = "part"
-    """First noise: one size for pretrained weights, (mean|w|)^2, and one for the head, mean|w| (the authors' code); or
+    """First noise: one size below the head, (mean|w|)^2, and one for the head, mean|w| (the authors' code); or
     |w| of each weight, at least 1e-6 (the paper)."""
     k_levels: int = 8
     """Widths of the prior at which K is fitted before training, at least 2. The authors' code: 8."""
@@ -128,7 +129,7 @@ class PACTuning(FineTuningMethod):
         self._infos = trainable(context)
         self._widths = NoiseWidths(
             self._weights(),
-            [not info.pretrained for info in self._infos],
+            [info.role is Role.HEAD for info in self._infos],
             settings.initial_width == "weight",
             settings.noise_step_size,
             settings.head_learning_rate,

@@ -130,6 +130,16 @@ def test_an_override_of_another_method_is_left_out() -> None:
     assert "pats" not in config.method_settings
 
 
+def test_an_override_of_one_task_holds_there_alone_and_wins() -> None:
+    (pats,) = find_recipes("bert-base-uncased", ["pats"])
+    overrides = {"rte.epochs": 7, "rte.pats.noise_scale": 1e-3, "epochs": 2, "pats.noise_scale": 2e-3}
+    rte, cola = run_configs(pats, ["rte", "cola"], [1], overrides)
+    assert (rte.epochs, cola.epochs) == (7, 2)
+    assert (rte.method_settings["pats"].noise_scale, cola.method_settings["pats"].noise_scale) == (1e-3, 2e-3)
+    with pytest.raises(SettingError, match=r"--set, task rte: seed is not set here; the study sets it \(--seeds\)"):
+        run_configs(pats, ["rte"], [1], {"rte.seed": 3})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -120,7 +120,7 @@ def test_overrides_reach_the_runs_and_their_identity(place: Place, capsys: pytes
         (["--devices", "gpu"], "--devices gpu: no device 'gpu'"),
         (["--workers_per_device", "0"], "--workers_per_device is 0; legal: an integer >= 1"),
         (["--tasks", "sst"], "has no settings for task 'sst'; it has cola, rte"),
-        (["--set", "sage.sensitivity_beta=1"], "no recipe here uses that method; methods here:"),
+        (["--set", "sage.sensitivity_beta=1"], "neither a method nor a task of this study; here:"),
         (["--set", "pats.noise_scale=-1"], "noise_scale"),
         (["--set", "epohcs=1"], "epohcs"),
         (["--encoder", "bert-base-uncased"], "give --encoder (and --methods) or --recipes, one of the two"),

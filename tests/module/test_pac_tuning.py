@@ -11,6 +11,7 @@ from module.context import DropoutRates
 from module.methods import build_method, parse_method
 from module.methods.pac_tuning import PACTuning, PACTuningSettings
 from module.pac_bayes import KCurve, NoiseWidths, fit_k
+from module.param_index import Role
 from module.random_streams import RandomStreams
 from mt_dnn.config import run_dir
 from mt_dnn.results import Status
@@ -296,7 +297,7 @@ def test_embeddings_are_left_out_and_the_head_has_its_rate(tiny_run):
         if info.role == "embeddings":
             assert id(info.parameter) not in rates
         else:
-            assert rates[id(info.parameter)] == (1e-3 if info.pretrained else 1e-2)
+            assert rates[id(info.parameter)] == (1e-2 if info.role is Role.HEAD else 1e-3)
 
 
 def test_k_is_fitted_before_training_and_leaves_no_trace(tiny_run):

@@ -55,7 +55,7 @@ def bound_gradients(theta, theta0, p, b, levels, values, gamma, m):
 
 
 def new_state(theta0, heads):
-    """The authors' start: one value for the pretrained part, 2 log mean|w|, and one for the head, log mean|w|."""
+    """The authors' start: one value below the head, 2 log mean|w|, and one for the head, log mean|w|."""
     means = {
         head: np.mean(np.concatenate([np.abs(w).ravel() for n, w in theta0.items() if (n in heads) == head]))
         for head in (False, True)
