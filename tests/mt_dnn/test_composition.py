@@ -19,11 +19,12 @@ REFUSED = {
     for group in (
         ("freelb", "smart", "r3f"),  # the perturbation of the word embeddings
         ("sam", "pgd", "pac_tuning"),  # the weights at which gradients are taken
-        ("mixout", "pgd", "pac_tuning"),  # noise on the weights of the forward pass
+        ("mixout", "pgd", "pac_tuning", "matched_noise"),  # noise on the weights of the forward pass
         ("mixout", "lora"),  # the encoder's linear layers
         ("hype", "pac_tuning"),
         ("pats", "pac_tuning"),
         ("pats", "pgd"),
+        ("pats", "matched_noise"),
         ("ema", "swa"),  # the weights that are evaluated
         ("recadam", "lora"),
         ("l2sp", "lora"),
@@ -33,6 +34,7 @@ REFUSED = {
 # Small enough for a tiny encoder and a learning rate of 3e-2, large enough to act.
 SETTINGS: dict[str, dict[str, object]] = {
     "pats": {"noise_scale": 1e-2, "threshold_mode": "none"},
+    "matched_noise": {"noise_scale": 1e-2, "threshold_mode": "none"},
     "hype": {"noise_scale": 1e-2},
     "r3f": {"noise_scale": 1e-2},
     "recadam": {"gamma": 10.0, "t0": 2},
