@@ -55,7 +55,7 @@ def test_pairs(tiny_run, tmp_path, pair):
         return
     assert parse_method(spec) == pair
     short = {
-        "epochs": 2, "train_size": 32, "save": "last", "checkpoint_seconds": 0.0, "log_per_updates": 1,
+        "epochs": 2, "train_size": 32, "save": "last", "log_per_updates": 1,
         **{name: SETTINGS[name] for name in pair if name in SETTINGS},
     }  # fmt: skip
     whole = tiny_run(method=spec, output_dir=tmp_path / "whole", **short)
