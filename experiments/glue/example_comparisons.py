@@ -81,7 +81,8 @@ def compare_examples(
         progress: Called with the name of each task before it is computed.
 
     Raises:
-        SettingError: damaged predictions, predictions that are not of the run's score, or two runs of a task that were scored on different examples.
+        SettingError: predictions that are damaged or are not of the run's score, or two runs of a task that were scored
+            on different examples.
     """
     found: dict[Pair, ExampleComparison] = {}
     groups = dict.fromkeys((p.encoder, p.task, p.selection) for p in chosen if p.task != AVERAGE)
@@ -168,7 +169,7 @@ def _compare(
     p_mcnemar = None
     if net:
         p_mcnemar = pooled_mcnemar(np.sum(net, axis=0)) if len(net) == len(there) else math.nan
-    new = _draw_seeds(resampled, random_seed)
+    new = draw_seeds(resampled, random_seed)
     p = bootstrap_p(new)
     return ExampleComparison(
         pair=pair, metric=metric, examples=sum(len(one.uids) for one in predictions[keys[stored[0]][0]].values()),
@@ -185,11 +186,18 @@ def _right(run: Mapping[str, Predictions]) -> NDArray[np.bool_]:
     return np.concatenate([one.predicted == one.labels for one in run.values()])
 
 
-def _draw_seeds(resampled: NDArray[np.float64], random_seed: int) -> NDArray[np.float64]:
-    """(R,) mean over seeds that are drawn anew for each sample of the examples; NaN with one seed.
+def draw_seeds(resampled: NDArray[np.float64], random_seed: int) -> NDArray[np.float64]:
+    """Draw the seeds anew too, for each bootstrap sample of the examples.
 
     Seeds and examples are crossed (every seed is scored on every example), so the two are drawn independently and an
     example that is drawn twice is so for every seed: the pigeonhole bootstrap (Owen 2007).
+
+    Args:
+        resampled: (R, seeds) differences on the samples of the examples.
+        random_seed: Of the draws.
+
+    Returns:
+        (R,) means over the drawn seeds; NaN with one seed.
     """
     count, seeds = resampled.shape
     if seeds < 2:

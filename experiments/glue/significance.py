@@ -3,10 +3,10 @@ r"""What a study's runs can and cannot show: every method against its control, o
     python -m experiments.glue.significance runs --study results/bert-base-uncased/study.json
     python -m experiments.glue.significance runs --baseline vanilla --selection last --out results/demo
 
-Over seeds: mean difference with Student's and the BCa bootstrap interval, exact sign-flip test, almost stochastic order.
-Over dev examples, from the stored predictions: bootstrap intervals of the task's own metric, McNemar's test. Holm's
-correction over the comparisons of one encoder and one selection rule. docs/statistics.md says what each one assumes and
-how often it is wrong.
+Over seeds: mean difference with Student's and the BCa bootstrap interval, exact sign-flip test, almost stochastic
+order. Over dev examples, from the stored predictions: bootstrap intervals of the task's own metric, McNemar's test.
+Holm's correction over the comparisons of one encoder and one selection rule. docs/statistics.md says what each one
+assumes and how often it is wrong.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Significance:
     seeds: tuple[SeedComparison, ...]
     examples: tuple[ExampleComparison, ...]
     """Empty when they were not asked for."""
+    alone: tuple[tuple[str, str], ...]
+    """(encoder, method) that has neither its control nor plain fine-tuning beside it, or no seed in common with it."""
 
 
 def analyse(
@@ -74,14 +76,17 @@ def analyse(
                 bar.update()
 
             over_examples = compare_examples(table, runs, chosen, resamples, random_seed, progress)
-    return Significance(tuple(compare_seeds(table, chosen, resamples, random_seed)), tuple(over_examples))
+    over_seeds = compare_seeds(table, chosen, resamples, random_seed)
+    compared = {(pair.encoder, name) for pair in chosen for name in (pair.method, pair.baseline)}
+    every = [(encoder, method) for encoder in table.encoders for method in table.rows_of(encoder)]
+    return Significance(tuple(over_seeds), tuple(over_examples), tuple(key for key in every if key not in compared))
 
 
 def write_significance(found: Significance, out: Path) -> list[Path]:
     """Write ``significance.md``, ``significance.csv`` and ``significance_seeds.csv`` into a folder, made if missing."""
     out.mkdir(parents=True, exist_ok=True)
     texts = {
-        "significance.md": markdown(found.seeds, found.examples),
+        "significance.md": markdown(found.seeds, found.examples, found.alone),
         "significance.csv": comparisons_csv(found.seeds, found.examples),
         "significance_seeds.csv": seeds_csv(found.seeds, found.examples),
     }
@@ -129,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             table, chosen.runs, chosen.baseline, SELECTIONS if chosen.selection == "both" else (chosen.selection,),
             chosen.resamples, chosen.random_seed, examples=not chosen.no_examples,
         )  # fmt: skip
-        print(markdown(found.seeds, found.examples), end="")
+        print(markdown(found.seeds, found.examples, found.alone), end="")
         for path in write_significance(found, chosen.out) if chosen.out else []:
             print(path, file=sys.stderr)
     except (SettingError, OSError) as error:

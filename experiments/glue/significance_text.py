@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from experiments.glue.cells import known_control
 from experiments.glue.comparisons import AVERAGE, Pair, SeedComparison, families
 from experiments.glue.csv_text import csv_text
 from experiments.glue.example_comparisons import ExampleComparison
@@ -13,17 +14,18 @@ from experiments.glue.paired_tests import LEVEL, seeds_needed, smallest_p
 from experiments.glue.render import interval_text, markdown_table
 from experiments.glue.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
-_OVER_SEEDS = (
-    "Points, method minus baseline, paired by seed. t: Student's 95 % interval of the mean difference; BCa: bootstrap "
-    "interval. p: two-sided exact sign-flip test; Holm: corrected over the rows. ε: violation ratio of almost stochastic "
-    "order and ε_min its 95 % upper bound, not corrected; below 0.5 the method's scores are almost stochastically larger."
-)
-_OVER_EXAMPLES = (
-    "From the stored predictions, the task's own metric, mean over the seeds. These models: 95 % bootstrap interval over "
-    "dev examples, the trained models as they are. New models: examples and seeds both drawn anew, with its p. McNemar: "
-    "exact test of right and wrong answers, these models. Holm: corrected over the rows. Only the seeds' spread says "
-    "anything about a method beyond the models that were trained."
-)
+_LEGEND = """\
+Points, method minus baseline, over the seeds that both have. Holm: p corrected over the rows of the table.
+
+Over seeds: t is Student's 95 % interval of the mean difference, BCa the bootstrap's, p the two-sided exact sign-flip
+test's; ε is the violation ratio of almost stochastic order and ε_min its 95 % upper bound, not corrected: below 0.5 the
+method's scores are almost stochastically larger.
+
+Over dev examples, the task's own metric: "these models" is the 95 % bootstrap interval over examples with the trained
+models as they are, McNemar the exact test of their right and wrong answers. "New models" is the 95 % bootstrap
+interval over examples and seeds both, with its p. These models say nothing of other seeds: a claim about a method needs
+new ones.
+"""
 
 
 def what_n_shows(n: int, comparisons: int) -> str:
@@ -50,9 +52,17 @@ def what_n_shows(n: int, comparisons: int) -> str:
     return text
 
 
-def markdown(over_seeds: Sequence[SeedComparison], over_examples: Sequence[ExampleComparison]) -> str:
-    """Everything as Markdown, by encoder and selection rule."""
-    parts: list[str] = []
+def markdown(
+    over_seeds: Sequence[SeedComparison], over_examples: Sequence[ExampleComparison], alone: Sequence[tuple[str, str]]
+) -> str:
+    """Everything as Markdown, by encoder and selection rule.
+
+    Args:
+        over_seeds: At least one comparison.
+        over_examples: Of the same pairs or fewer.
+        alone: (encoder, method) that nothing was compared with.
+    """
+    parts = [_LEGEND.strip()]
     chosen = [c.pair for c in over_seeds]
     encoder = None
     for places in families(chosen):
@@ -60,16 +70,18 @@ def markdown(over_seeds: Sequence[SeedComparison], over_examples: Sequence[Examp
         if first.encoder != encoder:
             encoder = first.encoder
             parts.append(f"## {encoder}")
+            if names := [method_title(method) for where, method in alone if where == encoder]:
+                parts.append(f"Without anything to compare them with in this table: {', '.join(names)}.")
         title = SELECTION_TITLES[first.selection]
         family = [over_seeds[i] for i in places]
         counts = sorted({c.difference.n for c in family})
-        parts += [f"### {title[0].upper()}{title[1:]}, over seeds", _OVER_SEEDS]
+        parts.append(f"### {title[0].upper()}{title[1:]}, over seeds")
         parts += [what_n_shows(n, len(family)) for n in counts]
         parts.append(markdown_table(_SEED_COLUMNS, [_seed_row(c) for c in family]))
         parts += _remarks(family)
         shown = [c for c in over_examples if (c.pair.encoder, c.pair.selection) == (first.encoder, first.selection)]
         if shown:
-            parts += [f"### {title[0].upper()}{title[1:]}, over dev examples", _OVER_EXAMPLES]
+            parts.append(f"### {title[0].upper()}{title[1:]}, over dev examples")
             parts.append(markdown_table(_EXAMPLE_COLUMNS, [_example_row(c) for c in shown]))
             parts += [
                 f"{_name(c.pair)}, {_task(c.pair, c.metric)}: without seeds {', '.join(map(str, c.without))}, whose "
@@ -110,6 +122,14 @@ def _remarks(family: Sequence[SeedComparison]) -> list[str]:
         if c.bca.degenerate:
             found.setdefault(c.bca.degenerate, []).append(f"{_name(c.pair)} {_task(c.pair, c.metric)}")
     remarks = [f"Not to be relied on, {reason}: {'; '.join(names)}." for reason, names in found.items()]
+    others = {
+        _name(c.pair): method_title(control)
+        for c in family
+        if (control := known_control(c.pair.method)) is not None and control != c.pair.baseline
+    }
+    if others:
+        named = "; ".join(f"{name} ({control})" for name, control in others.items())
+        remarks.append(f"Not compared with their own control: {named}.")
     if any(not c.sign_flip.exact for c in family):
         remarks.append("p with more than 20 seeds: of random sign flips, not of all.")
     return ["  \n".join(remarks)] if remarks else []
