@@ -265,7 +265,8 @@ def _markdown_entry(entry: Entry) -> str:
     number = _number(entry.mean, entry.signed)
     text = f"**{number}**" if entry.bold else number
     text += f" ± {_number(entry.std)}" if _shown(entry.std) else ""
-    text += f" {interval_text(entry.interval)}" if entry.interval is not None else ""
+    if entry.interval is not None and (interval := interval_text(entry.interval)):
+        text += f" {interval}"
     return text + (f" ({entry.remark})" if entry.remark else "") + note
 
 
