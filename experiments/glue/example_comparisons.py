@@ -90,8 +90,12 @@ def compare_examples(
         progress(f"{encoder} {task} {selection}")
         group = [p for p in chosen if (p.encoder, p.task, p.selection) == (encoder, task, selection)]
         methods = list(dict.fromkeys(name for p in group for name in (p.method, p.baseline)))
-        predictions = _read_all(table, runs, encoder, methods, task, selection)
         metric = table.metric(task)
+        if metric not in list(Metric):
+            raise SettingError(
+                f"{task}: its runs were scored by different metrics, {metric}; use one --task_def for all"
+            )
+        predictions = _read_all(table, runs, encoder, methods, task, selection)
         drawn = _draw(predictions, Metric(metric), resamples, random_seed) if predictions else {}
         for pair in group:
             compared = _compare(table, pair, metric, predictions, drawn, random_seed)

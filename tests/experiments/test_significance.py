@@ -191,6 +191,10 @@ def test_what_is_not_comparable_is_refused_in_one_line(runs: Path, capsys: pytes
     assert "they are of two runs" in message()
     (folder / "predictions.npz").write_bytes(whole[:200])
     assert "predictions.npz is damaged" in message()
+    (folder / "predictions.npz").write_bytes(whole)
+    result = folder / "result.json"
+    result.write_text(result.read_text().replace('"F1"', '"ACC"'))
+    assert "mrpc: its runs were scored by different metrics, ACC/F1" in message()
 
 
 def test_a_seed_without_predictions_is_named_and_one_without_a_score_makes_nan(runs: Path) -> None:
