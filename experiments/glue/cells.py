@@ -97,6 +97,8 @@ class Table:
     encoders: tuple[str, ...]
     methods: tuple[str, ...]
     tasks: tuple[str, ...]
+    step_times: Mapping[str, float] = field(default_factory=dict)
+    """Method -> measured time of a step over plain fine-tuning's; empty: not to be shown."""
 
     def cell(self, encoder: str, method: str, task: str) -> Cell | None:
         """The cell, or None where nothing was run."""

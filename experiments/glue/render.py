@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from experiments.glue.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
@@ -75,19 +75,23 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
                 for task in table.tasks
             ]
             entries.append(_average_entry(table.average(encoder, method, selection), len(table.tasks)))
+            entries += _time_entries(table, method)
             rows.append(Row(_label(table, encoder, method), tuple(entries)))
             published = paper.row(encoder, method)
             if published is not None and selection == "best":
-                rows.append(_paper_row(published, table.tasks, method))
-        blocks.append((SELECTION_TITLES[selection], _with_bold(rows)))
+                paper_row = _paper_row(published, table.tasks, method)
+                none = (Entry(None, printed="-"),) if table.step_times else ()
+                rows.append(replace(paper_row, entries=paper_row.entries + none))
+        blocks.append((SELECTION_TITLES[selection], _with_bold(rows, average=len(table.tasks))))
         if gains := _gains(table, encoder, selection, seeds):
             blocks.append((f"{SELECTION_TITLES[selection]}, minus the control", gains))
     columns = [" ".join(filter(None, (task_title(t), metric_title(table.metric(t))))) for t in table.tasks]
     return EncoderTable(
         encoder=encoder,
         heading=_heading(cells, seeds, any(row.published for _, rows in blocks for row in rows))
-        + _about_controls(table, encoder),
-        columns=("method", *columns, "average"),
+        + _about_controls(table, encoder)
+        + (" Step time: over plain fine-tuning's, measured apart." if table.step_times else ""),
+        columns=("method", *columns, "average", *(["step time"] if table.step_times else [])),
         blocks=tuple(blocks),
         notes=tuple(f"{task_title(task)}, {method_title(m)}: {notes[m, task]}" for m, task in notes),
     )
@@ -118,6 +122,7 @@ def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tupl
             if average is not None
             else Entry(math.fsum(d.mean for d in there) / len(there), remark=remark or "seeds differ", signed=True)
         )
+        entries += _time_entries(table, method)
         rows.append(Row(f"{method_title(method)} - {method_title(control)}", tuple(entries)))
     return tuple(rows)
 
@@ -200,18 +205,25 @@ def _paper_row(published: PaperRow, tasks: Sequence[str], method: str) -> Row:
     return Row(label, tuple(entries), published=True)
 
 
-def _with_bold(rows: Sequence[Row]) -> tuple[Row, ...]:
+def _time_entries(table: Table, method: str) -> list[Entry]:
+    """The last column of a table with step times, else nothing."""
+    if not table.step_times:
+        return []
+    factor = table.step_times.get(method)
+    return [Entry(None, printed="-" if factor is None else f"{factor:.2f}x")]
+
+
+def _with_bold(rows: Sequence[Row], average: int) -> tuple[Row, ...]:
     """Mark the best mean of each column as it is printed; published rows, part averages and lone rows are not."""
     ours = [row for row in rows if not row.published]
     bold: set[tuple[int, int]] = set()
-    last = len(rows[0].entries) - 1 if rows else -1
-    for column in range(last + 1):
+    for column in range(average + 1):
         means = {
             i: round(e.mean, 2)
             for i, row in enumerate(ours)
             if (e := row.entries[column]).mean is not None
             and not math.isnan(e.mean)
-            and not (column == last and e.remark)
+            and not (column == average and e.remark)
         }
         if len(means) > 1:
             bold |= {(i, column) for i, mean in means.items() if mean == max(means.values())}

@@ -315,3 +315,20 @@ def test_the_number_of_settings_tried_is_shown(tmp_path: Path) -> None:
     assert line(text, "PATS, best of 36 settings") == ["**60.00**", "**60.00**"]
     trials = {row["method"]: row["trials"] for row in rows(cells_csv(gather(tmp_path, wanted), PAPER_TABLES))}
     assert trials == {"vanilla": "1", "pats": "36"}
+
+
+def test_step_times_stand_in_a_last_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method in ("vanilla", "pats", "sage"):
+        for seed in (1, 2):
+            write_run(tmp_path / "runs", method=method, seed=seed, best=60.0 + seed, last=59.0)
+    costs = tmp_path / "costs.json"
+    costs.write_text(json.dumps({"methods": {"pats": {"time_factor": {"median": 1.084}}}}))
+    assert main([str(tmp_path / "runs"), "--step_times", str(costs), "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert (line(shown, "vanilla")[-1], line(shown, "PATS")[-1], line(shown, "SAGE")[-1]) == ("1.00x", "1.08x", "-")
+    assert line(shown, "PATS - vanilla", "Best dev epoch, minus the control")[-1] == "1.08x"
+    assert line(shown, "PATS, paper")[-1] == "-"
+    assert "1.08x" in (tmp_path / "out/table.tex").read_text()
+    costs.write_text("{}")
+    assert main([str(tmp_path / "runs"), "--step_times", str(costs)]) == 2
+    assert "no result of benchmarks.methods (KeyError: 'methods')" in capsys.readouterr().err
