@@ -308,7 +308,7 @@ def cells_csv(table: Table, paper: Paper) -> str:
                  *(cell.count(s) for s in (Status.DEGENERATE, Status.DIVERGED, Status.FAILED)),
                  " ".join(map(str, cell.missing)), cell.run_id]
             )  # fmt: skip
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def seeds_csv(table: Table) -> str:
@@ -323,7 +323,7 @@ def seeds_csv(table: Table) -> str:
                 score = cell.scores(selection).get(result.seed)
                 rows.append([*key, cell.run_id, result.seed, selection, epoch.epoch if epoch else None, score,
                              result.status.value, result.error])  # fmt: skip
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def _sorted_cells(table: Table) -> list[tuple[tuple[str, str, str], Cell]]:
@@ -331,7 +331,8 @@ def _sorted_cells(table: Table) -> list[tuple[tuple[str, str, str], Cell]]:
     return [(key, table.cells[key]) for key in keys if key in table.cells]
 
 
-def _csv(rows: Sequence[Sequence[object]]) -> str:
+def csv_text(rows: Sequence[Sequence[object]]) -> str:
+    """Rows, the header first, as CSV; None is empty, floats are unrounded."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()

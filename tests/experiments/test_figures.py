@@ -28,13 +28,13 @@ def runs(tmp_path: Path) -> Path:
 def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved."""
     kept: list[Figure] = []
-    real = figures._save
+    real = figures.save
 
     def keep(figure: Figure, stem: Path) -> list[Path]:
         kept.append(figure)
         return real(figure, stem)
 
-    monkeypatch.setattr(figures, "_save", keep)
+    monkeypatch.setattr(figures, "save", keep)
     return kept
 
 
