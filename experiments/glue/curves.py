@@ -48,7 +48,7 @@ def learning_curves(table: Table, runs: Path, stem: Path) -> list[Path]:
         columns = min(_PER_ROW, len(panels))
         blocks = -(-len(panels) // columns)
         width = COLUMN if columns == 1 else 2.3 * columns
-        figure, axes = canvas(2 * blocks, columns, width, 3.4 * blocks + 0.4, sharex=False)
+        figure, axes = canvas(2 * blocks, columns, width, 3.4 * blocks + 0.4)
         for place in range(columns * blocks):
             block, column = divmod(place, columns)
             pair = [axes[(2 * block + row) * columns + column] for row in (0, 1)]
@@ -62,6 +62,10 @@ def learning_curves(table: Table, runs: Path, stem: Path) -> list[Path]:
             pair[1].set_ylabel("training loss")
             for axis, quantity in zip(pair, _QUANTITIES, strict=True):
                 rows += _panel(axis, table, runs, (encoder, task), quantity)
+            pair[0].sharex(pair[1])
+            pair[0].tick_params(labelbottom=False)
+            pair[1].set_xlabel("epoch")
+            pair[1].set_xlim(left=0.0)
         legend_below(figure, line_handles([method_title(method) for method in table.methods]))
         return [*save(figure, stem), save_data(stem, rows)]
 
@@ -86,7 +90,6 @@ def _panel(axis: Axes, table: Table, runs: Path, place: tuple[str, str], quantit
              float(std[i]) if len(curves) > 1 else None]
             for i, epoch in enumerate(epochs)
         ]  # fmt: skip
-    axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     axis.grid()
     return rows

@@ -13,6 +13,7 @@ from experiments.glue.cells import Selection
 from experiments.glue.plotting import (
     COLUMN,
     canvas,
+    heading,
     legend_below,
     line_handles,
     look,
@@ -70,9 +71,9 @@ def draw_data_share(
     encoder, task, metric = place
     shares = sorted({point.share for point in points})
     with style():
-        figure, (above, below) = canvas(2, 1, COLUMN, 3.6, sharex=True)
+        figure, (above, below) = canvas(2, 1, COLUMN, 3.8, sharex=True)
         seeds = len({point.seed for point in points})
-        above.set_title(f"{task_title(task)}, {encoder}" + (f": mean ± std, n = {seeds}" if seeds > 1 else ""))
+        heading(figure, f"{task_title(task)}, {encoder}" + (f": mean ± std, n = {seeds}" if seeds > 1 else ""))
         above.set_ylabel(f"{metric_title(metric) or 'score'} (%), {SELECTION_TITLES[selection]}")
         below.set_ylabel(r"standard deviation of $\bar{s}$")
         below.set_xlabel("share of the training data (%)")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from experiments.glue.plotting import (
     COLUMN,
     canvas,
+    heading,
     legend_below,
     line_handles,
     look,
@@ -32,7 +33,7 @@ Summaries = Mapping[str, Mapping[int, SensitivitySummary]]
 """Method -> seed -> sensitivities."""
 
 _STATISTICS = {"std": "std of s̄", "gini": "Gini coefficient", "entropy": "entropy (bits)"}
-_HIDDEN = 1e-4  # of the full range, ends where no method has this density are not shown
+_HIDDEN = 2e-3  # of the full range, ends where no method has this density are not shown
 
 
 def draw_distribution(summaries: Summaries, title: str, stem: Path) -> list[Path]:
@@ -50,9 +51,10 @@ def draw_distribution(summaries: Summaries, title: str, stem: Path) -> list[Path
         ["method", "range", "low", "high", "n_seeds", "share_mean", "share_std", "density_mean", "density_std"]
     ]
     with style():
-        figure, (above, below) = canvas(2, 1, COLUMN, 4.1)
-        above.set_title(f"{title}: the range of the paper's Figure 2")
-        below.set_title("all entries; shaded: the range above")
+        figure, (above, below) = canvas(2, 1, COLUMN, 4.1 + 0.08 * max(0, len(summaries) - 3))
+        heading(figure, title)
+        above.set_title("the paper's range")
+        below.set_title("the whole distribution; shaded: the paper's range")
         for axis, name, span in ((above, "paper", PAPER_RANGE), (below, "full", FULL_RANGE)):
             edges = bin_edges(*span)
             axis.set_xscale("log")
@@ -114,23 +116,22 @@ def draw_concentration(summaries: Summaries, title: str, stem: Path) -> list[Pat
     """
     rows: list[list[object]] = [["method", "statistic", "seed", "value"]]
     with style():
-        figure, axes = canvas(1, len(_STATISTICS), COLUMN, 0.85 + 0.22 * len(summaries), sharey=True)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=8)
+        figure, axes = canvas(len(_STATISTICS), 1, COLUMN, 0.3 + len(_STATISTICS) * (0.45 + 0.2 * len(summaries)))
+        heading(figure, title)
         for axis, (name, label) in zip(axes, _STATISTICS.items(), strict=True):
             for place, (method, by_seed) in enumerate(summaries.items()):
                 values = [float(getattr(s, name)) for s in by_seed.values()]
                 rows += [[method, name, seed, value] for seed, value in zip(by_seed, values, strict=True)]
                 _dots(axis, values, place)
-            axis.set_xlabel(label, fontsize=7)
-            axis.tick_params(axis="x", labelsize=6)
-            axis.locator_params(axis="x", nbins=3)
-            axis.xaxis.offsetText.set_fontsize(6)
+            axis.set_xlabel(label)
+            axis.ticklabel_format(axis="x", useOffset=False)
+            axis.locator_params(axis="x", nbins=5)
             axis.tick_params(axis="y", length=0)
-            axis.margins(x=0.15)
+            axis.margins(x=0.1)
             axis.grid(axis="x")
             axis.spines["left"].set_visible(False)
-        axes[0].set_yticks(range(len(summaries)), [method_title(method) for method in summaries])
-        axes[0].set_ylim(len(summaries) - 0.5, -0.5)
+            axis.set_yticks(range(len(summaries)), [method_title(method) for method in summaries])
+            axis.set_ylim(len(summaries) - 0.5, -0.5)
         return [*save(figure, stem), save_data(stem, rows)]
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from data_utils.errors import SettingError
 from experiments.glue.cells import Cell, Selection, Table, Wanted, gather
 from experiments.glue.curves import learning_curves
 from experiments.glue.paper import Paper, load_paper
-from experiments.glue.plotting import GREY, canvas, legend_below, look, save, style, swarm
+from experiments.glue.plotting import GREY, canvas, heading, legend_below, look, save, style, swarm
 from experiments.glue.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
 if TYPE_CHECKING:
@@ -117,9 +116,7 @@ def _strip_legend(figure: Figure, table: Table, in_paper: bool) -> None:
         handles.append(Line2D([], [], color="black", linestyle="none", marker="x", label="the paper's mean (best)"))
     legend_below(figure, handles, fontsize=8)
     one = f"{table.encoders[0]}, " if len(table.encoders) == 1 else ""
-    title = f"{one}{'one seed' if seeds == 1 else f'each dot one of {seeds} seeds'}"
-    characters = int(figure.get_figwidth() * 13)
-    figure.suptitle(textwrap.fill(title, characters), fontsize=10, x=0.01, ha="left")
+    heading(figure, f"{one}{'one seed' if seeds == 1 else f'each dot one of {seeds} seeds'}", size=10)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

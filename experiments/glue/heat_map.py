@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from experiments.glue.plotting import COLUMN, canvas, mean_std, save, save_data, style
+from experiments.glue.plotting import COLUMN, canvas, heading, mean_std, save, save_data, style
 from experiments.glue.titles import method_title
 from module.sensitivity_summary import SensitivitySummary
 
@@ -26,6 +26,8 @@ _TITLES = {
     "output.dense": "feed-forward out",
 }
 _LEAVES = {"weight": "W", "bias": "b"}
+_FLOOR = 1e-3  # of the median; the key's bias has no gradient but rounding errors and would take up the whole scale
+_ONE_COLUMN = 3  # methods up to which the panels stand one below the other
 
 
 def draw_heat_map(summaries: Mapping[str, Mapping[int, SensitivitySummary]], title: str, stem: Path) -> list[Path]:
@@ -39,6 +41,7 @@ def draw_heat_map(summaries: Mapping[str, Mapping[int, SensitivitySummary]], tit
     Returns:
         The PNG, the PDF and the CSV.
     """
+    import matplotlib as mpl
     from matplotlib.colors import LogNorm
 
     shown = {method: by_seed for method, by_seed in summaries.items() if by_seed}
@@ -56,20 +59,33 @@ def draw_heat_map(summaries: Mapping[str, Mapping[int, SensitivitySummary]], tit
             mean, std = (float(value[0]) for value in mean_std(np.array([means]).T))
             grids[method][kinds.index(_kind(path)), layers.index(_layer(path))] = mean
             rows.append([method, _layer(path), _kind(path), len(means), mean, std if len(means) > 1 else None])
-    positive = np.concatenate([grid[grid > 0.0] for grid in grids.values()])
-    # A zero (the key's bias may be one) has no place on a logarithmic scale: it is left white.
-    norm = LogNorm(positive.min(), positive.max() * 1.0001) if positive.size else LogNorm(1e-12, 1.0)
+    low, high = _limits(np.concatenate([grid.ravel() for grid in grids.values()]))
+    colours = mpl.colormaps["viridis"].with_extremes(under="#bbbbbb", bad="white")
     with style():
-        height = 0.6 + len(shown) * (0.35 + 0.135 * len(kinds)) + 0.35
-        figure, axes = canvas(len(shown), 1, COLUMN, height, sharex=True)
-        figure.suptitle(f"{title}: mean s̄ by layer and tensor", x=0.01, ha="left", fontsize=8)
-        for axis, (method, grid) in zip(axes, grids.items(), strict=True):
-            image = axis.imshow(np.ma.masked_less_equal(grid, 0.0), norm=norm, cmap="viridis", aspect="auto")
+        columns = 1 if len(shown) <= _ONE_COLUMN else 2
+        lines = -(-len(shown) // columns)
+        figure, axes = canvas(lines, columns, COLUMN * columns, 0.9 + lines * (0.35 + 0.135 * len(kinds)))
+        heading(figure, f"{title}: mean s̄ by layer and tensor")
+        for axis, (method, grid) in zip(axes, grids.items(), strict=False):
+            image = axis.imshow(grid, norm=LogNorm(low, high), cmap=colours, aspect="auto", interpolation="nearest")
             _label(axis, method_title(method), kinds, layers)
-        axes[-1].set_xlabel("layer")
-        bar = figure.colorbar(image, ax=axes, location="bottom", aspect=35, pad=0.02)
-        bar.ax.tick_params(labelsize=6)
+        for axis in axes[max(0, len(grids) - columns) : len(grids)]:
+            axis.set_xlabel("layer", labelpad=1)
+        for axis in axes[len(grids) :]:
+            axis.axis("off")
+        bar = figure.colorbar(image, ax=axes, location="bottom", aspect=35, pad=0.02, extend="min")
+        bar.set_label("mean s̄ (W weights, b biases; grey: below the scale)", fontsize=7)
+        bar.ax.tick_params(which="both", labelsize=6)
         return [*save(figure, stem), save_data(stem, rows)]
+
+
+def _limits(means: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Ends of the colour scale; what is lower, zeros included, is grey."""
+    positive = means[means > 0.0]
+    if not positive.size:
+        return 1e-12, 1.0
+    low = float(positive[positive >= _FLOOR * np.median(positive)].min())
+    return low, max(float(positive.max()), 1.001 * low)
 
 
 def _label(axis: Axes, title: str, kinds: list[str], layers: list[int]) -> None:

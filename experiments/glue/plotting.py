@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,6 +86,12 @@ def canvas(rows: int, columns: int, width: float, height: float, **subplots: Any
     return figure, list(figure.subplots(rows, columns, squeeze=False, **subplots).flat)
 
 
+def heading(figure: Figure, text: str, size: float = 8) -> None:
+    """Put a title at the figure's upper left, broken into lines where it is too wide."""
+    characters = int(figure.get_figwidth() * 132 / size)
+    figure.suptitle(textwrap.fill(text, characters), fontsize=size, x=0.01, ha="left")
+
+
 def legend_below(figure: Figure, handles: Sequence[Artist], **options: Any) -> None:
     """Put a legend under the axes, in as many columns as the figure's width has room for."""
     if not handles:
@@ -149,6 +156,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
         metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
         figure.savefig(buffer, format=file.suffix[1:], dpi=300, metadata=metadata)
         write_bytes_atomic(file, buffer.getvalue())
+        figure.set_layout_engine("none")  # the second file has the first one's layout, without its work
     return files
 
 
