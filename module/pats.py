@@ -99,12 +99,12 @@ class PATS:
         """Hook into an optimizer and return self.
 
         Raises:
-            ValueError: If this object is attached already, the optimizer perturbs by itself, or a trainable parameter
-                to be perturbed is not one of the optimizer's.
+            ValueError: If this object is attached already, the optimizer perturbs by itself and this object would too,
+                or a trainable parameter to be perturbed is not one of the optimizer's.
         """
         if self._optimizer is not None:
             raise ValueError("This PATS is attached already: call detach() first")
-        if isinstance(optimizer, PATSAdamax):
+        if isinstance(optimizer, PATSAdamax) and not self.rule.is_silent:
             raise ValueError("PATSAdamax perturbs by itself: attach PATS to another optimizer, or use PATSAdamax alone")
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for info in self._perturbed:
@@ -204,7 +204,7 @@ class PATS:
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        here, there = _by_device(self._pending)
+        here, there = _by_device([] if self.rule.is_silent else self._pending)
         self._pending = []
         if here:
             self._perturb_on_host(optimizer, here)

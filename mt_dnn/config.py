@@ -23,7 +23,7 @@ _NOT_IDENTITY = frozenset(
     {
         "seed", "recipe", "task_def", "data_dir", "cache_dir", "output_dir", "device", "threads",
         "log_per_updates", "checkpoint_seconds", "save", "tensorboard", "eval_batch_tokens",
-        "compile",
+        "compile", "sensitivity_beta",
     }
 )  # fmt: skip
 
@@ -95,6 +95,9 @@ class RunConfig:
     step then is slower); off by default, because the shapes of packed batches vary."""
     eval_batch_tokens: int = 8192
     """Tokens per evaluation batch."""
+    sensitivity_beta: float | None = None
+    """Watch |theta * gradient| of the encoder layers, whatever the method, as a moving average with this beta, in
+    [0, 1), and write sensitivity.json for Figures 2 and 3 at the end. Changes no number; default: do not watch."""
     seed: int = 2018
     """Seed of head initialisation, data order, dropout and noise, each a stream of its own."""
 
@@ -222,6 +225,7 @@ _RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("train_fraction", "a share in (0, 1]", lambda v: 0.0 < v <= 1.0),
     ("train_size", "an integer >= 1", lambda v: v >= 1),
     ("eval_batch_tokens", "an integer >= 1", lambda v: v >= 1),
+    ("sensitivity_beta", "a share in [0, 1)", _share),
     ("seed", "an integer in [0, 2^63)", lambda v: 0 <= v < 2**63),
     ("checkpoint_seconds", "a number >= 0", _not_negative),
     ("log_per_updates", "an integer >= 1", lambda v: v >= 1),

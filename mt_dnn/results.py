@@ -96,6 +96,7 @@ class RunDirectory:
         self.run_json = path / "run.json"
         self.metrics_jsonl = path / "metrics.jsonl"
         self.predictions_npz = path / "predictions.npz"
+        self.sensitivity_json = path / "sensitivity.json"
         self.result_json = path / "result.json"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tb"
@@ -195,6 +196,6 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Remove what an earlier, failed attempt left, all but the lock and the checkpoints."""
-        for file in (self.metrics_jsonl, self.predictions_npz, self.result_json):
+        for file in (self.metrics_jsonl, self.predictions_npz, self.sensitivity_json, self.result_json):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.tensorboard, ignore_errors=True)

@@ -29,6 +29,7 @@ from mt_dnn.precision import resolve_precision
 from mt_dnn.prefetch import prefetch
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
 from mt_dnn.schedule import learning_rate_multiplier
+from mt_dnn.sensitivity_watch import SensitivityWatch
 from mt_dnn.tracking import Tracker
 from mt_dnn.train_state import TrainState
 from mt_dnn.training_step import TrainingStep
@@ -79,6 +80,7 @@ class Trainer:
         parts.model.n_examples, parts.model.passes = len(self.rows), self._one_pass
         self.network, self.method, self.optimizer = parts.network, parts.method, parts.optimizer
         self.context, self.streams = parts.context, parts.streams
+        self.watch = SensitivityWatch(parts.network, parts.optimizer, config.sensitivity_beta)
         self.step = TrainingStep(parts, self.precision, config.global_grad_clipping, self.device)
         torch.manual_seed(stream_seed(config.seed, "dropout"))
 
@@ -100,6 +102,8 @@ class Trainer:
             log.warning("%s diverged at step %d: %s", self.directory.path, self.state.step, error)
         result = self.result(Status.DIVERGED if error else self._status(), error)
         self.directory.write_predictions(self._predictions())
+        if error is None:
+            self.watch.write(self.directory)
         self.directory.write_result(result)
         checkpoint.drop_last(self.directory.checkpoints)
         self.tracker.close()
@@ -217,6 +221,7 @@ class Trainer:
                 "state": state.to_plain(),
                 "optimizer": self.optimizer.state_dict(),
                 "method": self.method.state_dict(),
+                "sensitivity": self.watch.state_dict(),
                 "scaler": self.step.scaler.state_dict(),
                 "random": self.streams.state(),
                 "metrics_size": self.tracker.flush(),
@@ -240,6 +245,7 @@ class Trainer:
         self.network.load_state_dict(loaded.model)
         self.optimizer.load_state_dict(plain["optimizer"])
         self.method.load_state_dict(plain["method"])
+        self.watch.load_state_dict(plain.get("sensitivity", {}), loaded.step)
         self.step.scaler.load_state_dict(plain["scaler"])
         self.state = TrainState.from_plain(plain["state"], self.device)
         self.streams.restore(plain["random"])

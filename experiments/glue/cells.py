@@ -168,13 +168,18 @@ class Wanted:
             OSError: it cannot be read.
         """
         try:
-            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-            return cls(
-                {(c["encoder"], c["method"], c["task"]): (c["run_id"], tuple(c["seeds"])) for c in cells},
-                {(c["encoder"], c["method"], c["task"]): int(c.get("trials", 1)) for c in cells},
-            )
+            return cls.of(json.loads(path.read_text(encoding="utf-8"))["cells"])
         except (ValueError, KeyError, TypeError) as error:
             raise SettingError(f"{path} is not a study.json ({type(error).__name__}: {error})") from None
+
+    @classmethod
+    def of(cls, cells: Iterable[Mapping[str, Any]]) -> Wanted:
+        """The cells of ``study.json``, each a mapping of encoder, method, task, run_id, seeds and trials."""
+        keyed = [((c["encoder"], c["method"], c["task"]), c) for c in cells]
+        return cls(
+            {key: (c["run_id"], tuple(c["seeds"])) for key, c in keyed},
+            {key: int(c.get("trials", 1)) for key, c in keyed},
+        )
 
 
 def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = ()) -> Table:
@@ -212,6 +217,12 @@ def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = 
         cells[key] = Cell(*key, run_id, shown, tuple(sorted(expected)), trials)
     encoders, methods, tasks = ({key[i] for key in cells} for i in range(3))
     return Table(cells, tuple(sorted(encoders)), _beside_controls(methods), _ordered(tasks, TASK_ORDER))
+
+
+def run_folders(cell: Cell, runs: Path) -> dict[int, Path]:
+    """Seed -> folder of each of a cell's finished runs."""
+    parent = runs / cell.task / cell.encoder / cell.method / cell.run_id
+    return {result.seed: parent / f"seed={result.seed}" for result in cell.results}
 
 
 def _was_started(seed_dir: Path) -> bool:

@@ -2,13 +2,13 @@
 
     python -m experiments.glue.figures runs/ [--study study.json] --out DIR
 
-Writes ``strip.png``, ``strip.pdf`` and, with ``--curves``, ``curves.png``, ``curves.pdf`` per encoder.
+Writes ``strip.png`` and ``strip.pdf``, whose numbers are those of ``table_seeds.csv``, and with ``--curves``
+``curves.png``, ``curves.pdf`` and ``curves.csv``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ import numpy as np
 
 from data_utils.errors import SettingError
 from experiments.glue.cells import Cell, Selection, Table, Wanted, gather
+from experiments.glue.curves import learning_curves
 from experiments.glue.paper import Paper, load_paper
+from experiments.glue.plotting import GREY, canvas, heading, legend_below, look, save, style, swarm
 from experiments.glue.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with any colour vision; the marker's fill tells best from last a second time.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
-_GREY = "#555555"
 _PER_ROW = 4
+_WIDTH = 3.4  # inches of a panel: room for the names of compositions beside the dots
 _SHIFTS: dict[Selection, float] = {"best": -0.18, "last": 0.18}
 
 
@@ -48,15 +48,16 @@ def seed_strips(table: Table, stem: Path) -> list[Path]:
     columns = min(_PER_ROW, max(1, len(panels) if len(table.encoders) == 1 else len(table.tasks)))
     rows = max(1, math.ceil(len(panels) / columns))
     height = 1.0 + 0.62 * max(1, len(table.methods))
-    figure, axes = _canvas(rows, columns, width=3.4, height=height)
-    for axis, (encoder, task) in zip(axes, panels, strict=False):
-        title = task_title(task) if len(table.encoders) == 1 else f"{task_title(task)}, {encoder}"
-        axis.set_title(title, fontsize=10, loc="left", fontweight="bold")
-        _strip_panel(axis, table, paper, encoder, task)
-    for axis in axes[len(panels) :]:
-        axis.axis("off")
-    _strip_legend(figure, table, in_paper=any(paper.row(e, m) for e in table.encoders for m in table.methods))
-    return _save(figure, stem)
+    with style():
+        figure, axes = canvas(rows, columns, _WIDTH * columns, height * rows + 1.0)
+        for axis, (encoder, task) in zip(axes, panels, strict=False):
+            title = task_title(task) if len(table.encoders) == 1 else f"{task_title(task)}, {encoder}"
+            axis.set_title(title, fontsize=10, fontweight="bold")
+            _strip_panel(axis, table, paper, encoder, task)
+        for axis in axes[len(panels) :]:
+            axis.axis("off")
+        _strip_legend(figure, table, in_paper=any(paper.row(e, m) for e in table.encoders for m in table.methods))
+        return save(figure, stem)
 
 
 def _strip_panel(axis: Axes, table: Table, paper: Paper, encoder: str, task: str) -> None:
@@ -66,19 +67,17 @@ def _strip_panel(axis: Axes, table: Table, paper: Paper, encoder: str, task: str
         if cell is not None and published is not None and task in published.scores:
             axis.plot(published.scores[task], row + _SHIFTS["best"], "x", color="black", markersize=5, zorder=4)
         for selection, shift in _SHIFTS.items():
-            if cell is None or not _strip(axis, cell, selection, row + shift, _colour(table, method)):
+            if cell is None or not _strip(axis, cell, selection, row + shift, look(row).colour):
                 axis.annotate("missing", (0.02, row + shift), xycoords=("axes fraction", "data"),
-                              fontsize=7, color=_GREY, va="center")  # fmt: skip
+                              fontsize=7, color=GREY, va="center")  # fmt: skip
     axis.set_yticks(range(len(table.methods)), [method_title(method) for method in table.methods], fontsize=9)
     axis.set_ylim(len(table.methods) - 0.5, -0.5)
     axis.set_xlabel(f"{metric_title(table.metric(task)) or 'score'} (%), dev", fontsize=8)
     axis.tick_params(axis="x", labelsize=8)
     axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axis.set_axisbelow(True)
+    axis.grid(axis="x")
     axis.margins(x=0.08)
-    for side in ("top", "right", "left"):
-        axis.spines[side].set_visible(False)
+    axis.spines["left"].set_visible(False)
 
 
 def _strip(axis: Axes, cell: Cell, selection: Selection, height: float, colour: str) -> bool:
@@ -87,7 +86,7 @@ def _strip(axis: Axes, cell: Cell, selection: Selection, height: float, colour: 
     shown = [score for _, score in sorted(scores.items()) if not math.isnan(score)]
     if len(shown) < len(scores):
         # As in the table, a mean that would leave runs out is not shown.
-        axis.annotate(f"{len(scores) - len(shown)} of {len(scores)} NaN", (1.0, height), fontsize=7, color=_GREY,
+        axis.annotate(f"{len(scores) - len(shown)} of {len(scores)} NaN", (1.0, height), fontsize=7, color=GREY,
                       xycoords=("axes fraction", "data"), va="center", ha="left", annotation_clip=False)  # fmt: skip
     elif shown:
         mean = float(np.mean(shown))
@@ -97,9 +96,8 @@ def _strip(axis: Axes, cell: Cell, selection: Selection, height: float, colour: 
             axis.plot([mean - std, mean + std], [height, height], color=colour, alpha=0.3, linewidth=7,
                       solid_capstyle="butt", zorder=1)  # fmt: skip
     face = colour if selection == "best" else "white"
-    # Equal scores would hide each other: dots are spread over a narrow band in the order of the seeds.
-    spread = np.linspace(-0.08, 0.08, len(shown)) if len(shown) > 1 else np.zeros(len(shown))
-    axis.scatter(shown, height + spread, s=20, facecolor=face, edgecolor=colour, linewidth=1.1, zorder=3)
+    heights = [height + offset for offset in swarm(len(shown))]
+    axis.scatter(shown, heights, s=20, facecolor=face, edgecolor=colour, linewidth=1.1, zorder=3)
     return bool(scores)
 
 
@@ -107,104 +105,18 @@ def _strip_legend(figure: Figure, table: Table, in_paper: bool) -> None:
     from matplotlib.lines import Line2D
 
     seeds = max((len(cell.expected) for cell in table.cells.values()), default=0)
-    dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 5, "color": _GREY}
+    dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 5, "color": GREY}
     handles = [
         Line2D([], [], label=SELECTION_TITLES["best"], **dot),
         Line2D([], [], label=SELECTION_TITLES["last"], markerfacecolor="white", **dot),
         Line2D([], [], color="black", linestyle="none", marker="|", markersize=10, markeredgewidth=1.8, label="mean"),
-        Line2D([], [], color=_GREY, alpha=0.3, linewidth=7, label="± standard deviation"),
+        Line2D([], [], color=GREY, alpha=0.3, linewidth=7, label="± standard deviation"),
     ]
     if in_paper:
         handles.append(Line2D([], [], color="black", linestyle="none", marker="x", label="the paper's mean (best)"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+    legend_below(figure, handles, fontsize=8)
     one = f"{table.encoders[0]}, " if len(table.encoders) == 1 else ""
-    figure.suptitle(
-        f"{one}{'one seed' if seeds == 1 else f'each dot one of {seeds} seeds'}", fontsize=10, x=0.01, ha="left"
-    )
-
-
-def learning_curves(table: Table, runs: Path, stem: Path) -> list[Path]:
-    """Draw the dev score after each epoch: a line per seed, their mean in bold.
-
-    Args:
-        table: The table.
-        runs: ``output_dir`` of the runs, for their ``metrics.jsonl``.
-        stem: Path of the files without suffix.
-
-    Returns:
-        The PNG and the PDF.
-    """
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
-
-    panels = [(encoder, task) for encoder in table.encoders for task in table.tasks]
-    columns = min(_PER_ROW, max(1, len(table.tasks)))
-    figure, axes = _canvas(max(1, math.ceil(len(panels) / columns)), columns, width=3.4, height=2.6)
-    for axis, (encoder, task) in zip(axes, panels, strict=False):
-        title = task_title(task) if len(table.encoders) == 1 else f"{task_title(task)}, {encoder}"
-        axis.set_title(title, fontsize=10, loc="left", fontweight="bold")
-        for method in table.rows_of(encoder):
-            cell = table.cell(encoder, method, task)
-            if cell is not None:
-                _curve(axis, cell, runs, _colour(table, method))
-        axis.set_ylabel(f"{metric_title(table.metric(task)) or 'score'} (%), dev", fontsize=8)
-        axis.set_xlabel("epoch", fontsize=8)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.tick_params(labelsize=8)
-        axis.grid(color="#dddddd", linewidth=0.6)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
-    for axis in axes[len(panels) :]:
-        axis.axis("off")
-    handles = [Line2D([], [], color=_colour(table, m), linewidth=2, label=method_title(m)) for m in table.methods]
-    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, len(handles)), fontsize=8, frameon=False)
-    return _save(figure, stem)
-
-
-def _curve(axis: Axes, cell: Cell, runs: Path, colour: str) -> None:
-    curves: list[dict[int, float]] = []
-    for result in cell.results:
-        folder = runs / cell.task / cell.encoder / cell.method / cell.run_id / f"seed={result.seed}"
-        curve = read_curve(folder / "metrics.jsonl")
-        if curve:
-            curves.append(curve)
-            axis.plot(list(curve), list(curve.values()), color=colour, linewidth=0.6, alpha=0.4)
-    epochs = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
-    if epochs:
-        means = [float(np.mean([curve[epoch] for curve in curves])) for epoch in epochs]
-        axis.plot(epochs, means, color=colour, linewidth=2, marker="o", markersize=3)
-
-
-def read_curve(metrics_jsonl: Path) -> dict[int, float]:
-    """Epoch -> dev score in percent, from a run's ``metrics.jsonl``; empty when there is none."""
-    if not metrics_jsonl.is_file():
-        return {}
-    records = map(json.loads, metrics_jsonl.read_text(encoding="utf-8").splitlines())
-    return {record["epoch"]: record["score"] for record in records if "evaluation" in record}
-
-
-def _canvas(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    # Not pyplot: no display is asked for and no global figure is left behind.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
-
-
-def _save(figure: Figure, stem: Path) -> list[Path]:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    files = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "pdf")]
-    for file in files:
-        # No dates inside: the same runs give the same bytes.
-        metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
-        figure.savefig(file, dpi=160, metadata=metadata)
-    return files
-
-
-def _colour(table: Table, method: str) -> str:
-    return _COLOURS[table.methods.index(method) % len(_COLOURS)]
+    heading(figure, f"{one}{'one seed' if seeds == 1 else f'each dot one of {seeds} seeds'}", size=10)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

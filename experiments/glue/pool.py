@@ -45,7 +45,8 @@ class Job:
     def label(self) -> str:
         """The run in words."""
         c = self.config
-        return f"{c.task} {c.encoder} {c.method} seed={c.seed}"
+        part = "" if c.train_fraction is None else f" train_fraction={c.train_fraction:g}"
+        return f"{c.task} {c.encoder} {c.method}{part} seed={c.seed}"
 
 
 class Display(Protocol):

@@ -18,8 +18,9 @@ import math
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
@@ -49,11 +50,17 @@ STOPPED = 75  # EX_TEMPFAIL: started again, it goes on
 KILLED = 128 + signal.SIGINT
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    description, _, examples = __doc__.partition("\n\n")
+def build_parser(module: str = "study", text: str = __doc__, tasks: str | None = None) -> argparse.ArgumentParser:
+    """The command line.
+
+    Args:
+        module: Name in ``experiments/glue`` that it belongs to.
+        text: That module's text: a description, an empty line, examples.
+        tasks: Default of ``--tasks``; None: every task of the recipes.
+    """
+    description, _, examples = text.partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.glue.study",
+        prog=f"python -m experiments.glue.{module}",
         description=description,
         epilog=examples + "\nExit status: 0 every run of the table is there, 1 some failed or are missing, 2 a setting "
         "or file is wrong, 75 stopped by\na signal after checkpoints (start it again to go on), 130 killed by a "
@@ -65,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--methods", default="vanilla,noisytune,sage,pats", help="with --encoder; default: %(default)s")
     what.add_argument("--recipe_base", help="take this encoder's recipes for an --encoder that has none of its own")
     what.add_argument("--recipes", help="recipe names or files, instead of --encoder and --methods")
-    what.add_argument("--tasks", help="default: every task of the recipes")
+    what.add_argument("--tasks", default=tasks, help=f"default: {tasks or 'every task of the recipes'}")
     what.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
     what.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
@@ -110,26 +117,54 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
     """
     chosen = build_parser().parse_args(arguments)
     try:
-        return _study(chosen, run)
+        return run_study(chosen, run)
     except (SettingError, OSError, PoolError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _study(chosen: argparse.Namespace, run: RunFunction | None) -> int:
+def run_study(
+    chosen: argparse.Namespace, run: RunFunction | None, figures: Callable[[Table, Path], list[Path]] | None = None
+) -> int:
+    """Compute what is missing of a study, then write its table and figures; arguments as in :func:`main`.
+
+    Args:
+        chosen: The command line.
+        run: What a worker calls for each run; None: :func:`mt_dnn.run.run`.
+        figures: Draws the table's figures into a folder and returns their files; None: the seed strips.
+    """
     jobs = plan_jobs(chosen)
-    todo = [job for job in jobs if not _is_done(job)]
     if chosen.dry_run:
-        for job in jobs:
-            print(f"{'missing' if job in todo else 'done   '}  {job.label}  {job.folder}")
-        steps = sum(job.steps for job in todo)
-        print(f"{len(jobs)} runs: {len(jobs) - len(todo)} done, {len(todo)} missing with {steps} steps")
-        return 0
+        return list_jobs(jobs)
     out = chosen.results_dir / study_name(chosen, jobs)
     study_json = out / "study.json"
     out.mkdir(parents=True, exist_ok=True)
     write_text_atomic(study_json, json.dumps(describe(jobs, chosen), indent=2) + "\n")
+    report, stopped = compute(jobs, chosen, run)
+    if stopped:
+        return stopped
+    table = gather(chosen.output_dir, Wanted.read(study_json))
+    return conclude(table, out, report, figures or _figures)
+
+
+def list_jobs(jobs: Sequence[Job]) -> int:
+    """Print the runs, done and missing; returns 0."""
+    todo = [job for job in jobs if not is_done(job)]
+    for job in jobs:
+        print(f"{'missing' if job in todo else 'done   '}  {job.label}  {job.folder}")
+    steps = sum(job.steps for job in todo)
+    print(f"{len(jobs)} runs: {len(jobs) - len(todo)} done, {len(todo)} missing with {steps} steps")
+    return 0
+
+
+def compute(jobs: Sequence[Job], chosen: argparse.Namespace, run: RunFunction | None) -> tuple[Report, int]:
+    """Compute those of the runs that are not done.
+
+    Returns:
+        What became of them, and 0 or the exit status after a signal.
+    """
     report = Report(done=0)
+    todo = [job for job in jobs if not is_done(job)]
     if todo:
         slots = plan_slots(chosen.devices, chosen.workers_per_device, len(todo))
         print(f"{len(todo)} of {len(jobs)} runs to do, {len(slots)} at a time", file=sys.stderr)
@@ -139,24 +174,28 @@ def _study(chosen: argparse.Namespace, run: RunFunction | None) -> int:
             report = pool.compute(todo)
         if report.stopped:
             print("stopped; the same command goes on", file=sys.stderr)
-            return KILLED if pool.killed else STOPPED
-    table = gather(chosen.output_dir, Wanted.read(study_json))
-    return conclude(table, out, report)
+            return report, KILLED if pool.killed else STOPPED
+    return report, 0
 
 
-def conclude(table: Table, out: Path, report: Report) -> int:
+def conclude(table: Table, out: Path, report: Report, figures: Callable[[Table, Path], list[Path]]) -> int:
     """Write and print the table, list the failures.
 
     Returns:
         0 if every cell has all its seeds, else 1.
     """
     files = write_tables(table, out)
-    files += _figures(table, out)
+    files += figures(table, out)
     print(markdown(table, load_paper()))
     print("\n".join(str(path) for path in files))
+    list_failures(report)
+    return 0 if table.complete else 1
+
+
+def list_failures(report: Report) -> None:
+    """Name the runs that failed, with the reason, on standard error."""
     for job, error in report.failures:
         print(f"failed: {job.label}: {error} ({job.folder})", file=sys.stderr)
-    return 0 if table.complete else 1
 
 
 def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
@@ -209,7 +248,7 @@ def study_name(chosen: argparse.Namespace, jobs: Sequence[Job]) -> str:
     return check_name("study", chosen.name or "+".join(sorted({job.config.encoder for job in jobs}))[:100])
 
 
-def describe(jobs: Sequence[Job], chosen: argparse.Namespace) -> dict[str, object]:
+def describe(jobs: Sequence[Job], chosen: argparse.Namespace) -> dict[str, Any]:
     """What ``study.json`` holds: the cells with their run ids and seeds."""
     seeds: dict[tuple[str | int, ...], list[int]] = {}
     for job in jobs:
@@ -265,7 +304,8 @@ def _count_rows(tsv: Path) -> int:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
 
 
-def _is_done(job: Job) -> bool:
+def is_done(job: Job) -> bool:
+    """Whether there is nothing left to compute of a run."""
     result = RunDirectory(job.folder).read_result()
     return result is not None and result.done
 

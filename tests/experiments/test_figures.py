@@ -1,4 +1,5 @@
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -6,9 +7,10 @@ import pytest
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
-from experiments.glue import figures
+from experiments.glue import curves, figures
 from experiments.glue.cells import gather
-from experiments.glue.figures import learning_curves, main, read_curve, seed_strips
+from experiments.glue.curves import learning_curves, read_losses, read_scores
+from experiments.glue.figures import main, seed_strips
 from mt_dnn.results import Status
 from tests.experiments.fake_runs import write_run
 
@@ -28,13 +30,14 @@ def runs(tmp_path: Path) -> Path:
 def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved."""
     kept: list[Figure] = []
-    real = figures._save
+    real = figures.save
 
     def keep(figure: Figure, stem: Path) -> list[Path]:
         kept.append(figure)
         return real(figure, stem)
 
-    monkeypatch.setattr(figures, "_save", keep)
+    for module in (figures, curves):
+        monkeypatch.setattr(module, "save", keep)
     return kept
 
 
@@ -71,18 +74,49 @@ def test_the_same_runs_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
 
 def test_learning_curves_are_the_dev_scores_by_epoch(runs: Path, tmp_path: Path, saved: list[Figure]) -> None:
     folder = next(runs.glob("cola/*/vanilla/*/seed=1"))
-    (folder / "metrics.jsonl").open("a").write('{"step": 3, "epoch": 3, "loss": 0.1}\n')
-    assert read_curve(folder / "metrics.jsonl") == {1: 50.0, 2: 61.0, 3: 60.0}
-    assert read_curve(folder / "none.jsonl") == {}
-    learning_curves(gather(runs), runs, tmp_path / "curves")
-    lines = [list(map(float, line.get_ydata())) for line in saved[0].axes[0].lines]
-    assert [50.0, 62.0, 60.0] in lines, "mean over the seeds"
+    assert read_scores(folder / "metrics.jsonl") == {1: 50.0, 2: 61.0, 3: 60.0}
+    assert read_scores(folder / "none.jsonl") == read_losses(folder / "none.jsonl") == {}
+    *_, data = learning_curves(gather(runs), runs, tmp_path / "curves")
+    score, _, loss, _ = saved[0].axes
+    assert (score.get_ylabel(), loss.get_ylabel()) == ("dev mcc (%)", "training loss")
+    lines = [list(map(float, line.get_ydata())) for line in score.lines]
+    assert lines == [[50.0, 62.0, 60.0], [50.0, 64.0, 62.0]], "means over the seeds"
+    assert len(score.collections) == 2, "a band for each"
+    assert not loss.lines, "these runs have logged no loss"
+    assert "bert-base-uncased,vanilla,cola,score,2,3,62.0,1.0" in data.read_text().splitlines()
+
+
+def test_losses_stand_at_the_share_of_the_epochs_that_has_passed(tmp_path: Path, saved: list[Figure]) -> None:
+    for seed, shift in ((1, 0.0), (2, 0.2)):
+        path = write_run(tmp_path / "runs", seed=seed) / "metrics.jsonl"
+        with path.open("a") as file:
+            for step, epoch, loss in ((2, 1, 0.9), (4, 1, 0.8), (6, 2, 0.7), (8, 2, 0.6)):
+                file.write(f'{{"step": {step}, "epoch": {epoch}, "loss": {loss + shift}}}\n')
+    assert read_losses(path) == pytest.approx({0.5: 1.1, 1.0: 1.0, 1.5: 0.9, 2.0: 0.8})
+    learning_curves(gather(tmp_path / "runs"), tmp_path / "runs", tmp_path / "curves")
+    (line,) = saved[0].axes[1].lines
+    assert list(line.get_xdata()) == [0.5, 1.0, 1.5, 2.0]
+    assert list(line.get_ydata()) == pytest.approx([1.0, 0.9, 0.8, 0.7])
+
+
+@pytest.mark.parametrize("encoder", ["bert-base-uncased", "a-folder-with-quite-a-long-name-of-an-encoder-in-it"])
+def test_a_table_of_one_cell_has_room(tmp_path: Path, saved: list[Figure], encoder: str) -> None:
+    write_run(tmp_path / "runs", init_checkpoint=encoder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as: constrained_layout not applied
+        seed_strips(gather(tmp_path / "runs"), tmp_path / "strip")
+    figure = saved[0]
+    box, legend = figure.axes[0].get_window_extent(), figure.legends[0].get_window_extent()
+    assert box.width > 0.4 * figure.bbox.width
+    assert box.height > 0.2 * figure.bbox.height
+    assert legend.width <= figure.bbox.width
+    assert figure._suptitle.get_window_extent().x1 <= figure.bbox.width
 
 
 def test_command_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(runs), "--out", str(tmp_path / "out"), "--curves"]) == 0
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        "strip.png", "strip.pdf", "curves.png", "curves.pdf",
+        "strip.png", "strip.pdf", "curves.png", "curves.pdf", "curves.csv",
     }  # fmt: skip
     assert main([str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
     assert "error: no folder" in capsys.readouterr().err
