@@ -164,7 +164,10 @@ class Ranks:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise RankLost(f"process {self.rank} of {self.size} lost the others ({_line(error)})") from error
+            raise RankLost(
+                f"process {self.rank} of {self.size} lost the others ({_line(error)}); "
+                f"the same command goes on from the last checkpoint"
+            ) from error
 
 
 ONE_PROCESS = Ranks()
