@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from mt_dnn.results import RunLocked, Status
 
     rank = os.environ.get("RANK", "0")  # of torchrun; the first process speaks for all
-    level = logging.INFO if rank == "0" else logging.WARNING
+    level = logging.INFO if rank == "0" else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         config = config_from_arguments(sys.argv[1:] if arguments is None else arguments)

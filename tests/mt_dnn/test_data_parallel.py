@@ -136,6 +136,14 @@ def test_two_processes_compute_what_one_does(tiny_run, tmp_path):
         {"name": "broken", "config": plain(broken), "stop": [0, 7]},
         {"name": "broken, again", "config": plain(broken)},
     ]
+    still = {
+        "learning_rate": 1e-30,
+        "weight_decay": 0.0,
+        "epochs": 1,
+        "eval_batch_tokens": 40,
+    }  # weights keep their bits
+    once, dealt = (tiny_run(output_dir=tmp_path / name, **{**QUIET, **still}) for name in ("once", "dealt"))
+    jobs.append({"name": "evaluation", "config": plain(dealt)})
     report = do_jobs(tmp_path, jobs)
     assert {name: found["unequal"] for name, found in report.items()} == {name: [] for name in report}
     assert all(found["steps"] for found in report.values())
@@ -152,6 +160,9 @@ def test_two_processes_compute_what_one_does(tiny_run, tmp_path):
     for name, config in (("1 then 2", more), ("2 then 1", fewer)):
         assert_near(one, config, name)
         assert_same_scores(one, config, name)
+    run(once)
+    with np.load(run_dir(once) / "predictions.npz") as a, np.load(run_dir(dealt) / "predictions.npz") as b:
+        assert all(np.array_equal(a[key], b[key]) for key in a.files)
     assert report["broken, again"]["steps"] == [7, 8, 9]
     assert_same_run(whole, broken)
     assert report["pats"]["steps"] == list(range(50))
