@@ -34,6 +34,7 @@ from module.kernels.step import (
     model_mean,
 )
 from module.noise import WORD, check_seed, tensor_id
+from module.noise_spread import SPREADS, misplaced, spread_evenly
 from module.param_index import Kind, ParamIndex, ParamInfo
 from module.pats_rule import PATSRule
 from module.sensitivity import Observation
@@ -59,6 +60,9 @@ class PATS:
     Args:
         named_parameters: ``model.named_parameters()`` of a known encoder, in any wrapper.
         noise_seed: Seed of the noise stream, in [0, 2**64).
+        spread: Where the noise goes: as the sensitivities say; or, as controls of that, the same amount per tensor with
+            one size for all entries (``"uniform"``), or the same sizes on other entries (``"shuffled"``). The controls
+            are for parameters on the CPU.
         **switches: Fields of :class:`module.pats_rule.PATSRule`.
 
     Raises:
@@ -66,8 +70,16 @@ class PATS:
     """
 
     def __init__(
-        self, named_parameters: Iterable[tuple[str, nn.Parameter]], *, noise_seed: int = 0, **switches: Any
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        noise_seed: int = 0,
+        spread: str = "sensitivity",
+        **switches: Any,
     ) -> None:
+        if spread not in SPREADS:
+            raise ValueError(f"Invalid spread: {spread!r}: one of {', '.join(SPREADS)} is needed")
+        self.spread = spread
         self.rule = PATSRule(**switches)
         self.noise_seed = check_seed(noise_seed)
         index = ParamIndex(named_parameters)
@@ -144,6 +156,8 @@ class PATS:
         self._pending = []
         infos = [info for info in self._perturbed if info.parameter.grad is not None and info.parameter.numel()]
         here, there = _by_device(infos)
+        if there and self.spread != "sensitivity":
+            raise NotImplementedError(f"spread {self.spread!r} is for parameters on the CPU: move the model there")
         if len(there) + bool(here) > 1 and self.rule.mean_scope == "model":
             raise ValueError("Invalid mean_scope: 'model' with parameters on several devices: 'tensor' is needed there")
         # A gradient scaler leaves both to optimizers that ask for them.
@@ -218,6 +232,12 @@ class PATS:
         for rate in np.unique(rates):
             span = slice(int(np.searchsorted(rates, rate)), int(np.searchsorted(rates, rate, side="right")))
             fill_noise(rows[span], self.rule, float(rate), means[span], self.noise_seed)
+        sensitivities = [state["sensitivity"] for state in states]
+        if self.spread == "uniform":
+            spread_evenly(rows, sensitivities, self.rule)
+        elif self.spread == "shuffled":
+            sensitivities = [misplaced(s, self.noise_seed, i.path) for s, i in zip(sensitivities, infos, strict=True)]
+            rows["sensitivity"] = [s.data_ptr() for s in sensitivities]
         update_rows(rows)
         for info, theta in zip(infos, thetas, strict=True):
             if theta.data_ptr() != info.parameter.data_ptr():

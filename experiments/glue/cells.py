@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_utils.errors import SettingError
+from experiments.glue.difference import Difference, sample_std
 from module.methods import METHODS, control_of
 from mt_dnn.results import RunDirectory, RunResult, Status
 
@@ -61,7 +61,7 @@ class Cell:
 
     def std(self, selection: Selection) -> float | None:
         """Sample standard deviation (n - 1) in points; None with fewer than two runs."""
-        return _std(list(self.scores(selection).values()))
+        return sample_std(list(self.scores(selection).values()))
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -89,18 +89,6 @@ class Average:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """A cell minus its control, over the seeds that both have."""
-
-    control: str
-    mean: float
-    """Points."""
-    std: float | None
-    """Sample deviation of the differences of one seed; None with fewer than two."""
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
 class Table:
     """Cells of one or more encoders, methods and tasks."""
 
@@ -109,6 +97,8 @@ class Table:
     encoders: tuple[str, ...]
     methods: tuple[str, ...]
     tasks: tuple[str, ...]
+    step_times: Mapping[str, float] = field(default_factory=dict)
+    """Method -> measured time of a step over plain fine-tuning's; empty: not to be shown."""
 
     def cell(self, encoder: str, method: str, task: str) -> Cell | None:
         """The cell, or None where nothing was run."""
@@ -132,22 +122,26 @@ class Table:
         scores = [cell.scores(selection) for cell in cells]
         std = None
         if len(means) == len(self.tasks) and len({tuple(s) for s in scores}) == 1:
-            std = _std([math.fsum(s[seed] for s in scores) / len(scores) for seed in scores[0]])
+            std = sample_std([math.fsum(s[seed] for s in scores) / len(scores) for seed in scores[0]])
         whole = len(means) == len(self.tasks) and not any(cell.missing for cell in cells)
         return Average(math.fsum(means) / len(means), std, len(means), whole)
 
-    def minus_control(self, encoder: str, method: str, task: str, selection: Selection) -> Difference | None:
-        """What a method adds to its control, paired over seeds; None where one of the two has no run."""
-        control = known_control(method)
-        if control is None or (own := self.cell(encoder, method, task)) is None:
+    def minus(self, encoder: str, method: str, other: str, task: str, selection: Selection) -> Difference | None:
+        """A method minus another one, paired over seeds; None where they have no seed in common."""
+        ours, theirs = self.cell(encoder, method, task), self.cell(encoder, other, task)
+        if ours is None or theirs is None:
             return None
-        if (other := self.cell(encoder, control, task)) is None:
+        a, b = ours.scores(selection), theirs.scores(selection)
+        by_seed = {seed: a[seed] - b[seed] for seed in a if seed in b}
+        return Difference(other, by_seed) if by_seed else None
+
+    def average_minus(self, encoder: str, method: str, other: str, selection: Selection) -> Difference | None:
+        """The same of each seed's average over the tasks; None unless every task has the same pairs."""
+        parts = [self.minus(encoder, method, other, task, selection) for task in self.tasks]
+        there = [part.by_seed for part in parts if part is not None]
+        if not there or len(there) < len(parts) or len({tuple(part) for part in there}) > 1:
             return None
-        ours, theirs = own.scores(selection), other.scores(selection)
-        differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-        if not differences:
-            return None
-        return Difference(control, math.fsum(differences) / len(differences), _std(differences), len(differences))
+        return Difference(other, {seed: math.fsum(part[seed] for part in there) / len(there) for seed in there[0]})
 
     @property
     def complete(self) -> bool:
@@ -311,9 +305,3 @@ def _beside_controls(methods: Collection[str]) -> tuple[str, ...]:
 def _ordered(names: Iterable[str], order: Sequence[str]) -> tuple[str, ...]:
     rank = Counter({name: i - len(order) for i, name in enumerate(order)})
     return tuple(sorted(names, key=lambda name: (rank[name], name)))
-
-
-def _std(values: Sequence[float]) -> float | None:
-    if len(values) < 2:
-        return None
-    return math.nan if any(math.isnan(v) for v in values) else statistics.stdev(values)

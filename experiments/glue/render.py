@@ -1,15 +1,15 @@
-"""A table as Markdown, LaTeX (booktabs) and CSV."""
+"""A table as Markdown and LaTeX (booktabs)."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from experiments.glue.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
+from experiments.glue.difference import Difference
+from experiments.glue.intervals import Interval
 from experiments.glue.paper import Paper, PaperRow
 from experiments.glue.titles import SELECTION_TITLES, method_title, metric_title, task_title
 from mt_dnn.results import Status
@@ -31,6 +31,8 @@ class Entry:
     """Text that replaces the number, such as a dash."""
     signed: bool = False
     """A difference, shown with its sign."""
+    interval: Interval | None = None
+    """Stands where the deviation would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +75,23 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
                 for task in table.tasks
             ]
             entries.append(_average_entry(table.average(encoder, method, selection), len(table.tasks)))
+            entries += _time_entries(table, method)
             rows.append(Row(_label(table, encoder, method), tuple(entries)))
             published = paper.row(encoder, method)
             if published is not None and selection == "best":
-                rows.append(_paper_row(published, table.tasks, method))
-        blocks.append((SELECTION_TITLES[selection], _with_bold(rows)))
-        if gains := _gains(table, encoder, selection):
+                paper_row = _paper_row(published, table.tasks, method)
+                none = (Entry(None, printed="-"),) if table.step_times else ()
+                rows.append(replace(paper_row, entries=paper_row.entries + none))
+        blocks.append((SELECTION_TITLES[selection], _with_bold(rows, average=len(table.tasks))))
+        if gains := _gains(table, encoder, selection, seeds):
             blocks.append((f"{SELECTION_TITLES[selection]}, minus the control", gains))
     columns = [" ".join(filter(None, (task_title(t), metric_title(table.metric(t))))) for t in table.tasks]
     return EncoderTable(
         encoder=encoder,
         heading=_heading(cells, seeds, any(row.published for _, rows in blocks for row in rows))
-        + _about_controls(table, encoder),
-        columns=("method", *columns, "average"),
+        + _about_controls(table, encoder)
+        + (" Step time: over plain fine-tuning's, measured apart." if table.step_times else ""),
+        columns=("method", *columns, "average", *(["step time"] if table.step_times else [])),
         blocks=tuple(blocks),
         notes=tuple(f"{task_title(task)}, {method_title(m)}: {notes[m, task]}" for m, task in notes),
     )
@@ -97,19 +103,35 @@ def _label(table: Table, encoder: str, method: str) -> str:
     return method_title(method) + searched
 
 
-def _gains(table: Table, encoder: str, selection: Selection) -> tuple[Row, ...]:
+def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tuple[Row, ...]:
     """What each method adds to its control, paired over seeds; methods without one in the table are left out."""
     rows = []
     for method in table.rows_of(encoder):
-        found = [table.minus_control(encoder, method, task, selection) for task in table.tasks]
+        control = known_control(method)
+        if control is None:
+            continue
+        found = [table.minus(encoder, method, control, task, selection) for task in table.tasks]
         there = [difference for difference in found if difference is not None]
         if not there:
             continue
-        entries = [Entry(None, printed="missing") if d is None else Entry(d.mean, d.std, signed=True) for d in found]
+        entries = [_difference_entry(difference, seeds) for difference in found]
+        average = table.average_minus(encoder, method, control, selection)
         remark = f"{len(there)}/{len(found)} tasks" if len(there) < len(found) else ""
-        entries.append(Entry(math.fsum(d.mean for d in there) / len(there), remark=remark, signed=True))
-        rows.append(Row(f"{method_title(method)} - {method_title(there[0].control)}", tuple(entries)))
+        entries.append(
+            _difference_entry(average, seeds)
+            if average is not None
+            else Entry(math.fsum(d.mean for d in there) / len(there), remark=remark or "seeds differ", signed=True)
+        )
+        entries += _time_entries(table, method)
+        rows.append(Row(f"{method_title(method)} - {method_title(control)}", tuple(entries)))
     return tuple(rows)
+
+
+def _difference_entry(difference: Difference | None, seeds: int) -> Entry:
+    if difference is None:
+        return Entry(None, printed="missing")
+    remark = f"n={difference.n}" if difference.n != seeds else ""
+    return Entry(difference.mean, remark=remark, signed=True, interval=difference.interval)
 
 
 def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
@@ -132,9 +154,9 @@ def _about_controls(table: Table, encoder: str) -> str:
     text = ""
     if len(absent) < len(wanted):
         text = (
-            " Minus the control: differences of the same seed, mean ± sample standard deviation; the control is plain "
+            " Minus the control: mean difference of the same seeds with Student's 95 % interval; the control is plain "
+            "fine-tuning with the same changes of protocol."
         )
-        text += "fine-tuning with the same changes of protocol."
     return text + (f" Without their control in this table: {', '.join(absent)}." if absent else "")
 
 
@@ -183,18 +205,25 @@ def _paper_row(published: PaperRow, tasks: Sequence[str], method: str) -> Row:
     return Row(label, tuple(entries), published=True)
 
 
-def _with_bold(rows: Sequence[Row]) -> tuple[Row, ...]:
+def _time_entries(table: Table, method: str) -> list[Entry]:
+    """The last column of a table with step times, else nothing."""
+    if not table.step_times:
+        return []
+    factor = table.step_times.get(method)
+    return [Entry(None, printed="-" if factor is None else f"{factor:.2f}x")]
+
+
+def _with_bold(rows: Sequence[Row], average: int) -> tuple[Row, ...]:
     """Mark the best mean of each column as it is printed; published rows, part averages and lone rows are not."""
     ours = [row for row in rows if not row.published]
     bold: set[tuple[int, int]] = set()
-    last = len(rows[0].entries) - 1 if rows else -1
-    for column in range(last + 1):
+    for column in range(average + 1):
         means = {
             i: round(e.mean, 2)
             for i, row in enumerate(ours)
             if (e := row.entries[column]).mean is not None
             and not math.isnan(e.mean)
-            and not (column == last and e.remark)
+            and not (column == average and e.remark)
         }
         if len(means) > 1:
             bold |= {(i, column) for i, mean in means.items() if mean == max(means.values())}
@@ -220,20 +249,25 @@ def _number(value: float, signed: bool = False) -> str:
 
 
 def markdown(table: Table, paper: Paper) -> str:
-    """The table as Markdown, columns aligned so that it reads in a terminal too."""
+    """The table as Markdown; it reads in a terminal too."""
     parts = []
     for shown in layout(table, paper):
         parts += [f"## {shown.encoder}", shown.heading]
         for title, rows in shown.blocks:
-            lines = [list(shown.columns)]
-            lines += [[row.label, *(_markdown_entry(entry) for entry in row.entries)] for row in rows]
-            widths = [max(len(line[i]) for line in lines) for i in range(len(shown.columns))]
-            padded = ["| " + " | ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)) + " |" for line in lines]
-            padded.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-            parts += [f"### {title[0].upper()}{title[1:]}", "\n".join(padded)]
+            lines = [[row.label, *(_markdown_entry(entry) for entry in row.entries)] for row in rows]
+            parts += [f"### {title[0].upper()}{title[1:]}", markdown_table(shown.columns, lines)]
         if shown.notes:
             parts.append("\n".join(f"[{i}] {text}  " for i, text in enumerate(shown.notes, start=1)))
     return "\n\n".join(parts or ["No runs."]) + "\n"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text under their columns, padded so that they stand in line."""
+    lines = [columns, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    padded = ["| " + " | ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    padded.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(padded)
 
 
 def _markdown_entry(entry: Entry) -> str:
@@ -243,7 +277,16 @@ def _markdown_entry(entry: Entry) -> str:
     number = _number(entry.mean, entry.signed)
     text = f"**{number}**" if entry.bold else number
     text += f" ± {_number(entry.std)}" if _shown(entry.std) else ""
+    if entry.interval is not None and (interval := interval_text(entry.interval)):
+        text += f" {interval}"
     return text + (f" ({entry.remark})" if entry.remark else "") + note
+
+
+def interval_text(interval: Interval) -> str:
+    """``[-0.31, +1.20]``, or nothing where there is no interval."""
+    if math.isnan(interval.low):
+        return ""
+    return f"[{_number(interval.low, signed=True)}, {_number(interval.high, signed=True)}]"
 
 
 _LATEX = {
@@ -285,53 +328,6 @@ def _latex_entry(entry: Entry) -> str:
     number = _number(entry.mean, entry.signed)
     text = rf"\textbf{{{number}}}" if entry.bold else number
     text += rf" $\pm$ {_number(entry.std)}" if _shown(entry.std) else ""
+    if entry.interval is not None and (interval := interval_text(entry.interval)):
+        text += rf" {{\scriptsize {interval}}}"
     return text + (f" ({_escape(entry.remark)})" if entry.remark else "") + note
-
-
-def cells_csv(table: Table, paper: Paper) -> str:
-    """Long form, one line per cell and selection rule; numbers unrounded, a missing mean is empty."""
-    rows: list[list[object]] = [
-        ["encoder", "method", "task", "metric", "selection", "n", "expected", "mean", "std", "control", "minus_control",
-         "minus_control_std", "trials", "paper", "paper_inferred", "degenerate", "diverged", "failed", "missing_seeds",
-         "run_id"]
-    ]  # fmt: skip
-    for (encoder, method, task), cell in _sorted_cells(table):
-        published = paper.row(encoder, method)
-        for selection in SELECTIONS:
-            score = published.scores.get(task) if published is not None and selection == "best" else None
-            gain = table.minus_control(encoder, method, task, selection)
-            against = (gain.control, gain.mean, gain.std) if gain is not None else (None, None, None)
-            rows.append(
-                [encoder, method, task, table.metric(task), selection, cell.n(selection), len(cell.expected),
-                 cell.mean(selection), cell.std(selection), *against, cell.trials,
-                 score, published.inferred if score and published else None,
-                 *(cell.count(s) for s in (Status.DEGENERATE, Status.DIVERGED, Status.FAILED)),
-                 " ".join(map(str, cell.missing)), cell.run_id]
-            )  # fmt: skip
-    return _csv(rows)
-
-
-def seeds_csv(table: Table) -> str:
-    """One line per run and selection rule; failed runs have a status and no score."""
-    rows: list[list[object]] = [
-        ["encoder", "method", "task", "run_id", "seed", "selection", "epoch", "score", "status", "error"]
-    ]
-    for key, cell in _sorted_cells(table):
-        for result in cell.results:
-            for selection in SELECTIONS:
-                epoch = result.best if selection == "best" else result.last
-                score = cell.scores(selection).get(result.seed)
-                rows.append([*key, cell.run_id, result.seed, selection, epoch.epoch if epoch else None, score,
-                             result.status.value, result.error])  # fmt: skip
-    return _csv(rows)
-
-
-def _sorted_cells(table: Table) -> list[tuple[tuple[str, str, str], Cell]]:
-    keys = [(e, m, t) for e in table.encoders for m in table.methods for t in table.tasks]
-    return [(key, table.cells[key]) for key in keys if key in table.cells]
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()

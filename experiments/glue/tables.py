@@ -3,21 +3,25 @@
 Writes ``table.md``, ``table.tex``, ``table.csv`` (a line per cell) and ``table_seeds.csv`` (a line per run). Every
 table says on which split, by which metric and selection rule and over how many seeds its numbers stand. Runs that
 collapsed to one class or diverged count like any other and are named under the table; a failed run is missing. A run
-without any score makes its cell NaN: it is not left out of the mean.
+without any score makes its cell NaN: it is not left out of the mean. With ``--step_times`` a last column has what a
+method's step costs, over plain fine-tuning's.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
 from experiments.glue.cells import Table, Wanted, gather
+from experiments.glue.csv_text import cells_csv, seeds_csv
 from experiments.glue.paper import Paper, load_paper
-from experiments.glue.render import cells_csv, latex, markdown, seeds_csv
+from experiments.glue.render import latex, markdown
 
 
 def write_tables(table: Table, out: Path, paper: Paper | None = None) -> list[Path]:
@@ -44,16 +48,37 @@ def write_tables(table: Table, out: Path, paper: Paper | None = None) -> list[Pa
     return [out / name for name in texts]
 
 
+def read_step_times(path: Path) -> dict[str, float]:
+    """Method -> median time of its step over plain fine-tuning's, from a result of ``benchmarks.methods``.
+
+    Raises:
+        SettingError: the file is no such result.
+        OSError: it cannot be read.
+    """
+    try:
+        costs = json.loads(path.read_text(encoding="utf-8"))["methods"]
+        return {"vanilla": 1.0} | {method: float(cost["time_factor"]["median"]) for method, cost in costs.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingError(
+            f"--step_times {path}: no result of benchmarks.methods ({type(error).__name__}: {error})"
+        ) from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 for a wrong setting or file."""
     parser = argparse.ArgumentParser(prog="python -m experiments.glue.tables", description=__doc__.split("\n\n")[1])
     parser.add_argument("runs", type=Path, help="output_dir of the runs")
     parser.add_argument("--study", type=Path, help="study.json: show its cells, missing ones included, and no others")
     parser.add_argument("--run_id", action="append", default=[], help="run id to take where a cell has several")
+    parser.add_argument(
+        "--step_times", type=Path, help="result of python -m benchmarks.methods, for the column step time"
+    )
     parser.add_argument("--out", type=Path, help="folder for the files; default: print the Markdown only")
     chosen = parser.parse_args(arguments)
     try:
         table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
+        if chosen.step_times is not None:
+            table = replace(table, step_times=read_step_times(chosen.step_times))
         print(markdown(table, load_paper()), end="")
         for path in write_tables(table, chosen.out) if chosen.out else []:
             print(path, file=sys.stderr)

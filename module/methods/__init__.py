@@ -19,6 +19,7 @@ from module.methods.hype import HyPe
 from module.methods.l2sp import L2SP
 from module.methods.llrd import LLRD
 from module.methods.lora import LoRA
+from module.methods.matched_noise import MatchedNoise
 from module.methods.mixout import Mixout
 from module.methods.neftune import NEFTune
 from module.methods.noisytune import NoisyTune
@@ -45,6 +46,7 @@ _OWN: tuple[type[FineTuningMethod], ...] = (
     NoisyTune,
     SAGE,
     PATS,
+    MatchedNoise,
     HyPe,
     ComponentClip,
     ChildTuning,

@@ -11,7 +11,7 @@ from module.param_index import ParamInfo
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TRACKING = ("pats", "sage")  # methods whose sensitivities are of whole gradients
+_TRACKING = ("pats", "matched_noise", "sage")  # methods whose sensitivities are of whole gradients
 
 
 @dataclass(frozen=True, slots=True)

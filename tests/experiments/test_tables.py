@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from data_utils.errors import SettingError
 from data_utils.yaml_file import read_yaml
 from experiments.glue.cells import Wanted, gather
+from experiments.glue.csv_text import cells_csv, seeds_csv
 from experiments.glue.paper import PAPER, load_paper
-from experiments.glue.render import cells_csv, latex, markdown, seeds_csv
+from experiments.glue.render import latex, markdown
 from experiments.glue.tables import main, write_tables
 from mt_dnn.results import Status
 from tests.experiments.fake_runs import write_run
@@ -258,16 +260,23 @@ def test_methods_stand_beside_their_controls(tmp_path: Path) -> None:
     assert table.methods == ("vanilla", "no_hidden_dropout+pats", "pats", "no_dropout")
     text = markdown(table, PAPER_TABLES)
     block = "Best dev epoch, minus the control"
-    assert line(text, "PATS - vanilla", block) == ["+2.33 ± 1.53", "+2.33"]
-    assert line(text, "no dropout - vanilla", block) == ["-1.00 ± 0.00", "-1.00"]
-    assert line(text, "PATS - vanilla", "Last epoch, minus the control") == ["+0.50 ± 0.00", "+0.50"]
+    assert line(text, "PATS - vanilla", block) == ["+2.33 [-1.46, +6.13]"] * 2
+    assert line(text, "no dropout - vanilla", block) == ["-1.00 [-1.00, -1.00]"] * 2
+    assert line(text, "PATS - vanilla", "Last epoch, minus the control") == ["+0.50 [+0.50, +0.50]"] * 2
     assert "Without their control in this table: no hidden dropout + PATS (no hidden dropout)." in text
-    assert r"\emph{best dev epoch, minus the control}" in latex(table, PAPER_TABLES)
+    assert "mean difference of the same seeds with Student's 95 % interval" in text
+    tex = latex(table, PAPER_TABLES)
+    assert r"\emph{best dev epoch, minus the control}" in tex
+    assert r"PATS - vanilla & +2.33 {\scriptsize [-1.46, +6.13]} & +2.33 {\scriptsize [-1.46, +6.13]} \\" in tex
+    assert tex.count("{") - tex.count(r"\{") == tex.count("}") - tex.count(r"\}")
     by_method = {row["method"]: row for row in rows(cells_csv(table, PAPER_TABLES)) if row["selection"] == "best"}
     assert (by_method["pats"]["control"], float(by_method["pats"]["minus_control"])) == (
         "vanilla",
         pytest.approx(7 / 3),
     )
+    low, high = (float(by_method["pats"][f"minus_control_{end}"]) for end in ("low", "high"))
+    assert (low, high) == pytest.approx(tuple(stats.t.interval(0.95, 2, 7 / 3, stdev([1.0, 2.0, 4.0]) / math.sqrt(3))))
+    assert by_method["pats"]["minus_control_n"] == "3"
     assert by_method["vanilla"]["control"] == by_method["no_hidden_dropout+pats"]["control"] == ""
 
 
@@ -276,9 +285,24 @@ def test_a_difference_is_taken_over_the_seeds_of_both(tmp_path: Path) -> None:
         write_run(tmp_path, seed=seed, best=best)
     for seed, best in ((2, 72.0), (3, 91.0), (4, 10.0)):
         write_run(tmp_path, method="sage", seed=seed, best=best)
-    gain = gather(tmp_path).minus_control(ENCODER, "sage", "cola", "best")
+    gain = gather(tmp_path).minus(ENCODER, "sage", "vanilla", "cola", "best")
     assert gain is not None
     assert (gain.mean, gain.n) == (1.5, 2)
+    block = "Best dev epoch, minus the control"
+    assert line(markdown(gather(tmp_path), PAPER_TABLES), "SAGE - vanilla", block)[0] == "+1.50 [-4.85, +7.85] (n=2)"
+
+
+def test_the_average_difference_has_an_interval_only_over_the_same_seeds(tmp_path: Path) -> None:
+    for seed, gain in ((1, 1.0), (2, 3.0)):
+        for task, share in (("cola", 1.0), ("rte", 0.0)):
+            write_run(tmp_path, task, seed=seed, best=60.0)
+            write_run(tmp_path, task, "sage", seed, 60.0 + gain * share)
+    block = "Best dev epoch, minus the control"
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert line(text, "SAGE - vanilla", block)[2] == "+1.00 [-5.35, +7.35]"
+    shutil.rmtree(next(tmp_path.glob("rte/*/sage/*/seed=2")))
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert line(text, "SAGE - vanilla", block) == ["+2.00 [-10.71, +14.71]", "+0.00 (n=1)", "+1.00 (seeds differ)"]
 
 
 def test_the_number_of_settings_tried_is_shown(tmp_path: Path) -> None:
@@ -291,3 +315,20 @@ def test_the_number_of_settings_tried_is_shown(tmp_path: Path) -> None:
     assert line(text, "PATS, best of 36 settings") == ["**60.00**", "**60.00**"]
     trials = {row["method"]: row["trials"] for row in rows(cells_csv(gather(tmp_path, wanted), PAPER_TABLES))}
     assert trials == {"vanilla": "1", "pats": "36"}
+
+
+def test_step_times_stand_in_a_last_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method in ("vanilla", "pats", "sage"):
+        for seed in (1, 2):
+            write_run(tmp_path / "runs", method=method, seed=seed, best=60.0 + seed, last=59.0)
+    costs = tmp_path / "costs.json"
+    costs.write_text(json.dumps({"methods": {"pats": {"time_factor": {"median": 1.084}}}}))
+    assert main([str(tmp_path / "runs"), "--step_times", str(costs), "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert (line(shown, "vanilla")[-1], line(shown, "PATS")[-1], line(shown, "SAGE")[-1]) == ("1.00x", "1.08x", "-")
+    assert line(shown, "PATS - vanilla", "Best dev epoch, minus the control")[-1] == "1.08x"
+    assert line(shown, "PATS, paper")[-1] == "-"
+    assert "1.08x" in (tmp_path / "out/table.tex").read_text()
+    costs.write_text("{}")
+    assert main([str(tmp_path / "runs"), "--step_times", str(costs)]) == 2
+    assert "no result of benchmarks.methods (KeyError: 'methods')" in capsys.readouterr().err

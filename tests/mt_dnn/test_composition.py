@@ -19,11 +19,12 @@ REFUSED = {
     for group in (
         ("freelb", "smart", "r3f"),  # the perturbation of the word embeddings
         ("sam", "pgd", "pac_tuning"),  # the weights at which gradients are taken
-        ("mixout", "pgd", "pac_tuning"),  # noise on the weights of the forward pass
+        ("mixout", "pgd", "pac_tuning", "matched_noise"),  # noise on the weights of the forward pass
         ("mixout", "lora"),  # the encoder's linear layers
         ("hype", "pac_tuning"),
         ("pats", "pac_tuning"),
         ("pats", "pgd"),
+        ("pats", "matched_noise"),
         ("ema", "swa"),  # the weights that are evaluated
         ("recadam", "lora"),
         ("l2sp", "lora"),
@@ -33,6 +34,7 @@ REFUSED = {
 # Small enough for a tiny encoder and a learning rate of 3e-2, large enough to act.
 SETTINGS: dict[str, dict[str, object]] = {
     "pats": {"noise_scale": 1e-2, "threshold_mode": "none"},
+    "matched_noise": {"noise_scale": 1e-2, "threshold_mode": "none"},
     "hype": {"noise_scale": 1e-2},
     "r3f": {"noise_scale": 1e-2},
     "recadam": {"gamma": 10.0, "t0": 2},
@@ -53,7 +55,7 @@ def test_pairs(tiny_run, tmp_path, pair):
         return
     assert parse_method(spec) == pair
     short = {
-        "epochs": 2, "train_size": 32, "save": "last", "checkpoint_seconds": 0.0, "log_per_updates": 1,
+        "epochs": 2, "train_size": 32, "save": "last", "log_per_updates": 1,
         **{name: SETTINGS[name] for name in pair if name in SETTINGS},
     }  # fmt: skip
     whole = tiny_run(method=spec, output_dir=tmp_path / "whole", **short)

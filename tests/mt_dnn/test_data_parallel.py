@@ -57,7 +57,7 @@ NOISY = [  # dropout on: only that the copies stay equal
     ("pgd+smart", {}),
     ("mixout+child_tuning+llrd", {"child_tuning": {"variant": "F"}}),
     ("child_tuning+pats", {"optimizer": "adamw"}),
-    ("pac_tuning", {"pac_tuning": {"k_levels": 2, "k_models": 1}}),
+    ("matched_noise", {}),
     ("r3f+bitfit", {"r3f": {"spectral_norm": True}}),
 ]
 BROKEN = {

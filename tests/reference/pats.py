@@ -13,7 +13,8 @@ def pats_step(thetas, gradients, states, eta, *, update=adamax.direction, optimi
     """One step of every tensor. Keys are the tensors' paths; returns the new values, changes the states."""
     r = {
         "lam": 5e-3, "gamma": 1e-6, "beta": 0.75, "p": 0.5, "eps": 1e-12, "seed": 0, "noise_times_lr": True,
-        "threshold_mode": "absolute", "mean_scope": "tensor", "mask_scope": "element", "max_ratio": None, **rule,
+        "threshold_mode": "absolute", "mean_scope": "tensor", "mask_scope": "element", "max_ratio": None,
+        "spread": None, **rule,
     }  # fmt: skip
     optimizer = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-6, "w": 0.01, "rule": "mtdnn", **(optimizer or {})}
     for path, theta in thetas.items():
@@ -29,6 +30,10 @@ def pats_step(thetas, gradients, states, eta, *, update=adamax.direction, optimi
         ratio = s_tilde / (s_bar + r["eps"])
         sigma = r["lam"] * (ratio if r["max_ratio"] is None else np.minimum(ratio, r["max_ratio"]))  # Eq. 4
         sigma[spared(r["threshold_mode"], r["gamma"], s_bar, s_tilde, ratio)] = 0.0
+        if r["spread"] == "uniform":
+            sigma[...] = np.sqrt((sigma**2).mean())
+        elif r["spread"] is not None:  # path -> by how many entries the sizes are moved along
+            sigma = np.roll(sigma.ravel(), r["spread"][path]).reshape(sigma.shape)
         d = update(theta, gradients[path], states[path], **optimizer)
         t = states[path]["t"]
         z = sigma * noise.normals(r["seed"], t, path, theta.size).reshape(theta.shape)

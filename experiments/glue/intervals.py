@@ -1,0 +1,115 @@
+"""Confidence intervals of a mean difference, and what is wrong with them when there is too little to go by."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+RESAMPLES = 9_999
+
+Kind = Literal["t", "BCa", "percentile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A two-sided confidence interval."""
+
+    low: float
+    """NaN where there is no interval."""
+    high: float
+    kind: Kind
+    confidence: float = CONFIDENCE
+    degenerate: str = ""
+    """Why it is not to be trusted or not there; empty when nothing is known against it."""
+
+
+def t_interval(differences: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Student's interval of the mean: exact for normal differences, at any n >= 2.
+
+    Args:
+        differences: (n,) of equal seeds.
+        confidence: In (0, 1).
+    """
+    n, reason = len(differences), _degenerate(differences)
+    if n < 2 or any(math.isnan(d) for d in differences):
+        return Interval(math.nan, math.nan, "t", confidence, reason)
+    from scipy.special import stdtrit
+
+    mean = math.fsum(differences) / n
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * statistics.stdev(differences) / math.sqrt(n)
+    return Interval(mean - half, mean + half, "t", confidence, reason)
+
+
+def bca_interval(
+    differences: Sequence[float], confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987), by SciPy.
+
+    It assumes no distribution, but resamples see only the n differences that there are: it cannot reach outside them,
+    and covers less than it says while n is small (``docs/statistics.md`` has the measured figures). Of two differences
+    it is the span between them; of equal ones it is not defined, and NaN.
+
+    Args:
+        differences: (n,) of equal seeds.
+        confidence: In (0, 1).
+        resamples: Bootstrap samples.
+        seed: Of the resampling.
+    """
+    reason = _degenerate(differences)
+    if len(differences) < 2 or any(math.isnan(d) for d in differences) or _all_equal(differences):
+        return Interval(math.nan, math.nan, "BCa", confidence, reason)
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (np.asarray(differences, dtype=np.float64),), np.mean, n_resamples=resamples, confidence_level=confidence,
+        method="BCa", vectorized=True, random_state=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return Interval(float(found.low), float(found.high), "BCa", confidence, reason)
+
+
+def percentile_interval(resampled: NDArray[np.floating[Any]], confidence: float = CONFIDENCE) -> Interval:
+    """Percentile bootstrap interval (Efron 1979).
+
+    Args:
+        resampled: (R,) values of the statistic; a NaN among them makes the interval NaN.
+        confidence: In (0, 1).
+    """
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    reason = "a score is not defined (NaN)" if math.isnan(low) else ""
+    return Interval(float(low), float(high), "percentile", confidence, reason)
+
+
+def bootstrap_p(resampled: NDArray[np.floating[Any]]) -> float:
+    """Two-sided p that goes with the percentile interval: the largest level at which it still holds zero.
+
+    Args:
+        resampled: (R,) values of the statistic; NaN if any of them is.
+
+    Returns:
+        p in [2 / (R + 1), 1].
+    """
+    if np.isnan(resampled).any():
+        return math.nan
+    below, above = int(np.sum(resampled <= 0)), int(np.sum(resampled >= 0))
+    return min(1.0, 2.0 * (min(below, above) + 1) / (len(resampled) + 1))
+
+
+def _degenerate(differences: Sequence[float]) -> str:
+    if any(math.isnan(d) for d in differences):
+        return "a seed has no score (NaN)"
+    if len(differences) < 2:
+        return "fewer than two seeds have no spread"
+    if _all_equal(differences):
+        return "all differences are equal"
+    return "two seeds: BCa is the span of the two differences" if len(differences) == 2 else ""
+
+
+def _all_equal(differences: Sequence[float]) -> bool:
+    return math.isclose(max(differences), min(differences), rel_tol=1e-12, abs_tol=1e-12)
