@@ -181,6 +181,29 @@ def epoch_batches(
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
+def share_of(window: NDArray[np.int64], lengths: NDArray[np.int64], rank: int, size: int) -> NDArray[np.int64]:
+    """Divide the examples of one optimizer step among processes so that their tokens are about equal.
+
+    Dealt out by length, forth and back, so the numbers of examples differ by at most 1; in their order within the step.
+
+    Args:
+        window: (n,) examples of the step.
+        lengths: tokens of every example.
+        rank: the process whose share is wanted, in [0, size).
+        size: processes.
+
+    Returns:
+        (k,) its examples, none where there are fewer than processes; every example is in one share.
+    """
+    if size == 1:
+        return window
+    lap, place = np.divmod(np.arange(len(window)), size)
+    dealt = np.where(lap % 2 == 0, place, size - 1 - place)
+    by_length = np.argsort(-lengths[window], kind="stable")
+    places: NDArray[np.int64] = np.sort(by_length[dealt == rank])
+    return window[places]
+
+
 def evaluation_batches(lengths: ArrayLike, max_tokens: int) -> list[NDArray[np.int64]]:
     """Split examples into batches of similar length under a token budget, longest first.
 

@@ -93,6 +93,10 @@ class Composition(FineTuningMethod):
     def needs_dense_gradients(self) -> bool:  # noqa: D102
         return any(method.needs_dense_gradients for method in self.methods)
 
+    @property
+    def divisible(self) -> bool:  # noqa: D102
+        return all(method.divisible for method in self.methods)
+
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {method.name: method.state_dict() for method in self.methods}
 

@@ -118,7 +118,9 @@ class MethodContext:
     total_epochs: int = 0
     """Epochs of the whole run."""
     examples: int = 0
-    """Examples of the optimizer step under way, in all its micro-batches."""
+    """Examples of the optimizer step under way, in all its micro-batches and all processes."""
+    complete: Callable[[], None] | None = None
+    """Adds up the gradients of all processes; None in one process."""
     pass_weight: float = 1.0
     """What the methods around the hook ``gradients`` under way multiply its gradients with."""
     noised_pass: bool = False
@@ -132,9 +134,27 @@ class MethodContext:
         return torch.Generator().manual_seed(stream_seed(self.seed, name))
 
     def stream(self, name: str) -> RandomStream:
-        """Return the stream (seed, name) where it stands, for what is drawn in every step; resume restores it."""
+        """Return the stream (seed, name) where it stands, for what is drawn in every step; resume restores it.
+
+        In a data-parallel run it is the same in all processes, and must be drawn from the same number of times: for
+        noise on weights and masks of gradients, once per step.
+        """
         assert self.streams is not None
         return self.streams[name]
+
+    def pass_stream(self, name: str) -> RandomStream:
+        """Return the same for what is drawn in forward passes: each process of a data-parallel run has its own."""
+        assert self.streams is not None
+        return self.streams.own(name)
+
+    def complete_gradients(self) -> None:
+        """Make the gradients those of all examples of the passes made, for a hook ``gradients`` that looks at them.
+
+        In a data-parallel run each process has those of its own share until the hook is over; in one process nothing
+        is to be done. A pass that follows must start without gradients.
+        """
+        if self.complete is not None:
+            self.complete()
 
     def anchor(self, kind: str) -> dict[str, Tensor]:
         """Return copies of the pretrained parameters by name, one set for all who ask.

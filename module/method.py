@@ -187,6 +187,17 @@ class FineTuningMethod:
         seen = ("gradients", "after_backward")
         return any(getattr(type(self), hook) is not getattr(FineTuningMethod, hook) for hook in seen)
 
+    @property
+    def divisible(self) -> bool:
+        """Whether processes may divide a step's examples among them; by default if ``gradients`` is not overridden.
+
+        A ``gradients`` of its own is right there if it works on any part of the step's micro-batches, none included,
+        uses ``context.examples`` for the size of the step, and calls ``context.complete_gradients`` before it looks at
+        gradients. ``before_fit`` runs in every process on the whole training set, and what it leaves in ``state_dict``
+        is taken from the first; the other hooks see gradients of the whole step.
+        """
+        return type(self).gradients is FineTuningMethod.gradients
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resume needs beyond network, optimizer and ``context.streams``: tensors and plain values."""
         return {}

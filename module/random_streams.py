@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,11 +46,12 @@ class RandomStream:
         drawn = torch.empty(like.shape, device=self.device).bernoulli_(probability, generator=self._generator)
         return drawn.div_(probability)
 
-    def restart(self) -> None:
-        """Go back to the start."""
+    def restart(self, seed: int | None = None) -> None:
+        """Go back to the start, or to that of another seed's stream."""
+        self.seed = self.seed if seed is None else seed
         self._generator.manual_seed(self.seed)
         if self._masks is not None:
-            self._masks.position = 0
+            self._masks.seed, self._masks.position = self.seed, 0
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands."""
@@ -69,16 +70,28 @@ class RandomStream:
 class RandomStreams:
     """All sources of a run that move on while it trains.
 
+    Where processes divide the examples of a run, each has dropout and streams of its own for what is drawn in a forward
+    pass, and the streams of all others are equal in all processes.
+
     Args:
         seed: The run's seed.
         device: Of the run.
         dropout: What dropout on the CPU draws from.
+        rank: Of this process; rank 0 draws what a run in one process draws.
     """
 
-    def __init__(self, seed: int, device: torch.device | None = None, dropout: DropoutStream | None = None) -> None:
-        self.seed = seed
+    def __init__(
+        self,
+        seed: int,
+        device: torch.device | None = None,
+        dropout: DropoutStream | None = None,
+        rank: int = 0,
+    ) -> None:
+        self.seed, self.rank = seed, rank
         self.device = device or torch.device("cpu")
-        self.dropout = dropout or DropoutStream(stream_seed(seed, "dropout"))
+        self._mark = f"/rank {rank}" if rank else ""  # in the names of the process's own sources
+        self._own: set[str] = set()  # names of its own streams
+        self.dropout = dropout or DropoutStream(self._seed_of_own("dropout"))
         self._named: dict[str, RandomStream] = {}
         self._kept: dict[str, Any] = {}  # restored states of streams that nobody has asked for yet
         self._apart: dict[str, Any] = {}  # where dropout of the extra passes of a name stands
@@ -86,26 +99,55 @@ class RandomStreams:
     def __getitem__(self, name: str) -> RandomStream:
         """The stream of this name, which starts when it is first asked for."""
         if name not in self._named:
-            self._named[name] = RandomStream(stream_seed(self.seed, name), self.device)
+            self._named[name] = RandomStream(self._seed_of(name), self.device)
             if name in self._kept:
                 self._named[name].restore(self._kept.pop(name))
         return self._named[name]
 
+    def own(self, name: str) -> RandomStream:
+        """The stream of this name of this process; a name is either a process's own or everyone's."""
+        self._own.add(name)
+        return self[name]
+
     def state(self) -> dict[str, Any]:
         """Where all of them stand, as tensors and plain values."""
         named = {name: stream.state() for name, stream in self._named.items()}
-        return {**self._sources(), "named": {**self._kept, **named}, "apart": dict(self._apart)}
+        return {
+            **self._sources(), "named": {**self._kept, **named}, "apart": dict(self._apart),
+            "mark": self._mark, "own": sorted(self._own),
+        }  # fmt: skip
 
     def restore(self, states: dict[str, Any]) -> None:
         """Go back (or on) to what :meth:`state` gave; streams that it does not know start afresh."""
         self._set_sources(states)
         self._apart = dict(states["apart"])
         self._kept = dict(states["named"])
+        self._own |= set(states["own"])
+        renamed, self._mark = self._mark != states["mark"], states["mark"]
         for name, stream in self._named.items():
+            if renamed or name not in self._kept:
+                stream.restart(self._seed_of(name))
             if name in self._kept:
                 stream.restore(self._kept.pop(name))
-            else:
-                stream.restart()
+
+    def resume(self, states: Sequence[dict[str, Any]], ranks: int, step: int) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            states: What :meth:`state` gave in each process then.
+            ranks: Processes now. With as many as then, all is as if nothing had happened; with another number, what is
+                a process's own starts anew, under a name with the step, so that no draw comes twice.
+            step: Of the checkpoint.
+        """
+        if len(states) == ranks:
+            self.restore(states[self.rank])
+            return
+        everyone = {name: state for name, state in states[0]["named"].items() if name not in states[0]["own"]}
+        mark = f"/rank {self.rank}/step {step}"
+        seed = stream_seed(self.seed, f"dropout{mark}")
+        torch.manual_seed(seed)
+        sources = {**self._sources(), "seed": seed, "dropout": 0}
+        self.restore({**sources, "named": everyone, "apart": {}, "mark": mark, "own": states[0]["own"]})
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -123,7 +165,7 @@ class RandomStreams:
         if name in self._apart:
             self._set_sources(self._apart[name])
         else:
-            seed = stream_seed(self.seed, f"{name}/dropout")
+            seed = self._seed_of_own(f"{name}/dropout")
             self.dropout.seed, self.dropout.position = seed, 0
             torch.manual_seed(seed)
         try:
@@ -131,6 +173,12 @@ class RandomStreams:
         finally:
             self._apart[name] = self._sources()
             self._set_sources(outside)
+
+    def _seed_of(self, name: str) -> int:
+        return self._seed_of_own(name) if name in self._own else stream_seed(self.seed, name)
+
+    def _seed_of_own(self, name: str) -> int:
+        return stream_seed(self.seed, name + self._mark)
 
     def _sources(self) -> dict[str, Any]:
         """Where what dropout draws from stands."""

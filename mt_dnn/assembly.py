@@ -16,6 +16,7 @@ from module.param_index import ParamIndex, weight_decay_groups
 from module.random_streams import RandomStreams
 from module.seeds import stream_seed
 from mt_dnn.config import RunConfig
+from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder import EncoderSource, load_encoder
 from mt_dnn.model import TrainingModel
 from mt_dnn.network import Network
@@ -43,6 +44,7 @@ def assemble(
     device: torch.device,
     precision: Precision,
     total_steps: int,
+    ranks: Ranks = ONE_PROCESS,
 ) -> Parts:
     """Build everything that a step needs, in the order of the method's hooks.
 
@@ -53,11 +55,18 @@ def assemble(
         device: Where the network goes.
         precision: Of the forward passes.
         total_steps: Optimizer steps of the whole run.
+        ranks: Processes that divide the run.
 
     Raises:
-        SettingError: the encoder cannot be loaded, or the method does not fit it.
+        SettingError: the encoder cannot be loaded, or the method does not fit it or cannot be divided.
     """
     method = build_method(config.method, config.method_settings)
+    if ranks.size > 1 and not method.divisible:
+        whole = ", ".join(part.name for part in method.methods if not part.divisible)
+        raise SettingError(
+            f"method {config.method}: the hook gradients of {whole} does not say that it is right on a part of a "
+            f"step's examples (divisible); run it in one process, without torchrun"
+        )
     head_dropout = next(p for p in (config.dropout_p, task_def.dropout_p, _DEFAULT_HEAD_DROPOUT) if p is not None)
     rates = method.configure(DropoutRates(config.bert_dropout_p, config.bert_dropout_p, head_dropout))
     encoder = load_encoder(
@@ -73,7 +82,7 @@ def assemble(
         pooler_activation=config.pooler_actf,
         generator=torch.Generator().manual_seed(stream_seed(config.seed, "init")),
     ).to(device)
-    streams = RandomStreams(config.seed, device)
+    streams = RandomStreams(config.seed, device, rank=ranks.rank)
     network.draw_dropout_from(streams.dropout)
     model = TrainingModel(network, task_def, precision)
     try:

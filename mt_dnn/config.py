@@ -50,7 +50,8 @@ class RunConfig:
     epochs: int = 10
     """Passes over the training set."""
     batch_size: int = 32
-    """Examples per forward pass; one optimizer step sees batch_size x grad_accumulation_step examples."""
+    """Examples per forward pass; one optimizer step sees batch_size x grad_accumulation_step examples, whatever the
+    number of processes that divide them."""
     grad_accumulation_step: int = 1
     """Forward passes per optimizer step."""
     learning_rate: float = 1e-4

@@ -20,9 +20,12 @@ Fine-tune a pretrained encoder on one task with one method and one seed.
   python train.py --train_datasets cola --method pats --pats.noise_scale 5e-3 --learning_rate 1e-4
   python train.py --config run.yml --seed 3        values on the command line win over the file's
   python train.py --config run.yml --print_config  show the whole configuration and stop
+  torchrun --nproc_per_node 4 train.py --train_datasets mnli --method pats
+                                                   the same run divided among 4 GPUs (docs/cluster.md)
 
 A finished run is not run again; a broken-off one goes on where its last checkpoint stands.
-Exit status: 0 done, 1 the run failed, 2 a setting or file is wrong, 75 stopped by a signal (start it again)."""
+Exit status: 0 done, 1 the run failed or another of its processes ended, 2 a setting or file is wrong, 75 stopped by a
+signal (start it again)."""
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

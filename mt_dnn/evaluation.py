@@ -12,6 +12,7 @@ from data_utils.metrics import compute_metrics
 from data_utils.task_def import TaskDef
 from data_utils.token_cache import TokenCache
 from module.evaluating import evaluating
+from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.loss import task_loss
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision
@@ -43,6 +44,7 @@ def evaluate(
     device: torch.device,
     precision: Precision,
     on_batch: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ONE_PROCESS,
 ) -> Evaluation:
     """Score a network; its modes and its parameters are as before afterwards.
 
@@ -54,15 +56,19 @@ def evaluate(
         device: where the network is.
         precision: of the forward passes.
         on_batch: called after each batch with the number of batches done and their total.
+        ranks: processes that divide the batches; each gets all logits, and so the same scores.
 
     Raises:
         ValueError: when the batches are not every row exactly once.
     """
-    order = np.concatenate([np.asarray(b, dtype=np.int64) for b in batches]) if batches else np.empty(0, np.int64)
+    shares = [batches[rank :: ranks.size] for rank in range(ranks.size)]
+    dealt = [np.asarray(b, dtype=np.int64) for share in shares for b in share]
+    order = np.concatenate(dealt) if dealt else np.empty(0, np.int64)
     if not np.array_equal(np.sort(order), np.arange(len(cache))):
         raise ValueError(f"batches hold {len(order)} rows, which are not each of the {len(cache)} rows once")
     with evaluating(network):
-        logits = _forward(network, cache, batches, device, precision, on_batch)
+        mine = _forward(network, cache, shares[ranks.rank], task_def.n_class, device, precision, on_batch)
+    logits = np.concatenate(ranks.gather(mine))
     in_row_order = np.empty_like(logits)
     in_row_order[order] = logits
     labels = np.asarray(cache.labels)
@@ -77,10 +83,12 @@ def evaluate_sets(
     batches: Mapping[str, Sequence[npt.NDArray[np.int64]]],
     device: torch.device,
     precision: Precision,
+    ranks: Ranks = ONE_PROCESS,
 ) -> dict[str, Evaluation]:
     """Score a network on several data sets by name; arguments and errors as in :func:`evaluate`."""
     return {
-        name: evaluate(network, cache, task_def, batches[name], device, precision) for name, cache in caches.items()
+        name: evaluate(network, cache, task_def, batches[name], device, precision, ranks=ranks)
+        for name, cache in caches.items()
     }
 
 
@@ -88,12 +96,13 @@ def _forward(
     network: Network,
     cache: TokenCache,
     batches: Sequence[npt.NDArray[np.int64]],
+    n_class: int,
     device: torch.device,
     precision: Precision,
     on_batch: Callable[[int, int], None] | None,
 ) -> npt.NDArray[np.float32]:
     """(N, K) logits in the order of the batches; the host waits for the device once, at the end."""
-    collected = []
+    collected = [torch.empty((0, n_class), device=device)]  # a process may have no batch
     with torch.inference_mode(), precision.autocast():
         ready = prefetch(batches, lambda indices: network.encoder.batch(cache, indices, device))
         for done, batch in enumerate(ready, start=1):

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop between two steps."""
+"""What stops a run from outside: signals, and the loss of another process of the same run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ class Interrupted(RuntimeError):
     """A signal stopped the run after a checkpoint; the same command goes on from there."""
 
 
+class RankLost(RuntimeError):
+    """Another process of a data-parallel run ended or does not answer; the last checkpoint stands."""
+
+
 class StopRequest:
     """While entered, SIGTERM, SIGUSR1 and the first SIGINT only set :attr:`asked`; a second SIGINT interrupts at once.
 
     Outside the main thread, where Python takes no handlers, it stays unset.
+
+    Args:
+        patient: A second SIGINT does nothing: under torchrun a single Ctrl-C comes twice, from the terminal and from
+            torchrun, which kills what does not end in 30 seconds.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
         self.asked = False
+        self._patient = patient
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -38,6 +47,6 @@ class StopRequest:
         self._before.clear()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.asked and number == signal.SIGINT and not self._patient:
             raise KeyboardInterrupt
         self.asked = True

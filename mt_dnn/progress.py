@@ -14,16 +14,20 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[Progress], None]]:
+def progress_bar(label: str, shown: bool = True) -> Iterator[Callable[[Progress], None]]:
     """A bar on stderr, off when that is no terminal.
 
     Args:
         label: Stands before the bar.
+        shown: Whether this process shows one at all.
 
     Yields:
         The function to call after every step.
     """
-    with tqdm(desc=label, unit="step", disable=None, dynamic_ncols=True) as bar, logging_redirect_tqdm():
+    with (
+        tqdm(desc=label, unit="step", disable=None if shown else True, dynamic_ncols=True) as bar,
+        logging_redirect_tqdm(),
+    ):
 
         def report(progress: Progress) -> None:
             bar.total = progress.total_steps

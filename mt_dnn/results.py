@@ -195,7 +195,7 @@ class RunDirectory:
         write_text_atomic(self.result_json, json.dumps(asdict(result), indent=2) + "\n")
 
     def clear(self) -> None:
-        """Remove what an earlier, failed attempt left, all but the lock and the checkpoints."""
-        for file in (self.metrics_jsonl, self.predictions_npz, self.sensitivity_json, self.result_json):
+        """Remove what an earlier, failed attempt left, all but the lock, the checkpoints and the metrics up to them."""
+        for file in (self.predictions_npz, self.sensitivity_json, self.result_json):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.tensorboard, ignore_errors=True)

@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,8 +18,9 @@ from mt_dnn.allocator import keep_memory_between_steps
 from mt_dnn.assembly import pick_device
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import Datasets, open_datasets
+from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder import EncoderSource, resolve_encoder
-from mt_dnn.interrupt import Interrupted, StopRequest
+from mt_dnn.interrupt import Interrupted, RankLost, StopRequest
 from mt_dnn.provenance import provenance
 from mt_dnn.results import RunDirectory, RunResult, Status
 from mt_dnn.trainer import Progress, Trainer
@@ -26,12 +28,15 @@ from mt_dnn.trainer import Progress, Trainer
 log = logging.getLogger(__name__)
 
 
-def run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
+def run(
+    config: RunConfig, on_progress: Callable[[Progress], None] | None = None, ranks: Ranks = ONE_PROCESS
+) -> RunResult:
     """Compute one run, go on with it where it broke off, or return its result if it is done.
 
     Args:
         config: The run.
         on_progress: Called after every step.
+        ranks: From :func:`mt_dnn.data_parallel.join`, where several processes compute the run together.
 
     Returns:
         The result, as in ``result.json``. An unexpected error gives status ``failed``; the next call tries again.
@@ -40,29 +45,40 @@ def run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None
         SettingError: a setting, file or checkpoint is wrong, or a file cannot be written; no result is written.
         RunLocked: another process is computing this run.
         Interrupted: a signal asked to stop; a checkpoint was written.
+        RankLost: another process of the run ended; no result is written.
     """
     directory = RunDirectory(run_dir(config))
-    finished = directory.read_result()
+    finished = ranks.on_first(directory.read_result)
     if finished is not None and finished.done:
         return finished
     keep_memory_between_steps()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     # Device, data and encoder are opened before the folder is made: a wrong path leaves nothing behind.
+    if ranks.device is not None:
+        config = replace(config, device=ranks.device)
     device = pick_device(config.device)
     if device.type == "cuda" and device.index is not None:
         # Pinned memory belongs to the current device: without this every process would hold memory of the first GPU.
         torch.cuda.set_device(device)
-    data, source = open_datasets(config), resolve_encoder(config.init_checkpoint)
-    with directory.lock(), StopRequest() as stop:
-        finished = directory.read_result()
+    data, source = ranks.first_before_others(lambda: (open_datasets(config), resolve_encoder(config.init_checkpoint)))
+    with ExitStack() as held, StopRequest(patient=ranks.size > 1) as stop:
+        ranks.on_first(lambda: held.enter_context(directory.lock()))
+        finished = ranks.on_first(directory.read_result)
         if finished is not None and finished.done:
             return finished
         try:
-            if finished is not None:
-                directory.clear()
-            directory.start(_description(config, data, source))
-            return _fit(Trainer(config, data, source, directory, stop, on_progress), directory)
+            description = _description(config, data, source, ranks)
+            for key in ("run_id", "seed", "data_fingerprint", "encoder_fingerprint"):
+                ranks.check_same(key, description[key])
+
+            def begin() -> None:
+                if finished is not None:
+                    directory.clear()
+                directory.start(description)
+
+            ranks.on_first(begin)
+            return _fit(Trainer(config, data, source, directory, stop, on_progress, ranks), directory, ranks)
         except OSError as error:
             raise SettingError(
                 f"output_dir: cannot write {directory.path} ({error.strerror or error}); free space or make it "
@@ -70,10 +86,10 @@ def run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None
             ) from error
 
 
-def _fit(trainer: Trainer, directory: RunDirectory) -> RunResult:
+def _fit(trainer: Trainer, directory: RunDirectory, ranks: Ranks) -> RunResult:
     try:
         return trainer.fit()
-    except (SettingError, OSError, Interrupted):
+    except (SettingError, OSError, Interrupted, RankLost):
         raise  # the user's to mend, or to go on with
     except LostNoise as error:
         raise SettingError(str(error)) from None
@@ -81,11 +97,12 @@ def _fit(trainer: Trainer, directory: RunDirectory) -> RunResult:
         log.exception("%s failed", directory.path)
         result = trainer.result(Status.FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
         with suppress(OSError):
-            directory.write_result(result)
+            if ranks.first:
+                directory.write_result(result)
         return result
 
 
-def _description(config: RunConfig, data: Datasets, source: EncoderSource) -> dict[str, object]:
+def _description(config: RunConfig, data: Datasets, source: EncoderSource, ranks: Ranks) -> dict[str, object]:
     return {
         "run_id": run_id(config),
         "task": config.task,
@@ -96,6 +113,7 @@ def _description(config: RunConfig, data: Datasets, source: EncoderSource) -> di
         "config": config.as_dict(),
         "data_fingerprint": data.fingerprint,
         "encoder_fingerprint": encoder_fingerprint(source.folder),
+        "processes": ranks.size,
         **provenance(),
     }
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from data_utils.batching import epoch_batches, evaluation_batches, training_subset
+from data_utils.batching import epoch_batches, evaluation_batches, share_of, training_subset
 from module.bert_optim import Adamax, NonFiniteGradient
 from module.seeds import stream_seed
 from mt_dnn import checkpoint
@@ -22,6 +22,7 @@ from mt_dnn.assembly import assemble, pick_device
 from mt_dnn.batch import Batch
 from mt_dnn.config import RunConfig, run_id
 from mt_dnn.data import Datasets
+from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder import EncoderSource
 from mt_dnn.evaluation import evaluate_sets
 from mt_dnn.interrupt import Interrupted, StopRequest
@@ -35,6 +36,8 @@ from mt_dnn.train_state import TrainState
 from mt_dnn.training_step import TrainingStep
 
 log = logging.getLogger(__name__)
+
+_GO_ON, _SAVE, _STOP = range(3)  # what a rank wants after a step
 
 
 class Diverged(RuntimeError):
@@ -52,7 +55,7 @@ class Progress:
 
 
 class Trainer:
-    """One run in one process."""
+    """One run in one process, or the part of one rank in it; rank 0 alone writes."""
 
     def __init__(
         self,
@@ -62,12 +65,14 @@ class Trainer:
         directory: RunDirectory,
         stop: StopRequest,
         on_progress: Callable[[Progress], None] | None,
+        ranks: Ranks = ONE_PROCESS,
     ) -> None:
-        self.config, self.data, self.directory = config, data, directory
+        self.config, self.data, self.directory, self.ranks = config, data, directory, ranks
         self.stop, self.on_progress = stop, on_progress
         self.device = pick_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
         self.rows = training_subset(len(data.train), config.seed, config.train_fraction, config.train_size)
+        self.lengths = data.train.lengths[self.rows]
         self.steps_per_epoch = math.ceil(len(self.rows) / config.window)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.state = TrainState(loss_sum=torch.zeros((), device=self.device))
@@ -76,13 +81,13 @@ class Trainer:
         }
         self.tracker = Tracker(directory, config.tensorboard)
         self._started = self._saved_at = time.monotonic()
-        parts = assemble(config, data.task_def, source, self.device, self.precision, self.total_steps)
+        parts = assemble(config, data.task_def, source, self.device, self.precision, self.total_steps, ranks)
         parts.model.n_examples, parts.model.passes = len(self.rows), self._one_pass
         self.network, self.method, self.optimizer = parts.network, parts.method, parts.optimizer
         self.context, self.streams = parts.context, parts.streams
         self.watch = SensitivityWatch(parts.network, parts.optimizer, config.sensitivity_beta)
-        self.step = TrainingStep(parts, self.precision, config.global_grad_clipping, self.device)
-        torch.manual_seed(stream_seed(config.seed, "dropout"))
+        self.step = TrainingStep(parts, self.precision, config.global_grad_clipping, self.device, ranks)
+        torch.manual_seed(self.streams.dropout.seed)
 
     def fit(self) -> RunResult:
         """Train to the last epoch and write the result.
@@ -92,6 +97,7 @@ class Trainer:
             Interrupted: a signal asked to stop; a checkpoint was written.
         """
         self._resume()
+        self.ranks.check_copies(self.network.state_dict())
         error = None
         try:
             for _ in self._steps():
@@ -101,22 +107,24 @@ class Trainer:
             self.state.last = None  # the last epoch was never reached
             log.warning("%s diverged at step %d: %s", self.directory.path, self.state.step, error)
         result = self.result(Status.DIVERGED if error else self._status(), error)
-        self.directory.write_predictions(self._predictions())
-        if error is None:
-            self.watch.write(self.directory)
-        self.directory.write_result(result)
-        checkpoint.drop_last(self.directory.checkpoints)
-        self.tracker.close()
+        if self.ranks.first:
+            self.directory.write_predictions(self._predictions())
+            if error is None:
+                self.watch.write(self.directory)
+            self.directory.write_result(result)
+            checkpoint.drop_last(self.directory.checkpoints)
+            self.tracker.close()
         return result
 
     def _steps(self) -> Iterator[None]:
         """The loop, from where the state stands; yields between steps."""
         config, state = self.config, self.state
-        lengths = self.data.train.lengths[self.rows]
         for epoch in range(state.step // self.steps_per_epoch, config.epochs):
-            windows = epoch_batches(len(self.rows), config.window, config.seed, epoch, config.sampler, lengths=lengths)
-            for batches in prefetch(windows[state.step % self.steps_per_epoch :], self._batches):
-                norm = self._step(batches)
+            windows = epoch_batches(
+                len(self.rows), config.window, config.seed, epoch, config.sampler, lengths=self.lengths
+            )[state.step % self.steps_per_epoch :]
+            for window, batches in zip(windows, prefetch(windows, self._own_batches), strict=True):
+                norm = self._step(batches, len(window))
                 end_of_epoch = state.step % self.steps_per_epoch == 0
                 if end_of_epoch or state.step % config.log_per_updates == 0:
                     self._log(epoch + 1, norm)
@@ -127,11 +135,15 @@ class Trainer:
                     self.on_progress(Progress(state.step, self.total_steps, epoch + 1, best))
                 yield
 
+    def _own_batches(self, window: npt.NDArray[np.int64]) -> list[Batch]:
+        """This rank's micro-batches of one optimizer step."""
+        return self._batches(share_of(window, self.lengths, self.ranks.rank, self.ranks.size))
+
     def _batches(self, window: npt.NDArray[np.int64]) -> list[Batch]:
-        """The micro-batches of one optimizer step, on the device; ``window`` holds places in the training subset."""
+        """Micro-batches on the device; ``window`` holds places in the training subset."""
         rows = self.rows[window]
         parts = np.split(rows, range(self.config.batch_size, len(rows), self.config.batch_size))
-        return [self.network.encoder.batch(self.data.train, part, self.device) for part in parts]
+        return [self.network.encoder.batch(self.data.train, part, self.device) for part in parts if len(part)]
 
     def _one_pass(self) -> Iterator[list[Batch]]:
         """The training set once, in an order that no epoch has."""
@@ -139,14 +151,14 @@ class Trainer:
         for window in epoch_batches(len(self.rows), self.config.window, seed, 0):
             yield self._batches(window)
 
-    def _step(self, batches: list[Batch]) -> Tensor | None:
-        """One optimizer step on micro-batches; returns the gradient norm before clipping."""
+    def _step(self, batches: list[Batch], examples: int) -> Tensor | None:
+        """One optimizer step on this rank's of its examples; returns the gradient norm before clipping."""
         config, state = self.config, self.state
         multiplier = learning_rate_multiplier(state.step, self.total_steps, config.warmup, config.schedule)
         self.context.step, self.context.epoch = state.step, state.step // self.steps_per_epoch
-        loss, norm = self.step(batches, multiplier)
+        loss, norm = self.step(batches, multiplier, examples)
         state.loss_sum += loss
-        state.loss_examples += sum(batch.size for batch in batches)
+        state.loss_examples += examples
         state.step += 1
         return norm
 
@@ -154,16 +166,16 @@ class Trainer:
         """Read the running loss from the device; the only place of a step where the host waits for it."""
         state = self.state
         loss = float(state.loss_sum) / state.loss_examples
-        self.tracker.log(
-            {
-                "step": state.step,
-                "epoch": epoch,
-                "loss": loss,
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "grad_norm": None if norm is None else float(norm),
-                **self.method.metrics(self.context),
-            }
-        )
+        record = {
+            "step": state.step,
+            "epoch": epoch,
+            "loss": loss,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": None if norm is None else float(norm),
+            **self.method.metrics(self.context),  # on every rank: it may refuse a step that a GPU has refused
+        }
+        if self.ranks.first:
+            self.tracker.log(record)
         state.loss_sum, state.loss_examples = torch.zeros((), device=self.device), 0
         if isinstance(self.optimizer, Adamax):
             self.optimizer.check_refused()  # on a GPU it could not say so at the step itself
@@ -172,7 +184,8 @@ class Trainer:
 
     def _evaluate(self, epoch: int) -> None:
         """Score every dev set; keep logits and weights of the last and of the best epoch."""
-        config, state = self.config, self.state
+        config, state, first = self.config, self.state, self.ranks.first
+        self.ranks.check_copies(self.network.state_dict())
         raw = self._dev_scores(epoch)[0] if self.method.evaluates_other_weights else None
         with self.method.evaluation(self.context):
             last, logits = self._dev_scores(epoch)
@@ -181,12 +194,13 @@ class Trainer:
             if _better(last, state.best):
                 state.best = last
                 state.logits |= {f"{name}.best_logits": values for name, values in logits.items()}
-                if config.save in ("best", "both"):
+                if first and config.save in ("best", "both"):
                     checkpoint.save_weights(self.directory.checkpoints, "best", self.network)
-            if epoch == config.epochs and config.save in ("last", "both"):
+            if first and epoch == config.epochs and config.save in ("last", "both"):
                 checkpoint.save_weights(self.directory.checkpoints, "last", self.network)
         best = state.best or last
-        self.tracker.evaluated(state.step, last, raw)
+        if first:
+            self.tracker.evaluated(state.step, last, raw)
         log.info(
             "%s %s %s seed=%d epoch %d/%d %s %.2f best %.2f (epoch %d)",
             config.task, config.encoder, config.method, config.seed, epoch, config.epochs,
@@ -196,7 +210,7 @@ class Trainer:
     def _dev_scores(self, epoch: int) -> tuple[EpochScore, dict[str, Tensor]]:
         """Scores of the weights as they are, and each dev set's (N, K) logits."""
         task_def, batches = self.data.task_def, self.evaluation_batches
-        found = evaluate_sets(self.network, self.data.dev, task_def, batches, self.device, self.precision)
+        found = evaluate_sets(self.network, self.data.dev, task_def, batches, self.device, self.precision, self.ranks)
         metrics = {name: evaluation.metrics for name, evaluation in found.items()}
         score = float(np.mean([values[task_def.primary_metric] for values in metrics.values()]))
         return EpochScore(epoch, score, metrics), {name: torch.from_numpy(e.logits) for name, e in found.items()}
@@ -208,38 +222,50 @@ class Trainer:
             Interrupted: after the checkpoint that a signal asked for.
         """
         state = self.state
+        if not self.ranks.talks_at(state.step, self.device.type == "cpu" or self.config.checkpoint_seconds == 0.0):
+            return
         now = time.monotonic()
         due = now - self._saved_at >= self.config.checkpoint_seconds and state.step < self.total_steps
-        if not due and not self.stop.asked:
+        # Clocks and signals differ between ranks: what one of them wants, all do, at the same step.
+        wish = self.ranks.highest(_STOP if self.stop.asked else _SAVE if due else _GO_ON)
+        if wish == _GO_ON:
             return
         state.seconds, self._started = state.seconds + now - self._started, now
-        checkpoint.save_last(
-            self.directory.checkpoints,
-            state.step,
-            self.network,
-            {
-                "state": state.to_plain(),
-                "optimizer": self.optimizer.state_dict(),
-                "method": self.method.state_dict(),
-                "sensitivity": self.watch.state_dict(),
-                "scaler": self.step.scaler.state_dict(),
-                "random": self.streams.state(),
-                "metrics_size": self.tracker.flush(),
-            },
-        )
+        random = self.ranks.gather(self.streams.state())
+        self.ranks.on_first(lambda: self._save(random))  # the others wait: if one ended, torchrun would end the writer
         self._saved_at = time.monotonic()
-        if self.stop.asked:
+        if wish == _STOP:
             raise Interrupted(
                 f"stopped at step {state.step} of {self.total_steps}; the same command goes on from there"
             )
 
+    def _save(self, random: list[dict[str, Any]]) -> None:
+        checkpoint.save_last(
+            self.directory.checkpoints,
+            self.state.step,
+            self.network,
+            {
+                "state": self.state.to_plain(),
+                "optimizer": self.optimizer.state_dict(),
+                "method": self.method.state_dict(),
+                "sensitivity": self.watch.state_dict(),
+                "scaler": self.step.scaler.state_dict(),
+                "random": random,
+                "metrics_size": self.tracker.flush(),
+            },
+        )
+
     def _resume(self) -> None:
         """Go to the newest checkpoint, or to the start."""
         loaded = checkpoint.load_last(self.directory.checkpoints)
+        self.ranks.check_same("the step of the newest checkpoint", 0 if loaded is None else loaded.step)
         if loaded is None:
-            self.tracker.start(metrics_size=0, step=0)
+            if self.ranks.first:
+                self.tracker.start(metrics_size=0, step=0)
             with self.streams.aside():
                 self.method.before_fit(self.context)
+            if self.ranks.size > 1:
+                self.method.load_state_dict(self.ranks.state_of_first(self.method.state_dict()))
             return
         plain = loaded.state
         self.network.load_state_dict(loaded.model)
@@ -248,8 +274,9 @@ class Trainer:
         self.watch.load_state_dict(plain.get("sensitivity", {}), loaded.step)
         self.step.scaler.load_state_dict(plain["scaler"])
         self.state = TrainState.from_plain(plain["state"], self.device)
-        self.streams.restore(plain["random"])
-        self.tracker.start(metrics_size=plain["metrics_size"], step=loaded.step)
+        self.streams.resume(plain["random"], self.ranks.size, loaded.step)
+        if self.ranks.first:
+            self.tracker.start(metrics_size=plain["metrics_size"], step=loaded.step)
         log.info("%s goes on at step %d of %d", self.directory.path, loaded.step, self.total_steps)
 
     def _status(self) -> Status:

@@ -10,6 +10,7 @@ from torch import Tensor
 from module.clipping import clip_gradients
 from mt_dnn.assembly import Parts
 from mt_dnn.batch import Batch
+from mt_dnn.data_parallel import ONE_PROCESS, GradientSum, Ranks
 from mt_dnn.precision import Precision
 
 
@@ -21,19 +22,37 @@ class TrainingStep:
         precision: Of the forward passes.
         max_norm: Largest global gradient norm; 0 switches clipping off.
         device: Where the network is.
+        ranks: Processes that divide the examples of every step.
     """
 
-    def __init__(self, parts: Parts, precision: Precision, max_norm: float, device: torch.device) -> None:
-        self.parts, self.max_norm, self.device = parts, max_norm, device
+    def __init__(
+        self,
+        parts: Parts,
+        precision: Precision,
+        max_norm: float,
+        device: torch.device,
+        ranks: Ranks = ONE_PROCESS,
+    ) -> None:
+        self.parts, self.max_norm, self.device, self.ranks = parts, max_norm, device, ranks
         self.scaler = precision.grad_scaler()
         parts.context.accumulate = self.accumulate_all
+        if ranks.size > 1:
+            self._gradient_sum, self._complete = GradientSum(ranks), False
+            self._trained = [(name, p) for name, p in parts.network.named_parameters() if p.requires_grad]
+            # Buffers that forward passes change (R4F's power iteration): ranks make different numbers of them.
+            state = parts.network.state_dict()
+            self._buffers = [buffer for name, buffer in parts.network.named_buffers() if name in state]
+            parts.context.complete = self._complete_gradients
 
-    def __call__(self, batches: Sequence[Batch], multiplier: float) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, batches: Sequence[Batch], multiplier: float, examples: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Do a step.
 
         Args:
-            batches: Its micro-batches; the step's loss is the mean over all their examples.
+            batches: Its micro-batches, or this rank's share of them; the step's loss is the mean over all examples.
             multiplier: Of every group's peak learning rate.
+            examples: Of the step, on all ranks; default: those of the batches.
 
         Returns:
             The task's loss summed over the examples, and the gradient norm before clipping (None where it is off).
@@ -43,8 +62,10 @@ class TrainingStep:
             group["lr"] = group["initial_lr"] * multiplier
         parts.network.train()
         parts.optimizer.zero_grad(set_to_none=True)
-        self._begin(batches)
+        self._begin(sum(batch.size for batch in batches) if examples is None else examples)
         loss = parts.method.gradients(context, batches, self._accumulate)
+        if self.ranks.size > 1:
+            loss = self._over_all_ranks(loss)
         self.scaler.unscale_(parts.optimizer)
         norm = clip_gradients(parts.network.parameters(), self.max_norm) if self.max_norm > 0 else None
         parts.method.after_backward(context)
@@ -54,18 +75,37 @@ class TrainingStep:
         return loss, norm
 
     def accumulate_all(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
-        """Add the gradients of the mean objective over these batches, outside a step."""
-        self._begin(batches)
+        """Add the gradients of the mean objective over these batches, outside a step, in this process alone."""
+        self._begin(sum(batch.size for batch in batches))
         return self._accumulate(batches, weight)
 
-    def _begin(self, batches: Sequence[Batch]) -> None:
-        self.parts.context.examples = sum(batch.size for batch in batches)
+    def _begin(self, examples: int) -> None:
+        self.parts.context.examples = examples
         if self.scaler.is_enabled():
             self.parts.context.gradient_scale = self.scaler.scale(torch.ones((), device=self.device))
+
+    def _over_all_ranks(self, loss: Tensor) -> Tensor:
+        """Gradients and buffers of the step as all ranks shall have them, and the sum of their losses."""
+        if self._complete:
+            self._complete = False
+            self.ranks.add_up(loss)
+        else:
+            loss = self._gradient_sum(self._trained, loss)
+        self.ranks.spread(self._buffers)
+        return loss
+
+    def _complete_gradients(self) -> None:
+        """What ``context.complete_gradients`` does: the sum over the ranks before the hook ``gradients`` is over."""
+        self._gradient_sum(self._trained, torch.zeros((), device=self.device))
+        self._complete = True
 
     def _accumulate(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
         """Add these batches' share of the step's gradients; returns the sum of the task's losses."""
         parts, context = self.parts, self.parts.context
+        if self.ranks.size > 1 and self._complete:
+            if any(parameter.grad is not None for _, parameter in self._trained):
+                raise RuntimeError("a method adds a pass to complete gradients: it must set them to None before")
+            self._complete = False
         total = torch.zeros((), device=self.device)
         for batch in batches:
             logits = parts.model.logits(batch)

@@ -70,6 +70,11 @@ class FreeLB(FineTuningMethod):
         """No: the gradient it reads is delta's."""
         return False
 
+    @property
+    def divisible(self) -> bool:
+        """Yes: every example climbs on its own."""
+        return True
+
     def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> "Tensor":
         """Climb on each micro-batch.
 
@@ -78,6 +83,8 @@ class FreeLB(FineTuningMethod):
         """
         import torch
 
+        if not batches:  # of a process that has no example of the step
+            return inner(batches)
         return torch.stack([self._climb(context, batch, inner) for batch in batches]).sum()
 
     def _climb(self, context: MethodContext, batch: Any, inner: Accumulate) -> "Tensor":
@@ -112,7 +119,7 @@ class FreeLB(FineTuningMethod):
         if settings.init_magnitude == 0.0:
             return torch.zeros_like(embeddings)
         entries = batch.lengths.to(embeddings.dtype) * embeddings.shape[-1]  # (B,)
-        uniform = 2.0 * context.stream(self.name).uniform(embeddings).to(embeddings.dtype) - 1.0
+        uniform = 2.0 * context.pass_stream(self.name).uniform(embeddings).to(embeddings.dtype) - 1.0
         delta: Tensor = uniform * batch.to_tokens(settings.init_magnitude / entries.sqrt())[..., None]
         return delta
 

@@ -112,7 +112,7 @@ class HyPe(FineTuningMethod):
         """Hidden states of any shape (..., D)."""
         from module.resolution import check_resolution
 
-        settings, stream = self.settings, context.stream(self.name)
+        settings, stream = self.settings, context.pass_stream(self.name)
         if not self._checked:
             check_resolution("method hype, hidden states", settings.noise_scale, hidden)
             self._checked = True

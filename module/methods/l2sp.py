@@ -92,6 +92,11 @@ class L2SP(FineTuningMethod):
         strength: float = self.settings.alpha if info.pretrained else self.settings.beta
         return strength
 
+    @property
+    def divisible(self) -> bool:
+        """Yes: each process adds the pull's share of its examples."""
+        return True
+
     def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> "Tensor":
         """Add this pass's share of the penalty's gradient to that of the loss."""
         import torch

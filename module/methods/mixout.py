@@ -90,7 +90,7 @@ class Mixout(FineTuningMethod):
                     settings.probability,
                     settings.granularity,
                     settings.official_grad_scale,
-                    context.stream(self.name),
+                    context.pass_stream(self.name),
                 )
                 setattr(module, name, mixing)
                 replaced += 1

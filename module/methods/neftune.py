@@ -48,6 +48,6 @@ class NEFTune(FineTuningMethod):
         if self.settings.padded_length:
             lengths = lengths.new_full(lengths.shape, batch.max_seqlen)
         scale = batch.to_tokens(self.settings.alpha / (lengths * embeddings.shape[-1]).sqrt())  # (n_tokens,) or (B, T)
-        noise = 2.0 * context.stream(self.name).uniform(embeddings) - 1.0
+        noise = 2.0 * context.pass_stream(self.name).uniform(embeddings) - 1.0
         noisy: Tensor = embeddings + scale.unsqueeze(-1) * noise
         return noisy

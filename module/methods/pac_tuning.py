@@ -103,6 +103,11 @@ class PACTuning(FineTuningMethod):
         """No: the word embeddings have no gradient."""
         return False
 
+    @property
+    def divisible(self) -> bool:
+        """Yes: noise, widths and the gradients they learn from are the same in all processes."""
+        return True
+
     def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
         """Refuse other noise, under which the widths would be learned for the wrong network."""
         for other in others:
@@ -178,6 +183,7 @@ class PACTuning(FineTuningMethod):
             torch._foreach_add_(weights, self._widths.noise(draws))
             loss = inner(batches)
         if self._learns(context):
+            context.complete_gradients()
             self._learn(context, draws)
         return loss
 

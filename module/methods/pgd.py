@@ -70,6 +70,11 @@ class PGD(FineTuningMethod):
         """No: gradients are not looked at."""
         return False
 
+    @property
+    def divisible(self) -> bool:
+        """Yes: the noise is the same in all processes."""
+        return True
+
     def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
         """Refuse a second source of noise on the weights unless it is asked for."""
         if any(other.name == "pats" for other in others) and not self.settings.beside_pats:

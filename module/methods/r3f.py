@@ -93,7 +93,7 @@ class R3F(FineTuningMethod):
         self._check(context, embeddings)
         if settings.detach_embeddings:
             embeddings = embeddings.detach()
-        noised = embeddings + draw(context.stream(self.name), embeddings, settings)
+        noised = embeddings + draw(context.pass_stream(self.name), embeddings, settings)
         with context.noised(), context.streams.apart(self.name):
             other = model.logits(batch, inputs_embeds=noised)
         return settings.weight * model.divergence(logits, other)

@@ -77,6 +77,11 @@ class SAM(FineTuningMethod):
         """No: rows without a gradient do not move."""
         return False
 
+    @property
+    def divisible(self) -> bool:
+        """Yes: the ascent is along the gradient of all examples."""
+        return True
+
     def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> "Tensor":
         """Take the first gradient, climb, take the second in its place.
 
@@ -91,6 +96,7 @@ class SAM(FineTuningMethod):
         self._check(context, infos)
         states = context.streams.state()
         loss = inner(batches)
+        context.complete_gradients()
         with moved([info.parameter for info in infos]):
             climb([info for info in infos if info.parameter.grad is not None], settings)
             for info in infos:

@@ -132,7 +132,10 @@ class SMART(FineTuningMethod):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Keep the teacher until the parameters it stands for are at hand."""
-        self._saved = state["teacher"]
+        if self._teacher is not None and state["teacher"] is not None:
+            self._teacher.load(state["teacher"])
+        else:
+            self._saved = state["teacher"]
 
     def _near(self, context: MethodContext, batch: Any, target: "Tensor") -> "Tensor":
         """Logits at a neighbour that moves the prediction far: (B, K) with the graph."""
@@ -143,7 +146,7 @@ class SMART(FineTuningMethod):
         settings: SMARTSettings = self.settings
         embeddings = model.embed(batch)  # (n_tokens, E) or (B, T, E)
         self._check(context, embeddings)
-        noise = settings.noise_std * context.stream(self.name).normal(embeddings).to(embeddings.dtype)
+        noise = settings.noise_std * context.pass_stream(self.name).normal(embeddings).to(embeddings.dtype)
         scale = 1.0 if context.gradient_scale is None else context.gradient_scale
         for _ in range(settings.ascent_steps):
             noise.requires_grad_()

@@ -11,6 +11,7 @@ from data_utils.batching import (
     evaluation_batches,
     pack,
     pad,
+    share_of,
     training_subset,
 )
 from data_utils.errors import SettingError
@@ -194,6 +195,21 @@ def test_settings_of_epochs_are_checked() -> None:
 
 
 @settings(max_examples=150, deadline=None)
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=80), size=st.integers(1, 9), seed=SEED)
+def test_shares_hold_every_example_once_and_about_equally_many_tokens(lengths: list[int], size: int, seed: int) -> None:
+    tokens = np.array(lengths)
+    (window, *_) = epoch_batches(len(tokens), 32, seed, 0)
+    shares = [share_of(window, tokens, rank, size) for rank in range(size)]
+    assert sorted(np.concatenate(shares)) == sorted(window)
+    counts = [len(share) for share in shares]
+    assert max(counts) - min(counts) <= 1
+    place = {example: i for i, example in enumerate(window)}
+    for share in shares:
+        assert (np.diff([place[example] for example in share]) > 0).all()  # in the order of the step
+    sums = [int(tokens[share].sum()) for share in shares]
+    assert max(sums) - min(sums) <= tokens.max()
+
+
 @given(lengths=st.lists(st.integers(1, 60), max_size=80), budget=st.integers(1, 300))
 def test_evaluation_takes_every_example_once_within_the_budget(lengths: list[int], budget: int) -> None:
     batches = evaluation_batches(lengths, budget)

@@ -1,4 +1,4 @@
-"""Dropout of extra passes: drawn apart, kept over a resume."""
+"""Dropout of extra passes, drawn apart; streams of the processes of a run; all kept over a resume."""
 
 import torch
 
@@ -73,3 +73,61 @@ def test_states_hold_the_sources_apart():
     with streams.aside():
         apart(streams, "new")
     assert "new" not in streams.state()["apart"]
+
+
+def of_rank(rank, seed=1):
+    streams = RandomStreams(seed, rank=rank)
+    torch.manual_seed(streams.dropout.seed)
+    return streams
+
+
+def drawn(streams):
+    """What every process draws alike, and what each draws for itself."""
+    everyone = streams["noise"].normal(LIKE)
+    return everyone, torch.cat([mask(streams), apart(streams), streams.own("passes").kept(LIKE, 0.5)])
+
+
+def test_processes_share_what_is_not_their_own():
+    one, (first, second) = drawn(of_rank(0)), (drawn(of_rank(rank)) for rank in range(2))
+    assert torch.equal(first[0], second[0])
+    assert not torch.equal(first[1], second[1])
+    assert torch.equal(first[1], one[1]), "rank 0 draws what one process draws"
+    assert torch.equal(RandomStreams(1)["passes"].kept(LIKE, 0.5), RandomStreams(1).own("passes").kept(LIKE, 0.5))
+
+
+def resumed(rank, states, ranks=2):
+    """The streams of a new process, one of which a method asks for while it is set up."""
+    torch.manual_seed(999)
+    streams = of_rank(rank)
+    streams.own("passes")
+    streams.resume(states, ranks, step=7)
+    return streams
+
+
+def test_as_many_processes_go_on_exactly():
+    states, expected = [], []
+    for rank in range(2):  # one after the other: they share torch's own generators here
+        streams = of_rank(rank)
+        drawn(streams)
+        states.append(streams.state())
+        expected.append(drawn(streams))
+    for rank in range(2):
+        assert all(map(torch.equal, drawn(resumed(rank, states)), expected[rank]))
+
+
+def test_another_number_of_processes_goes_on_with_new_draws_of_its_own():
+    """What is everyone's goes on where it stood, and the resume after that is exact."""
+    streams = of_rank(0)
+    first = drawn(streams)
+    states = [streams.state()]
+    second = drawn(streams)
+    saved, own = [], [first[1], second[1]]
+    for rank in range(2):
+        streams = resumed(rank, states)
+        saved.append(streams.state())
+        everyone, mine = drawn(streams)
+        assert torch.equal(everyone, second[0])
+        own.append(mine)
+    assert not any(torch.equal(a, b) for i, a in enumerate(own) for b in own[:i])
+    for rank in range(2):
+        assert torch.equal(drawn(resumed(rank, saved))[1], own[2 + rank])

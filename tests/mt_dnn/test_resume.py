@@ -187,6 +187,20 @@ def test_a_disk_that_fills_while_metrics_are_written_gives_one_line(tiny_run, mo
     assert run(config).done
 
 
+def test_a_run_that_fails_after_a_checkpoint_goes_on_from_it(tiny_run, tmp_path):
+    whole = tiny_run(output_dir=tmp_path / "whole", **SLOWLY)
+    run(whole)
+    config = tiny_run(output_dir=tmp_path / "failed", **SLOWLY)
+
+    def fail(progress):
+        if progress.step == 7:
+            raise ZeroDivisionError
+
+    assert run(config, fail).status == "failed"
+    assert run(config).sessions == 2
+    assert_same_run(whole, config)
+
+
 def test_other_data_behind_the_same_name_is_refused_on_resume(tiny_run, tiny_task, tmp_path):
     import shutil
 

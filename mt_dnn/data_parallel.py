@@ -1,0 +1,315 @@
+"""One run divided among processes that torchrun started: the ranks, what they tell each other, the sum of gradients.
+
+Every rank has the whole network and knows the whole order of the data. It computes the gradients of its share of a
+step's examples, and the ranks add them up. What follows (clipping, the method's hooks, optimizer, PATS's noise) each
+does for itself, with equal numbers and equal random streams: the copies stay equal bit for bit, with nothing broadcast.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from data_utils.errors import SettingError
+from module.row_sparse import gradient_values
+from mt_dnn.interrupt import RankLost
+
+TIMEOUT = timedelta(minutes=10)  # how long a rank waits for one that neither answers nor ends
+_AGREE_EVERY = 10  # steps between agreements where the hosts shall run ahead of their GPUs
+_NONE, _ROWS, _DENSE = range(3)  # kinds of gradients
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The processes of a run, and which of them this one is. Without arguments: a run in one process.
+
+    With more than one, every method is a collective: all ranks must call it, in the same order. Objects travel over
+    gloo between the hosts, so no GPU is waited for.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: str | None = None
+    """The GPU of this rank; None: what the run's configuration says."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which alone writes, logs and holds the lock."""
+        return self.rank == 0
+
+    def gather(self, value: Value) -> list[Value]:
+        """Values of all ranks, by rank; anything that can be pickled, without tensors on a GPU."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        with self._talking():
+            dist.all_gather_object(found, value)
+        return found
+
+    def on_first(self, do: Callable[[], Value]) -> Value:
+        """Call on rank 0 alone; the others wait and get what it returned.
+
+        Raises:
+            RankLost: on the others, where rank 0 raised; it raises its own error.
+        """
+        if self.size == 1:
+            return do()
+        if not self.first:
+            value, refusal = self._from_first(None)
+            if refusal is not None:
+                raise RankLost(f"process 0 stopped ({refusal})")
+            return value  # type: ignore[no-any-return]
+        try:
+            value = do()
+        except Exception as error:
+            self._from_first((None, _line(error)))
+            raise
+        self._from_first((value, None))
+        return value
+
+    def first_before_others(self, do: Callable[[], Value]) -> Value:
+        """Call on rank 0, then on the others, each for itself: they find the files that the first has made."""
+        made: list[Value] = []
+        self.on_first(lambda: made.append(do()))
+        return made[0] if made else do()
+
+    def state_of_first(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Rank 0's tensors and plain values on every rank; on the others tensors come on the CPU."""
+        if self.size == 1:
+            return state
+        buffer = io.BytesIO()
+        if self.first:
+            torch.save(state, buffer)
+        content = self.on_first(buffer.getvalue)
+        return state if self.first else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+    def highest(self, value: int) -> int:
+        """Largest of the ranks' values."""
+        if self.size == 1:
+            return value
+        box = torch.tensor(value)
+        with self._talking():
+            dist.all_reduce(box, dist.ReduceOp.MAX)
+        return int(box)
+
+    def talks_at(self, step: int, always: bool) -> bool:
+        """Whether the ranks agree on checkpoints and signals after this step, which makes their hosts wait."""
+        return self.size == 1 or always or step % _AGREE_EVERY == 0
+
+    def spread(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite tensors with rank 0's."""
+        if self.size > 1:
+            with self._talking():
+                for tensor in tensors:
+                    dist.broadcast(tensor, 0)
+
+    def check_same(self, what: str, value: object) -> None:
+        """Refuse to go on where a rank has another value than rank 0.
+
+        Raises:
+            SettingError: names the rank and both values.
+        """
+        found = self.gather(value)
+        for rank, other in enumerate(found):
+            if other != found[0]:
+                raise SettingError(
+                    f"{what} of process {rank} is {other!r}, of process 0 {found[0]!r}; start all processes with the "
+                    f"same command, data and encoder, and with output_dir on storage that all machines share"
+                )
+
+    def check_copies(self, state: Mapping[str, Tensor]) -> None:
+        """Check that tensors of all ranks are equal bit for bit, by a sum of their bits; waits for the device.
+
+        Raises:
+            RuntimeError: they are not; names the first that differs.
+        """
+        if self.size == 1:
+            return
+        sums = torch.stack([_bits(tensor).sum(dtype=torch.int64) for tensor in state.values()])  # (tensors,)
+        for rank, other in enumerate(self.gather(sums.cpu())):
+            if not torch.equal(other, sums.cpu()):
+                name = list(state)[int((other != sums.cpu()).nonzero()[0])]
+                raise RuntimeError(
+                    f"the copies of {name!r} in processes {self.rank} and {rank} are not equal: a method draws noise "
+                    f"for weights from a stream of the process, or the machines compute differently"
+                )
+
+    def add_up(self, tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
+        """Replace a tensor by its sum (or another operation) over the ranks, the same bits on all of them."""
+        with self._talking():
+            dist.all_reduce(tensor, operation)
+
+    def _from_first(self, value: Any) -> Any:
+        box = [value]
+        with self._talking():
+            dist.broadcast_object_list(box, 0)
+        return box[0]
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RankLost(
+                f"process {self.rank} of {self.size} lost the others ({_line(error)}); "
+                f"the same command goes on from the last checkpoint"
+            ) from error
+
+
+ONE_PROCESS = Ranks()
+
+
+@contextmanager
+def join(device: str) -> Iterator[Ranks]:
+    """Join the processes of one run as torchrun's environment tells; alone without one.
+
+    Args:
+        device: The run's setting. ``auto`` and ``cuda`` become one GPU per process of a machine.
+
+    Raises:
+        SettingError: the machine has fewer GPUs than processes, or all processes would share one.
+        RankLost: the others cannot be reached.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ:
+        yield ONE_PROCESS
+        return
+    ranks = Ranks(int(os.environ["RANK"]), size, _own_gpu(device))
+    with ranks._talking():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if ranks.device else "gloo", timeout=TIMEOUT)
+    try:
+        yield ranks
+    except RankLost:
+        raise  # NCCL would wait for the lost rank in order to end in good order
+    except BaseException:
+        dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _own_gpu(setting: str) -> str | None:
+    """The GPU of this process among those of its machine; None where the run is on the CPU."""
+    if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
+        return None
+    place, processes = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if setting not in ("auto", "cuda"):
+        if processes > 1:
+            raise SettingError(
+                f"device is {setting!r}, one GPU for {processes} processes; use auto: each process takes its own"
+            )
+        return setting
+    if processes > torch.cuda.device_count():
+        raise SettingError(
+            f"device is {setting!r}: {processes} processes on a machine with {torch.cuda.device_count()} CUDA devices; "
+            f"start one per GPU (torchrun --nproc_per_node) or use --device cpu"
+        )
+    return f"cuda:{place}"
+
+
+class GradientSum:
+    """Adds up the gradients that each rank has of its own share of a step's examples.
+
+    The losses are divided by the examples of the whole step before backward, so the sum is the mean over all of them
+    however unevenly they are divided; a rank without an example adds zeros.
+
+    One all-reduce of all gradients after the last backward, and not torch's DistributedDataParallel, because that
+    averages inside of every backward (methods here make several and decide which of them count; SAM needs the sum in
+    between), weighs ranks and not examples, waits for a backward that a rank without an example never makes, and takes
+    no row-sparse gradients. What it would give is communication behind the computation.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._parameters: list[int] = []
+        self._kinds: list[int] = []
+
+    def __call__(self, named: Sequence[tuple[str, nn.Parameter]], loss: Tensor) -> Tensor:
+        """Replace gradients by their sums.
+
+        Args:
+            named: The trained parameters, the same on all ranks.
+            loss: () that travels with them, so that nobody waits for it.
+
+        Returns:
+            () the sum of the losses.
+
+        Raises:
+            RuntimeError: A parameter has a gradient, or a kind of gradient, that none had at the first call.
+        """
+        parts = []
+        for kind, (_, parameter) in zip(self._agreed_kinds(named), named, strict=True):
+            if kind == _ROWS:
+                parts.append(self._all_rows(parameter))
+            elif kind == _DENSE:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                parts.append(parameter.grad)
+        flat = torch.cat([*(part.reshape(-1) for part in parts), loss.reshape(1)])
+        self._ranks.add_up(flat)
+        sums = torch.split(flat[:-1], [part.numel() for part in parts])
+        torch._foreach_copy_(parts, [found.view_as(part) for found, part in zip(sums, parts, strict=True)])
+        return flat[-1].clone()
+
+    def _agreed_kinds(self, named: Sequence[tuple[str, nn.Parameter]]) -> list[int]:
+        """The kind of each gradient: a rank without an example has none to look at. Agreed on once, on the hosts."""
+        parameters, own = [id(parameter) for _, parameter in named], [_kind(parameter) for _, parameter in named]
+        if parameters != self._parameters:
+            kinds = torch.tensor(own)
+            self._ranks.add_up(kinds, dist.ReduceOp.MAX)
+            self._parameters, self._kinds = parameters, kinds.tolist()
+        for (name, _), kind, agreed in zip(named, own, self._kinds, strict=True):
+            if kind not in (_NONE, agreed):
+                raise RuntimeError(
+                    f"the gradient of {name!r} is of another kind than in the first step of all processes"
+                )
+        return self._kinds
+
+    def _all_rows(self, parameter: nn.Parameter) -> Tensor:
+        """Give a row-sparse gradient the rows of all ranks; returns its values (R, E), zeros where a row is new."""
+        own = gradient_values(parameter)
+        touched = torch.zeros(len(parameter), dtype=torch.uint8)
+        if own is not None:
+            assert parameter.grad is not None
+            mine = parameter.grad.indices()[0]
+            touched[mine] = 1
+        self._ranks.add_up(touched, dist.ReduceOp.MAX)
+        rows = touched.nonzero()[:, 0]  # (R,) sorted
+        values = parameter.new_zeros((len(rows), *parameter.shape[1:]))
+        if own is not None:
+            values[torch.searchsorted(rows, mine)] = own
+        parameter.grad = torch.sparse_coo_tensor(
+            rows[None], values, parameter.shape, is_coalesced=True, check_invariants=False
+        )
+        return values
+
+
+def _kind(parameter: nn.Parameter) -> int:
+    if parameter.grad is None:
+        return _NONE
+    return _DENSE if parameter.grad.layout == torch.strided else _ROWS
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """A tensor's bits as integers."""
+    sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.detach().contiguous().view(sizes[tensor.element_size()])
+
+
+def _line(error: Exception) -> str:
+    """The first sentence of an error, without the place in torch's sources that gloo's begin with."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[\S+\] ", "", text).split(". ")[0]
