@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from module.bert_optim import PATSAdamax
-from module.kernels.cpu import update_rows
-from module.kernels.device_step import (
+from .bert_optim import PATSAdamax
+from .kernels.cpu import update_rows
+from .kernels.device_step import (
     DeviceGroup,
     DeviceStep,
     Member,
@@ -23,8 +24,8 @@ from module.kernels.device_step import (
     on_device,
     raise_refused,
 )
-from module.kernels.rows import new_table
-from module.kernels.step import (
+from .kernels.rows import new_table
+from .kernels.step import (
     Operand,
     check_parameter,
     fill_noise,
@@ -33,10 +34,13 @@ from module.kernels.step import (
     float32_copy,
     model_mean,
 )
-from module.noise import WORD, check_seed, tensor_id
-from module.param_index import Kind, ParamIndex, ParamInfo
-from module.pats_rule import PATSRule
-from module.sensitivity import Observation
+from .noise import WORD, check_seed, tensor_id
+from .param_index import Kind, ParamIndex, ParamInfo
+from .pats_rule import PATSRule
+from .sensitivity import Observation
+
+STATE_KEY = "pats"
+"""Where this state stands in the state dict of the optimizer."""
 
 
 class PATS:
@@ -52,9 +56,13 @@ class PATS:
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
         pats.attach(optimizer)  # from here on, optimizer.step() is PATS
 
-    Save ``pats.state_dict()`` beside the optimizer's. Gradients that are not finite are refused with
-    ``NonFiniteGradient``, before the optimizer sees them. On a GPU the host does not wait to see: PATS leaves such a
-    step out, the optimizer does with it what it does, and :meth:`check_refused` raises.
+    The optimizer's ``state_dict`` carries this object's state from then on, and its ``load_state_dict`` restores it, so
+    that the checkpoints of any training loop that saves its optimizer (transformers.Trainer, Lightning) are complete:
+    the sensitivities come back in float32 and the noise goes on where it stood.
+
+    Gradients that are not finite are refused with ``NonFiniteGradient``, before the optimizer sees them. On a GPU the
+    host does not wait to see: PATS leaves such a step out, the optimizer does with it what it does, and
+    :meth:`check_refused` raises.
 
     Args:
         named_parameters: ``model.named_parameters()`` of a known encoder, in any wrapper.
@@ -87,13 +95,16 @@ class PATS:
         """Hook into an optimizer and return self.
 
         Raises:
-            ValueError: If this object is attached already, the optimizer perturbs by itself, or a trainable parameter
-                to be perturbed is not one of the optimizer's.
+            ValueError: If this object is attached already, the optimizer perturbs by itself or has another PATS, or a
+                trainable parameter to be perturbed is not one of the optimizer's.
         """
         if self._optimizer is not None:
             raise ValueError("This PATS is attached already: call detach() first")
         if isinstance(optimizer, PATSAdamax):
             raise ValueError("PATSAdamax perturbs by itself: attach PATS to another optimizer, or use PATSAdamax alone")
+        hooks = optimizer._optimizer_step_pre_hooks.values()
+        if any(isinstance(getattr(hook, "__self__", None), PATS) for hook in hooks):
+            raise ValueError("This optimizer has another PATS attached: call its detach() first")
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for info in self._perturbed:
             if info.parameter.requires_grad and id(info.parameter) not in owned:
@@ -104,6 +115,8 @@ class PATS:
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_state_dict_post_hook(self._save_with),
+            optimizer.register_load_state_dict_pre_hook(self._load_with),
         ]
         self._optimizer = optimizer
         return self
@@ -113,6 +126,19 @@ class PATS:
         for handle in self._handles:
             handle.remove()
         self._handles, self._optimizer = [], None
+
+    def _save_with(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        state_dict[STATE_KEY] = self.state_dict()
+
+    def _load_with(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        if STATE_KEY in state_dict:
+            self.load_state_dict(state_dict[STATE_KEY])
+        elif state_dict.get("state"):
+            warnings.warn(
+                "The optimizer's checkpoint was written without PATS: its sensitivities and its noise start anew, "
+                "unless PATS.load_state_dict restores them",
+                stacklevel=4,
+            )
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
