@@ -58,6 +58,21 @@ def evaluate(
     Raises:
         ValueError: when the batches are not every row exactly once.
     """
+    logits = all_logits(network, cache, batches, device, precision, on_batch)
+    labels = np.asarray(cache.labels)
+    loss = task_loss(task_def, torch.from_numpy(logits), torch.from_numpy(labels.copy()))
+    return Evaluation(compute_metrics(task_def, logits, labels), logits, labels, float(loss))
+
+
+def all_logits(
+    network: Network,
+    cache: TokenCache,
+    batches: Sequence[npt.NDArray[np.int64]],
+    device: torch.device,
+    precision: Precision,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> npt.NDArray[np.float32]:
+    """(N, K) logits in the order of the cache's rows; arguments and errors as in :func:`evaluate`."""
     order = np.concatenate([np.asarray(b, dtype=np.int64) for b in batches]) if batches else np.empty(0, np.int64)
     if not np.array_equal(np.sort(order), np.arange(len(cache))):
         raise ValueError(f"batches hold {len(order)} rows, which are not each of the {len(cache)} rows once")
@@ -65,9 +80,7 @@ def evaluate(
         logits = _forward(network, cache, batches, device, precision, on_batch)
     in_row_order = np.empty_like(logits)
     in_row_order[order] = logits
-    labels = np.asarray(cache.labels)
-    loss = task_loss(task_def, torch.from_numpy(in_row_order), torch.from_numpy(labels.copy()))
-    return Evaluation(compute_metrics(task_def, in_row_order, labels), in_row_order, labels, float(loss))
+    return in_row_order
 
 
 def evaluate_sets(
