@@ -95,6 +95,8 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
         task = {model.task_def.name: to_settings(model.task_def)}
         (scratch / TASK_DEF).write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
         (scratch / "README.md").write_text(model_card(run, model, epoch), encoding="utf-8")
+        for file in scratch.iterdir():  # safetensors makes its file readable for its owner alone
+            shutil.copymode(scratch / "README.md", file)
         replace_dir(scratch, out.absolute())
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -82,6 +82,7 @@ def test_the_folder_is_complete_and_names_no_place_of_the_machine(exported, tiny
     assert names == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "task_def.yml", "README.md",
     }  # fmt: skip
+    assert len({path.stat().st_mode for path in exported["cola"].iterdir()}) == 1, "others may read all or none"
     assert not [path for path in exported["cola"].parent.iterdir() if path.name.startswith(".")]
     card = (exported["cola"] / "README.md").read_text(encoding="utf-8")
     metadata = yaml.safe_load(card.split("---\n")[1])
