@@ -4,7 +4,9 @@ import contextlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def temporary_sibling(path: Path) -> Path:
@@ -12,11 +14,12 @@ def temporary_sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
-def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds the old content or the new one, whatever happens in between.
+@contextlib.contextmanager
+def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file for writing so that ``path`` holds the old content or the new one, whatever happens in between.
 
-    The data goes to a temporary file in the same folder, is flushed to disk and renamed over ``path``; on an error
-    the temporary file is removed. Parent folders are not made.
+    The data goes to a temporary file in the same folder, is flushed to disk and renamed over ``path`` at the end of
+    the block; on an error the temporary file is removed. Parent folders are not made.
 
     Raises:
         OSError: disk full, folder missing or read-only, ...
@@ -27,7 +30,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -37,8 +40,14 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_bytes_atomic(path: str | Path, data: bytes) -> None:
+    """Write ``data``, whole or not at all; see `open_atomic`."""
+    with open_atomic(path) as file:
+        file.write(data)
+
+
 def write_text_atomic(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, line ends untouched; see `write_bytes_atomic`."""
+    """Write ``text`` as UTF-8, line ends untouched; see `open_atomic`."""
     write_bytes_atomic(path, text.encode("utf-8"))
 
 

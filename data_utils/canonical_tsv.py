@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,16 +48,21 @@ def iterate_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """
     # Binary mode: the file is split at LF alone, and read as it goes (MNLI's train.tsv is hundreds of MB).
     with Path(path).open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if number == 1:
-                line = line.removeprefix(_BOM)
-            try:
-                yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise SettingError(
-                    f"{path}: line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start}); "
-                    "save the file as UTF-8"
-                ) from None
+        yield from decode_lines(file, path)
+
+
+def decode_lines(file: BinaryIO, path: str | Path) -> Iterator[tuple[int, str]]:
+    """Do the same for an open binary file, such as standard input; ``path`` names it in messages."""
+    for number, line in enumerate(file, start=1):
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        try:
+            yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise SettingError(
+                f"{path}: line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start}); "
+                "save the file as UTF-8"
+            ) from None
 
 
 def read_canonical(path: str | Path, task_def: TaskDef) -> Rows:

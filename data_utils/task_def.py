@@ -96,6 +96,13 @@ class TaskDef:
         return tuple(split for split in self.split_names if split.endswith("dev"))
 
     @property
+    def label_names(self) -> tuple[str, ...]:
+        """(K,) what the outputs are called: the labels of the canonical file, or ``score``."""
+        if self.task_type is TaskType.Regression:
+            return ("score",)
+        return self.labels or tuple(map(str, range(self.n_class)))
+
+    @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of what decides how a row becomes numbers: format, type, labels, number of classes."""
         parts = [self.data_format, self.task_type, self.n_class, self.labels]
@@ -128,6 +135,22 @@ def load_task_defs(path: str | Path) -> dict[str, TaskDef]:
     if not content:
         raise SettingError(f"{path}: holds no task; see experiments/glue/glue_task_def.yml for the form")
     return {name: _task_def(str(path), name, settings) for name, settings in content.items()}
+
+
+def to_settings(task: TaskDef) -> dict[str, Any]:
+    """Return a definition as `load_task_defs` reads it under the task's name: plain values, defaults left out."""
+    settings: dict[str, Any] = {
+        "data_format": str(task.data_format),
+        "task_type": str(task.task_type),
+        "n_class": task.n_class,
+        "metric_meta": [str(metric) for metric in task.metric_meta],
+        "enable_san": task.enable_san,
+        "labels": None if task.labels is None else list(task.labels),
+        "split_names": list(task.split_names),
+        "dropout_p": task.dropout_p,
+        **{key: (value := getattr(task, key)) and str(value) for key in ("loss", "kd_loss", "adv_loss")},
+    }
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def _task_def(path: str, name: str, settings: Any) -> TaskDef:

@@ -28,14 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from module.kernel_optimizer import Group, KernelOptimizer, StepTable
-from module.kernels.device_step import DeviceGroup, fill_device_rule, fill_device_sensitivity, new_settings
-from module.kernels.device_table import Setting
-from module.kernels.rows import INFINITY_NORM, MOMENTUM, RULE_MTDNN, RULE_TORCH, SENSITIVITY, SENSITIVITY_MEAN
-from module.kernels.step import NonFiniteGradient, fill_noise, fill_sensitivity, model_mean
-from module.noise import WORD, check_seed
-from module.pats_rule import PATSRule
-from module.sensitivity import Observation
+from .kernel_optimizer import Group, KernelOptimizer, StepTable
+from .kernels.device_step import DeviceGroup, fill_device_rule, fill_device_sensitivity, new_settings
+from .kernels.device_table import Setting
+from .kernels.rows import INFINITY_NORM, MOMENTUM, RULE_MTDNN, RULE_TORCH, SENSITIVITY, SENSITIVITY_MEAN
+from .kernels.step import NonFiniteGradient, fill_noise, fill_sensitivity, model_mean
+from .noise import WORD, check_seed
+from .pats_rule import PATSRule
+from .sensitivity import Observation
 
 __all__ = ["Adamax", "NonFiniteGradient", "PATSAdamax", "SAGEAdamax"]
 

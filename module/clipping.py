@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from module.row_sparse import gradient_values
+from .row_sparse import gradient_values
 
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
-from module.context import Accumulate, DropoutRates, MethodContext
-from module.method import FineTuningMethod, OptimizerSettings, Resource, plain_optimizer
+from .context import Accumulate, DropoutRates, MethodContext
+from .method import FineTuningMethod, OptimizerSettings, Resource, plain_optimizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,15 +7,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from module.seeds import stream_seed
+from .seeds import stream_seed
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from module.param_index import ParamIndex
-    from module.random_streams import RandomStream, RandomStreams
+    from .param_index import ParamIndex
+    from .random_streams import RandomStream, RandomStreams
 
 
 @dataclass(frozen=True, slots=True)

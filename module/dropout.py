@@ -9,9 +9,9 @@ b >> 24, 0, 0)``: word ``j >> 9`` of its output, the lower 16 bits for an even `
 import torch
 from torch import Tensor, nn
 
-from module.kernels.cpu import DROPOUT_BLOCK, dropout_blocks
-from module.kernels.threads import for_each_chunk
-from module.noise import WORD, check_seed
+from .kernels.cpu import DROPOUT_BLOCK, dropout_blocks
+from .kernels.threads import for_each_chunk
+from .noise import WORD, check_seed
 
 _LEVELS = 1 << 16
 _BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from module.kernels.cpu import update_rows
-from module.kernels.device_step import DeviceGroup, DeviceStep, Member, on_device, raise_refused
-from module.kernels.device_table import Setting
-from module.kernels.rows import INFINITY_NORM, MOMENTUM, SENSITIVITY, SENSITIVITY_MEAN, STEP
-from module.kernels.step import (
+from .kernels.cpu import update_rows
+from .kernels.device_step import DeviceGroup, DeviceStep, Member, on_device, raise_refused
+from .kernels.device_table import Setting
+from .kernels.rows import INFINITY_NORM, MOMENTUM, SENSITIVITY, SENSITIVITY_MEAN, STEP
+from .kernels.step import (
     Operand,
     check_parameter,
     first_pass,
     split_row_sparse,
     warn_about_low_precision,
 )
-from module.noise import tensor_id
-from module.param_index import Kind, ParamIndex, encoder_path
+from .noise import tensor_id
+from .param_index import Kind, ParamIndex, encoder_path
 
 Group = dict[str, Any]
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from module.evaluating import evaluating
+from .evaluating import evaluating
 
 
 class MeanTeacher:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from module.context import Accumulate, DropoutRates, MethodContext
+from .context import Accumulate, DropoutRates, MethodContext
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -223,7 +223,7 @@ def plain_optimizer(groups: Sequence[dict[str, Any]], settings: OptimizerSetting
             eps=eps,
             weight_decay=settings.weight_decay,
         )
-    from module.bert_optim import Adamax
+    from .bert_optim import Adamax
 
     return Adamax(own_groups(groups), **settings.adamax_arguments())
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from module.pats_rule import PATSRule
-from module.seeds import stream_seed
+from .pats_rule import PATSRule
+from .seeds import stream_seed
 
 SPREADS = ("sensitivity", "uniform", "shuffled")
 

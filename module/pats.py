@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from module.bert_optim import PATSAdamax
-from module.kernels.cpu import update_rows
-from module.kernels.device_step import (
+from .bert_optim import PATSAdamax
+from .kernels.cpu import update_rows
+from .kernels.device_step import (
     DeviceGroup,
     DeviceStep,
     Member,
@@ -23,8 +24,8 @@ from module.kernels.device_step import (
     on_device,
     raise_refused,
 )
-from module.kernels.rows import new_table
-from module.kernels.step import (
+from .kernels.rows import new_table
+from .kernels.step import (
     Operand,
     check_parameter,
     fill_noise,
@@ -33,11 +34,14 @@ from module.kernels.step import (
     float32_copy,
     model_mean,
 )
-from module.noise import WORD, check_seed, tensor_id
-from module.noise_spread import SPREADS, misplaced, spread_evenly
-from module.param_index import Kind, ParamIndex, ParamInfo
-from module.pats_rule import PATSRule
-from module.sensitivity import Observation
+from .noise import WORD, check_seed, tensor_id
+from .noise_spread import SPREADS, misplaced, spread_evenly
+from .param_index import Kind, ParamIndex, ParamInfo
+from .pats_rule import PATSRule
+from .sensitivity import Observation
+
+STATE_KEY = "pats"
+"""Where this state stands in the state dict of the optimizer."""
 
 
 class PATS:
@@ -53,9 +57,13 @@ class PATS:
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
         pats.attach(optimizer)  # from here on, optimizer.step() is PATS
 
-    Save ``pats.state_dict()`` beside the optimizer's. Gradients that are not finite are refused with
-    ``NonFiniteGradient``, before the optimizer sees them. On a GPU the host does not wait to see: PATS leaves such a
-    step out, the optimizer does with it what it does, and :meth:`check_refused` raises.
+    The optimizer's ``state_dict`` carries this object's state from then on, and its ``load_state_dict`` restores it, so
+    that the checkpoints of any training loop that saves its optimizer (transformers.Trainer, Lightning) are complete:
+    the sensitivities come back in float32 and the noise goes on where it stood.
+
+    Gradients that are not finite are refused with ``NonFiniteGradient``, before the optimizer sees them. On a GPU the
+    host does not wait to see: PATS leaves such a step out, the optimizer does with it what it does, and
+    :meth:`check_refused` raises.
 
     Args:
         named_parameters: ``model.named_parameters()`` of a known encoder, in any wrapper.
@@ -89,23 +97,33 @@ class PATS:
         self._state: dict[str, dict[str, Any]] = {}
         self._handles: list[RemovableHandle] = []
         self._optimizer: Optimizer | None = None
+        self._state_key: str | None = None
         self._pending: list[ParamInfo] = []
         self._device_steps: dict[torch.device, DeviceStep] = {}
 
     def _is_perturbed(self, info: ParamInfo) -> bool:
         return info.kind == Kind.WEIGHT or (info.kind == Kind.BIAS and self.rule.perturb_biases)
 
-    def attach(self, optimizer: Optimizer) -> PATS:
+    def attach(self, optimizer: Optimizer, state_key: str | None = STATE_KEY) -> PATS:
         """Hook into an optimizer and return self.
+
+        Args:
+            optimizer: Its steps are watched and followed by the noise.
+            state_key: Where this object's state stands in the optimizer's state dict; None: it is kept apart.
 
         Raises:
             ValueError: If this object is attached already, the optimizer perturbs by itself and this object would too,
-                or a trainable parameter to be perturbed is not one of the optimizer's.
+                or has another PATS under this key, or a trainable parameter to be perturbed is not one of the
+                optimizer's.
         """
         if self._optimizer is not None:
             raise ValueError("This PATS is attached already: call detach() first")
         if isinstance(optimizer, PATSAdamax) and not self.rule.is_silent:
             raise ValueError("PATSAdamax perturbs by itself: attach PATS to another optimizer, or use PATSAdamax alone")
+        hooks = optimizer._optimizer_step_pre_hooks.values()
+        others = [other for hook in hooks if isinstance(other := getattr(hook, "__self__", None), PATS)]
+        if any(other._state_key == state_key is not None for other in others):
+            raise ValueError("This optimizer has another PATS attached: call its detach() first")
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for info in self._perturbed:
             if info.parameter.requires_grad and id(info.parameter) not in owned:
@@ -117,7 +135,12 @@ class PATS:
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
-        self._optimizer = optimizer
+        if state_key is not None:
+            self._handles += [
+                optimizer.register_state_dict_post_hook(self._save_with),
+                optimizer.register_load_state_dict_pre_hook(self._load_with),
+            ]
+        self._optimizer, self._state_key = optimizer, state_key
         return self
 
     def detach(self) -> None:
@@ -125,6 +148,20 @@ class PATS:
         for handle in self._handles:
             handle.remove()
         self._handles, self._optimizer = [], None
+
+    def _save_with(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        assert self._state_key is not None
+        state_dict[self._state_key] = self.state_dict()
+
+    def _load_with(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        if self._state_key in state_dict:
+            self.load_state_dict(state_dict[self._state_key])
+        elif state_dict.get("state"):
+            warnings.warn(
+                "The optimizer's checkpoint was written without PATS: its sensitivities and its noise start anew, "
+                "unless PATS.load_state_dict restores them",
+                stacklevel=4,
+            )
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]

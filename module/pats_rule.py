@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from module.noise import mask_threshold
+from .noise import mask_threshold
 
 # What `reading` presets: noise_scale, sensitivity_threshold, noise_times_lr, threshold_mode.
 _PRESETS = {"gated": (5e-3, 1e-6, True, "absolute"), "constant": (1e-6, 5e-3, False, "ratio")}

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from module.dropout import DropoutStream
-from module.seeds import stream_seed
+from .dropout import DropoutStream
+from .seeds import stream_seed
 
 
 class RandomStream:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from module.noise import MASK_LEVELS, mask_threshold
-from module.pats_rule import PATSRule
+from .noise import MASK_LEVELS, mask_threshold
+from .pats_rule import PATSRule
 
 SAMPLES = 200_000  # entries looked at on a logging step
 QUANTILES = (0.1, 0.5, 0.9, 0.99)

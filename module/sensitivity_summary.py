@@ -88,7 +88,7 @@ def summarise(sensitivities: Mapping[str, Tensor], beta: float) -> SensitivitySu
     Raises:
         ValueError: If there is no entry.
     """
-    from module.sensitivity import sensitivity_histogram, sensitivity_moments
+    from .sensitivity import sensitivity_histogram, sensitivity_moments
 
     tensors = {path: tensor.detach().float().cpu().reshape(-1) for path, tensor in sensitivities.items()}
     if not sum(tensor.numel() for tensor in tensors.values()):

@@ -48,6 +48,7 @@ class Encoder(nn.Module):
         max_tokens: longest example the position table holds; None where the architecture has no table.
         supports_packed: whether the architecture can run packed batches.
         packed: whether it does so in this run.
+        token_types: how many types of tokens (segments) the architecture knows, 0 where it knows none.
         dropout_stream: what dropout inside packed attention draws from on the CPU; None is torch's generator.
         embedding_hooks: called in training with the word embeddings and their batch, one after the other.
     """
@@ -66,7 +67,7 @@ class Encoder(nn.Module):
         self._offset = self.pad_id + 1 if config.model_type in _OFFSET_FAMILIES else 0
         positions = getattr(config, "max_position_embeddings", None)
         self.max_tokens: int | None = positions - self._offset if positions and positions > 0 else None
-        self._token_types: int = getattr(config, "type_vocab_size", 0) or 0
+        self.token_types: int = getattr(config, "type_vocab_size", 0) or 0
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -153,9 +154,9 @@ class Encoder(nn.Module):
         if self.supports_packed:
             # Other families count positions their own way.
             inputs["position_ids"] = batch.position_ids + self._offset if self._offset else batch.position_ids
-        if self._token_types > 1:
+        if self.token_types > 1:
             inputs["token_type_ids"] = batch.token_type_ids
-        elif self._token_types == 1:
+        elif self.token_types == 1:
             inputs["token_type_ids"] = torch.zeros_like(batch.token_type_ids)
         return inputs
 

@@ -37,7 +37,7 @@ def read_config(source: EncoderSource) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             config = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise SettingError(f"encoder: cannot read {source.folder}/config.json: {first_line(error)}") from error
@@ -82,7 +82,7 @@ def read_model(source: EncoderSource, config: Any, attention: str | None) -> nn.
     takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     try:
         # Loading must not draw from the stream of dropout: a worker loads only once for many runs.
-        with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model, info = AutoModel.from_pretrained(
                 source.folder,
@@ -120,7 +120,7 @@ def _check_missing(source: EncoderSource, missing: list[str]) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar and no load report; errors still come through."""
     from transformers.utils import logging as transformers_logging
 

@@ -61,19 +61,34 @@ def evaluate(
     Raises:
         ValueError: when the batches are not every row exactly once.
     """
+    logits = all_logits(network, cache, batches, task_def.n_class, device, precision, on_batch, ranks)
+    labels = np.asarray(cache.labels)
+    loss = task_loss(task_def, torch.from_numpy(logits), torch.from_numpy(labels.copy()))
+    return Evaluation(compute_metrics(task_def, logits, labels), logits, labels, float(loss))
+
+
+def all_logits(
+    network: Network,
+    cache: TokenCache,
+    batches: Sequence[npt.NDArray[np.int64]],
+    n_class: int,
+    device: torch.device,
+    precision: Precision,
+    on_batch: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ONE_PROCESS,
+) -> npt.NDArray[np.float32]:
+    """(N, n_class) logits in the order of the cache's rows; other arguments and errors as in :func:`evaluate`."""
     shares = [batches[rank :: ranks.size] for rank in range(ranks.size)]
     dealt = [np.asarray(b, dtype=np.int64) for share in shares for b in share]
     order = np.concatenate(dealt) if dealt else np.empty(0, np.int64)
     if not np.array_equal(np.sort(order), np.arange(len(cache))):
         raise ValueError(f"batches hold {len(order)} rows, which are not each of the {len(cache)} rows once")
     with evaluating(network):
-        mine = _forward(network, cache, shares[ranks.rank], task_def.n_class, device, precision, on_batch)
+        mine = _forward(network, cache, shares[ranks.rank], n_class, device, precision, on_batch)
     logits = np.concatenate(ranks.gather(mine))
     in_row_order = np.empty_like(logits)
     in_row_order[order] = logits
-    labels = np.asarray(cache.labels)
-    loss = task_loss(task_def, torch.from_numpy(in_row_order), torch.from_numpy(labels.copy()))
-    return Evaluation(compute_metrics(task_def, in_row_order, labels), in_row_order, labels, float(loss))
+    return in_row_order
 
 
 def evaluate_sets(

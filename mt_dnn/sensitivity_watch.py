@@ -34,7 +34,7 @@ class SensitivityWatch:
         self._pats: PATS | None = None
         if beta is not None:
             silent = PATS(network.named_parameters(), noise_scale=0.0, sensitivity_beta=beta)
-            self._pats = silent.attach(optimizer)
+            self._pats = silent.attach(optimizer, state_key=None)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs; empty where nothing is watched."""

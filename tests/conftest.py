@@ -38,6 +38,33 @@ def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_task(tmp_path_factory.mktemp("tiny") / "canonical_data")
 
 
+@pytest.fixture(scope="session")
+def tiny_trained(tiny_encoder: Path, tiny_task: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories of finished runs of the tiny encoder by task: cola (classes) and stsb (pairs, a score).
+
+    Their data are those of the tasks toy and toyscore, with a test set, in the folder that their ``run.json`` names.
+    """
+    from mt_dnn.config import run_dir
+    from mt_dnn.config_parser import config_from_mapping
+    from mt_dnn.run import run
+    from tests.tiny import as_glue
+
+    root = tmp_path_factory.mktemp("trained")
+    as_glue(tiny_task, root / "canonical_data")
+    found = {}
+    for task in ("cola", "stsb"):
+        config = config_from_mapping(
+            {
+                "data_dir": root / "canonical_data", "train_datasets": task, "init_checkpoint": str(tiny_encoder),
+                "output_dir": root / "runs", "epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "seed": 1,
+                "method": "pats", "precision": "fp32", "tensorboard": False, "device": "cpu", "save": "both",
+            }
+        )  # fmt: skip
+        run(config)
+        found[task] = run_dir(config)
+    return found
+
+
 @pytest.fixture
 def tiny_run(tiny_encoder: Path, tiny_task: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     """Make the configuration of a short run of the tiny encoder on the task toy, with changes."""

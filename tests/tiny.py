@@ -1,6 +1,7 @@
 """A tiny pretrained encoder and a tiny task, made from nothing: enough to run every command line in seconds."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +83,14 @@ def make_task(folder: Path, n_train: int = 70, n_dev: int = 30, seed: int = 0) -
         (folder / f"toyscore_{split}.tsv").write_text("\n".join(pairs) + "\n", encoding="utf-8")
     (folder / "task_def.yml").write_text(TASK_DEF, encoding="utf-8")
     return folder
+
+
+def as_glue(tiny_task: Path, folder: Path) -> None:
+    """Copy the tasks' files under the names of CoLA and STS-B, with a test set whose labels mean nothing."""
+    folder.mkdir()
+    for name, glue in (("toy", "cola"), ("toyscore", "stsb")):
+        for split in ("train", "dev"):
+            shutil.copy(tiny_task / f"{name}_{split}.tsv", folder / f"{glue}_{split}.tsv")
+        rows = [line.split("\t") for line in (tiny_task / f"{name}_dev.tsv").read_text().splitlines()]
+        unlabelled = ["\t".join([uid, "0", *texts]) for uid, _, *texts in rows]
+        (folder / f"{glue}_test.tsv").write_text("\n".join(unlabelled) + "\n", encoding="utf-8")

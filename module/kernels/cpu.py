@@ -21,9 +21,9 @@ from llvmlite import ir
 from numba import carray, float32, from_dtype, int32, int64, njit, types, uint16, uint32, uint64, void
 from numba.extending import intrinsic
 
-from module.kernels.rows import ROW, RULE_MTDNN, RULE_NONE, count_blocks
-from module.kernels.threads import for_each_chunk
-from module.noise import BLOCK, LANES, WORD
+from ..noise import BLOCK, LANES, WORD
+from .rows import ROW, RULE_MTDNN, RULE_NONE, count_blocks
+from .threads import for_each_chunk
 
 _ROWS = from_dtype(ROW)[::1]
 _F32, _I32, _U32 = types.Array(float32, 1, "C"), types.Array(int32, 1, "C"), types.Array(uint32, 1, "C")
@@ -51,6 +51,9 @@ _inlined = njit(error_model="numpy")
 
 def _compiled(*signatures: Any) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
+        # Part of the cache's file name: the same file under another package name (an editable installation of the
+        # library) must not get code that looks for this one.
+        function.__qualname__ = f"{__package__}.{function.__qualname__}"
         try:
             return njit(*signatures, nogil=True, error_model="numpy", cache=True)(function)
         except RuntimeError:  # neither the package's folder nor the user's cache folder can be written

@@ -14,7 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from module.kernels.cuda_columns import (
+from ..noise import BLOCK, LANES
+from .cuda_columns import (
     AT_FIRST_BLOCK,
     AT_GRADIENT,
     AT_IDENTITY,
@@ -48,11 +49,10 @@ from module.kernels.cuda_columns import (
     RECORDS,
     SKIP,
 )
-from module.kernels.cuda_rows import advance_rows, reduce_rows
-from module.kernels.cuda_stream import mask_bits, normals, philox
-from module.kernels.device_table import NO_NAME
-from module.kernels.rows import RULE_NONE, RULE_TORCH
-from module.noise import BLOCK, LANES
+from .cuda_rows import advance_rows, reduce_rows
+from .cuda_stream import mask_bits, normals, philox
+from .device_table import NO_NAME
+from .rows import RULE_NONE, RULE_TORCH
 
 __all__ = ["DTYPES", "advance_rows", "measure_blocks", "reduce_rows", "update_blocks"]
 

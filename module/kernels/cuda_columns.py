@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from module.kernels.device_table import Column, Draw, Flag, Record, Setting
+from .device_table import Column, Draw, Flag, Record, Setting
 
 AT_THETA, AT_GRADIENT, AT_MOMENTUM, AT_NORM, AT_SENSITIVITY, AT_STEP, AT_MEAN, *_rest = (
     tl.constexpr(int(c)) for c in Column

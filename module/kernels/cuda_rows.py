@@ -6,7 +6,8 @@
 import triton
 import triton.language as tl
 
-from module.kernels.cuda_columns import (
+from ..noise import BLOCK, MASK_LEVELS, WORD
+from .cuda_columns import (
     AT_FIRST_BLOCK,
     AT_GROUP,
     AT_IDENTITY,
@@ -62,9 +63,8 @@ from module.kernels.cuda_columns import (
     SETTINGS,
     SKIP,
 )
-from module.kernels.cuda_stream import philox
-from module.kernels.device_table import NO_NAME
-from module.noise import BLOCK, MASK_LEVELS, WORD
+from .cuda_stream import philox
+from .device_table import NO_NAME
 
 _BLOCK, _WORD, _MASK_LEVELS, _NO_NAME = (tl.constexpr(c) for c in (BLOCK, WORD, MASK_LEVELS, NO_NAME))
 

@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-from module.noise import PHILOX_KEY_STEPS, PHILOX_MULTIPLIERS
+from ..noise import PHILOX_KEY_STEPS, PHILOX_MULTIPLIERS
 
 _MULTIPLIER0, _MULTIPLIER1 = (tl.constexpr(m) for m in PHILOX_MULTIPLIERS)
 _KEY_STEP0, _KEY_STEP1 = (tl.constexpr(k) for k in PHILOX_KEY_STEPS)

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from module.kernels.device_table import NO_NAME, Column, Draw, Flag, Record, Setting
-from module.kernels.mirror import Mirror
-from module.kernels.rows import INFINITY_NORM, MOMENTUM, RULE_NONE, SENSITIVITY, SENSITIVITY_MEAN, STEP
-from module.kernels.step import NonFiniteGradient
-from module.noise import BLOCK, WORD, mask_threshold
-from module.pats_rule import PATSRule
+from ..noise import BLOCK, WORD, mask_threshold
+from ..pats_rule import PATSRule
+from .device_table import NO_NAME, Column, Draw, Flag, Record, Setting
+from .mirror import Mirror
+from .rows import INFINITY_NORM, MOMENTUM, RULE_NONE, SENSITIVITY, SENSITIVITY_MEAN, STEP
+from .step import NonFiniteGradient
 
 _REDUCE_CHUNK = 1024  # fixes the order of a tensor's sum
 _WARPS = 2  # of a block's program: each thread holds 4 neighbouring entries, 16 bytes, of each quarter
@@ -289,7 +289,7 @@ def fill_device_rule(settings: np.ndarray, rule: PATSRule, seed: int) -> None:
 
 def _load_kernels() -> Any:
     try:
-        from module.kernels import cuda
+        from . import cuda
     except ImportError as error:
         raise RuntimeError(f"Parameters on CUDA need the package triton ({error}): pip install triton") from error
     return cuda

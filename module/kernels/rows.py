@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from module.noise import BLOCK
+from ..noise import BLOCK
 
 # Names of the optimizers' state, written once.
 STEP, MOMENTUM, INFINITY_NORM = "step", "exp_avg", "exp_inf"

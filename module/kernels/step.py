@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from module.kernels.cpu import sum_rows
-from module.kernels.rows import new_table, number_blocks
-from module.noise import BLOCK, MASK_LEVELS, MAX_ENTRIES, WORD, mask_threshold, tensor_mask_bits
-from module.pats_rule import PATSRule
+from ..noise import BLOCK, MASK_LEVELS, MAX_ENTRIES, WORD, mask_threshold, tensor_mask_bits
+from ..pats_rule import PATSRule
+from .cpu import sum_rows
+from .rows import new_table, number_blocks
 
 _DEVICES = ("cpu", "cuda")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

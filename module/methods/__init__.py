@@ -7,34 +7,34 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from module.composition import Composition, check_exclusive
-from module.method import FineTuningMethod
-from module.methods.bitfit import BitFit
-from module.methods.child_tuning import ChildTuning
-from module.methods.component_clip import ComponentClip
-from module.methods.controls import FrozenEmbeddings, HeadLearningRate, NoDropout, NoHiddenDropout
-from module.methods.ema import EMA
-from module.methods.freelb import FreeLB
-from module.methods.hype import HyPe
-from module.methods.l2sp import L2SP
-from module.methods.llrd import LLRD
-from module.methods.lora import LoRA
-from module.methods.matched_noise import MatchedNoise
-from module.methods.mixout import Mixout
-from module.methods.neftune import NEFTune
-from module.methods.noisytune import NoisyTune
-from module.methods.pac_tuning import PACTuning
-from module.methods.pats import PATS
-from module.methods.pgd import PGD
-from module.methods.r3f import R3F
-from module.methods.rdrop import RDrop
-from module.methods.recadam import RecAdam
-from module.methods.reinit import Reinit
-from module.methods.sage import SAGE
-from module.methods.sam import SAM
-from module.methods.smart import SMART
-from module.methods.swa import SWA
-from module.methods.vanilla import Vanilla
+from ..composition import Composition, check_exclusive
+from ..method import FineTuningMethod
+from .bitfit import BitFit
+from .child_tuning import ChildTuning
+from .component_clip import ComponentClip
+from .controls import FrozenEmbeddings, HeadLearningRate, NoDropout, NoHiddenDropout
+from .ema import EMA
+from .freelb import FreeLB
+from .hype import HyPe
+from .l2sp import L2SP
+from .llrd import LLRD
+from .lora import LoRA
+from .matched_noise import MatchedNoise
+from .mixout import Mixout
+from .neftune import NEFTune
+from .noisytune import NoisyTune
+from .pac_tuning import PACTuning
+from .pats import PATS
+from .pgd import PGD
+from .r3f import R3F
+from .rdrop import RDrop
+from .recadam import RecAdam
+from .reinit import Reinit
+from .sage import SAGE
+from .sam import SAM
+from .smart import SMART
+from .swa import SWA
+from .vanilla import Vanilla
 
 ENTRY_POINTS = "pats.methods"
 _OWN: tuple[type[FineTuningMethod], ...] = (

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from module.context import MethodContext
-from module.method import FineTuningMethod, Resource
+from ..context import MethodContext
+from ..method import FineTuningMethod, Resource
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,7 +1,7 @@
 """BitFit (Ben Zaken et al., ACL 2022, arXiv 2106.10199): of the pretrained parameters only the biases are trained."""
 
-from module.context import MethodContext
-from module.method import FineTuningMethod
+from ..context import MethodContext
+from ..method import FineTuningMethod
 
 
 class BitFit(FineTuningMethod):

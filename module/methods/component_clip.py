@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from module.context import MethodContext
-from module.method import FineTuningMethod
+from ..context import MethodContext
+from ..method import FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class ComponentClip(FineTuningMethod):
         """Clip; tensors below the norm keep their bits."""
         import torch
 
-        from module.row_sparse import gradient_values
+        from ..row_sparse import gradient_values
 
         found = (gradient_values(info.parameter) for info in context.params)
         values = [gradient for gradient in found if gradient is not None]

@@ -8,9 +8,9 @@ these.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from module.context import DropoutRates, MethodContext
-from module.method import FineTuningMethod
-from module.param_index import Role, split_groups
+from ..context import DropoutRates, MethodContext
+from ..method import FineTuningMethod
+from ..param_index import Role, split_groups
 
 
 class NoHiddenDropout(FineTuningMethod):

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from module.context import Accumulate, MethodContext
-from module.method import FineTuningMethod, Resource
+from ..context import Accumulate, MethodContext
+from ..method import FineTuningMethod, Resource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,7 +127,7 @@ class FreeLB(FineTuningMethod):
         """Compare the size of delta's entries in the longest example with the embeddings' resolution, once."""
         if self._checked:
             return
-        from module.resolution import check_resolution
+        from ..resolution import check_resolution
 
         assert context.model is not None
         norms = [norm for norm in (self.settings.step_size, self.settings.init_magnitude) if norm > 0.0]

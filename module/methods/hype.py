@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from module.context import DropoutRates, MethodContext
-from module.method import FineTuningMethod
+from ..context import DropoutRates, MethodContext
+from ..method import FineTuningMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -110,7 +110,7 @@ class HyPe(FineTuningMethod):
 
     def _perturb(self, context: MethodContext, hidden: "Tensor") -> "Tensor":
         """Hidden states of any shape (..., D)."""
-        from module.resolution import check_resolution
+        from ..resolution import check_resolution
 
         settings, stream = self.settings, context.pass_stream(self.name)
         if not self._checked:

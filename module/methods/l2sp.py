@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from module.context import Accumulate, MethodContext
-from module.method import FineTuningMethod
-from module.param_index import ParamInfo, split_groups
+from ..context import Accumulate, MethodContext
+from ..method import FineTuningMethod
+from ..param_index import ParamInfo, split_groups
 
 if TYPE_CHECKING:
     from torch import Tensor

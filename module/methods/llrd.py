@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from module.context import MethodContext
-from module.method import FineTuningMethod
-from module.param_index import ParamIndex, ParamInfo, Role, split_groups
+from ..context import MethodContext
+from ..method import FineTuningMethod
+from ..param_index import ParamIndex, ParamInfo, Role, split_groups
 
 
 @dataclass(frozen=True, slots=True)

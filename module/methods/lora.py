@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from module.context import MethodContext
-from module.method import FineTuningMethod, Resource
+from ..context import MethodContext
+from ..method import FineTuningMethod, Resource
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from module.context import MethodContext
-from module.method import FineTuningMethod, OptimizerSettings, Resource, plain_optimizer
-from module.pats_rule import PATSRule
+from ..context import MethodContext
+from ..method import FineTuningMethod, OptimizerSettings, Resource, plain_optimizer
+from ..pats_rule import PATSRule
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from module.pats import PATS as Attachment
+    from ..pats import PATS as Attachment
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class MatchedNoise(FineTuningMethod):
         self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings, made: "Optimizer | None" = None
     ) -> "Optimizer":
         """Build the optimizer, or take another method's, and attach the noise."""
-        from module.pats import PATS as Attachment
+        from ..pats import PATS as Attachment
 
         named = [pair for group in groups for pair in group["params"]]
         optimizer = made or plain_optimizer(groups, settings)
@@ -73,7 +73,7 @@ class MatchedNoise(FineTuningMethod):
 
     def metrics(self, context: MethodContext) -> dict[str, float]:
         """Return PATS's statistics; ``noise_norm`` is the same for the noise spread otherwise."""
-        from module.sensitivity import noise_statistics
+        from ..sensitivity import noise_statistics
 
         assert self._attachment is not None
         return noise_statistics(self._attachment.observations())

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from module.context import DropoutRates, MethodContext
-from module.method import FineTuningMethod, Resource
-from module.methods.controls import NoDropout
+from ..context import DropoutRates, MethodContext
+from ..method import FineTuningMethod, Resource
+from .controls import NoDropout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from module.param_index import ParamInfo
+    from ..param_index import ParamInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Mixout(FineTuningMethod):
         """
         from torch import nn
 
-        from module.mixout_linear import MixoutLinear
+        from ..mixout_linear import MixoutLinear
 
         settings: MixoutSettings = self.settings
         infos = {id(info.parameter): info for info in context.params}

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from module.context import MethodContext
-from module.method import FineTuningMethod
+from ..context import MethodContext
+from ..method import FineTuningMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from module.context import MethodContext
-from module.method import FineTuningMethod
+from ..context import MethodContext
+from ..method import FineTuningMethod
+from ..uniform_noise import add_uniform_noise, check_noise_scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +23,11 @@ class NoisyTuneSettings:
 
     def __post_init__(self) -> None:
         """Check the range."""
-        if not 0.0 <= self.noise_scale < float("inf"):
-            raise ValueError(f"Invalid noise_scale: {self.noise_scale}: a number of at least 0 is needed")
+        check_noise_scale(self.noise_scale)
 
 
 class NoisyTune(FineTuningMethod):
-    r"""Equation 1: ``W += U(-lambda/2, lambda/2) * std(W)`` for each tensor W.
-
-    ``std`` is torch's (unbiased, N - 1). Tensors of one entry have none and are left alone; constant tensors have 0.
-    Each tensor draws from a stream of its own, so its noise does not depend on which others there are.
-    """
+    """:func:`module.uniform_noise.add_uniform_noise` on the weights as they were loaded."""
 
     name = "noisytune"
     Settings = NoisyTuneSettings
@@ -39,14 +35,5 @@ class NoisyTune(FineTuningMethod):
 
     def setup(self, context: MethodContext) -> None:
         """Perturb the pretrained parameters."""
-        import torch
-
         settings: NoisyTuneSettings = self.settings
-        for info in context.params:
-            weights = info.parameter.detach()
-            if weights.numel() <= 1 or not (info.pretrained or settings.include_head):
-                continue
-            generator = context.rng(f"noisytune/{info.path}")
-            uniform = torch.rand(weights.shape, generator=generator) - 0.5
-            std = weights.std()
-            weights.add_((uniform * settings.noise_scale).to(weights.device) * std)
+        add_uniform_noise(context.params, settings.noise_scale, context.seed, settings.include_head)

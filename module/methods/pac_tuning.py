@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from module.context import Accumulate, DropoutRates, MethodContext
-from module.method import FineTuningMethod, Resource
-from module.methods.controls import FrozenEmbeddings, HeadLearningRate, HeadLearningRateSettings, NoDropout
-from module.param_index import Role
+from ..context import Accumulate, DropoutRates, MethodContext
+from ..method import FineTuningMethod, Resource
+from ..param_index import Role
+from .controls import FrozenEmbeddings, HeadLearningRate, HeadLearningRateSettings, NoDropout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from module.pac_bayes import KCurve, NoiseWidths
-    from module.param_index import ParamInfo
+    from ..pac_bayes import KCurve, NoiseWidths
+    from ..param_index import ParamInfo
 
 _LOWEST, _HIGHEST = -6.0, -2.0  # logarithms of the prior widths at which K is fitted, as in the authors' code
 _CLIP = 2.0  # of the standard noise, as in the authors' code
@@ -127,8 +127,8 @@ class PACTuning(FineTuningMethod):
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Start the noise from the weights, which all methods have set up now; give the head its learning rate."""
-        from module.pac_bayes import NoiseWidths
-        from module.perturbation import trainable
+        from ..pac_bayes import NoiseWidths
+        from ..perturbation import trainable
 
         settings: PACTuningSettings = self.settings
         self._infos = trainable(context)
@@ -153,7 +153,7 @@ class PACTuning(FineTuningMethod):
             return
         import torch
 
-        from module.pac_bayes import fit_k
+        from ..pac_bayes import fit_k
 
         settings: PACTuningSettings = self.settings
         widths = torch.linspace(_LOWEST, _HIGHEST, settings.k_levels, dtype=torch.float64).exp()
@@ -172,7 +172,7 @@ class PACTuning(FineTuningMethod):
         """
         import torch
 
-        from module.perturbation import moved
+        from ..perturbation import moved
 
         assert self._widths is not None
         self._check(context)
@@ -238,7 +238,7 @@ class PACTuning(FineTuningMethod):
         """(models, examples) float32 on the CPU: losses of networks drawn from a prior of this width."""
         import torch
 
-        from module.perturbation import moved
+        from ..perturbation import moved
 
         weights, stream = self._weights(), context.stream(f"{self.name}/K")
         rows = []
@@ -267,7 +267,7 @@ class PACTuning(FineTuningMethod):
         return torch.cat(found)[:limit].cpu()
 
     def _set_curve(self, levels: "Tensor", values: "Tensor") -> None:
-        from module.pac_bayes import KCurve
+        from ..pac_bayes import KCurve
 
         assert self._widths is not None
         device = self._widths.prior.device
@@ -276,7 +276,7 @@ class PACTuning(FineTuningMethod):
     def _check(self, context: MethodContext) -> None:
         """Compare the noise with the weights' resolution, once."""
         if not self._checked:
-            from module.perturbation import check_weight_noise
+            from ..perturbation import check_weight_noise
 
             assert self._widths is not None
             check_weight_noise(context, self.name, float(self._widths.mean_width()), self._infos)

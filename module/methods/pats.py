@@ -1,17 +1,17 @@
 """PATS (EMNLP 2022, arXiv 2210.12403): noise on insensitive parameters after every step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from module.context import MethodContext
-from module.method import FineTuningMethod, OptimizerSettings, own_groups, plain_optimizer
-from module.pats_rule import PATSRule
+from ..context import MethodContext
+from ..method import FineTuningMethod, OptimizerSettings, own_groups, plain_optimizer
+from ..pats_rule import PATSRule
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from module.pats import PATS as Attachment
+    from ..pats import PATS as Attachment
 
 
 class PATS(FineTuningMethod):
@@ -28,8 +28,8 @@ class PATS(FineTuningMethod):
         self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings, made: "Optimizer | None" = None
     ) -> "Optimizer":
         """Build the optimizer."""
-        from module.bert_optim import PATSAdamax
-        from module.pats import PATS as Attachment
+        from ..bert_optim import PATSAdamax
+        from ..pats import PATS as Attachment
 
         switches = asdict(self.settings)
         if made is None and settings.optimizer == "adamax":
@@ -41,20 +41,11 @@ class PATS(FineTuningMethod):
         self._attachment = Attachment(named, noise_seed=settings.noise_seed, **switches).attach(optimizer)
         return optimizer
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the sensitivities if they are not in the optimizer's own state."""
-        return self._attachment.state_dict() if self._attachment else {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        if self._attachment:
-            self._attachment.load_state_dict(state)
-
     def metrics(self, context: MethodContext) -> dict[str, float]:
         """Return the share of entries spared, quantiles of the ratio, and the size of the noise."""
-        from module.bert_optim import PATSAdamax
-        from module.pats import PATS as Attachment
-        from module.sensitivity import noise_statistics
+        from ..bert_optim import PATSAdamax
+        from ..pats import PATS as Attachment
+        from ..sensitivity import noise_statistics
 
         source = self._attachment or context.optimizer
         assert isinstance(source, Attachment | PATSAdamax)

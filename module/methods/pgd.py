@@ -8,9 +8,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from module.context import Accumulate, MethodContext
-from module.method import FineTuningMethod, Resource
-from module.param_index import ParamInfo, Role
+from ..context import Accumulate, MethodContext
+from ..method import FineTuningMethod, Resource
+from ..param_index import ParamInfo, Role
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +99,7 @@ class PGD(FineTuningMethod):
         """
         import torch
 
-        from module.perturbation import moved
+        from ..perturbation import moved
 
         assert context.streams is not None
         settings: PGDSettings = self.settings
@@ -133,7 +133,7 @@ class PGD(FineTuningMethod):
 
     def _layers(self, context: MethodContext) -> list[list[ParamInfo]]:
         """The trained parameters of the chosen parts, by layer."""
-        from module.perturbation import trainable
+        from ..perturbation import trainable
 
         layers: dict[Hashable, list[ParamInfo]] = {}
         for info in trainable(context):
@@ -144,7 +144,7 @@ class PGD(FineTuningMethod):
     def _check(self, context: MethodContext, infos: Sequence[ParamInfo]) -> None:
         """Compare the noise with the weights' resolution, once."""
         if not self._checked:
-            from module.perturbation import check_weight_noise
+            from ..perturbation import check_weight_noise
 
             check_weight_noise(context, self.name, self.settings.sigma, infos)
             self._checked = True

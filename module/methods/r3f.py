@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from module.context import MethodContext
-from module.method import FineTuningMethod, Resource
-from module.param_index import Kind, Role
-from module.seeds import stream_seed
+from ..context import MethodContext
+from ..method import FineTuningMethod, Resource
+from ..param_index import Kind, Role
+from ..seeds import stream_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from module.random_streams import RandomStream
+    from ..random_streams import RandomStream
 
 Noise = Literal["normal", "uniform"]
 RegressionTerm = Literal["squared_difference", "none"]
@@ -102,7 +102,7 @@ class R3F(FineTuningMethod):
         """Compare the noise with the resolution of the embeddings, once."""
         if self._checked:
             return
-        from module.resolution import check_resolution
+        from ..resolution import check_resolution
 
         assert context.model is not None
         with context.model.autocast():

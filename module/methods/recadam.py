@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from module.context import MethodContext
-from module.method import FineTuningMethod
-from module.param_index import Kind, split_groups
+from ..context import MethodContext
+from ..method import FineTuningMethod
+from ..param_index import Kind, split_groups
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from module.context import MethodContext
-from module.method import FineTuningMethod
-from module.param_index import Kind
+from ..context import MethodContext
+from ..method import FineTuningMethod
+from ..param_index import Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from module.method import FineTuningMethod, OptimizerSettings, Resource, own_groups
+from ..method import FineTuningMethod, OptimizerSettings, Resource, own_groups
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -47,7 +47,7 @@ class SAGE(FineTuningMethod):
             raise ValueError(
                 f"Method sage scales the step inside Adamax and has no form on {settings.optimizer!r}: use adamax"
             )
-        from module.bert_optim import SAGEAdamax
+        from ..bert_optim import SAGEAdamax
 
         own: SAGESettings = self.settings
         return SAGEAdamax(

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from module.context import Accumulate, MethodContext
-from module.method import FineTuningMethod, Resource
+from ..context import Accumulate, MethodContext
+from ..method import FineTuningMethod, Resource
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from module.param_index import ParamInfo
+    from ..param_index import ParamInfo
 
 _RHO = {False: 0.05, True: 0.5}
 _TINY = 1e-12  # added to the gradient's norm, which may be 0
@@ -88,7 +88,7 @@ class SAM(FineTuningMethod):
         Returns:
             () the loss of the first pass, at the weights themselves.
         """
-        from module.perturbation import moved, trainable
+        from ..perturbation import moved, trainable
 
         assert context.streams is not None
         settings: SAMSettings = self.settings
@@ -110,7 +110,7 @@ class SAM(FineTuningMethod):
         """Compare the typical size of e with the weights' resolution, once."""
         if self._checked:
             return
-        from module.perturbation import check_weight_noise, reference_weight
+        from ..perturbation import check_weight_noise, reference_weight
 
         settings: SAMSettings = self.settings
         entries = sum(info.parameter.numel() for info in infos)
@@ -129,7 +129,7 @@ def climb(infos: "Sequence[ParamInfo]", settings: SAMSettings) -> None:
     import torch
     from torch.nn.utils import get_total_norm
 
-    from module.row_sparse import gradient_values
+    from ..row_sparse import gradient_values
 
     steps = [step for info in infos if (step := gradient_values(info.parameter)) is not None]
     _stretch(infos, steps, settings)

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from module.context import MethodContext
-from module.method import FineTuningMethod, Resource
+from ..context import MethodContext
+from ..method import FineTuningMethod, Resource
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from module.mean_teacher import MeanTeacher
+    from ..mean_teacher import MeanTeacher
 
 Projection = Literal["paper", "dev_repo", "mt_dnn"]
 Norm = Literal["inf", "l2"]
@@ -163,7 +163,7 @@ class SMART(FineTuningMethod):
 
     def _past(self, context: MethodContext, batch: Any) -> "Tensor":
         """Logits of the teacher: (B, K) without a graph."""
-        from module.mean_teacher import predicting
+        from ..mean_teacher import predicting
 
         assert context.model is not None
         with self._teacher_of(context).in_place(), predicting(context.network):
@@ -172,7 +172,7 @@ class SMART(FineTuningMethod):
     def _teacher_of(self, context: MethodContext) -> "MeanTeacher":
         """The teacher, from the checkpoint or from the weights as they are."""
         if self._teacher is None:
-            from module.mean_teacher import MeanTeacher
+            from ..mean_teacher import MeanTeacher
 
             self._teacher = MeanTeacher((info.name, info.parameter) for info in context.params)
             if self._saved is not None:
@@ -184,7 +184,7 @@ class SMART(FineTuningMethod):
         """Compare the noise with the resolution of the embeddings, once."""
         if self._checked:
             return
-        from module.resolution import check_resolution
+        from ..resolution import check_resolution
 
         assert context.model is not None
         settings: SMARTSettings = self.settings

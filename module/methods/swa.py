@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from module.methods.averaging import WeightAveraging, check_start
+from .averaging import WeightAveraging, check_start
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Plain fine-tuning: every hook's default."""
 
-from module.method import FineTuningMethod
+from ..method import FineTuningMethod
 
 
 class Vanilla(FineTuningMethod):

@@ -1,0 +1,83 @@
+"""Texts to be scored: rows of tab-separated lines whose columns the user names, read piece by piece."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from data_utils.errors import SettingError
+from data_utils.task_def import DataFormat, TaskDef
+
+COLUMNS = ("uid", "label", "premise", "hypothesis", "-")
+"""What a column can be; ``label`` and ``-`` are passed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRows:
+    """N rows to be scored."""
+
+    uids: list[str]
+    premise: list[str]
+    hypothesis: list[str] | None
+    """None for tasks of one sentence."""
+
+
+def canonical_columns(task_def: TaskDef) -> tuple[str, ...]:
+    """Return the columns of a task's canonical file."""
+    pair = task_def.data_format is DataFormat.PremiseAndOneHypothesis
+    return ("uid", "label", "premise", "hypothesis") if pair else ("uid", "label", "premise")
+
+
+def parse_columns(text: str, task_def: TaskDef) -> tuple[str, ...]:
+    """Read names of columns such as ``uid,premise,-``.
+
+    Raises:
+        SettingError: an unknown or repeated name, or sentences that are not those of the task.
+    """
+    columns = tuple(name.strip() for name in text.split(","))
+    wanted = [name for name in canonical_columns(task_def) if name in ("premise", "hypothesis")]
+    for name in columns:
+        if name not in COLUMNS or (name != "-" and columns.count(name) > 1):
+            reason = "is given twice" if name in COLUMNS else "is unknown"
+            raise SettingError(
+                f"--columns {text!r}: {name!r} {reason}; each of {', '.join(COLUMNS)} once, - any number"
+            )
+    if sorted(set(columns) & {"premise", "hypothesis"}) != sorted(wanted):
+        raise SettingError(f"--columns {text!r}: task {task_def.name} needs {' and '.join(wanted)}")
+    return columns
+
+
+def iterate_rows(
+    lines: Iterable[tuple[int, str]], path: object, columns: Sequence[str], size: int
+) -> Iterator[TextRows]:
+    """Read rows piece by piece: memory holds one piece, whatever the file's size.
+
+    Args:
+        lines: (line number, text), as `data_utils.canonical_tsv.iterate_lines` gives them.
+        path: names the file in messages.
+        columns: from `parse_columns`; without ``uid`` the rows are numbered from 0.
+        size: rows of a piece, >= 1.
+
+    Yields:
+        The rows in order, none of the pieces empty; nothing for no line.
+
+    Raises:
+        SettingError: a line with another number of columns.
+    """
+    place = {name: columns.index(name) for name in ("uid", "premise", "hypothesis") if name in columns}
+    remaining, n = iter(lines), 0
+    while piece := list(itertools.islice(remaining, size)):
+        rows = []
+        for number, line in piece:
+            row = line.split("\t")
+            if len(row) != len(columns):
+                raise SettingError(
+                    f"{path}: line {number}: {len(row)} columns instead of {len(columns)} ({', '.join(columns)}); "
+                    "name the columns with --columns"
+                )
+            rows.append(row)
+        yield TextRows(
+            uids=[row[place["uid"]] for row in rows] if "uid" in place else [str(n + i) for i in range(len(rows))],
+            premise=[row[place["premise"]] for row in rows],
+            hypothesis=[row[place["hypothesis"]] for row in rows] if "hypothesis" in place else None,
+        )
+        n += len(rows)

@@ -1,0 +1,67 @@
+"""NoisyTune's noise (Wu et al., ACL 2022, arXiv 2202.12024): uniform, on the pretrained weights, once."""
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .param_index import ParamIndex, ParamInfo
+from .seeds import stream_seed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def check_noise_scale(value: float) -> None:
+    """Raise ValueError unless a noise scale is a number of at least 0."""
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"Invalid noise_scale: {value}: a number of at least 0 is needed")
+
+
+def noisytune(
+    named_parameters: "Iterable[tuple[str, nn.Parameter]]",
+    *,
+    noise_scale: float = 0.15,
+    seed: int = 0,
+    include_head: bool = False,
+) -> None:
+    """Perturb a model in place, after its pretrained weights are loaded and before training.
+
+    Example::
+
+        noisytune(model.named_parameters(), noise_scale=0.15, seed=1)
+
+    Args:
+        named_parameters: ``model.named_parameters()`` of a known encoder, in any wrapper.
+        noise_scale: lambda, at least 0; the paper uses 0.15 on GLUE.
+        seed: Of the noise, in [0, 2**63).
+        include_head: Whether what is not pretrained (task head) is perturbed too.
+
+    Raises:
+        ValueError: If the noise scale is out of range, or the encoder is unknown.
+    """
+    check_noise_scale(noise_scale)
+    add_uniform_noise(ParamIndex(named_parameters), noise_scale, seed, include_head)
+
+
+def add_uniform_noise(params: Iterable[ParamInfo], noise_scale: float, seed: int, include_head: bool) -> None:
+    r"""Equation 1: ``W += U(-lambda/2, lambda/2) * std(W)`` for each tensor W.
+
+    ``std`` is torch's (unbiased, N - 1). Tensors of one entry have none and are left alone; constant tensors have 0.
+    Each tensor draws from a stream of its own, so its noise does not depend on which others there are.
+
+    Args:
+        params: The model's parameters.
+        noise_scale: lambda.
+        seed: Of the run.
+        include_head: Whether tensors that are not pretrained are perturbed too.
+    """
+    import torch
+
+    for info in params:
+        weights = info.parameter.detach()
+        if weights.numel() <= 1 or not (info.pretrained or include_head):
+            continue
+        generator = torch.Generator().manual_seed(stream_seed(seed, f"noisytune/{info.path}"))
+        uniform = torch.rand(weights.shape, generator=generator) - 0.5
+        std = weights.std()
+        weights.add_((uniform * noise_scale).to(weights.device) * std)

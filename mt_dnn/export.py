@@ -1,0 +1,233 @@
+"""A finished run as a folder of ``transformers``: see ``python -m mt_dnn.export --help``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_utils.atomic import replace_dir, temporary_sibling
+from data_utils.errors import SettingError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mt_dnn.trained import FinishedRun, TrainedModel
+
+_DESCRIPTION = """\
+Write a trained model so that transformers loads it, with the logits that it has here:
+
+  python -m mt_dnn.export runs/cola/all-MiniLM-L6-v2/pats/<run id>/seed=1 exported/cola
+
+  AutoModelForSequenceClassification.from_pretrained("exported/cola")
+  pipeline("text-classification", model="exported/cola")
+
+OUT holds configuration, weights, tokenizer, the task's definition and a model card (README.md). It appears whole or
+not at all. The written files are loaded and compared with the run's network before that. Families whose classification
+head is not ours are refused: docs/predict.md.
+Exit status: 0 done, 2 a setting or file is wrong."""
+
+
+_SAMPLE = ("It is a film.", "The plot, and the actors, are never quite good: was it 2019?", "", "good " * 40)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or 2 for a wrong setting or file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mt_dnn.export", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder seed=<seed> of a finished run")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; it must be new or empty")
+    parser.add_argument("--epoch", choices=("best", "last"), default="best", help="whose weights [%(default)s]")
+    parser.add_argument("--task_def", type=Path, help="task definitions [the run's]")
+    chosen = parser.parse_args(arguments)
+    try:
+        check_target(chosen.out)
+        from mt_dnn.trained import read_run
+
+        export(read_run(chosen.run_dir, chosen.task_def), chosen.out, chosen.epoch)
+    except (SettingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(chosen.out)
+    return 0
+
+
+def check_target(out: Path) -> None:
+    """Raise SettingError unless a folder is new or empty."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise SettingError(f"{out} is there already; delete it or choose another folder")
+
+
+def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
+    """Write the folder.
+
+    Args:
+        run: from ``mt_dnn.trained.read_run``.
+        out: new or empty; its parents are made.
+        epoch: ``best`` or ``last``.
+
+    Raises:
+        SettingError: the run kept no such weights, its encoder's family cannot represent the head, or ``out`` is used.
+        OSError: a file cannot be written.
+    """
+    import yaml
+
+    from data_utils.task_def import to_settings
+    from mt_dnn.encoder_files import quiet_transformers
+    from mt_dnn.encoder_source import resolve_encoder
+    from mt_dnn.model_card import model_card
+    from mt_dnn.trained import TASK_DEF, load_run
+
+    check_target(out)
+    with quiet_transformers():
+        model = load_run(run, epoch, device="cpu", precision="fp32")
+        classifier = sequence_classifier(model, run.config.pooler_actf)
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    scratch = temporary_sibling(out.absolute())
+    scratch.mkdir()
+    try:
+        with quiet_transformers():
+            write_parts(model, classifier, resolve_encoder(run.config.init_checkpoint).folder, scratch)
+        task = {model.task_def.name: to_settings(model.task_def)}
+        (scratch / TASK_DEF).write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
+        (scratch / "README.md").write_text(model_card(run, model, epoch), encoding="utf-8")
+        for file in scratch.iterdir():  # safetensors makes its file readable for its owner alone
+            shutil.copymode(scratch / "README.md", file)
+        replace_dir(scratch, out.absolute())
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def write_parts(model: TrainedModel, classifier: Any, encoder: Path, folder: Path) -> None:
+    """Write weights, configuration and tokenizer, and check them.
+
+    Args:
+        model: the trained network.
+        classifier: from ``sequence_classifier``.
+        encoder: folder of the pretrained encoder, for its tokenizer.
+        folder: where the files go.
+
+    Raises:
+        SettingError: what was written does not compute what the network does.
+    """
+    classifier.save_pretrained(folder, max_shard_size="1000GB")
+    _write_tokenizer(model, encoder, folder)
+    check_folder(model, folder)
+
+
+def sequence_classifier(model: TrainedModel, pooler_actf: str) -> Any:
+    """The transformers model for sequence classification that computes what a network does.
+
+    Args:
+        model: the trained network.
+        pooler_actf: activation of its pooler.
+
+    Raises:
+        SettingError: the family's own head is another one.
+    """
+    import copy
+
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from mt_dnn.head_layout import find_layout
+
+    task, encoder = model.task_def, model.network.encoder
+    config: Any = copy.deepcopy(encoder.model.config)
+    layout = find_layout(config.model_type, pooler_actf)
+    if layout.activation is not None:
+        setattr(config, layout.activation, pooler_actf)
+    regression = task.n_class == 1
+    config.problem_type = "regression" if regression else "single_label_classification"
+    config.id2label = dict(enumerate(task.label_names))
+    config.label2id = {name: i for i, name in enumerate(task.label_names)}
+    config._attn_implementation = None  # packed attention is this project's
+    with torch.random.fork_rng(devices=[]):
+        classifier: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    head = model.network.heads[model.network.task]
+    weights = {f"{classifier.base_model_prefix}.{name}": tensor for name, tensor in merged(encoder.model).items()}
+    for ours, theirs in ((model.network.pooler.dense, layout.pooler), (head[1], layout.head)):  # type: ignore[index]
+        weights |= {f"{theirs}.{name}": tensor for name, tensor in ours.state_dict().items()}
+    classifier.load_state_dict(weights)
+    return classifier.eval()
+
+
+def merged(encoder: nn.Module) -> dict[str, Tensor]:
+    """Weights of a transformers model by their pretrained names, LoRA's updates added to what they update."""
+    weights: dict[str, Tensor] = dict(encoder.state_dict())
+    if any(".lora_" in name for name in weights):
+        from peft.tuners.lora import LoraLayer
+
+        for module in encoder.modules():
+            if isinstance(module, LoraLayer):
+                module.merge()
+        kept = {name: tensor for name, tensor in encoder.state_dict().items() if ".lora_" not in name}
+        weights = {name.replace(".base_layer.", "."): tensor for name, tensor in kept.items()}
+    return weights
+
+
+def check_folder(model: TrainedModel, folder: Path) -> None:
+    """Load a folder as its users will: texts must become the same tokens, and tokens the same logits.
+
+    Raises:
+        SettingError: the tokens differ, or the logits by more than rounding.
+    """
+    import numpy as np
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from data_utils.batching import pad
+    from data_utils.task_def import DataFormat
+    from data_utils.tokenizer import encode_batches
+    from mt_dnn.prediction import logits_of, unlabelled
+
+    pair = model.task_def.data_format is DataFormat.PremiseAndOneHypothesis
+    premise, hypothesis = list(_SAMPLE), list(reversed(_SAMPLE)) if pair else None
+    (sample,) = encode_batches(model.tokenizer, [(premise, hypothesis)], pair=pair, max_seq_len=model.max_seq_len)
+    batch = pad(unlabelled(sample), range(len(premise)), model.tokenizer.pad_id)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    inputs = tokenizer(premise, hypothesis, truncation=True, padding=True, return_tensors="pt")
+    for name, array in inputs.items():
+        if not np.array_equal(array, getattr(batch, name)):
+            raise SettingError(
+                f"the exported tokenizer gives other {name} than the run's; score with predict.py and the run directory"
+            )
+    ours = logits_of(model, sample, batch_tokens=8192)
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
+    with torch.inference_mode():
+        theirs = classifier(**inputs).logits.numpy()
+    worst = float(np.abs(ours - theirs).max())
+    if not worst <= 1e-4 * max(1.0, float(np.abs(ours).max())):
+        raise SettingError(
+            f"the exported {classifier.config.model_type} gives other logits than the run (by {worst:.1e}): this "
+            "version of transformers computes another head; score with predict.py and the run directory"
+        )
+
+
+def _write_tokenizer(model: TrainedModel, encoder: Path, folder: Path) -> None:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    from data_utils.tokenizer import wrap_tokenizer
+
+    ours = model.tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or wrap_tokenizer(backend, ours.name, tokenizer.pad_token).hash != ours.hash:
+        # The family's class builds its own from the vocabulary; the one that was trained with is the file's.
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=ours.tokenizer, **tokenizer.special_tokens_map)
+    positions = model.network.encoder.max_tokens
+    tokenizer.model_max_length = min(model.max_seq_len, positions or model.max_seq_len)
+    # A tokenizer without a class of its family would leave out the types, or give some that the model does not know.
+    types = ["token_type_ids"] if model.network.encoder.token_types > 1 else []
+    tokenizer.model_input_names = ["input_ids", *types, "attention_mask"]
+    tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Where the families of transformers keep, in their models for sequence classification, what is our pooler and head.
+
+Ours is dropout -> Linear(D, D) -> activation -> dropout -> Linear(D, K) on the first token. A family stands here if its
+own head computes the same; a test each.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from data_utils.errors import SettingError
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLayout:
+    """Names inside one family's model for sequence classification."""
+
+    pooler: str
+    """The Linear(D, D)."""
+    head: str
+    """The Linear(D, K)."""
+    activation: str | None = None
+    """Entry of the configuration that names the activation between them; None: it is tanh."""
+
+    def pooler_activation(self, config: Any) -> str:
+        """What a configuration has between the two, by our name (``pooler_actf``)."""
+        return "tanh" if self.activation is None else str(getattr(config, self.activation))
+
+
+_ROBERTA = HeadLayout("classifier.dense", "classifier.out_proj")
+LAYOUTS = {
+    "bert": HeadLayout("bert.pooler.dense", "classifier"),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "deberta-v2": HeadLayout("pooler.dense", "classifier", activation="pooler_hidden_act"),
+}
+_OTHERS = {"distilbert": "ReLU", "electra": "GELU"}
+"""What two known families have in the place of tanh."""
+
+
+def find_layout(model_type: str, pooler_actf: str) -> HeadLayout:
+    """Return where a family keeps pooler and head.
+
+    Args:
+        model_type: the family, as its configuration says.
+        pooler_actf: activation of the pooler, ``tanh`` or ``linear``.
+
+    Raises:
+        SettingError: the family's head computes something else.
+    """
+    layout = LAYOUTS.get(model_type)
+    if layout is None:
+        has = (
+            f"has {_OTHERS[model_type]} where ours has tanh" if model_type in _OTHERS else "is not known to be as ours"
+        )
+        raise SettingError(
+            f"encoder: the classification head of {model_type} in transformers {has}, so this model cannot be exported "
+            f"exactly; families that can: {', '.join(LAYOUTS)}; predict.py scores with the run directory"
+        )
+    if pooler_actf != "tanh" and layout.activation is None:
+        raise SettingError(
+            f"pooler_actf: {pooler_actf} cannot be exported, {model_type} in transformers has tanh after the pooler; "
+            "predict.py scores with the run directory"
+        )
+    return layout

@@ -1,0 +1,158 @@
+"""The model card of an exported run: what the files of its directory say, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from data_utils.task_def import DataFormat, Metric, TaskType
+from mt_dnn.encoder_source import PACKAGED
+from mt_dnn.results import Status
+from mt_dnn.trained import FinishedRun, TrainedModel
+
+_HUB_METRICS = {
+    Metric.ACC: "accuracy",
+    Metric.F1: "f1",
+    Metric.MCC: "matthews_correlation",
+    Metric.Pearson: "pearsonr",
+    Metric.Spearman: "spearmanr",
+}
+_SETTINGS = (
+    "learning_rate", "epochs", "batch_size", "grad_accumulation_step", "optimizer", "adamax_rule", "betas",
+    "weight_decay", "warmup", "schedule", "global_grad_clipping", "dropout_p", "bert_dropout_p", "pooler_actf",
+    "max_seq_len", "sampler", "train_fraction", "train_size", "precision",
+)  # fmt: skip
+
+
+def model_card(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
+    """Write the card.
+
+    Args:
+        run: the run.
+        model: its trained network.
+        epoch: whose weights the folder holds, ``best`` or ``last``.
+
+    Returns:
+        Markdown with the Hub's metadata before it.
+    """
+    parts = [_metadata(run, model), _task(run, model, epoch), _scores(run), _settings(run), _loading(model)]
+    return "\n".join([*parts, _limits(run, model, epoch)])
+
+
+def _metadata(run: FinishedRun, model: TrainedModel) -> str:
+    values: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": [run.config.task, *run.config.method.split("+")],
+        "metrics": [_HUB_METRICS[metric] for metric in model.task_def.metric_meta],
+    }
+    name = _hub_name(run)
+    if name is not None:
+        values["base_model"] = name
+    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---\n"
+
+
+def _hub_name(run: FinishedRun) -> str | None:
+    """The encoder's name on the Hub, None for a local folder, whose path is nobody's business."""
+    name = run.config.init_checkpoint
+    if name == PACKAGED:
+        return f"sentence-transformers/{name}"
+    return None if Path(name).expanduser().is_dir() or name.startswith((".", "/", "~")) else name
+
+
+def _task(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
+    task, result = model.task_def, run.result
+    score = result.best if epoch == "best" else result.last
+    texts = "a pair of sentences" if task.data_format is DataFormat.PremiseAndOneHypothesis else "one sentence"
+    kind = "a score" if task.task_type is TaskType.Regression else f"one of {task.n_class} labels"
+    labels = "" if task.task_type is TaskType.Regression else f" ({', '.join(task.label_names)})"
+    assert score is not None
+    return f"""# {run.config.encoder}, fine-tuned on {run.config.task} with {run.config.method}
+
+- **Task**: {run.config.task}; in: {texts}; out: {kind}{labels}.
+- **Encoder**: {_hub_name(run) or run.config.encoder}, with its own pooler and classification head drawn anew.
+- **Data**: the training set of {run.config.task}, {result.train_examples} examples; dev: {", ".join(result.datasets)}.
+- **Method**: `{run.config.method}`, seed {result.seed} (one run, n = 1), {result.steps} steps.
+- **Weights**: those of epoch {score.epoch} of {result.epochs} ({epoch} epoch).
+"""
+
+
+def _scores(run: FinishedRun) -> str:
+    rows = []
+    for name, score in (("best", run.result.best), ("last", run.result.last)):
+        for dataset, metrics in score.metrics.items() if score is not None else ():
+            assert score is not None
+            shown = ", ".join(f"{metric} {value:.2f}" for metric, value in metrics.items())
+            rows.append(f"| {name} | {score.epoch} | {dataset} | {_dev_examples(run, dataset)} | {shown} |")
+    lines = "\n".join(rows)
+    return f"""## Scores
+
+In percent, on the dev set.
+
+| epoch | number | data set | examples | scores |
+|---|---|---|---|---|
+{lines}
+"""
+
+
+def _dev_examples(run: FinishedRun, dataset: str) -> int:
+    with np.load(run.directory.predictions_npz) as arrays:
+        return len(arrays[f"{dataset}.labels"])
+
+
+def _settings(run: FinishedRun) -> str:
+    values = {name: getattr(run.config, name) for name in _SETTINGS}
+    for method, settings in run.config.method_settings.items():
+        values |= {f"{method}.{key}": value for key, value in dataclasses.asdict(settings).items()}
+    rows = "\n".join(f"| {name} | {value} |" for name, value in values.items() if value is not None)
+    versions = run.description.get("versions", {})
+    made = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "transformers") if name in versions)
+    commit = (run.description.get("git") or {}).get("commit")
+    origin = (
+        f"Run {run.result.run_id}" + (f", code revision {commit}" if commit else "") + (f"; {made}" if made else "")
+    )
+    return f"""## Settings
+
+| setting | value |
+|---|---|
+{rows}
+
+{origin}.
+"""
+
+
+def _loading(model: TrainedModel) -> str:
+    pair = model.task_def.data_format is DataFormat.PremiseAndOneHypothesis
+    text = '{"text": "first sentence", "text_pair": "second sentence"}' if pair else '"a sentence"'
+    return f"""## How to load
+
+```python
+from transformers import pipeline
+
+classifier = pipeline("text-classification", model="FOLDER")
+classifier({text}, truncation=True)
+```
+
+`AutoModelForSequenceClassification.from_pretrained("FOLDER")` and `AutoTokenizer.from_pretrained("FOLDER")` load the
+parts.
+"""
+
+
+def _limits(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
+    limits = [
+        f"Texts are cut at {min(model.max_seq_len, model.network.encoder.max_tokens or model.max_seq_len)} tokens.",
+        "One seed: these scores do not say how another seed would do.",
+        "It was scored on the dev set above and on nothing else.",
+        "This card states no licence: those of the pretrained encoder and of the data apply.",
+    ]
+    if epoch == "best":
+        limits.insert(1, "The epoch was chosen by the dev score, so that score is optimistic; the last epoch's is not.")
+    if run.result.status is Status.DEGENERATE:
+        limits.insert(0, "**It predicts one class (or one value) for every dev example.**")
+    if run.result.status is Status.DIVERGED:
+        limits.insert(0, f"Training diverged after this epoch: {run.result.error}.")
+    return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits) + "\n"

@@ -1,0 +1,211 @@
+"""Command line of predictions; see ``python predict.py --help``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from data_utils.errors import SettingError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from data_utils.task_def import TaskDef
+    from data_utils.text_rows import TextRows
+    from mt_dnn.trained import TrainedModel
+
+_DESCRIPTION = """\
+Score texts with a trained model: a run directory, or a folder that python -m mt_dnn.export wrote.
+
+  python predict.py runs/cola/.../seed=1 data/canonical_data/cola_dev.tsv       a canonical file
+  echo "It is a film." | python predict.py exported/cola --columns premise      one sentence a line
+  python predict.py exported/rte pairs.tsv --columns premise,hypothesis --format jsonl --out scores.jsonl
+  python predict.py runs/rte/.../seed=1 --submission glue/                      RTE.tsv for the GLUE server
+
+Lines are tab-separated UTF-8 without quoting. Rows come out in the order they came in, in memory that does not grow
+with their number; a run directory gives the logits that its evaluation gave.
+Exit status: 0 done, 2 a setting or file is wrong."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.submission is not None:
+            _refuse(options, "--submission reads the test sets of the task and writes its own files")
+            _write_submission(options)
+        else:
+            _write_predictions(options)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (SettingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="predict.py", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="run directory (.../seed=1) or exported folder")
+    add("input", nargs="?", metavar="INPUT", help="file of rows; - or nothing: standard input")
+    add("--columns", help="what the columns are, of uid,label,premise,hypothesis,- [the task's canonical file]")
+    add("--skip_header", action="store_true", help="pass over the first line of INPUT")
+    add("--format", choices=("tsv", "jsonl"), default="tsv", help="form of the output [%(default)s]")
+    add("--out", type=Path, help="file to write, whole or not at all [standard output]")
+    add("--submission", type=Path, metavar="DIR", help="write the GLUE files of the task's test sets to DIR instead")
+    add("--data_dir", type=Path, help="canonical files for --submission [the run's; data/canonical_data]")
+    add("--epoch", choices=("best", "last"), help="weights of a run directory [best]")
+    add("--task_def", type=Path, help="task definitions of a run directory [the run's]")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:<index> [%(default)s]")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="[the run's; fp32 for an exported folder]")
+    add("--eval_batch_tokens", type=int, default=8192, help="tokens of a batch [%(default)s]")
+    return parser
+
+
+def _refuse(options: argparse.Namespace, reason: str) -> None:
+    defaults = {"input": None, "columns": None, "skip_header": False, "format": "tsv", "out": None}
+    for name, default in defaults.items():
+        if getattr(options, name) != default:
+            shown = "INPUT" if name == "input" else f"--{name}"
+            raise SettingError(f"{shown} is given, but {reason}; drop one of the two")
+
+
+def _load(options: argparse.Namespace) -> tuple[TrainedModel, Path]:
+    """The model, and the folder of its canonical files."""
+    from mt_dnn.encoder_files import quiet_transformers
+    from mt_dnn.trained import TASK_DEF, load_exported, load_run, read_run
+
+    with quiet_transformers():
+        if (options.model / TASK_DEF).is_file():
+            for name in ("epoch", "task_def"):
+                if getattr(options, name) is not None:
+                    raise SettingError(f"--{name} is for run directories, and {options.model} is an exported folder")
+            exported = load_exported(options.model, options.device, options.precision)
+            return exported, options.data_dir or Path("data/canonical_data")
+        if not options.model.is_dir():
+            raise SettingError(f"MODEL {options.model} does not exist; give a run directory or an exported folder")
+        run = read_run(options.model, options.task_def)
+        model = load_run(run, options.epoch or "best", options.device, options.precision)
+        return model, options.data_dir or run.config.data_dir
+
+
+def _write_predictions(options: argparse.Namespace) -> None:
+    from data_utils.text_rows import canonical_columns, parse_columns
+
+    if options.input in (None, "-") and sys.stdin.isatty():
+        raise SettingError("INPUT is missing and standard input is a terminal; name a file or pipe rows in")
+    model, _ = _load(options)
+    task_def = model.task_def
+    columns = parse_columns(options.columns, task_def) if options.columns else canonical_columns(task_def)
+    line = _tsv_lines if options.format == "tsv" else _json_lines
+    with _opened(options.input) as (file, name), _target(options.out) as target:
+        if options.format == "tsv":
+            target.write(_header(task_def).encode())
+        for rows, logits in _predicted(model, file, name, columns, options):
+            target.write("".join(line(task_def, rows.uids, logits)).encode())
+            target.flush()
+
+
+def _predicted(
+    model: TrainedModel,
+    file: BinaryIO,
+    name: str,
+    columns: Sequence[str],
+    options: argparse.Namespace,
+) -> Iterator[tuple[TextRows, npt.NDArray[np.float32]]]:
+    """The rows of a file with their logits, piece by piece, under a progress bar."""
+    from tqdm import tqdm
+
+    from data_utils.canonical_tsv import decode_lines
+    from data_utils.text_rows import iterate_rows
+    from mt_dnn.prediction import PIECE, predict
+
+    lines = decode_lines(file, name)
+    if options.skip_header:
+        next(lines, None)
+    with tqdm(desc=name, unit="row", disable=None, dynamic_ncols=True) as bar:
+        for rows, logits in predict(model, iterate_rows(lines, name, columns, PIECE), options.eval_batch_tokens):
+            yield rows, logits
+            bar.update(len(rows.uids))
+
+
+def _header(task_def: TaskDef) -> str:
+    names = task_def.label_names
+    return "uid\tscore\n" if task_def.n_class == 1 else "\t".join(["uid", "label", *(f"p_{n}" for n in names)]) + "\n"
+
+
+def _tsv_lines(task_def: TaskDef, uids: Iterable[str], logits: npt.NDArray[np.float32]) -> Iterator[str]:
+    from mt_dnn.prediction import probabilities
+
+    if task_def.n_class == 1:
+        yield from (f"{uid}\t{row[0]:.6g}\n" for uid, row in zip(uids, logits, strict=True))
+        return
+    for uid, row, label in zip(uids, probabilities(logits), logits.argmax(axis=1), strict=True):
+        yield "\t".join([uid, task_def.label_names[label], *(f"{p:.6g}" for p in row)]) + "\n"
+
+
+def _json_lines(task_def: TaskDef, uids: Iterable[str], logits: npt.NDArray[np.float32]) -> Iterator[str]:
+    from mt_dnn.prediction import probabilities
+
+    names = task_def.label_names
+    for uid, row, shares in zip(uids, logits, probabilities(logits), strict=True):
+        values: dict[str, object] = {"uid": uid, "score": float(row[0])}
+        if task_def.n_class > 1:
+            chances = dict(zip(names, shares.tolist(), strict=True))
+            values = {"uid": uid, "label": names[row.argmax()], "probabilities": chances, "logits": row.tolist()}
+        yield json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def _write_submission(options: argparse.Namespace) -> None:
+    from data_utils.text_rows import canonical_columns
+    from experiments.glue.submission import FILES, HEADER, official_rows, submission_lines, test_sets
+
+    model, data_dir = _load(options)
+    for dataset, path in test_sets(model.task_def, data_dir).items():
+        options.submission.mkdir(parents=True, exist_ok=True)
+        out, n = options.submission / FILES[dataset], 0
+        with path.open("rb") as file, _target(out) as target:
+            target.write(HEADER.encode())
+            for rows, logits in _predicted(model, file, str(path), canonical_columns(model.task_def), options):
+                target.write("".join(submission_lines(model.task_def, dataset, rows.uids, logits)).encode())
+                n += len(rows.uids)
+        print(f"{out}: {n} rows")
+        if n != official_rows(dataset):
+            print(
+                f"warning: {path} has {n} rows, the official file {official_rows(dataset)}; the server will refuse it",
+                file=sys.stderr,
+            )
+
+
+@contextmanager
+def _opened(path: str | None) -> Iterator[tuple[BinaryIO, str]]:
+    if path in (None, "-"):
+        yield sys.stdin.buffer, "standard input"
+        return
+    with Path(str(path)).open("rb") as file:
+        yield file, str(path)
+
+
+@contextmanager
+def _target(path: Path | None) -> Iterator[BinaryIO]:
+    if path is None:
+        yield sys.stdout.buffer
+        return
+    from data_utils.atomic import open_atomic
+
+    with open_atomic(path) as file:
+        yield file
+
+
+if __name__ == "__main__":
+    sys.exit(main())

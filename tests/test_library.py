@@ -1,0 +1,128 @@
+"""The library as its users get it: the built wheel in an empty environment, and the examples run with it."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PACKAGE = "pats_finetuning"
+# Stands for a machine without triton; transformers and torch do without it too.
+RUN = """
+import runpy, sys
+sys.modules["triton"] = None
+import pats_finetuning
+assert "torch" not in sys.modules, "the package waits for torch until it is used"
+for name in pats_finetuning.__all__:
+    getattr(pats_finetuning, name)
+print("from", pats_finetuning.__file__, pats_finetuning.__version__)
+for path in sys.argv[1:]:
+    print("example", path)
+    runpy.run_path(path, run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a new virtual environment with the wheel; this one's packages are behind it, but not this project."""
+    folder = tmp_path_factory.mktemp("library")
+    source = folder / "source"
+    for name in ("pyproject.toml", "LICENSE", "docs/your_own_code.md"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    shutil.copytree(ROOT / "module", source / "module", ignore=shutil.ignore_patterns("__pycache__"))
+    quiet = ["-q", "--disable-pip-version-check", "--no-deps", "--no-index"]
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "wheel", *quiet, "--no-build-isolation", "-w", folder, source], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([*pip, "--python", folder / "venv", "install", *quiet, wheel], check=True)
+    return folder / "venv"
+
+
+def site_packages(environment: Path) -> Path:
+    return next((environment / "lib").glob("python*/site-packages"))
+
+
+def test_it_takes_one_name_and_ships_its_types(environment: Path) -> None:
+    found = {path.name for path in site_packages(environment).iterdir()} - {"this_environment.pth"}
+    assert {name for name in found if not name.endswith(".dist-info")} == {PACKAGE}
+    package = site_packages(environment) / PACKAGE
+    assert (package / "py.typed").is_file()
+    assert not (package / "methods").exists(), "its registry would look for the study's plug-ins"
+
+
+@pytest.mark.slow
+def test_examples_run_from_an_empty_folder(environment: Path, tmp_path: Path) -> None:
+    (site_packages(environment) / "this_environment.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    command = [environment / "bin" / "python", "-I", "-c", RUN, *EXAMPLES]
+    settings = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"from {site_packages(environment) / PACKAGE}" in done.stdout
+    accuracies = re.findall(r"accuracy (\d\.\d\d)", done.stdout)
+    assert len(accuracies) == len(EXAMPLES) == 3
+    assert all(float(accuracy) > 0.9 for accuracy in accuracies), done.stdout
+
+
+def test_examples_are_short() -> None:
+    assert all(len(path.read_text(encoding="utf-8").splitlines()) < 30 for path in EXAMPLES)
+
+
+def test_what_is_required_is_what_is_imported_in_the_studys_ranges() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = {re.split(r"[<>=]", line)[0]: line for line in project["dependencies"]}
+    study = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert set(required.values()) <= set(study)
+    imported = set()
+    for folder in (ROOT / "module", ROOT / "module" / "kernels"):
+        for path in folder.glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    imported.add(str(node.module).partition(".")[0])
+    others = imported - sys.stdlib_module_names
+    # llvmlite is numba's own; triton comes with torch on CUDA, and is imported there alone.
+    assert others - {"llvmlite", "triton"} == set(required)
+
+
+def test_public_names_are_those_of_the_declaration() -> None:
+    import module
+
+    tree = ast.parse((ROOT / "module" / "__init__.py").read_text(encoding="utf-8"))
+    typed = {
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level for alias in node.names
+    }
+    assert typed == set(module.__all__)
+    assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        module.nonsense  # noqa: B018
+
+
+def test_noisytune_as_a_function_is_the_method() -> None:
+    import torch
+
+    from module import noisytune
+    from module.methods.noisytune import NoisyTuneSettings
+    from tests.module.hooked import Hooked
+    from tests.module.models import make_parameters
+
+    for include_head in (False, True):
+        settings = NoisyTuneSettings(noise_scale=0.3, include_head=include_head)
+        trained = Hooked("noisytune", {"noisytune": settings}).values()
+        alone = make_parameters()
+        noisytune(alone.items(), noise_scale=0.3, seed=1, include_head=include_head)
+        assert all(torch.equal(alone[name], trained[name]) for name in alone)
+        assert not torch.equal(alone["bert.encoder.layer.0.intermediate.dense.weight"],
+                               make_parameters()["bert.encoder.layer.0.intermediate.dense.weight"])  # fmt: skip
+    with pytest.raises(ValueError, match=r"Invalid noise_scale: -1: a number of at least 0"):
+        noisytune(make_parameters().items(), noise_scale=-1)

@@ -1,0 +1,199 @@
+"""predict.py: the logits of the evaluation, rows in their order, files as the GLUE server wants them."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import predict as command
+from data_utils.errors import SettingError
+from data_utils.task_def import load_task_defs
+from data_utils.text_rows import TextRows, iterate_rows, parse_columns
+from experiments.glue.submission import FILES, official_rows, submission_lines, test_sets
+from mt_dnn import prediction
+from mt_dnn.config import GLUE_TASK_DEF
+from mt_dnn.export import export
+from mt_dnn.trained import load_run, read_run
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = load_task_defs(GLUE_TASK_DEF)
+test_sets.__test__ = False  # no test, for all its name
+
+
+@pytest.fixture(scope="module")
+def models(tiny_trained, tmp_path_factory):
+    """(model, task) to what predict.py takes: run directories and exported folders."""
+    root = tmp_path_factory.mktemp("folders")
+    for task, run_dir in tiny_trained.items():
+        export(read_run(run_dir), root / task)
+    return {
+        **{("run", task): run_dir for task, run_dir in tiny_trained.items()},
+        **{("exported", task): root / task for task in tiny_trained},
+    }
+
+
+def data_of(tiny_trained):
+    return read_run(tiny_trained["cola"]).config.data_dir
+
+
+def main(*arguments):
+    return command.main(["--device", "cpu", *map(str, arguments)])
+
+
+def error_of(capsys, *arguments):
+    assert main(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("kind", ["run", "exported"])
+def test_dev_predictions_are_those_of_the_evaluation(kind, models, tiny_trained, tmp_path):
+    data = data_of(tiny_trained)
+    for task, epoch in (("cola", "best"), ("stsb", "best"), ("cola", "last")):
+        if (kind, epoch) == ("exported", "last"):
+            continue
+        more = ["--epoch", epoch] if kind == "run" else []
+        out = tmp_path / "out.jsonl"
+        assert main(models[kind, task], data / f"{task}_dev.tsv", "--format", "jsonl", "--out", out, *more) == 0
+        found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        arrays = np.load(tiny_trained[task] / "predictions.npz")
+        expected = arrays[f"{task}_dev.{epoch}_logits"]
+        assert [row["uid"] for row in found] == [uid.decode() for uid in arrays[f"{task}_dev.uids"]]
+        if task == "stsb":
+            np.testing.assert_array_equal(np.float32([row["score"] for row in found]), expected[:, 0])
+            continue
+        np.testing.assert_array_equal(np.float32([row["logits"] for row in found]), expected)
+        assert [row["label"] for row in found] == [str(label) for label in expected.argmax(axis=1)]
+        shares = np.exp(expected.astype(np.float64))
+        shares /= shares.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose([list(row["probabilities"].values()) for row in found], shares, rtol=1e-6)
+
+
+def test_many_pieces_keep_their_order_and_memory_holds_a_few(tiny_trained, monkeypatch):
+    model = load_run(read_run(tiny_trained["cola"]), "best", "cpu")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["good", "bad", "film", "very"], size=rng.integers(1, 30))) for _ in range(60)]
+    whole = next(prediction.predict(model, [TextRows([str(i) for i in range(60)], texts, None)]))[1]
+    asked = []
+
+    def pieces():
+        for start in range(0, 60, 7):
+            asked.append(start)
+            yield TextRows([str(i) for i in range(start, min(start + 7, 60))], texts[start : start + 7], None)
+
+    uids, logits = [], []
+    for done, (rows, found) in enumerate(prediction.predict(model, pieces(), batch_tokens=64), start=1):
+        assert len(asked) <= done + 2
+        uids += rows.uids
+        logits.append(found)
+    assert uids == [str(i) for i in range(60)]
+    np.testing.assert_allclose(np.concatenate(logits), whole, atol=1e-5)
+
+
+def test_standard_input_to_a_reader_that_soon_has_seen_enough(models, tmp_path):
+    # A byte order mark, CRLF, quotes, an empty line; then more than one piece.
+    lines = '\ufeffgood film\r\nit is "bad"\n\nthe very good plot\n' + "a good film\n" * 3000
+    done = subprocess.run(
+        f'"{sys.executable}" "{ROOT}/predict.py" "{models["exported", "cola"]}" --columns premise --device cpu'
+        " | head -n 5; exit ${PIPESTATUS[0]}",
+        shell=True, executable="/bin/bash", input=lines.encode(), capture_output=True, check=False, cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    header, *rows = done.stdout.decode().splitlines()
+    assert header == "uid\tlabel\tp_0\tp_1"
+    assert [row.split("\t")[0] for row in rows] == ["0", "1", "2", "3"]
+    for row in rows:
+        _, label, *shares = row.split("\t")
+        assert sum(map(float, shares)) == pytest.approx(1.0, abs=1e-5)
+        assert float(shares[int(label)]) == max(map(float, shares))
+
+
+def test_columns_in_another_order_and_a_header(models, tiny_trained, tmp_path):
+    rows = [line.split("\t") for line in (data_of(tiny_trained) / "stsb_dev.tsv").read_text().splitlines()]
+    file = tmp_path / "pairs.tsv"
+    file.write_text("b\tmore\tid\ta\n" + "".join(f"{b}\tx\t{uid}\t{a}\n" for uid, _, a, b in rows), encoding="utf-8")
+    plain, other = tmp_path / "plain.tsv", tmp_path / "other.tsv"
+    assert main(models["run", "stsb"], data_of(tiny_trained) / "stsb_dev.tsv", "--out", plain) == 0
+    columns = ["--columns", "hypothesis,-,uid,premise", "--skip_header"]
+    assert main(models["run", "stsb"], file, "--out", other, *columns) == 0
+    assert plain.read_text().startswith("uid\tscore\n0\t")
+    assert other.read_text() == plain.read_text()
+
+
+@pytest.mark.parametrize("kind", ["run", "exported"])
+def test_submission_files(kind, models, tiny_trained, tmp_path, capsys):
+    for task, name in (("cola", "CoLA.tsv"), ("stsb", "STS-B.tsv")):
+        more = [] if kind == "run" else ["--data_dir", data_of(tiny_trained)]
+        assert main(models[kind, task], "--submission", tmp_path / "glue", *more) == 0
+        assert f"has 30 rows, the official file {official_rows(f'{task}_test')}" in capsys.readouterr().err
+        header, *rows = (tmp_path / "glue" / name).read_text().splitlines()
+        assert header == "index\tprediction"
+        expected = np.load(tiny_trained[task] / "predictions.npz")[f"{task}_dev.best_logits"]  # the same texts
+        shown = [f"{np.clip(x, 0, 5):.3f}" for x in expected[:, 0]] if task == "stsb" else expected.argmax(axis=1)
+        assert rows == [f"{i}\t{label}" for i, label in enumerate(shown)]
+
+
+def test_submissions_use_the_official_words():
+    logits = np.eye(3, dtype=np.float32)
+    lines = list(submission_lines(TASKS["mnli"], "mnli_matched_test", ["0", "1", "2"], logits))
+    assert lines == ["0\tcontradiction\n", "1\tneutral\n", "2\tentailment\n"]
+    assert list(submission_lines(TASKS["rte"], "rte_test", ["7"], logits[1:2, :2])) == ["7\tentailment\n"]
+    scores = np.float32([[-0.2], [2.71828], [5.4]])
+    assert list(submission_lines(TASKS["stsb"], "stsb_test", ["0", "1", "2"], scores)) == [
+        "0\t0.000\n", "1\t2.718\n", "2\t5.000\n",
+    ]  # fmt: skip
+    with pytest.raises(SettingError, match="uid 'a-1' is no number"):
+        list(submission_lines(TASKS["rte"], "rte_test", ["a-1"], logits[:1, :2]))
+    tests = {task.dataset_name(split) for task in TASKS.values() for split in task.split_names if "test" in split}
+    assert tests == set(FILES)
+    assert sum(map(official_rows, FILES)) == 1063 + 9796 + 9847 + 1725 + 5463 + 390965 + 3000 + 1821 + 1379 + 146
+
+
+def test_mistakes_are_one_line_and_leave_nothing(models, tiny_trained, tmp_path, capsys, monkeypatch):
+    run, exported, dev = models["run", "cola"], models["exported", "cola"], data_of(tiny_trained) / "cola_dev.tsv"
+    out = tmp_path / "out.tsv"
+    assert "MODEL nowhere does not exist" in error_of(capsys, "nowhere", dev)
+    assert "is no run directory" in error_of(capsys, tmp_path, dev)
+    assert "--epoch is for run directories" in error_of(capsys, exported, dev, "--epoch", "last")
+    assert "'text' is unknown; each of uid, label," in error_of(capsys, run, dev, "--columns", "uid,text")
+    assert "'uid' is given twice" in error_of(capsys, run, dev, "--columns", "uid,uid,premise")
+    assert "task cola needs premise" in error_of(capsys, run, dev, "--columns", "premise,hypothesis")
+    bad = tmp_path / "bad.tsv"
+    bad.write_bytes(b"0\t1\tgood\n1\tgood\n")
+    assert "bad.tsv: line 2: 2 columns instead of 3 (uid, label, premise)" in error_of(capsys, run, bad, "--out", out)
+    bad.write_bytes(b"0\t1\tgood\n1\t0\t\xff\n")
+    assert "bad.tsv: line 2: not UTF-8" in error_of(capsys, run, bad, "--out", out)
+    assert "--out is given, but --submission" in error_of(capsys, run, "--submission", tmp_path, "--out", out)
+    assert "cola_test.tsv does not exist" in error_of(
+        capsys, run, "--submission", tmp_path / "glue", "--data_dir", tmp_path
+    )
+    with pytest.raises(SettingError, match="toy is no task of GLUE"):
+        test_sets(replace(TASKS["cola"], name="toy"), tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert "standard input is a terminal" in error_of(capsys, run)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.tsv"]
+
+
+TEXT = st.text(st.characters(exclude_characters="\t\r\n", exclude_categories=["Cs"]))
+
+
+@given(st.lists(st.tuples(TEXT, TEXT, TEXT)), st.integers(1, 5))
+def test_rows_come_back_whatever_the_piece(rows, size):
+    columns = parse_columns("premise,uid,hypothesis", TASKS["rte"])
+    lines = enumerate(("\t".join(row) for row in rows), start=1)
+    pieces = list(iterate_rows(lines, "file", columns, size))
+    assert all(1 <= len(piece.uids) <= size for piece in pieces)
+    found = [row for piece in pieces for row in zip(piece.premise, piece.uids, piece.hypothesis, strict=True)]
+    assert found == rows
