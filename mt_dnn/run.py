@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 
@@ -21,17 +22,21 @@ from mt_dnn.encoder import EncoderSource, resolve_encoder
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.provenance import provenance
 from mt_dnn.results import RunDirectory, RunResult, Status
-from mt_dnn.trainer import Progress, Trainer
+from mt_dnn.trainer import Progress, PruneRule, Trainer
 
 log = logging.getLogger(__name__)
 
 
-def run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
+def run(
+    config: RunConfig, on_progress: Callable[[Progress], None] | None = None, prune: PruneRule | None = None
+) -> RunResult:
     """Compute one run, go on with it where it broke off, or return its result if it is done.
 
     Args:
         config: The run.
         on_progress: Called after every step.
+        prune: Asked after every epoch but the last whether to give the run up; the result is then ``pruned``. Without
+            it a pruned run goes on, from its checkpoint or, where ``save`` is ``none``, from the start.
 
     Returns:
         The result, as in ``result.json``. An unexpected error gives status ``failed``; the next call tries again.
@@ -43,7 +48,7 @@ def run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None
     """
     directory = RunDirectory(run_dir(config))
     finished = directory.read_result()
-    if finished is not None and finished.done:
+    if _is_over(finished, prune):
         return finished
     keep_memory_between_steps()
     if config.threads is not None:
@@ -56,18 +61,25 @@ def run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None
     data, source = open_datasets(config), resolve_encoder(config.init_checkpoint)
     with directory.lock(), StopRequest() as stop:
         finished = directory.read_result()
-        if finished is not None and finished.done:
+        if _is_over(finished, prune):
             return finished
         try:
-            if finished is not None:
+            if finished is not None and finished.status is Status.PRUNED:
+                directory.reopen()
+            elif finished is not None:
                 directory.clear()
             directory.start(_description(config, data, source))
-            return _fit(Trainer(config, data, source, directory, stop, on_progress), directory)
+            return _fit(Trainer(config, data, source, directory, stop, on_progress, prune), directory)
         except OSError as error:
             raise SettingError(
                 f"output_dir: cannot write {directory.path} ({error.strerror or error}); free space or make it "
                 f"writable and start the same command again, the last checkpoint is intact"
             ) from error
+
+
+def _is_over(result: RunResult | None, prune: PruneRule | None) -> TypeGuard[RunResult]:
+    """Whether there is nothing left to do: a run that was pruned is over for those who prune."""
+    return result is not None and (result.done or (prune is not None and result.status is Status.PRUNED))
 
 
 def _fit(trainer: Trainer, directory: RunDirectory) -> RunResult:

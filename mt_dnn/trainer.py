@@ -36,6 +36,10 @@ from mt_dnn.training_step import TrainingStep
 log = logging.getLogger(__name__)
 
 
+PruneRule = Callable[[int, float], bool]
+"""Whether to give a run up, from the epochs made and the best score so far, percent."""
+
+
 class Diverged(RuntimeError):
     """A loss or gradient is NaN or infinite."""
 
@@ -61,17 +65,19 @@ class Trainer:
         directory: RunDirectory,
         stop: StopRequest,
         on_progress: Callable[[Progress], None] | None,
+        prune: PruneRule | None = None,
     ) -> None:
         self.config, self.data, self.directory = config, data, directory
-        self.stop, self.on_progress = stop, on_progress
+        self.stop, self.on_progress, self.prune = stop, on_progress, prune
         self.device = pick_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
-        self.rows = training_subset(len(data.train), config.seed, config.train_fraction, config.train_size)
+        chosen = training_subset(len(data.train_rows), config.seed, config.train_fraction, config.train_size)
+        self.rows = data.train_rows[chosen]
         self.steps_per_epoch = math.ceil(len(self.rows) / config.window)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.state = TrainState(loss_sum=torch.zeros((), device=self.device))
         self.evaluation_batches = {
-            name: evaluation_batches(cache.lengths, config.eval_batch_tokens) for name, cache in data.dev.items()
+            name: evaluation_batches(cache.lengths, config.eval_batch_tokens) for name, cache in data.evaluated.items()
         }
         self.tracker = Tracker(directory, config.tensorboard)
         self._started = self._saved_at = time.monotonic()
@@ -94,6 +100,8 @@ class Trainer:
         try:
             for _ in self._steps():
                 self._maybe_checkpoint()
+                if self._is_hopeless():
+                    return self._give_up()
         except (Diverged, NonFiniteGradient) as reason:
             error = str(reason)
             self.state.last = None  # the last epoch was never reached
@@ -102,6 +110,25 @@ class Trainer:
         self.directory.write_predictions(self._predictions())
         self.directory.write_result(result)
         checkpoint.drop_last(self.directory.checkpoints)
+        self.tracker.close()
+        return result
+
+    def _is_hopeless(self) -> bool:
+        """Whether an epoch but the last is over and the rule says to give up."""
+        epoch, within = divmod(self.state.step, self.steps_per_epoch)
+        if self.prune is None or within or epoch == self.config.epochs or self.state.best is None:
+            return False
+        return self.prune(epoch, self.state.best.choice)
+
+    def _give_up(self) -> RunResult:
+        """End here as pruned; where weights are kept at all, a checkpoint is, from which the run can go on."""
+        if self.config.save != "none":
+            self._checkpoint()
+        else:
+            checkpoint.drop_last(self.directory.checkpoints)
+        self.state.last = None  # the last epoch was never reached
+        result = self.result(Status.PRUNED, None)
+        self.directory.write_result(result)
         self.tracker.close()
         return result
 
@@ -167,7 +194,7 @@ class Trainer:
             raise Diverged(f"the training loss is {loss}")
 
     def _evaluate(self, epoch: int) -> None:
-        """Score every dev set; keep logits and weights of the last and of the best epoch."""
+        """Score every set; keep logits and weights of the last and of the best epoch."""
         config, state = self.config, self.state
         raw = self._dev_scores(epoch)[0] if self.method.evaluates_other_weights else None
         with self.method.evaluation(self.context):
@@ -190,12 +217,15 @@ class Trainer:
         )  # fmt: skip
 
     def _dev_scores(self, epoch: int) -> tuple[EpochScore, dict[str, Tensor]]:
-        """Scores of the weights as they are, and each dev set's (N, K) logits."""
-        task_def, batches = self.data.task_def, self.evaluation_batches
-        found = evaluate_sets(self.network, self.data.dev, task_def, batches, self.device, self.precision)
+        """Scores of the weights as they are, and each set's (N, K) logits."""
+        data, task_def = self.data, self.data.task_def
+        batches = self.evaluation_batches
+        found = evaluate_sets(self.network, data.evaluated, task_def, batches, self.device, self.precision)
         metrics = {name: evaluation.metrics for name, evaluation in found.items()}
-        score = float(np.mean([values[task_def.primary_metric] for values in metrics.values()]))
-        return EpochScore(epoch, score, metrics), {name: torch.from_numpy(e.logits) for name, e in found.items()}
+        score = float(np.mean([metrics[name][task_def.primary_metric] for name in data.dev]))
+        held_out = next((metrics[name][task_def.primary_metric] for name in data.held_out), None)
+        logits = {name: torch.from_numpy(evaluation.logits) for name, evaluation in found.items()}
+        return EpochScore(epoch, score, metrics, held_out), logits
 
     def _maybe_checkpoint(self) -> None:
         """Write a resume checkpoint when its time has come or a signal asks for one.
@@ -204,10 +234,18 @@ class Trainer:
             Interrupted: after the checkpoint that a signal asked for.
         """
         state = self.state
-        now = time.monotonic()
-        due = now - self._saved_at >= self.config.checkpoint_seconds and state.step < self.total_steps
+        due = time.monotonic() - self._saved_at >= self.config.checkpoint_seconds and state.step < self.total_steps
         if not due and not self.stop.asked:
             return
+        self._checkpoint()
+        if self.stop.asked:
+            raise Interrupted(
+                f"stopped at step {state.step} of {self.total_steps}; the same command goes on from there"
+            )
+
+    def _checkpoint(self) -> None:
+        """Write a resume checkpoint."""
+        state, now = self.state, time.monotonic()
         state.seconds, self._started = state.seconds + now - self._started, now
         checkpoint.save_last(
             self.directory.checkpoints,
@@ -223,10 +261,6 @@ class Trainer:
             },
         )
         self._saved_at = time.monotonic()
-        if self.stop.asked:
-            raise Interrupted(
-                f"stopped at step {state.step} of {self.total_steps}; the same command goes on from there"
-            )
 
     def _resume(self) -> None:
         """Go to the newest checkpoint, or to the start."""
@@ -248,16 +282,13 @@ class Trainer:
 
     def _status(self) -> Status:
         """Whether the best epoch tells the dev examples apart at all."""
-        constant = all(
-            _constant(logits, self.data.task_def.n_class)
-            for name, logits in self.state.logits.items()
-            if name.endswith(".best_logits")
-        )
+        n_class, logits = self.data.task_def.n_class, self.state.logits
+        constant = all(_constant(logits[f"{name}.best_logits"], n_class) for name in self.data.dev)
         return Status.DEGENERATE if constant else Status.OK
 
     def _predictions(self) -> dict[str, npt.NDArray[Any]]:
         arrays: dict[str, npt.NDArray[Any]] = {name: logits.numpy() for name, logits in self.state.logits.items()}
-        for name, cache in self.data.dev.items():
+        for name, cache in self.data.evaluated.items():
             arrays[f"{name}.uids"] = np.asarray(cache.uids)
             arrays[f"{name}.labels"] = np.asarray(cache.labels)
         return arrays
@@ -288,9 +319,9 @@ class Trainer:
 
 def _better(new: EpochScore, best: EpochScore | None) -> bool:
     """Whether ``new`` beats ``best``; a NaN score (of constant predictions) is beaten by every number."""
-    if best is None or math.isnan(new.score):
+    if best is None or math.isnan(new.choice):
         return best is None
-    return math.isnan(best.score) or new.score > best.score
+    return math.isnan(best.choice) or new.choice > best.choice
 
 
 def _constant(logits: Tensor, n_class: int) -> bool:
