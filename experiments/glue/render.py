@@ -117,12 +117,23 @@ def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
     splits = sorted({"dev" if name.endswith("dev") else name for name in datasets}) or ["dev"]
     fewer = " (fewer where a cell says so)" if any(cell.missing for cell in cells) else ""
     mnli = " MNLI is the mean of matched and mismatched." if any(cell.task == "mnli" for cell in cells) else ""
+    chosen_on = _chosen_on(cells)
     published = " Rows marked paper: the published means of 5 seeds, best dev epoch." if in_paper else ""
     return (
         f"Split: {', '.join(splits)}. Percent, mean ± sample standard deviation over n = {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{mnli} Best dev epoch: each run's best epoch, chosen on the split "
-        f"that is scored. Last epoch: no choice. The average is the mean of the task means.{published}"
+        f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{mnli} Best dev epoch: each run's best epoch, {chosen_on}. "
+        f"Last epoch: no choice. The average is the mean of the task means.{published}"
     )
+
+
+def _chosen_on(cells: Sequence[Cell]) -> str:
+    """What the best epochs of a table's runs were chosen by."""
+    best = [result.best for cell in cells for result in cell.results if result.best is not None]
+    held_out = {epoch.held_out is not None for epoch in best}
+    if held_out == {True}:
+        return "chosen on a part of the training set that was held out, not on the split that is scored"
+    some = ", in some rows on a part of the training set that was held out" if True in held_out else ""
+    return f"chosen on the split that is scored{some}"
 
 
 def _about_controls(table: Table, encoder: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.glue.cells import TASK_ORDER
 from experiments.glue.figures import canvas, save
 from experiments.glue.search_results import Search, SearchedCell, Trial, TrialStatus
 from experiments.glue.text_table import setting_text
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 _BEST = "#D55E00"  # Okabe and Ito's vermilion: stands out of cividis with any colour vision
 _GREY = "#555555"
 _PRUNED = "#999999"
-_MAP = "cividis"
+_MAP, _DARKEST, _BRIGHTEST = "cividis", 0.0, 0.88  # its bright end is too pale on white
+_WIDE = 6.5  # inches that a legend in one line takes
 
 
 def search_figures(search: Search, out: Path) -> list[Path]:
     """Draw two pictures of each (encoder, method) with trials that have scores; returns the files."""
     by_owner: dict[tuple[str, str], list[SearchedCell]] = {}
-    for cell in search.cells:
+    for cell in sorted(search.cells, key=lambda cell: (*TASK_ORDER, cell.task).index(cell.task)):
         if cell.best is not None:
             by_owner.setdefault((cell.name, cell.method), []).append(cell)
     files = []
@@ -53,28 +55,32 @@ def _parallel_panel(axis: Axes, cell: SearchedCell, score_name: str) -> None:
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
-    scores = [trial.score for trial in _scored(cell)]
-    low, high = min(scores), max(scores)
+    scores = sorted(trial.score for trial in _scored(cell))
+    low, high = scores[0], scores[-1]
     keys = list(cell.grid)
     for x, values in enumerate(cell.grid.values()):
         _axis_line(axis, x, [(_height(i, len(values)), setting_text(value)) for i, value in enumerate(values)])
-    ticks = [low] if low == high else [t for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high]
-    _axis_line(axis, len(keys), [(_share(tick, low, high), f"{tick:.4g}") for tick in ticks])
+    ticks = [low] if low == high else [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
+    _axis_line(axis, len(keys), [(_share(tick, low, high), f"{tick:.4g}") for tick in ticks], left=False)
     # The worst first, so that the best lie on top.
     for trial in sorted(cell.trials, key=lambda trial: -math.inf if math.isnan(trial.score) else trial.score):
         heights = [_height(list(cell.grid[key]).index(trial.settings[key]), len(cell.grid[key])) for key in keys]
         if trial.status is TrialStatus.PRUNED:
-            axis.plot(range(len(keys)), heights, color=_PRUNED, linestyle=":", linewidth=0.9, zorder=1)
+            axis.plot(range(len(keys)), heights, color=_PRUNED, linestyle=":", linewidth=0.8, alpha=0.7, zorder=1)
         elif not math.isnan(trial.score):
-            share = _share(trial.score, low, high)
             is_best = trial is cell.best
-            colour = _BEST if is_best else colormaps[_MAP](share)
-            axis.plot(range(len(keys) + 1), [*heights, share], color=colour, linewidth=2.4 if is_best else 1.1,
-                      alpha=1.0 if is_best else 0.75, zorder=3 if is_best else 2)  # fmt: skip
-    axis.set_title(f"{task_title(cell.task)}, {len(scores)} trials", fontsize=10, loc="left", fontweight="bold")
+            # By rank: one very bad trial would leave the others all alike.
+            bright = _DARKEST + (_BRIGHTEST - _DARKEST) * _height(scores.index(trial.score), len(scores))
+            colour = _BEST if is_best else colormaps[_MAP](bright)
+            heights.append(_share(trial.score, low, high))
+            axis.plot(range(len(keys) + 1), heights, color=colour, linewidth=2.4 if is_best else 1.1,
+                      alpha=1.0 if is_best else 0.8, zorder=3 if is_best else 2)  # fmt: skip
+    pruned = cell.count(TrialStatus.PRUNED)
+    counted = f"{len(scores)} {'trial' if len(scores) == 1 else 'trials'}" + (f", {pruned} pruned" if pruned else "")
+    axis.set_title(f"{task_title(cell.task)}: {counted}", fontsize=10, loc="left", fontweight="bold")
     names = [_short(key, cell.method) for key in keys]
     axis.set_xticks(range(len(keys) + 1), [*names, score_name.replace(" ", "\n", 1)], fontsize=8)
-    axis.set_xlim(-0.55, len(keys) + 0.2)
+    axis.set_xlim(-0.45, len(keys) + 0.35)
     axis.set_ylim(-0.06, 1.06)
     axis.set_yticks([])
     axis.tick_params(axis="x", length=0)
@@ -82,26 +88,33 @@ def _parallel_panel(axis: Axes, cell: SearchedCell, score_name: str) -> None:
         side.set_visible(False)
 
 
-def _axis_line(axis: Axes, x: int, labels: list[tuple[float, str]]) -> None:
+def _axis_line(axis: Axes, x: int, labels: list[tuple[float, str]], left: bool = True) -> None:
     axis.plot([x, x], [0, 1], color=_GREY, linewidth=0.9, zorder=0)
     for height, text in labels:
         axis.annotate(
-            text, (x, height), xytext=(-4, 0), textcoords="offset points", fontsize=7, ha="right", va="center",
-            color="black", zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
+            text, (x, height), xytext=(-4 if left else 4, 0), textcoords="offset points", fontsize=7,
+            ha="right" if left else "left", va="center", color="black", zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
         )  # fmt: skip
 
 
 def _per_setting(search: Search, cells: list[SearchedCell], stem: Path) -> list[Path]:
     """A row of panels per task: the score of every trial against the value of each setting."""
-    columns = max(len(cell.grid) for cell in cells)
-    figure, axes = canvas(len(cells), columns, width=max(2.6, 4.2 / columns), height=2.3)
-    for row, cell in enumerate(cells):
-        own = axes[row * columns : (row + 1) * columns]
+    widest = max(len(cell.grid) for cell in cells)
+    side_by_side = min(len(cells), 3) if widest == 1 else 1  # tasks in a row, where one panel is all a task has
+    rows = math.ceil(len(cells) / side_by_side)
+    figure, axes = canvas(rows, widest * side_by_side, width=2.6, height=2.3)
+    for number, cell in enumerate(cells):
+        own = axes[number * widest : (number + 1) * widest]
         for axis, key in zip(own, cell.grid, strict=False):
             _setting_panel(axis, cell, key)
+        for axis in own[1:]:
+            axis.tick_params(axis="y", labelleft=False)  # the same scores as in the first
         own[0].set_ylabel(f"{task_title(cell.task)}\n{_score_name(search, cell)} (%)", fontsize=8)
         for axis in own[len(cell.grid) :]:
             axis.axis("off")
+    for axis in axes[len(cells) * widest :]:
+        axis.axis("off")
     _legend(figure, search, cells, marker=True)
     return save(figure, stem)
 
@@ -115,8 +128,9 @@ def _setting_panel(axis: Axes, cell: SearchedCell, key: str) -> None:
         # Equal scores would hide each other: dots are spread over a narrow band in the order of the trials.
         spread = np.linspace(-0.18, 0.18, len(trials)) if len(trials) > 1 else np.zeros(1)
         axis.scatter(i + spread, [trial.score for trial in trials], s=16, color="#0072B2", alpha=0.8, zorder=2)
-        median = float(np.median([trial.score for trial in trials]))
-        axis.plot([i - 0.3, i + 0.3], [median, median], color="black", linewidth=1.6, zorder=3)
+        if len(trials) > 1:
+            median = float(np.median([trial.score for trial in trials]))
+            axis.plot([i - 0.3, i + 0.3], [median, median], color="black", linewidth=1.6, zorder=3)
         for shift, trial in zip(spread, trials, strict=True):
             if trial is cell.best:
                 axis.scatter(
@@ -125,7 +139,8 @@ def _setting_panel(axis: Axes, cell: SearchedCell, key: str) -> None:
     pruned = [values.index(t.settings[key]) for t in cell.trials if t.status is TrialStatus.PRUNED]
     for i in sorted(set(pruned)):
         axis.annotate(f"{pruned.count(i)}×", (i, 0.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
-                      textcoords="offset points", fontsize=7, color=_PRUNED, ha="center")  # fmt: skip
+                      textcoords="offset points", fontsize=7, color=_PRUNED, ha="center",
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
     tilt = 45 if len(values) > 5 else 0
     axis.set_xticks(range(len(values)), [setting_text(value) for value in values], fontsize=7, rotation=tilt)
     axis.set_xlim(-0.6, len(values) - 0.4)
@@ -145,7 +160,7 @@ def _legend(figure: Figure, search: Search, cells: list[SearchedCell], marker: b
         dot = {"linestyle": "none", "marker": "o"}
         handles = [
             Line2D([], [], color="#0072B2", markersize=4, label="trial", **dot),  # type: ignore[arg-type]
-            Line2D([], [], color="black", linewidth=1.6, label="median of a value"),
+            Line2D([], [], color="black", linewidth=1.6, label="median of several"),
             Line2D([], [], color=_BEST, markersize=8, markerfacecolor="none", markeredgewidth=1.8, label="chosen",
                    **dot),  # type: ignore[arg-type]
         ]  # fmt: skip
@@ -158,7 +173,8 @@ def _legend(figure: Figure, search: Search, cells: list[SearchedCell], marker: b
         label = "pruned (number of trials)" if marker else "pruned"
         handles.append(Line2D([], [], color=_PRUNED, linestyle="none" if marker else ":", label=label,
                               marker="$n×$" if marker else "", markersize=9))  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+    columns = len(handles) if figure.get_figwidth() >= _WIDE else 2
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     first = cells[0]
     title = f"{method_title(first.method)}, {first.name}: {search.sampler} search"
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")

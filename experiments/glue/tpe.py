@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,8 +114,10 @@ class TpeSampler:
         for attempt in range(_TRIES):
             text = f"{self._seed}/{self._name}/{len(trials)}/{attempt}"
             seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
-            # The liar takes trials that still run for bad ones, so that a round does not crowd at one place.
-            sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # older versions call both options experimental
+                # The liar takes trials that still run for bad ones, so that a round does not crowd at one place.
+                sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
             memory = optuna.create_study(direction="maximize", sampler=sampler)
             memory.add_trials(trials)
             point = self._point_of(memory.ask(self._distributions()).params)
