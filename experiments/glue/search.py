@@ -26,6 +26,7 @@ from experiments.glue.pool import Job, Report
 from experiments.glue.pruning import PrunedRun
 from experiments.glue.recipe import Recipe, of_task, task_settings
 from experiments.glue.samplers import Planned, Sampler, grid_points, quasi_random_points
+from experiments.glue.search_arguments import check_search_arguments
 from experiments.glue.search_results import Trial, TrialStatus, is_over, read_search
 from experiments.glue.search_space import Point, Space, search_space
 from experiments.glue.worker import RunFunction
@@ -36,35 +37,6 @@ Wrap = Callable[[RunFunction], RunFunction]
 Compute = Callable[[Sequence[Job], int, Wrap], tuple[Report, int]]
 """Computes runs, of so many altogether, with a wrapped run function; returns the report, and the exit status of a stop
 by a signal or 0."""
-
-
-def add_search_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of a search."""
-    group = parser.add_argument_group("search", "instead of a table, choose settings from the recipes' grids")
-    group.add_argument(
-        "--search", choices=["grid", "sobol", "halton", "tpe"],
-        help="every combination (or with --trials a random part of them), a quasi-random sequence over the grid, or "
-        "optuna's TPE (requirements-search.txt)",
-    )  # fmt: skip
-    group.add_argument("--trials", type=int, help="settings to try per encoder, method and task; grid: default all")
-    group.add_argument(
-        "--search_seeds", default="101,", metavar="SEEDS",
-        help="seeds of every trial, whose scores are averaged; none of --seeds, which the table of the chosen settings "
-        "reports; default: %(default)s",
-    )  # fmt: skip
-    group.add_argument(
-        "--sampler_seed", type=int, default=0, help="another one gives other trials; default: %(default)s"
-    )
-    group.add_argument(
-        "--tpe_round", type=int, default=4, metavar="N",
-        help="trials that TPE asks for at a time: more keep more workers busy, fewer learn more from those before; "
-        "default: %(default)s",
-    )  # fmt: skip
-    group.add_argument(
-        "--prune_after", type=int, metavar="EPOCHS",
-        help="median pruning: after so many epochs give up a trial that is below the median of the others at the same "
-        "epoch; the tables say so; default: off",
-    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -160,8 +132,9 @@ def run_search(
     Raises:
         SettingError: a setting is wrong, or the methods would get unequal numbers of trials.
     """
-    _check(chosen)
+    check_search_arguments(chosen)
     cells = _cells(recipes, jobs, overrides, out, chosen)
+    _check_one_holdout(cells)
     if not chosen.unequal_grids:
         _check_equal(cells)
     if chosen.dry_run:
@@ -187,17 +160,6 @@ def run_search(
     for job, error in failures.values():
         print(f"failed: {job.label}: {error} ({job.folder})", file=sys.stderr)
     return status
-
-
-def _check(chosen: argparse.Namespace) -> None:
-    if chosen.trials is None and chosen.search != "grid":
-        raise SettingError(f"--search {chosen.search} needs --trials, the number of settings to try; legal: >= 1")
-    for name in ("trials", "tpe_round", "prune_after"):
-        value = getattr(chosen, name)
-        if value is not None and value < 1:
-            raise SettingError(f"--{name} is {value}; legal: an integer >= 1")
-    if chosen.sampler_seed < 0:
-        raise SettingError(f"--sampler_seed is {chosen.sampler_seed}; legal: an integer >= 0")
 
 
 def _cells(
@@ -247,6 +209,17 @@ def _sampler(space: Space, bases: Sequence[Job], out: Path, chosen: argparse.Nam
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     name = f"{config.encoder} {config.method} {config.task} {digest}"
     return TpeSampler(out / "tpe.journal", name, space, chosen.trials, chosen.sampler_seed, chosen.tpe_round)
+
+
+def _check_one_holdout(cells: Sequence[_Cell]) -> None:
+    """Refuse a search that chooses here on one set and there on another.
+
+    Raises:
+        SettingError: as it says.
+    """
+    shares = {cell.config.holdout for cell in cells}
+    if len(shares) > 1:
+        raise SettingError(f"holdout is {' and '.join(map(str, shares))} in one search: give one share with --holdout")
 
 
 def _check_equal(cells: Sequence[_Cell]) -> None:

@@ -116,6 +116,11 @@ class SearchedCell:
         """The best trial's value of a setting of the grid; None where there is no best."""
         return self.best.settings.get(key) if self.best is not None else None
 
+    def is_at_end(self, key: str) -> bool:
+        """Whether the best value of a setting is the smallest or the largest of several numbers searched."""
+        values = [value for value in self.grid[key] if isinstance(value, int | float) and not isinstance(value, bool)]
+        return len(values) == len(self.grid[key]) > 1 and self.chosen(key) in (min(values), max(values))
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
@@ -143,8 +148,12 @@ def is_over(result: RunResult | None, prunes: bool) -> bool:
     return result is not None and (result.done or (prunes and result.status is Status.PRUNED))
 
 
-def read_search(search_json: Path) -> Search:
+def read_search(search_json: Path, runs: Path | None = None) -> Search:
     """Read ``search.json`` and the results of its runs.
+
+    Args:
+        search_json: The file.
+        runs: Folder of the runs, where it is not the one that the file names.
 
     Raises:
         SettingError: not a search's file, or a damaged result.
@@ -152,9 +161,9 @@ def read_search(search_json: Path) -> Search:
     """
     try:
         content = json.loads(search_json.read_text(encoding="utf-8"))
-        runs, prunes = Path(content["output_dir"]), content["prune_after"] is not None
+        folder, prunes = runs or Path(content["output_dir"]), content["prune_after"] is not None
         seeds = tuple(content["seeds"])
-        cells = tuple(_cell(values, runs, seeds, prunes) for values in content["cells"])
+        cells = tuple(_cell(values, folder, seeds, prunes) for values in content["cells"])
         return Search(
             content["sampler"], content["sampler_seed"], seeds, content["holdout"], content["prune_after"], cells
         )

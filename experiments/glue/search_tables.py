@@ -21,7 +21,7 @@ from data_utils.errors import SettingError
 from experiments.glue.cells import TASK_ORDER
 from experiments.glue.chosen_recipes import write_recipes
 from experiments.glue.paper import PaperSearch, load_paper_search
-from experiments.glue.render import csv_text
+from experiments.glue.search_csv import learning_rates_csv, ranges_csv, trials_csv
 from experiments.glue.search_results import Search, SearchedCell, TrialStatus, read_search
 from experiments.glue.text_table import TextTable, join_latex, join_markdown, score_text, setting_text
 from experiments.glue.titles import method_title, metric_title, task_title
@@ -116,58 +116,6 @@ def range_tables(search: Search, paper: PaperSearch) -> list[TextTable]:
     return tables
 
 
-def learning_rates_csv(search: Search, paper: PaperSearch) -> str:
-    """One line per (encoder, method, task)."""
-    rows: list[list[object]] = [["encoder", "method", "task", _RATE, "paper", *_FACTS_CSV]]
-    for cell in search.cells:
-        rate = cell.chosen(_RATE) if _RATE in cell.grid else cell.learning_rate
-        published = paper.learning_rates.get((cell.name, cell.method), {}).get(cell.task)
-        rows.append([cell.name, cell.method, cell.task, rate, published, *_facts_csv(search, cell)])
-    return csv_text(rows)
-
-
-def ranges_csv(search: Search, paper: PaperSearch) -> str:
-    """One line per (encoder, method, task) and setting."""
-    rows: list[list[object]] = [
-        ["encoder", "method", "task", "setting", "range", "paper_range", "chosen", "at_end", *_FACTS_CSV]
-    ]
-    for cell in search.cells:
-        for key, values in cell.grid.items():
-            published = _listed(paper.ranges[key]) if key in paper.ranges else None
-            at_end = _is_at_end(cell, key) if cell.best is not None else None
-            rows.append(
-                [cell.name, cell.method, cell.task, key, _listed(values), published, cell.chosen(key), at_end,
-                 *_facts_csv(search, cell)]
-            )  # fmt: skip
-    return csv_text(rows)
-
-
-def trials_csv(search: Search) -> str:
-    """One line per trial; a trial without a score has none here, its status says why."""
-    keys = list(dict.fromkeys(key for cell in search.cells for key in cell.grid))
-    rows: list[list[object]] = [
-        ["encoder", "method", "task", "trial", "status", "selected_on", "score", "dev", "run_id", *keys]
-    ]
-    for cell in search.cells:
-        for trial in cell.trials:
-            rows.append(
-                [cell.name, cell.method, cell.task, trial.number, trial.status.value, _selected_on(search),
-                 _or_none(trial.score), _or_none(trial.dev), trial.run_id, *(trial.settings.get(key) for key in keys)]
-            )  # fmt: skip
-    return csv_text(rows)
-
-
-_FACTS_CSV = ("selected_on", "score", "dev", "n", "trials", "planned", "pruned", "grid_points", "sampler")
-
-
-def _facts_csv(search: Search, cell: SearchedCell) -> list[object]:
-    best = cell.best
-    scores = (best.score, best.dev) if best is not None else (None, None)
-    over = cell.count(TrialStatus.DONE) + cell.count(TrialStatus.PRUNED)
-    return [_selected_on(search), *scores, len(search.seeds), over, cell.planned, cell.count(TrialStatus.PRUNED),
-            cell.size, search.sampler]  # fmt: skip
-
-
 def _about(search: Search, encoder: str) -> str:
     """What every table must say: how many of how many settings, on which seeds, chosen by what."""
     cells = [cell for cell in search.cells if cell.name == encoder]
@@ -223,12 +171,7 @@ def _chosen(cell: SearchedCell | None, key: str) -> str:
         return "-"
     if cell.best is None:
         return "missing"
-    return setting_text(cell.chosen(key)) + (_END if _is_at_end(cell, key) else "")
-
-
-def _is_at_end(cell: SearchedCell, key: str) -> bool:
-    values = [value for value in cell.grid[key] if isinstance(value, int | float) and not isinstance(value, bool)]
-    return len(values) == len(cell.grid[key]) > 1 and cell.chosen(key) in (min(values), max(values))
+    return setting_text(cell.chosen(key)) + (_END if cell.is_at_end(key) else "")
 
 
 def _notes(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -236,11 +179,7 @@ def _notes(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _range(values: Sequence[Any]) -> str:
-    return f"{{{_listed(values)}}}"
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(map(setting_text, values))
+    return f"{{{', '.join(map(setting_text, values))}}}"
 
 
 def _paper_range(paper: PaperSearch, key: str, values: Sequence[Any]) -> str:
@@ -249,14 +188,6 @@ def _paper_range(paper: PaperSearch, key: str, values: Sequence[Any]) -> str:
         return "-"
     same = len(published) == len(values) and all(map(math.isclose, sorted(published), sorted(values)))
     return "the same" if same else _range(published)
-
-
-def _selected_on(search: Search) -> str:
-    return "dev" if search.holdout is None else "holdout"
-
-
-def _or_none(score: float) -> float | None:
-    return None if math.isnan(score) else score
 
 
 def _encoders(search: Search) -> list[tuple[str, list[str], list[str]]]:
@@ -282,10 +213,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("search_json", type=Path, help="search.json of a search, finished or not")
+    parser.add_argument("--runs", type=Path, help="folder of the runs; default: the search's --output_dir")
     parser.add_argument("--out", type=Path, help="folder for the files; default: that of search.json")
     chosen = parser.parse_args(arguments)
     try:
-        return conclude(read_search(chosen.search_json), chosen.out or chosen.search_json.parent)
+        return conclude(read_search(chosen.search_json, chosen.runs), chosen.out or chosen.search_json.parent)
     except (SettingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

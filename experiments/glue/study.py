@@ -40,7 +40,8 @@ from experiments.glue.recipe import (
     run_configs,
 )
 from experiments.glue.render import markdown
-from experiments.glue.search import add_search_arguments, run_search
+from experiments.glue.search import run_search
+from experiments.glue.search_arguments import add_search_arguments
 from experiments.glue.slots import plan_slots
 from experiments.glue.tables import write_tables
 from experiments.glue.worker import RunFunction
