@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         label = f"{config.task} {config.method} seed={config.seed}"
         with join(config.device) as ranks, progress_bar(label, shown=ranks.first) as report:
-            result = run(config, report, ranks)
+            result = run(config, report, ranks=ranks)
     except (SettingError, RunLocked, OSError, RankLost) as error:
         print(f"error: {error}" if rank == "0" else f"error in process {rank}: {error}", file=sys.stderr)
         return 1 if isinstance(error, RankLost) else 2

@@ -167,8 +167,8 @@ def epoch_batches(
         raise ValueError(f"n is {n}; an epoch needs at least 1 example")
     if sampler == "mtdnn":
         slices = _chunks(np.arange(n), batch_size)
-        return [slices[i] for i in _generator(seed, "order").permutation(len(slices))]
-    generator = _generator(seed, "order", epoch)
+        return [slices[i] for i in stream_generator(seed, "order").permutation(len(slices))]
+    generator = stream_generator(seed, "order", epoch)
     order = generator.permutation(n)
     if sampler == "reshuffle":
         return _chunks(order, batch_size)
@@ -256,7 +256,7 @@ def training_subset(n: int, seed: int, fraction: float | None = None, size: int 
         return np.arange(n)
     if not 1 <= size <= n:
         raise SettingError(f"train_size is {size}; this training set has rows for 1 to {n}")
-    return np.sort(_generator(seed, "subset").permutation(n)[:size])
+    return np.sort(stream_generator(seed, "subset").permutation(n)[:size])
 
 
 def _spans(cache: TokenCache, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -272,7 +272,7 @@ def _chunks(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def _generator(seed: int, *stream: str | int) -> np.random.Generator:
+def stream_generator(seed: int, *stream: str | int) -> np.random.Generator:
     """Return the generator of a named stream of a seed."""
     name = "/".join(map(str, (seed, *stream)))
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest()))

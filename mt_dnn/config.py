@@ -26,6 +26,8 @@ _NOT_IDENTITY = frozenset(
         "compile", "sensitivity_beta",
     }
 )  # fmt: skip
+# Settings that came later: left at None they change nothing, and runs made before them keep their identity.
+_ABSENT_WHEN_NONE = frozenset({"holdout"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,9 @@ class RunConfig:
     """Share of the training set to use, in (0, 1]; smaller shares are subsets of larger ones."""
     train_size: int | None = None
     """Number of training examples to use, >= 1; not together with train_fraction."""
+    holdout: float | None = None
+    """Share of the training set, in (0, 1), that is not trained on: the best epoch is then the best on it, not on the
+    dev set. The same rows for every method and seed, labels in proportion."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast precision; weights and optimizer state are always fp32. auto takes bf16 where the machine has it."""
     attention: Literal["auto", "packed", "padded"] = "auto"
@@ -187,7 +192,11 @@ def run_id(config: RunConfig) -> str:
     Returns:
         12 hexadecimal digits; the order in which settings were given does not matter.
     """
-    identity = {key: value for key, value in config.as_dict().items() if key not in _NOT_IDENTITY}
+    identity = {
+        key: value
+        for key, value in config.as_dict().items()
+        if key not in _NOT_IDENTITY and not (value is None and key in _ABSENT_WHEN_NONE)
+    }
     identity["init_checkpoint"] = config.encoder
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
@@ -225,6 +234,7 @@ _RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("max_seq_len", "an integer >= 8", lambda v: v >= 8),
     ("train_fraction", "a share in (0, 1]", lambda v: 0.0 < v <= 1.0),
     ("train_size", "an integer >= 1", lambda v: v >= 1),
+    ("holdout", "a share in (0, 1)", lambda v: 0.0 < v < 1.0),
     ("eval_batch_tokens", "an integer >= 1", lambda v: v >= 1),
     ("sensitivity_beta", "a share in [0, 1)", _share),
     ("seed", "an integer in [0, 2^63)", lambda v: 0 <= v < 2**63),

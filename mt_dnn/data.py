@@ -6,8 +6,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from data_utils.errors import SettingError
-from data_utils.task_def import TaskDef, load_task_defs, split_dataset_name
+from data_utils.holdout import held_out_rows, take
+from data_utils.task_def import TaskDef, TaskType, load_task_defs, split_dataset_name
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
 from mt_dnn.config import RunConfig
@@ -20,9 +24,18 @@ class Datasets:
 
     task_def: TaskDef
     train: TokenCache
+    train_rows: NDArray[np.int64]
+    """Rows of ``train`` that may be trained on: all but those held out."""
     dev: dict[str, TokenCache]
     """Dataset name, e.g. ``mnli_matched_dev`` -> cache."""
+    held_out: dict[str, TokenCache]
+    """``<task>_holdout`` -> the rows of ``train`` that are held out; empty without ``holdout``."""
     pad_id: int
+
+    @property
+    def evaluated(self) -> dict[str, TokenCache]:
+        """Every set that is scored after an epoch."""
+        return self.dev | self.held_out
 
     @property
     def fingerprint(self) -> str:
@@ -56,7 +69,19 @@ def open_datasets(config: RunConfig) -> Datasets:
     dev = {name: opened(name) for name in _dev_sets(config, task_def)}
     if len(train) == 0:
         raise SettingError(f"{task_def.dataset_name('train')}.tsv has no rows")
-    return Datasets(task_def, train, dev, tokenizer.pad_id)
+    train_rows, held_out = _split(train, task_def, config.holdout)
+    return Datasets(task_def, train, train_rows, dev, held_out, tokenizer.pad_id)
+
+
+def _split(
+    train: TokenCache, task_def: TaskDef, share: float | None
+) -> tuple[NDArray[np.int64], dict[str, TokenCache]]:
+    """Rows to train on, and the data set of those held out."""
+    rows = np.arange(len(train))
+    if share is None:
+        return rows, {}
+    held_out = held_out_rows(train.labels, share, stratify=task_def.task_type is TaskType.Classification)
+    return np.setdiff1d(rows, held_out), {f"{task_def.name}_holdout": take(train, held_out)}
 
 
 def _task_def(config: RunConfig) -> TaskDef:

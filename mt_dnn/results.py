@@ -27,6 +27,7 @@ class Status(StrEnum):
     DEGENERATE = "degenerate"  # the best epoch predicts one class (or one value) for every dev example
     DIVERGED = "diverged"  # a loss or gradient was NaN or infinite
     FAILED = "failed"  # an error; the next start tries again
+    PRUNED = "pruned"  # a search gave it up after an epoch; outside that search the next start goes on
 
 
 class RunLocked(RuntimeError):
@@ -42,7 +43,14 @@ class EpochScore:
     score: float
     """Mean over the dev sets of the task's primary metric."""
     metrics: dict[str, dict[str, float]]
-    """Dev set -> metric -> value."""
+    """Data set -> metric -> value: the dev sets, and the held-out set where there is one."""
+    held_out: float | None = None
+    """Primary metric on the held-out part of the training set; None without one."""
+
+    @property
+    def choice(self) -> float:
+        """The score that epochs are chosen by: held-out where there is one, else dev."""
+        return self.score if self.held_out is None else self.held_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ class RunResult:
     @property
     def done(self) -> bool:
         """Whether there is nothing left to compute."""
-        return self.status is not Status.FAILED
+        return self.status not in (Status.FAILED, Status.PRUNED)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunResult:
@@ -193,6 +201,10 @@ class RunDirectory:
     def write_result(self, result: RunResult) -> None:
         """Write ``result.json``: from now on the run is done (or has failed)."""
         write_text_atomic(self.result_json, json.dumps(asdict(result), indent=2) + "\n")
+
+    def reopen(self) -> None:
+        """Take the result of a pruned run away, so that the run can go on."""
+        self.result_json.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove what an earlier, failed attempt left, all but the lock, the checkpoints and the metrics up to them."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 
@@ -23,19 +24,24 @@ from mt_dnn.encoder import EncoderSource, resolve_encoder
 from mt_dnn.interrupt import Interrupted, RankLost, StopRequest
 from mt_dnn.provenance import provenance
 from mt_dnn.results import RunDirectory, RunResult, Status
-from mt_dnn.trainer import Progress, Trainer
+from mt_dnn.trainer import Progress, PruneRule, Trainer
 
 log = logging.getLogger(__name__)
 
 
 def run(
-    config: RunConfig, on_progress: Callable[[Progress], None] | None = None, ranks: Ranks = ONE_PROCESS
+    config: RunConfig,
+    on_progress: Callable[[Progress], None] | None = None,
+    prune: PruneRule | None = None,
+    ranks: Ranks = ONE_PROCESS,
 ) -> RunResult:
     """Compute one run, go on with it where it broke off, or return its result if it is done.
 
     Args:
         config: The run.
         on_progress: Called after every step.
+        prune: Asked after every epoch but the last whether to give the run up; the result is then ``pruned``. Without
+            it a pruned run goes on, from its checkpoint or, where ``save`` is ``none``, from the start.
         ranks: From :func:`mt_dnn.data_parallel.join`, where several processes compute the run together.
 
     Returns:
@@ -49,7 +55,7 @@ def run(
     """
     directory = RunDirectory(run_dir(config))
     finished = ranks.on_first(directory.read_result)
-    if finished is not None and finished.done:
+    if _is_over(finished, prune):
         return finished
     keep_memory_between_steps()
     if config.threads is not None:
@@ -65,7 +71,7 @@ def run(
     with ExitStack() as held, StopRequest(patient=ranks.size > 1) as stop:
         ranks.on_first(lambda: held.enter_context(directory.lock()))
         finished = ranks.on_first(directory.read_result)
-        if finished is not None and finished.done:
+        if _is_over(finished, prune):
             return finished
         try:
             description = _description(config, data, source, ranks)
@@ -73,17 +79,24 @@ def run(
                 ranks.check_same(key, description[key])
 
             def begin() -> None:
-                if finished is not None:
+                if finished is not None and finished.status is Status.PRUNED:
+                    directory.reopen()
+                elif finished is not None:
                     directory.clear()
                 directory.start(description)
 
             ranks.on_first(begin)
-            return _fit(Trainer(config, data, source, directory, stop, on_progress, ranks), directory, ranks)
+            return _fit(Trainer(config, data, source, directory, stop, on_progress, prune, ranks), directory, ranks)
         except OSError as error:
             raise SettingError(
                 f"output_dir: cannot write {directory.path} ({error.strerror or error}); free space or make it "
                 f"writable and start the same command again, the last checkpoint is intact"
             ) from error
+
+
+def _is_over(result: RunResult | None, prune: PruneRule | None) -> TypeGuard[RunResult]:
+    """Whether there is nothing left to do: a run that was pruned is over for those who prune."""
+    return result is not None and (result.done or (prune is not None and result.status is Status.PRUNED))
 
 
 def _fit(trainer: Trainer, directory: RunDirectory, ranks: Ranks) -> RunResult:

@@ -51,6 +51,8 @@ class Tracker:
         """
         record: dict[str, Any] = {"step": step, "epoch": scores.epoch}
         record |= {"score": scores.score, "evaluation": scores.metrics}
+        if scores.held_out is not None:
+            record["held_out"] = scores.held_out
         if raw is not None:
             record |= {"raw_score": raw.score, "raw_evaluation": raw.metrics}
         self._directory.append_metrics(record)

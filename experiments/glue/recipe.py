@@ -21,7 +21,7 @@ from mt_dnn.config_parser import config_from_mapping
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
-_KEYS = ("encoder", "method", "settings", "tasks", "grid", "chosen_from_grid", "source")
+_KEYS = ("encoder", "method", "settings", "tasks", "grid", "chosen_from_grid", "tried", "source")
 # What the study itself decides for every run, and by which flag.
 _OWNED = {
     "init_checkpoint": "--encoder",
@@ -55,13 +55,17 @@ class Recipe:
     """Dotted setting -> values to search, for a hyper-parameter search; a plain study does not read it."""
     chosen_from_grid: bool
     """Whether the settings are the best ones of the grid, on the set that is scored."""
+    tried: int | None
+    """How many points of the grid they were chosen from; None: from all of them."""
     source: str
     """Where the numbers come from."""
 
     @property
     def trials(self) -> int:
-        """Settings that were tried to find these: the size of the grid, or 1 where nothing was searched."""
-        return math.prod(map(len, self.grid.values())) if self.chosen_from_grid else 1
+        """Settings that were tried to find these: of the whole grid, of a part, or 1 where nothing was searched."""
+        if not self.chosen_from_grid:
+            return 1
+        return self.tried or math.prod(map(len, self.grid.values()))
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -93,6 +97,9 @@ def load_recipe(path: Path) -> Recipe:
             raise SettingError(f"{path}: grid.{key} must be a list of values; it is {values!r}")
     if content["chosen_from_grid"] and not content["grid"]:
         raise SettingError(f"{path}: chosen_from_grid is true, but there is no grid: write the values that were tried")
+    tried = content.setdefault("tried", None)
+    if tried is not None and (not content["chosen_from_grid"] or not isinstance(tried, int) or tried < 1):
+        raise SettingError(f"{path}: tried is {tried!r}; legal: an integer >= 1, together with chosen_from_grid: true")
     return Recipe(name=check_name("recipe", path.stem), path=path, **{key: content[key] for key in _KEYS})
 
 
@@ -220,10 +227,7 @@ def run_configs(
                 f"{recipe.path} has no settings for task {task!r}; it has {', '.join(recipe.tasks)} "
                 f"(write tasks: {{{task}: {{}}}} to take the defaults)"
             )
-        values = _merge(recipe.settings, recipe.tasks[task])
-        own = _of_task(overrides, task, defined)
-        _refuse_owned(own, f"--set, task {task}")
-        values = _merge(values, _nested(own, recipe.method))
+        values = task_settings(recipe, task, overrides, defined)
         values |= {key: str(path) for key, path in paths.items() if path is not None}
         values |= {"init_checkpoint": recipe.encoder, "method": recipe.method, "train_datasets": task}
         values["recipe"] = recipe.name
@@ -235,7 +239,24 @@ def run_configs(
     return configs
 
 
-def _of_task(overrides: Mapping[str, Any], task: str, tasks: Collection[str]) -> dict[str, Any]:
+def task_settings(recipe: Recipe, task: str, overrides: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
+    """Settings of a recipe for one of its tasks; a method's own as a mapping under its name.
+
+    Args:
+        recipe: The recipe.
+        task: A task that it holds.
+        overrides: As in :func:`run_configs`.
+        tasks: Names of all tasks, to tell a task's override from a method's.
+
+    Raises:
+        SettingError: an override of a setting that the study sets.
+    """
+    own = of_task(overrides, task, tasks)
+    _refuse_owned(own, f"--set, task {task}")
+    return merged(merged(recipe.settings, recipe.tasks[task]), nested(own, recipe.method))
+
+
+def of_task(overrides: Mapping[str, Any], task: str, tasks: Collection[str]) -> dict[str, Any]:
     """Those of dotted overrides that hold for a task; its own, such as ``cola.epochs``, win over the general ones."""
     general, own = {}, {}
     for key, value in overrides.items():
@@ -263,24 +284,26 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _nested(overrides: Mapping[str, Any], method: str) -> dict[str, Any]:
+def nested(overrides: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Dotted settings as a recipe writes them; those of methods that ``method`` does not contain are left out."""
     parts = method.split("+")
-    nested: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, value in overrides.items():
         group, dot, name = key.partition(".")
         if not dot:
-            nested[key] = value
+            result[key] = value
         elif group in parts:
-            nested.setdefault(group, {})[name] = value
-    return nested
+            result.setdefault(group, {})[name] = value
+    return result
 
 
-def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(low)
+def merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """Two mappings in one, mappings in them likewise; ``high`` wins."""
+    result = dict(low)
     for key, value in high.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
 
 
 def _encoders_with_recipes() -> list[str]:

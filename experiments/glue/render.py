@@ -139,12 +139,23 @@ def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
     splits = sorted({"dev" if name.endswith("dev") else name for name in datasets}) or ["dev"]
     fewer = " (fewer where a cell says so)" if any(cell.missing for cell in cells) else ""
     mnli = " MNLI is the mean of matched and mismatched." if any(cell.task == "mnli" for cell in cells) else ""
+    chosen_on = _chosen_on(cells)
     published = " Rows marked paper: the published means of 5 seeds, best dev epoch." if in_paper else ""
     return (
         f"Split: {', '.join(splits)}. Percent, mean ± sample standard deviation over n = {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{mnli} Best dev epoch: each run's best epoch, chosen on the split "
-        f"that is scored. Last epoch: no choice. The average is the mean of the task means.{published}"
+        f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{mnli} Best dev epoch: each run's best epoch, {chosen_on}. "
+        f"Last epoch: no choice. The average is the mean of the task means.{published}"
     )
+
+
+def _chosen_on(cells: Sequence[Cell]) -> str:
+    """What the best epochs of a table's runs were chosen by."""
+    best = [result.best for cell in cells for result in cell.results if result.best is not None]
+    held_out = {epoch.held_out is not None for epoch in best}
+    if held_out == {True}:
+        return "chosen on a part of the training set that was held out, not on the split that is scored"
+    some = ", in some rows on a part of the training set that was held out" if True in held_out else ""
+    return f"chosen on the split that is scored{some}"
 
 
 def _about_controls(table: Table, encoder: str) -> str:
@@ -295,7 +306,8 @@ _LATEX = {
 }  # fmt: skip
 
 
-def _escape(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """Text with LaTeX's special characters as they must be written."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
@@ -307,16 +319,16 @@ def latex(table: Table, paper: Paper) -> str:
         lines = [
             r"\begin{table*}",
             r"\centering\small",
-            rf"\caption{{{_escape(shown.encoder)}. {_escape(shown.heading)}}}",
+            rf"\caption{{{escape_latex(shown.encoder)}. {escape_latex(shown.heading)}}}",
             rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
             r"\toprule",
-            " & ".join(map(_escape, shown.columns)) + r" \\",
+            " & ".join(map(escape_latex, shown.columns)) + r" \\",
         ]
         for title, rows in shown.blocks:
-            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{_escape(title)}}}}} \\"]
-            lines += [" & ".join([_escape(row.label), *map(_latex_entry, row.entries)]) + r" \\" for row in rows]
+            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape_latex(title)}}}}} \\"]
+            lines += [" & ".join([escape_latex(row.label), *map(_latex_entry, row.entries)]) + r" \\" for row in rows]
         lines += [r"\bottomrule", r"\end{tabular}"]
-        lines += [rf"\par $^{{{i}}}$ {_escape(text)}." for i, text in enumerate(shown.notes, start=1)]
+        lines += [rf"\par $^{{{i}}}$ {escape_latex(text)}." for i, text in enumerate(shown.notes, start=1)]
         parts.append("\n".join([*lines, r"\end{table*}"]))
     return "\n\n".join(parts) + "\n"
 
@@ -324,10 +336,10 @@ def latex(table: Table, paper: Paper) -> str:
 def _latex_entry(entry: Entry) -> str:
     note = rf"$^{{{entry.note}}}$" if entry.note is not None else ""
     if entry.mean is None:
-        return _escape(entry.printed) + note
+        return escape_latex(entry.printed) + note
     number = _number(entry.mean, entry.signed)
     text = rf"\textbf{{{number}}}" if entry.bold else number
     text += rf" $\pm$ {_number(entry.std)}" if _shown(entry.std) else ""
     if entry.interval is not None and (interval := interval_text(entry.interval)):
         text += rf" {{\scriptsize {interval}}}"
-    return text + (f" ({_escape(entry.remark)})" if entry.remark else "") + note
+    return text + (f" ({escape_latex(entry.remark)})" if entry.remark else "") + note

@@ -4,6 +4,8 @@ r"""Many runs and their table: recipes x tasks x seeds, on all devices of this m
     python -m experiments.glue.study --encoder all-MiniLM-L6-v2 --methods vanilla,pats --tasks cola,rte --seeds 2 \
         --set epochs=3 --data_dir data/canonical_data --devices cpu
     python -m experiments.glue.study --recipes mine.yml --tasks cola --dry_run      list the runs, done and missing
+    python -m experiments.glue.study --encoder all-MiniLM-L6-v2 --methods vanilla,pats --tasks rte --search sobol \
+        --trials 9                          choose settings from the recipes' grids; docs/search.md
 
 Started again, it computes only what is missing; stopped or killed, the same command goes on. Several studies may
 share one runs folder at the same time: no run is done twice.
@@ -38,6 +40,8 @@ from experiments.glue.recipe import (
     run_configs,
 )
 from experiments.glue.render import markdown
+from experiments.glue.search import run_search
+from experiments.glue.search_arguments import add_search_arguments
 from experiments.glue.slots import plan_slots
 from experiments.glue.tables import write_tables
 from experiments.glue.worker import RunFunction
@@ -85,8 +89,15 @@ def build_parser(module: str = "study", text: str = __doc__, tasks: str | None =
     )  # fmt: skip
     what.add_argument(
         "--unequal_grids", action="store_true",
-        help="compare methods although their settings were chosen from grids of different sizes; the table shows them",
+        help="compare methods although their settings were chosen from grids of different sizes, or --search with "
+        "unequal numbers of trials; the tables show them",
     )  # fmt: skip
+    what.add_argument(
+        "--holdout", type=float, metavar="SHARE",
+        help="hold this share of the training set out, the same rows in every run, and choose epochs (and with "
+        "--search settings) by the score on it, so that the dev score was not selected on",
+    )  # fmt: skip
+    add_search_arguments(parser)
     where = parser.add_argument_group("where")
     where.add_argument("--data_dir", type=Path, default=Path("data/canonical_data"), help="default: %(default)s")
     where.add_argument("--task_def", type=Path, default=GLUE_TASK_DEF, help="task definitions; default: GLUE's")
@@ -134,6 +145,11 @@ def run_study(
         figures: Draws the table's figures into a folder and returns their files; None: the seed strips.
     """
     jobs = plan_jobs(chosen)
+    if chosen.search is not None:
+        out = chosen.results_dir / (study_name(chosen, jobs) + ("" if chosen.name else "-search"))
+        return run_search(
+            _recipes(chosen), jobs, _overrides(chosen), out, chosen, functools.partial(_compute, chosen, run)
+        )
     if chosen.dry_run:
         return list_jobs(jobs)
     out = chosen.results_dir / study_name(chosen, jobs)
@@ -163,19 +179,29 @@ def compute(jobs: Sequence[Job], chosen: argparse.Namespace, run: RunFunction | 
     Returns:
         What became of them, and 0 or the exit status after a signal.
     """
-    report = Report(done=0)
     todo = [job for job in jobs if not is_done(job)]
-    if todo:
-        slots = plan_slots(chosen.devices, chosen.workers_per_device, len(todo))
-        print(f"{len(todo)} of {len(jobs)} runs to do, {len(slots)} at a time", file=sys.stderr)
-        _prepare(todo)
-        with StudyDisplay(todo) as display:
-            pool = Pool(run or _train_run(), slots, display)
-            report = pool.compute(todo)
-        if report.stopped:
-            print("stopped; the same command goes on", file=sys.stderr)
-            return report, KILLED if pool.killed else STOPPED
-    return report, 0
+    return _compute(chosen, run, todo, len(jobs)) if todo else (Report(done=0), 0)
+
+
+def _compute(
+    chosen: argparse.Namespace,
+    run: RunFunction | None,
+    todo: Sequence[Job],
+    total: int,
+    wrap: Callable[[RunFunction], RunFunction] | None = None,
+) -> tuple[Report, int]:
+    """Compute runs, of so many altogether; returns the report, and the exit status of a stop by a signal or 0."""
+    slots = plan_slots(chosen.devices, chosen.workers_per_device, len(todo))
+    print(f"{len(todo)} of {total} runs to do, {len(slots)} at a time", file=sys.stderr)
+    _prepare(todo)
+    run = run or _train_run()
+    with StudyDisplay(todo) as display:
+        pool = Pool(wrap(run) if wrap is not None else run, slots, display)
+        report = pool.compute(todo)
+    if not report.stopped:
+        return report, 0
+    print("stopped; the same command goes on", file=sys.stderr)
+    return report, KILLED if pool.killed else STOPPED
 
 
 def conclude(table: Table, out: Path, report: Report, figures: Callable[[Table, Path], list[Path]]) -> int:
@@ -204,10 +230,11 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
     Raises:
         SettingError: an unknown recipe, task, seed or setting, or two recipes for the same cell.
     """
-    overrides = parse_overrides(chosen.overrides)
+    overrides = _overrides(chosen)
     recipes = _recipes(chosen)
-    if not chosen.unequal_grids:
+    if not chosen.unequal_grids and chosen.search is None:  # a search chooses the settings anew
         check_budgets(recipes)
+    seeds = _search_seeds(chosen) if chosen.search is not None else parse_seeds(chosen.seeds)
     groups = dict.fromkeys(part for recipe in recipes for part in recipe.method.split("+"))
     groups |= dict.fromkeys(task for recipe in recipes for task in _tasks(chosen, recipe))
     for key in overrides:
@@ -217,7 +244,7 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
     cells: dict[tuple[str, str, str], Recipe] = {}
     for recipe in recipes:
         made = run_configs(
-            recipe, _tasks(chosen, recipe), parse_seeds(chosen.seeds), overrides,
+            recipe, _tasks(chosen, recipe), seeds, overrides,
             task_def=chosen.task_def, data_dir=chosen.data_dir, output_dir=chosen.output_dir,
         )  # fmt: skip
         for config in made:
@@ -241,6 +268,21 @@ def parse_seeds(text: str) -> list[int]:
         raise SettingError(f"--seeds {text!r}: give a count such as 5, or seeds such as 3,7,11 (3, is the one seed 3)")
     seeds = [int(part) for part in parts]
     return list(dict.fromkeys(seeds)) if "," in text else list(range(1, seeds[0] + 1))
+
+
+def _overrides(chosen: argparse.Namespace) -> dict[str, Any]:
+    overrides = parse_overrides(chosen.overrides)
+    return overrides if chosen.holdout is None else {**overrides, "holdout": chosen.holdout}
+
+
+def _search_seeds(chosen: argparse.Namespace) -> list[int]:
+    seeds = parse_seeds(chosen.search_seeds)
+    if both := sorted(set(seeds) & set(parse_seeds(chosen.seeds))):
+        raise SettingError(
+            f"--search_seeds {chosen.search_seeds}: {both[0]} is one of --seeds {chosen.seeds} too, so the table of "
+            "the chosen settings would report what they were chosen on; give other seeds, such as 101,"
+        )
+    return seeds
 
 
 def study_name(chosen: argparse.Namespace, jobs: Sequence[Job]) -> str:
@@ -293,7 +335,7 @@ def _job(config: RunConfig, folder: Path, trials: int) -> Job:
             f"--root_dir <raw GLUE folder> --out {config.data_dir}, or leave {config.task} out of --tasks"
         )
     rows = _count_rows(tsv)
-    used = config.train_size or math.ceil(rows * (config.train_fraction or 1.0))
+    used = config.train_size or math.ceil(rows * (1.0 - (config.holdout or 0.0)) * (config.train_fraction or 1.0))
     steps = config.epochs * math.ceil(used / config.window)
     return Job(config, folder, steps, cost=config.epochs * tsv.stat().st_size * used / max(rows, 1), trials=trials)
 

@@ -155,6 +155,7 @@ def test_an_override_of_one_task_holds_there_alone_and_wins() -> None:
         (("noise_scale: 1.0e-3", "noise_scale: -1"), r"mine.yml, task cola: .*noise_scale"),
         (("source: here", "source: here\nchosen_from_grid: 3"), r"chosen_from_grid must be true or false; it is 3"),
         (("source: here", "source: here\nchosen_from_grid: true"), r"chosen_from_grid is true, but there is no grid"),
+        (("source: here", "source: here\ntried: 3"), r"tried is 3; legal: an integer >= 1, together with chosen_from"),
     ],
 )
 def test_mistakes_name_the_file_and_what_is_legal(tmp_path: Path, change: tuple[str, str], message: str) -> None:

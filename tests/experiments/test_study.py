@@ -179,6 +179,14 @@ def test_unequal_searches_are_compared_only_when_told(place: Place, capsys: pyte
     assert {cell["method"]: cell["trials"] for cell in cells} == {"vanilla": 2, "pats": 6}
 
 
+def test_a_holdout_is_part_of_every_run_and_changes_nothing_without(place: Place) -> None:
+    assert place.main("--tasks", "cola", "--holdout", "0.25", seeds="1") == 0
+    configs = [json.loads(path.read_text())["config"] for path in place.runs.glob("**/run.json")]
+    assert {config["holdout"] for config in configs} == {0.25}
+    assert place.main("--tasks", "cola", "--dry_run", seeds="1") == 0
+    assert place.main("--tasks", "cola", "--holdout", "0", seeds="1") == 2
+
+
 def test_controls_join_the_study(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data_dir", str(place.root / "data"), "--tasks", "cola", "--seeds", "1", "--dry_run"]
     arguments = ["--encoder", "all-MiniLM-L6-v2", "--methods", "pats,no_dropout+sage", "--controls", *data]

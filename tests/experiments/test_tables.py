@@ -54,6 +54,27 @@ def test_the_papers_averages_are_recomputed() -> None:
     assert PAPER_TABLES.rows[ENCODER, "vanilla"].average == pytest.approx(83.04, abs=0.005)
 
 
+def test_a_table_says_when_epochs_were_chosen_on_what_is_held_out(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path, method=method, holdout=0.1) for method in ("vanilla", "pats")]
+    assert "chosen on the split that is scored. Last" in markdown(gather(tmp_path), PAPER_TABLES)
+    for count, folder in enumerate(folders, start=1):
+        result = json.loads((folder / "result.json").read_text())
+        result["best"]["held_out"] = 99.0
+        (folder / "result.json").write_text(json.dumps(result))
+        text = markdown(gather(tmp_path), PAPER_TABLES)
+        assert ("in some rows on a part" in text) == (count == 1)
+    assert "chosen on a part of the training set that was held out, not on the split that is scored" in text
+    assert line(text, "PATS")[0] == "**60.00**", "the dev score is shown"
+
+
+def test_a_pruned_run_is_missing(tmp_path: Path) -> None:
+    write_run(tmp_path, seed=1, best=60.0)
+    write_run(tmp_path, seed=2, best=99.0, last=None, status=Status.PRUNED)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert line(text, "vanilla")[0].startswith("60.00 (n=1)")
+    assert "seed 2: not finished" in text
+
+
 def test_a_cell_is_the_mean_and_sample_deviation_of_its_seeds(tmp_path: Path) -> None:
     best, last = [60.0, 61.0, 62.5], [58.0, 61.0, 60.0]
     for seed, (b, e) in enumerate(zip(best, last, strict=True), start=1):
