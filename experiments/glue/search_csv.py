@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.glue.paper import PaperSearch
 from experiments.glue.csv_text import csv_text
+from experiments.glue.paper import PaperSearch
 from experiments.glue.search_results import Search, SearchedCell, TrialStatus
 from experiments.glue.text_table import setting_text
 
