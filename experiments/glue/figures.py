@@ -48,7 +48,7 @@ def seed_strips(table: Table, stem: Path) -> list[Path]:
     columns = min(_PER_ROW, max(1, len(panels) if len(table.encoders) == 1 else len(table.tasks)))
     rows = max(1, math.ceil(len(panels) / columns))
     height = 1.0 + 0.62 * max(1, len(table.methods))
-    figure, axes = canvas(rows, columns, width=3.4, height=height)
+    figure, axes = _canvas(rows, columns, width=3.4, height=height)
     for axis, (encoder, task) in zip(axes, panels, strict=False):
         title = task_title(task) if len(table.encoders) == 1 else f"{task_title(task)}, {encoder}"
         axis.set_title(title, fontsize=10, loc="left", fontweight="bold")
@@ -56,7 +56,7 @@ def seed_strips(table: Table, stem: Path) -> list[Path]:
     for axis in axes[len(panels) :]:
         axis.axis("off")
     _strip_legend(figure, table, in_paper=any(paper.row(e, m) for e in table.encoders for m in table.methods))
-    return save(figure, stem)
+    return _save(figure, stem)
 
 
 def _strip_panel(axis: Axes, table: Table, paper: Paper, encoder: str, task: str) -> None:
@@ -139,7 +139,7 @@ def learning_curves(table: Table, runs: Path, stem: Path) -> list[Path]:
 
     panels = [(encoder, task) for encoder in table.encoders for task in table.tasks]
     columns = min(_PER_ROW, max(1, len(table.tasks)))
-    figure, axes = canvas(max(1, math.ceil(len(panels) / columns)), columns, width=3.4, height=2.6)
+    figure, axes = _canvas(max(1, math.ceil(len(panels) / columns)), columns, width=3.4, height=2.6)
     for axis, (encoder, task) in zip(axes, panels, strict=False):
         title = task_title(task) if len(table.encoders) == 1 else f"{task_title(task)}, {encoder}"
         axis.set_title(title, fontsize=10, loc="left", fontweight="bold")
@@ -158,7 +158,7 @@ def learning_curves(table: Table, runs: Path, stem: Path) -> list[Path]:
         axis.axis("off")
     handles = [Line2D([], [], color=_colour(table, m), linewidth=2, label=method_title(m)) for m in table.methods]
     figure.legend(handles=handles, loc="outside lower center", ncols=max(1, len(handles)), fontsize=8, frameon=False)
-    return save(figure, stem)
+    return _save(figure, stem)
 
 
 def _curve(axis: Axes, cell: Cell, runs: Path, colour: str) -> None:
@@ -183,8 +183,7 @@ def read_curve(metrics_jsonl: Path) -> dict[int, float]:
     return {record["epoch"]: record["score"] for record in records if "evaluation" in record}
 
 
-def canvas(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of ``rows`` x ``columns`` axes, each of this size in inches."""
+def _canvas(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     # Not pyplot: no display is asked for and no global figure is left behind.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -194,8 +193,7 @@ def canvas(rows: int, columns: int, width: float, height: float) -> tuple[Figure
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``<stem>.png`` and ``<stem>.pdf``; returns them."""
+def _save(figure: Figure, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "pdf")]
     for file in files:

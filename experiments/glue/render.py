@@ -263,8 +263,7 @@ _LATEX = {
 }  # fmt: skip
 
 
-def escape_latex(text: str) -> str:
-    """Text with LaTeX's special characters as they must be written."""
+def _escape(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
@@ -276,16 +275,16 @@ def latex(table: Table, paper: Paper) -> str:
         lines = [
             r"\begin{table*}",
             r"\centering\small",
-            rf"\caption{{{escape_latex(shown.encoder)}. {escape_latex(shown.heading)}}}",
+            rf"\caption{{{_escape(shown.encoder)}. {_escape(shown.heading)}}}",
             rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
             r"\toprule",
-            " & ".join(map(escape_latex, shown.columns)) + r" \\",
+            " & ".join(map(_escape, shown.columns)) + r" \\",
         ]
         for title, rows in shown.blocks:
-            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape_latex(title)}}}}} \\"]
-            lines += [" & ".join([escape_latex(row.label), *map(_latex_entry, row.entries)]) + r" \\" for row in rows]
+            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{_escape(title)}}}}} \\"]
+            lines += [" & ".join([_escape(row.label), *map(_latex_entry, row.entries)]) + r" \\" for row in rows]
         lines += [r"\bottomrule", r"\end{tabular}"]
-        lines += [rf"\par $^{{{i}}}$ {escape_latex(text)}." for i, text in enumerate(shown.notes, start=1)]
+        lines += [rf"\par $^{{{i}}}$ {_escape(text)}." for i, text in enumerate(shown.notes, start=1)]
         parts.append("\n".join([*lines, r"\end{table*}"]))
     return "\n\n".join(parts) + "\n"
 
@@ -293,11 +292,11 @@ def latex(table: Table, paper: Paper) -> str:
 def _latex_entry(entry: Entry) -> str:
     note = rf"$^{{{entry.note}}}$" if entry.note is not None else ""
     if entry.mean is None:
-        return escape_latex(entry.printed) + note
+        return _escape(entry.printed) + note
     number = _number(entry.mean, entry.signed)
     text = rf"\textbf{{{number}}}" if entry.bold else number
     text += rf" $\pm$ {_number(entry.std)}" if _shown(entry.std) else ""
-    return text + (f" ({escape_latex(entry.remark)})" if entry.remark else "") + note
+    return text + (f" ({_escape(entry.remark)})" if entry.remark else "") + note
 
 
 def cells_csv(table: Table, paper: Paper) -> str:
@@ -320,7 +319,7 @@ def cells_csv(table: Table, paper: Paper) -> str:
                  *(cell.count(s) for s in (Status.DEGENERATE, Status.DIVERGED, Status.FAILED)),
                  " ".join(map(str, cell.missing)), cell.run_id]
             )  # fmt: skip
-    return csv_text(rows)
+    return _csv(rows)
 
 
 def seeds_csv(table: Table) -> str:
@@ -335,7 +334,7 @@ def seeds_csv(table: Table) -> str:
                 score = cell.scores(selection).get(result.seed)
                 rows.append([*key, cell.run_id, result.seed, selection, epoch.epoch if epoch else None, score,
                              result.status.value, result.error])  # fmt: skip
-    return csv_text(rows)
+    return _csv(rows)
 
 
 def _sorted_cells(table: Table) -> list[tuple[tuple[str, str, str], Cell]]:
@@ -343,8 +342,7 @@ def _sorted_cells(table: Table) -> list[tuple[tuple[str, str, str], Cell]]:
     return [(key, table.cells[key]) for key in keys if key in table.cells]
 
 
-def csv_text(rows: Sequence[Sequence[object]]) -> str:
-    """Rows as CSV; None is empty."""
+def _csv(rows: Sequence[Sequence[object]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()

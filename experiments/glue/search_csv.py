@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.glue.paper import PaperSearch
-from experiments.glue.render import csv_text
+from experiments.glue.render import _csv as csv_text
 from experiments.glue.search_results import Search, SearchedCell, TrialStatus
 from experiments.glue.text_table import setting_text
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.glue.cells import TASK_ORDER
-from experiments.glue.figures import canvas, save
+from experiments.glue.figures import _canvas as canvas
+from experiments.glue.figures import _save as save
 from experiments.glue.search_results import Search, SearchedCell, Trial, TrialStatus
 from experiments.glue.text_table import setting_text
 from experiments.glue.titles import method_title, metric_title, task_title

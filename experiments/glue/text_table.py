@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.glue.render import escape_latex
+from experiments.glue.render import _escape as escape_latex
 
 
 @dataclass(frozen=True, slots=True)

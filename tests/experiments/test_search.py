@@ -253,7 +253,7 @@ def test_a_diverged_trial_is_not_chosen_and_a_failed_one_is_missing(
         (["--search", "grid", "--trials", "2", "--prune_after", "0"], "--prune_after is 0"),
         (["--search", "grid", "--trials", "2", "--sampler_seed", "-1"], "--sampler_seed is -1"),
         (["--search", "grid", "--trials", "2", "--holdout", "1.5"], "holdout is 1.5; legal: a share in (0, 1)"),
-        (["--search", "grid", "--trials", "2", "--tasks", "cola,rte", "--set", "rte.holdout=0.5"], "in one search: give"),
+        (["--search", "grid", "--trials", "2", "--tasks", "cola,rte", "--set", "rte.holdout=0.5"], "in one search"),
         (["--search", "grid", "--trials", "2", "--search_seeds", "3,"], "--search_seeds 3,: 3 is one of --seeds 5 too"),
         (["--search", "grid", "--trials", "2", "--set", "learning_rate=1e-4"], "nothing to search that --set does not"),
     ],
