@@ -42,15 +42,16 @@ def ranges_csv(search: Search, paper: PaperSearch) -> str:
 
 
 def trials_csv(search: Search) -> str:
-    """One line per trial; a trial without a score has none here, its status says why."""
+    """One line per trial; one that is not done, or of which a run diverged, has no score."""
     keys = list(dict.fromkeys(key for cell in search.cells for key in cell.grid))
     rows: list[list[object]] = [
-        ["encoder", "method", "task", "trial", "status", "selected_on", "score", "dev", "run_id", *keys]
+        ["encoder", "method", "task", "trial", "status", "runs", "selected_on", "score", "dev", "run_id", *keys]
     ]
     for cell in search.cells:
         for trial in cell.trials:
             rows.append(
-                [cell.name, cell.method, cell.task, trial.number, trial.status.value, _selected_on(search),
+                [cell.name, cell.method, cell.task, trial.number, trial.status.value,
+                 " ".join("missing" if r is None else r.status.value for r in trial.results), _selected_on(search),
                  _or_none(trial.score), _or_none(trial.dev), trial.run_id, *(trial.settings.get(key) for key in keys)]
             )  # fmt: skip
     return csv_text(rows)
