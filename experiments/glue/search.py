@@ -50,7 +50,7 @@ class _Cell:
     space: Space
     sampler: Sampler
     prunes: bool
-    points: Sequence[Point] = ()
+    points: tuple[Point, ...] = ()
     """Those asked for so far."""
     configured: dict[Point, tuple[Job, ...]] = field(default_factory=dict)
 
@@ -71,6 +71,11 @@ class _Cell:
 
     def run_id(self, point: Point) -> str:
         return run_id(self.jobs(point)[0].config)
+
+    def advance(self) -> None:
+        """Ask for points until there is one whose trial is not over, or no more come."""
+        while (points := tuple(self.sampler.ask(self.told()))) != self.points:
+            self.points = points
 
     def told(self) -> dict[Point, float]:
         """Scores of the points whose trials are over."""
@@ -143,7 +148,7 @@ def run_search(
     failures: dict[Path, tuple[Job, str]] = {}
     while True:
         for cell in cells:
-            cell.points = cell.sampler.ask(cell.told())
+            cell.advance()
         out.mkdir(parents=True, exist_ok=True)
         write_text_atomic(out / "search.json", json.dumps(_describe(cells, chosen), indent=1) + "\n")
         todo = [job for cell in cells for job in cell.missing() if job.folder not in failures]
@@ -252,7 +257,7 @@ def _list(cells: Sequence[_Cell]) -> None:
     """What ``--dry_run`` prints."""
     done = todo = steps = later = 0
     for cell in cells:
-        cell.points = cell.sampler.asked()
+        cell.points = tuple(cell.sampler.asked())
         missing: Collection[Path] = {job.folder for job in cell.missing()}
         for job in (job for point in cell.points for job in cell.jobs(point)):
             print(f"{'missing' if job.folder in missing else 'done   '}  {job.label}  {job.folder}")

@@ -25,6 +25,7 @@ from experiments.glue.search_space import Point, Space
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
+    from optuna.storages import JournalStorage
     from optuna.trial import FrozenTrial
 
 _TRIES = 20  # suggestions for one trial before a point that was not tried yet is taken at random
@@ -61,9 +62,13 @@ class TpeSampler:
 
     def asked(self) -> Sequence[Point]:
         """Points in the journal, the first first."""
+        from optuna.study import get_all_study_names
+
         if not self._journal.is_file():
             return []
         with self._locked():
+            if self._name not in get_all_study_names(self._storage()):
+                return []
             return [self._point(trial) for trial in self._study().trials][: self._trials]
 
     def ask(self, told: Mapping[Point, float]) -> Sequence[Point]:
@@ -145,13 +150,17 @@ class TpeSampler:
 
     def _study(self) -> Study:
         import optuna
+
+        return optuna.create_study(
+            storage=self._storage(), study_name=self._name, direction="maximize", load_if_exists=True
+        )
+
+    def _storage(self) -> JournalStorage:
+        from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
         try:
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(self._journal)))
-            return optuna.create_study(
-                storage=storage, study_name=self._name, direction="maximize", load_if_exists=True
-            )
+            return JournalStorage(JournalFileBackend(str(self._journal)))
         except (json.JSONDecodeError, KeyError, AssertionError) as error:
             raise SettingError(
                 f"{self._journal} is damaged ({type(error).__name__}); delete it: finished runs are kept, and the same "

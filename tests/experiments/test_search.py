@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_utils.errors import SettingError
 from experiments.glue import study
 from experiments.glue.pool import Pool
 from experiments.glue.pruning import below_median
@@ -321,6 +322,11 @@ def test_killed_and_shared_tpe_searches_give_the_table_of_an_undisturbed_one(pla
     assert place.main(*arguments) == 0
     trials = place.rows("trials.csv")
     assert len({row["run_id"] for row in trials}) == 8
+    # From the runs alone, without the journal: the same trials, and none of them made again.
+    texts, made = place.texts(), len(place.calls)
+    (place.out / "tpe.journal").unlink()
+    assert place.main(*arguments) == 0
+    assert (place.texts(), len(place.calls)) == (texts, made)
     # Killed in its first round, and then two processes at once.
     killed = start(elsewhere, *arguments, SEARCH_TEST_SLEEP="0.3")
     deadline = time.monotonic() + 60
@@ -369,9 +375,16 @@ def test_tpe_learns_from_the_scores_and_never_asks_twice(tmp_path: Path) -> None
         at_random += list(map(closeness, told))[:10]  # that is how it begins
         guided += list(map(closeness, told))[-10:]
     assert statistics.fmean(guided) > statistics.fmean(at_random) + 5.0
+    journal = tmp_path / "tpe.journal"
+    before = journal.read_text()
+    assert not TpeSampler(journal, "three", space, 26, 0, 4).asked()
+    assert journal.read_text() == before
     # Another name is another study; a small space is searched to its end.
     small = TpeSampler(tmp_path / "tpe.journal", "other", Space((Axis("kind", ("a", "b")),)), 30, 0, 4)
     assert sorted(small.ask({})) == [(0,), (1,)]
+    journal.write_text("{garbage\n" + before)
+    with pytest.raises(SettingError, match="journal is damaged"):
+        TpeSampler(journal, "one", space, 26, 0, 4).ask({})
 
 
 def test_the_median_of_others_that_came_as_far_decides() -> None:

@@ -64,7 +64,7 @@ def do_runs(ranks: Ranks, jobs: list[dict]) -> dict[str, dict]:
 
         TrainingStep.__call__ = watched
         try:
-            found = run(config_from_mapping(job["config"]), progress, ranks)
+            found = run(config_from_mapping(job["config"]), progress, ranks=ranks)
             ended = found.error or str(found.status)
         except Interrupted as stop:
             ended = str(stop)
