@@ -149,7 +149,7 @@
     scrollTo(0, kept.scroll);
   } else openTarget();
 
-  // Watching: load the file again at the watcher's pace. A page that comes back unchanged three times has lost it.
+  // Watching: load the file again at the watcher's pace. A page that comes back unchanged four times has lost it.
   const seconds = Number(root.dataset.watch || 0);
   if (!seconds) return;
   const live = document.getElementById("live");
@@ -176,7 +176,7 @@
     showPause();
   });
   showPause();
-  if (kept.same >= 3) {
+  if (kept.same >= 4) {
     live.classList.add("stopped");
     liveText.textContent = "The watcher has stopped: the file is no longer written anew.";
     pause.textContent = "load again";
@@ -188,5 +188,5 @@
     });
     return;
   }
-  setTimeout(tick, (seconds + 1) * 1000);
+  setTimeout(tick, seconds * 1050 + 100); // a little later than the watcher writes
 })();
