@@ -40,6 +40,8 @@ print("imported", *(name for name in {HEAVY} if name in sys.modules), file=sys.s
         ("-m experiments.glue.significance nowhere", 2),
         ("-m mt_dnn.export --help", 0),
         ("predict.py --help", 0),
+        ("-m experiments.glue.report --help", 0),
+        ("-m experiments.glue.report nowhere", 2),
     ],
 )
 def test_help_and_mistakes_need_no_slow_library(command: str, status: int) -> None:

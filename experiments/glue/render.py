@@ -41,7 +41,9 @@ class Row:
 
     label: str
     entries: tuple[Entry, ...]
+    """Of the table's tasks, then of their average."""
     published: bool = False
+    method: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
             ]
             entries.append(_average_entry(table.average(encoder, method, selection), len(table.tasks)))
             entries += _time_entries(table, method)
-            rows.append(Row(_label(table, encoder, method), tuple(entries)))
+            rows.append(Row(_label(table, encoder, method), tuple(entries), method=method))
             published = paper.row(encoder, method)
             if published is not None and selection == "best":
                 paper_row = _paper_row(published, table.tasks, method)
@@ -123,7 +125,7 @@ def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tupl
             else Entry(math.fsum(d.mean for d in there) / len(there), remark=remark or "seeds differ", signed=True)
         )
         entries += _time_entries(table, method)
-        rows.append(Row(f"{method_title(method)} - {method_title(control)}", tuple(entries)))
+        rows.append(Row(f"{method_title(method)} - {method_title(control)}", tuple(entries), method=method))
     return tuple(rows)
 
 
@@ -213,7 +215,7 @@ def _paper_row(published: PaperRow, tasks: Sequence[str], method: str) -> Row:
     remark = f"{len(known)}/{len(tasks)} tasks" if len(known) < len(tasks) else ""
     entries.append(Entry(average, remark=remark, printed="" if known else "-"))
     label = f"{method_title(method)}, paper" + (" (row inferred)" if published.inferred else "")
-    return Row(label, tuple(entries), published=True)
+    return Row(label, tuple(entries), published=True, method=method)
 
 
 def _time_entries(table: Table, method: str) -> list[Entry]:
@@ -239,12 +241,8 @@ def _with_bold(rows: Sequence[Row], average: int) -> tuple[Row, ...]:
         if len(means) > 1:
             bold |= {(i, column) for i, mean in means.items() if mean == max(means.values())}
     marked = {
-        id(row): Row(
-            row.label,
-            tuple(
-                Entry(e.mean, e.std, e.remark, e.note, bold=(i, column) in bold, printed=e.printed)
-                for column, e in enumerate(row.entries)
-            ),
+        id(row): replace(
+            row, entries=tuple(replace(e, bold=(i, column) in bold) for column, e in enumerate(row.entries))
         )
         for i, row in enumerate(ours)
     }
@@ -255,7 +253,8 @@ def _shown(std: float | None) -> TypeGuard[float]:
     return std is not None and not math.isnan(std)
 
 
-def _number(value: float, signed: bool = False) -> str:
+def number_text(value: float, signed: bool = False) -> str:
+    """Two decimals, with the sign of a difference; ``NaN``."""
     return "NaN" if math.isnan(value) else f"{value:{'+' if signed else ''}.2f}"
 
 
@@ -285,9 +284,9 @@ def _markdown_entry(entry: Entry) -> str:
     note = f" [{entry.note}]" if entry.note is not None else ""
     if entry.mean is None:
         return entry.printed + note
-    number = _number(entry.mean, entry.signed)
+    number = number_text(entry.mean, entry.signed)
     text = f"**{number}**" if entry.bold else number
-    text += f" ± {_number(entry.std)}" if _shown(entry.std) else ""
+    text += f" ± {number_text(entry.std)}" if _shown(entry.std) else ""
     if entry.interval is not None and (interval := interval_text(entry.interval)):
         text += f" {interval}"
     return text + (f" ({entry.remark})" if entry.remark else "") + note
@@ -297,7 +296,7 @@ def interval_text(interval: Interval) -> str:
     """``[-0.31, +1.20]``, or nothing where there is no interval."""
     if math.isnan(interval.low):
         return ""
-    return f"[{_number(interval.low, signed=True)}, {_number(interval.high, signed=True)}]"
+    return f"[{number_text(interval.low, signed=True)}, {number_text(interval.high, signed=True)}]"
 
 
 _LATEX = {
@@ -337,9 +336,9 @@ def _latex_entry(entry: Entry) -> str:
     note = rf"$^{{{entry.note}}}$" if entry.note is not None else ""
     if entry.mean is None:
         return escape_latex(entry.printed) + note
-    number = _number(entry.mean, entry.signed)
+    number = number_text(entry.mean, entry.signed)
     text = rf"\textbf{{{number}}}" if entry.bold else number
-    text += rf" $\pm$ {_number(entry.std)}" if _shown(entry.std) else ""
+    text += rf" $\pm$ {number_text(entry.std)}" if _shown(entry.std) else ""
     if entry.interval is not None and (interval := interval_text(entry.interval)):
         text += rf" {{\scriptsize {interval}}}"
     return text + (f" ({escape_latex(entry.remark)})" if entry.remark else "") + note

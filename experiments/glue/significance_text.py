@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from experiments.glue.cells import known_control
 from experiments.glue.comparisons import AVERAGE, Pair, SeedComparison, families
@@ -14,7 +15,7 @@ from experiments.glue.paired_tests import LEVEL, seeds_needed, smallest_p
 from experiments.glue.render import interval_text, markdown_table
 from experiments.glue.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
-_LEGEND = """\
+LEGEND = """\
 Points, method minus baseline, over the seeds that both have. Holm: p corrected over the rows of the table.
 
 Over seeds: t is Student's 95 % interval of the mean difference, BCa the bootstrap's, p the two-sided exact sign-flip
@@ -52,43 +53,76 @@ def what_n_shows(n: int, comparisons: int) -> str:
     return text
 
 
-def markdown(
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The comparisons of one encoder and selection rule, before a format is chosen."""
+
+    encoder: str
+    title: str
+    before: tuple[str, ...]
+    """Sentences above the table."""
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    pairs: tuple[Pair, ...]
+    """Of the rows."""
+    after: tuple[str, ...]
+    """Sentences below it."""
+
+
+def sections(
     over_seeds: Sequence[SeedComparison], over_examples: Sequence[ExampleComparison], alone: Sequence[tuple[str, str]]
-) -> str:
-    """Everything as Markdown, by encoder and selection rule.
+) -> list[Section]:
+    """Arrange comparisons by encoder and selection rule; independent of the output format.
 
     Args:
         over_seeds: At least one comparison.
         over_examples: Of the same pairs or fewer.
         alone: (encoder, method) that nothing was compared with.
     """
-    parts = [_LEGEND.strip()]
-    chosen = [c.pair for c in over_seeds]
-    encoder = None
-    for places in families(chosen):
-        first = chosen[places[0]]
-        if first.encoder != encoder:
-            encoder = first.encoder
-            parts.append(f"## {encoder}")
-            if names := [method_title(method) for where, method in alone if where == encoder]:
-                parts.append(f"Without anything to compare them with in this table: {', '.join(names)}.")
-        title = SELECTION_TITLES[first.selection]
+    found: list[Section] = []
+    for places in families([c.pair for c in over_seeds]):
         family = [over_seeds[i] for i in places]
-        counts = sorted({c.difference.n for c in family})
-        parts.append(f"### {title[0].upper()}{title[1:]}, over seeds")
-        parts += [what_n_shows(n, len(family)) for n in counts]
-        parts.append(markdown_table(_SEED_COLUMNS, [_seed_row(c) for c in family]))
-        parts += _remarks(family)
-        shown = [c for c in over_examples if (c.pair.encoder, c.pair.selection) == (first.encoder, first.selection)]
+        encoder, selection = family[0].pair.encoder, family[0].pair.selection
+        title = SELECTION_TITLES[selection][0].upper() + SELECTION_TITLES[selection][1:]
+        before = [what_n_shows(n, len(family)) for n in sorted({c.difference.n for c in family})]
+        names = [method_title(method) for where, method in alone if where == encoder]
+        if names and not any(section.encoder == encoder for section in found):
+            before.insert(0, f"Without anything to compare them with in this table: {', '.join(names)}.")
+        found.append(
+            Section(
+                encoder, f"{title}, over seeds", tuple(before), _SEED_COLUMNS, tuple(_seed_row(c) for c in family),
+                tuple(c.pair for c in family), tuple(_remarks(family)),
+            )
+        )  # fmt: skip
+        shown = [c for c in over_examples if (c.pair.encoder, c.pair.selection) == (encoder, selection)]
         if shown:
-            parts.append(f"### {title[0].upper()}{title[1:]}, over dev examples")
-            parts.append(markdown_table(_EXAMPLE_COLUMNS, [_example_row(c) for c in shown]))
-            parts += [
-                f"{_name(c.pair)}, {_task(c.pair, c.metric)}: without seeds {', '.join(map(str, c.without))}, whose "
-                "predictions were not kept."
-                for c in shown
-                if c.without
-            ]
+            found.append(
+                Section(
+                    encoder, f"{title}, over dev examples", (), _EXAMPLE_COLUMNS,
+                    tuple(_example_row(c) for c in shown), tuple(c.pair for c in shown),
+                    tuple(
+                        f"{_name(c.pair)}, {_task(c.pair, c.metric)}: without seeds {', '.join(map(str, c.without))}, "
+                        "whose predictions were not kept."
+                        for c in shown
+                        if c.without
+                    ),
+                )
+            )  # fmt: skip
+    return found
+
+
+def markdown(
+    over_seeds: Sequence[SeedComparison], over_examples: Sequence[ExampleComparison], alone: Sequence[tuple[str, str]]
+) -> str:
+    """Everything as Markdown, by encoder and selection rule; arguments as those of :func:`sections`."""
+    parts = [LEGEND.strip()]
+    encoder = None
+    for section in sections(over_seeds, over_examples, alone):
+        if section.encoder != encoder:
+            encoder = section.encoder
+            parts.append(f"## {encoder}")
+        parts += [f"### {section.title}", *section.before, markdown_table(section.columns, section.rows)]
+        parts += ["  \n".join(section.after)] if section.after else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -99,20 +133,20 @@ _EXAMPLE_COLUMNS = (
 )  # fmt: skip
 
 
-def _seed_row(c: SeedComparison) -> list[str]:
+def _seed_row(c: SeedComparison) -> tuple[str, ...]:
     order = ("", "") if c.order is None else (_plain(c.order.violation), _plain(c.order.bound))
-    return [
+    return (
         _name(c.pair), _task(c.pair, c.metric), str(c.difference.n), _points(c.difference.mean),
         _interval(c.difference.interval), _interval(c.bca), _p(c.sign_flip.p), _p(c.p_holm), *order,
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
-def _example_row(c: ExampleComparison) -> list[str]:
-    return [
+def _example_row(c: ExampleComparison) -> tuple[str, ...]:
+    return (
         _name(c.pair), _task(c.pair, c.metric), str(c.examples), str(len(c.by_seed)), _points(c.difference),
         _interval(c.these_models), _p(c.p_mcnemar), _p(c.p_mcnemar_holm), _interval(c.new_models), _p(c.p_bootstrap),
         _p(c.p_bootstrap_holm),
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 def _remarks(family: Sequence[SeedComparison]) -> list[str]:
@@ -132,7 +166,7 @@ def _remarks(family: Sequence[SeedComparison]) -> list[str]:
         remarks.append(f"Not compared with their own control: {named}.")
     if any(not c.sign_flip.exact for c in family):
         remarks.append("p with more than 20 seeds: of random sign flips, not of all.")
-    return ["  \n".join(remarks)] if remarks else []
+    return remarks
 
 
 def _name(pair: Pair) -> str:

@@ -1,0 +1,120 @@
+r"""A study on one page: a single HTML file that opens from disk, needs no network and prints.
+
+    python -m experiments.glue.report runs --study results/bert-base-uncased/study.json
+    python -m experiments.glue.report runs --study results/bert-base-uncased/study.json --watch
+    python -m experiments.glue.report demo/runs --tests examples --out demo.html
+
+It has the tables with their differences and intervals, every seed as a dot, learning curves, tests, how each run
+stands, and what the runs were set to, with whatever is not the same everywhere marked. Tables sort and filter; with
+--watch the open page follows the study.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_utils.atomic import write_text_atomic
+from data_utils.errors import SettingError
+
+if TYPE_CHECKING:
+    from experiments.glue.report.page import Study
+    from experiments.glue.significance import Significance
+
+_WATCH_SECONDS = 30.0
+_LATER = "The tests come with the last page, when the study is over."
+_SWITCHED_OFF = "Left out; python -m experiments.glue.significance has them."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    description, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.glue.report",
+        description=description,
+        epilog=rest + "\nExit status: 0 written (with --watch: the study is over), 2 a setting or file is wrong, 130 "
+        "stopped by Ctrl-C or\nSIGTERM while watching; the page is whole then too.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", type=Path, help="output_dir of the runs")
+    parser.add_argument(
+        "--study", type=Path, help="study.json: show its runs, those not started included, and no others"
+    )
+    parser.add_argument("--run_id", action="append", default=[], help="run id to take where a cell has several")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the file; default: %(default)s")
+    parser.add_argument(
+        "--tests", choices=["seeds", "examples", "none"], default="seeds",
+        help="tests over seeds, which take seconds; over dev examples too, which takes longer and reads the "
+        "predictions; or none; default: %(default)s",
+    )  # fmt: skip
+    parser.add_argument(
+        "--watch", type=float, nargs="?", const=_WATCH_SECONDS, metavar="SECONDS",
+        help=f"write it anew every so many seconds ({_WATCH_SECONDS:g}) until every run of --study has ended; without "
+        "--study, which says what is still to come, until Ctrl-C",
+    )  # fmt: skip
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    chosen = build_parser().parse_args(arguments)
+    try:
+        if chosen.watch is None:
+            _write(chosen, _read(chosen), watching=False)
+            return 0
+        if not 1 <= chosen.watch <= 86_400:
+            raise SettingError(f"--watch {chosen.watch:g}: give seconds in [1, 86400]; the default is 30")
+        return _watch(chosen)
+    except (SettingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _watch(chosen: argparse.Namespace) -> int:
+    from experiments.glue.report.watch import watch
+
+    def write(stopped: bool) -> bool:
+        study = _read(chosen)
+        over = chosen.study is not None and study.over
+        why = "" if over else _SWITCHED_OFF if stopped or chosen.tests == "none" else _LATER
+        _write(chosen, study, watching=not (over or stopped), without_tests=why)
+        return over
+
+    return watch(write, chosen.watch, lambda text: print(text, file=sys.stderr))
+
+
+def _read(chosen: argparse.Namespace) -> Study:
+    from experiments.glue.report.page import read_study
+
+    return read_study(chosen.runs, chosen.study, chosen.run_id, time.time())
+
+
+def _write(chosen: argparse.Namespace, study: Study, watching: bool, without_tests: str = "") -> None:
+    from experiments.glue.report.page import render
+
+    found, why = (None, without_tests) if without_tests else _tests(chosen, study)
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(chosen.out, render(study, found, chosen.watch if watching else None, why))
+    counts = ", ".join(f"{n} {state}" for state, n in study.counts.items())
+    print(f"{chosen.out}: {len(study.views)} runs ({counts or 'none'})", file=sys.stderr)
+
+
+def _tests(chosen: argparse.Namespace, study: Study) -> tuple[Significance | None, str]:
+    """The tests, or why there are none."""
+    if chosen.tests == "none":
+        return None, _SWITCHED_OFF
+    from experiments.glue.comparisons import pairs
+
+    if not pairs(study.table):
+        return None, "No two methods here are to be compared and have a seed in common."
+    from experiments.glue.significance import analyse
+
+    return analyse(study.table, study.runs, examples=chosen.tests == "examples"), ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Writes the page anew while a study runs, until the study is over or the watcher is stopped."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from data_utils.errors import SettingError
+
+STOPPED = 130
+
+
+def watch(write: Callable[[bool], bool], seconds: float, say: Callable[[str], None]) -> int:
+    """Call ``write`` again and again.
+
+    The first error ends it; later ones, of runs that come and go in that moment, are told once and tried again.
+
+    Args:
+        write: Writes the page; its argument is whether somebody may stop watching it with this page (the last one),
+            its result whether nothing is left to come, in which case it has written a last page.
+        seconds: Between two pages.
+        say: Told of errors.
+
+    Returns:
+        The exit status: 0 when nothing is left to come, 130 after Ctrl-C or SIGTERM; the page is then a last one.
+
+    Raises:
+        SettingError: the first page cannot be made.
+        OSError: it cannot be written.
+    """
+    written, told = False, ""
+    with _sigterm_as_ctrl_c():
+        try:
+            while True:
+                try:
+                    if write(False):
+                        return 0
+                    written, told = True, ""
+                except (SettingError, OSError) as error:
+                    if not written:
+                        raise
+                    if str(error) != told:
+                        told = str(error)
+                        say(f"{told}; trying again")
+                time.sleep(seconds)
+        except KeyboardInterrupt:
+            if written:
+                write(True)
+            return STOPPED
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
