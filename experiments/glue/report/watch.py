@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from data_utils.errors import SettingError
@@ -47,7 +47,8 @@ def watch(write: Callable[[bool], bool], seconds: float, say: Callable[[str], No
                         say(f"{told}; trying again")
                 time.sleep(seconds)
         except KeyboardInterrupt:
-            if written:
+            # Also before the first page is known to be there: the signal may come just after its file did.
+            with suppress(SettingError, OSError):
                 write(True)
             return STOPPED
 
