@@ -4,6 +4,7 @@ r"""Many runs and their table: recipes x tasks x seeds, on all devices of this m
     python -m experiments.glue.study --encoder all-MiniLM-L6-v2 --methods vanilla,pats --tasks cola,rte --seeds 2 \
         --set epochs=3 --data_dir data/canonical_data --devices cpu
     python -m experiments.glue.study --recipes mine.yml --tasks cola --dry_run      list the runs, done and missing
+    python -m experiments.glue.study --encoder roberta-large --launcher ray --gpus_per_run 0.5       on a Ray cluster
 
 Started again, it computes only what is missing; stopped or killed, the same command goes on. Several studies may
 share one runs folder at the same time: no run is done twice.
@@ -26,6 +27,7 @@ from data_utils.errors import SettingError
 from data_utils.names import check_name, slug
 from experiments.glue.cells import TASK_ORDER, Table, Wanted, gather
 from experiments.glue.display import StudyDisplay
+from experiments.glue.launcher import add_launcher_arguments, check_launcher, launch, retries
 from experiments.glue.paper import load_paper
 from experiments.glue.pool import Job, Pool, PoolError, Report
 from experiments.glue.recipe import (
@@ -37,7 +39,6 @@ from experiments.glue.recipe import (
     run_configs,
 )
 from experiments.glue.render import markdown
-from experiments.glue.slots import plan_slots
 from experiments.glue.tables import write_tables
 from experiments.glue.worker import RunFunction
 from module.methods import control_of
@@ -80,21 +81,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--unequal_grids", action="store_true",
         help="compare methods although their settings were chosen from grids of different sizes; the table shows them",
     )  # fmt: skip
+    what.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
     where = parser.add_argument_group("where")
     where.add_argument("--data_dir", type=Path, default=Path("data/canonical_data"), help="default: %(default)s")
     where.add_argument("--task_def", type=Path, default=GLUE_TASK_DEF, help="task definitions; default: GLUE's")
     where.add_argument("--output_dir", type=Path, default=Path("runs"), help="folder of the runs; default: %(default)s")
     where.add_argument("--results_dir", type=Path, default=Path("results"), help="default: %(default)s")
     where.add_argument("--name", help="folder in --results_dir; default: the encoders' names")
-    how = parser.add_argument_group("how")
-    how.add_argument("--devices", default="auto", help="0,1,2,3 (CUDA devices), cpu, or auto; default: %(default)s")
-    how.add_argument(
-        "--workers_per_device", type=int,
-        help="runs at a time on each device; default: 1 per CUDA device; on the CPU one per core, which share its "
-        "cores evenly (mind the memory: a worker holds a model, its gradients and optimizer state)",
-    )  # fmt: skip
-    how.add_argument("--launcher", choices=["local"], default="local", help="this machine's processes")
-    how.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
+    add_launcher_arguments(parser)
     return parser
 
 
@@ -117,6 +111,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
 
 
 def _study(chosen: argparse.Namespace, run: RunFunction | None) -> int:
+    check_launcher(chosen)
     jobs = plan_jobs(chosen)
     todo = [job for job in jobs if not _is_done(job)]
     if chosen.dry_run:
@@ -131,12 +126,12 @@ def _study(chosen: argparse.Namespace, run: RunFunction | None) -> int:
     write_text_atomic(study_json, json.dumps(describe(jobs, chosen), indent=2) + "\n")
     report = Report(done=0)
     if todo:
-        slots = plan_slots(chosen.devices, chosen.workers_per_device, len(todo))
-        print(f"{len(todo)} of {len(jobs)} runs to do, {len(slots)} at a time", file=sys.stderr)
-        _prepare(todo)
-        with StudyDisplay(todo) as display:
-            pool = Pool(run or _train_run(), slots, display)
-            report = pool.compute(todo)
+        with launch(chosen, run or _train_run(), todo) as crew:
+            print(f"{len(todo)} of {len(jobs)} runs to do, {crew.summary}", file=sys.stderr)
+            _prepare(todo)
+            with StudyDisplay(todo) as display:
+                pool = Pool(crew, display, retries(chosen))
+                report = pool.compute(todo)
         if report.stopped:
             print("stopped; the same command goes on", file=sys.stderr)
             return KILLED if pool.killed else STOPPED

@@ -1,0 +1,350 @@
+"""Workers on the nodes of a Ray cluster: Ray says where there is room and who is gone, the pool does the rest.
+
+On a node, an actor holds the resources of one slot and starts the worker process that a pool on one machine has:
+same threads, same signals, same log. The actor passes its messages on. A node that dies takes both with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import io
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from data_utils.errors import SettingError
+from experiments.glue.crew import LocalWorker, Worker
+from experiments.glue.slots import Slot
+from experiments.glue.worker import Advanced, Died, Message, RunFunction
+from mt_dnn.config import RunConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_PROBE = ".shared.lock"  # in --output_dir; held by every study, tried by its workers
+_GATHER_SECONDS = 1.0  # steps of a run within it make one message
+_SPARE = 4  # workers asked for beyond what the nodes hold: for nodes that join, and to tell an autoscaler to add some
+_END_SECONDS = 5.0  # for actors to end their processes
+_MESSAGE_THREADS = 4  # of an actor: one listens, the others pass on what the pool says
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one run gets of a node."""
+
+    cpus: int
+    """CPU cores, >= 1; also the threads of its numerical libraries."""
+    gpus: float
+    """Share of a GPU, in (0, 1]; 0 computes on the CPU."""
+
+    @property
+    def slot(self) -> Slot:
+        """Where a worker computes; Ray lets it see one GPU, which is its first."""
+        return Slot("cuda:0" if self.gpus else "cpu", self.cpus)
+
+    def room(self, resources: dict[str, float]) -> int:
+        """Runs at a time on a node with these resources."""
+        room = int(resources.get("CPU", 0.0)) // self.cpus
+        return min(room, int(resources.get("GPU", 0.0)) * int(1 / self.gpus + 1e-6)) if self.gpus else room
+
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
+        return f"{self.cpus} CPU{gpus}"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A function that is imported where it is called: passing it on costs no import."""
+
+    module: str
+    name: str
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call it."""
+        return getattr(importlib.import_module(self.module), self.name)(*arguments, **keywords)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every node must see under the same path."""
+
+    start: Path
+    """Working folder of the study, absolute: relative paths mean the same on every node."""
+    output_dir: Path
+    """Folder of the runs; the study holds a lock in it that every node must respect."""
+    inputs: tuple[Path, ...] = ()
+    """Folders that the runs read."""
+
+    @property
+    def probe(self) -> Path:
+        """The file that the study has locked."""
+        return self.output_dir / _PROBE
+
+    def check(self) -> None:
+        """Check that this node stands on it.
+
+        Raises:
+            SettingError: it does not see the folders, or not the lock that the study holds.
+        """
+        node = f"node {platform.node()}"
+        shared = "put it on storage that every node has under the same path (docs/cluster.md)"
+        for folder in (self.start, *self.inputs):
+            if not (self.start / folder).is_dir():
+                raise SettingError(f"{node} has no folder {folder}; {shared}")
+        probe = self.start / self.probe
+        try:
+            handle = os.open(probe, os.O_RDWR)
+        except OSError as error:
+            raise SettingError(f"--output_dir: {node} cannot open {probe} ({error.strerror}); {shared}") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise SettingError(
+                f"--output_dir: {node} cannot lock {probe} ({error.strerror}); use storage with locks (docs/cluster.md)"
+            ) from None
+        finally:
+            os.close(handle)
+        raise SettingError(
+            f"--output_dir: {node} does not see the lock that the study holds on {probe}, so runs could be done twice; "
+            f"use storage whose locks hold between nodes (docs/cluster.md)"
+        )
+
+
+class Host:
+    """The actor: one worker process on a node, its messages, and what the pool says to it.
+
+    Args:
+        run: What the worker calls for each run.
+        slot: Where it computes.
+        ground: What the node must see.
+        command: Command line of the study, for ``run.json``.
+
+    Raises:
+        SettingError: the node does not see the study's folders, or not its locks.
+    """
+
+    def __init__(self, run: RunFunction, slot: Slot, ground: Ground, command: Sequence[str]) -> None:
+        ground.check()
+        os.chdir(ground.start)
+        sys.argv = list(command)
+        self._worker = LocalWorker(run, slot)
+
+    def listen(self) -> list[Message]:
+        """Wait until the worker has something to say; of steps made within a second, the last."""
+        said: list[Message] = []
+        until: float | None = None
+        while True:
+            wait(self._worker.sources, None if until is None else max(0.0, until - time.monotonic()))
+            said += self._worker.hear()
+            steps: list[Message] = [message for message in said if isinstance(message, Advanced)]
+            if len(steps) < len(said) or (until is not None and time.monotonic() >= until):
+                return steps[-1:] + [message for message in said if not isinstance(message, Advanced)]
+            until = until or time.monotonic() + _GATHER_SECONDS
+
+    def take(self, config: RunConfig, folder: Path) -> None:
+        """Give the worker a run."""
+        self._worker.take(config, folder)
+
+    def ask_to_stop(self) -> None:
+        """Ask its run for a checkpoint and an end."""
+        self._worker.ask_to_stop()
+
+    def release(self) -> None:
+        """Let it end by itself."""
+        self._worker.release()
+
+    def dismiss(self) -> None:
+        """End it now."""
+        self._worker.dismiss()
+
+
+class RayWorker:
+    """A worker on some node, as its study sees it.
+
+    Args:
+        actor: Handle of a :class:`Host`.
+        slot: Where it computes.
+    """
+
+    def __init__(self, actor: Any, slot: Slot) -> None:
+        self._actor, self._slot = actor, slot
+        self.heard = actor.listen.remote()
+        """Reference to what it says next."""
+        self.reached = self.dismissed = False
+
+    @property
+    def slot(self) -> Slot:
+        """Where it computes."""
+        return self._slot
+
+    def take(self, config: RunConfig, folder: Path) -> None:
+        """Give it a run."""
+        self._actor.take.remote(config, folder)
+
+    def hear(self) -> list[Message]:
+        """What it has said since it was last heard."""
+        import ray
+
+        try:
+            heard: list[Message] = ray.get(self.heard)
+        except ray.exceptions.RayActorError as error:
+            if not error.actor_init_failed:
+                return [Died("its node or its actor was lost", lost=True)]
+            # The error holds the whole traceback of the node; its last line is ours or names a missing module.
+            last = re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])
+            return [Died(last, unfit=True)]
+        self.reached = True
+        self.heard = self._actor.listen.remote()
+        return heard
+
+    def ask_to_stop(self) -> None:
+        """Ask its run for a checkpoint and an end."""
+        self._actor.ask_to_stop.remote()
+
+    def release(self) -> None:
+        """Let it end by itself."""
+        self._actor.release.remote()
+
+    def dismiss(self) -> None:
+        """End it now."""
+        end_actors([self])
+
+
+def end_actors(workers: Sequence[RayWorker]) -> None:
+    """End worker processes and their actors; those that are out of reach end with their node."""
+    import ray
+
+    with contextlib.suppress(ray.exceptions.RayError):
+        ends = [worker._actor.dismiss.remote() for worker in workers if worker.reached]
+        if ends:
+            ray.wait(ends, num_returns=len(ends), timeout=_END_SECONDS)
+    for worker in workers:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(worker._actor)
+        worker.dismissed = True
+
+
+class RayCrew:
+    """Workers on a Ray cluster that this process is connected to; see :func:`ray_crew`.
+
+    Args:
+        run: What a worker calls for each run; importable by name on every node.
+        share: What each worker gets of its node.
+        ground: What its node must see.
+    """
+
+    advice = "give each run more: a larger --gpus_per_run or --cpus_per_run"
+    logs = "see its log in /tmp/ray/session_latest/logs on its node"
+
+    def __init__(self, run: RunFunction, share: Share, ground: Ground) -> None:
+        import ray
+
+        self._arguments = (Named(run.__module__, run.__qualname__), share.slot, ground, tuple(sys.argv))
+        self._share = share
+        self._actor = ray.remote(Host).options(
+            num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=_MESSAGE_THREADS, max_restarts=0
+        )
+        self._staff: list[RayWorker] = []
+
+    @property
+    def summary(self) -> str:
+        """How many runs at a time, and where."""
+        rooms = self._rooms()
+        return f"{sum(rooms)} at a time on {len(rooms)} Ray nodes, {self._share} each"
+
+    @property
+    def needs(self) -> str:
+        """What a worker waits for as long as it does not start."""
+        return f"each needs a node with {self._share} free (ray status shows what there is)"
+
+    def shares(self, worker: Worker) -> bool:
+        """Whether others may compute on the same GPU."""
+        return 0 < self._share.gpus < 1
+
+    def hire(self, wanted: int) -> list[RayWorker]:
+        """Ask Ray for actors, a few more than the nodes hold now."""
+        self._staff = [worker for worker in self._staff if not worker.dismissed]
+        room = sum(self._rooms()) + _SPARE - len(self._staff)
+        hired = [RayWorker(self._actor.remote(*self._arguments), self._share.slot) for _ in range(min(wanted, room))]
+        self._staff += hired
+        return hired
+
+    def wait(self, seconds: float) -> list[RayWorker]:
+        """The workers that have something to say."""
+        import ray
+
+        workers = {worker.heard: worker for worker in self._staff if not worker.dismissed}
+        if not workers:
+            time.sleep(seconds)
+            return []
+        said, silent = ray.wait(list(workers), num_returns=1, timeout=seconds)
+        if said and silent:
+            said += ray.wait(silent, num_returns=len(silent), timeout=0)[0]
+        return [workers[reference] for reference in said]
+
+    def close(self) -> None:
+        """End every worker that is left."""
+        end_actors([worker for worker in self._staff if not worker.dismissed])
+        self._staff.clear()
+
+    def _rooms(self) -> list[int]:
+        import ray
+
+        return [self._share.room(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+@contextmanager
+def ray_crew(
+    run: RunFunction, ground: Ground, address: str, gpus_per_run: float | None, cpus_per_run: int
+) -> Iterator[RayCrew]:
+    """Connect to a Ray cluster for the time of a study.
+
+    Args:
+        run: What a worker calls for each run; importable by name on every node.
+        ground: What every node must see; its ``output_dir`` is made if it is missing.
+        address: ``auto`` or ``<host>:<port>`` of the cluster's head.
+        gpus_per_run: Share of a GPU, in [0, 1]; None for a whole one where the cluster has GPUs now, else 0.
+        cpus_per_run: Cores of each run, >= 1.
+
+    Raises:
+        SettingError: there is no such cluster, or a value out of its range.
+    """
+    # Before the import: no usage statistics, no advice on how later versions will treat GPUs.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    ground.output_dir.mkdir(parents=True, exist_ok=True)
+    with ground.probe.open("a+b") as held, contextlib.redirect_stdout(io.StringIO()):
+        # Ray prints the last log lines of a lost node to stdout, where the table belongs; the pool says it in one line.
+        fcntl.flock(held, fcntl.LOCK_SH)
+        try:
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level="ERROR",
+                # Not the node's packages: the code of this very folder.
+                runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}:${{PYTHONPATH}}"}},
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise SettingError(
+                f"--address {address}: {reason}; start a cluster with ray start --head (docs/cluster.md)"
+            ) from None
+        try:
+            if gpus_per_run is None:
+                gpus_per_run = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+            yield RayCrew(run, Share(cpus_per_run, gpus_per_run), ground)
+        finally:
+            ray.shutdown()
