@@ -12,7 +12,7 @@ import importlib
 import io
 import os
 import platform
-import re
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +34,7 @@ _PROBE = ".shared.lock"  # in --output_dir; held by every study, tried by its wo
 _GATHER_SECONDS = 1.0  # steps of a run within it make one message
 _SPARE = 4  # workers asked for beyond what the nodes hold: for nodes that join, and to tell an autoscaler to add some
 _END_SECONDS = 5.0  # for actors to end their processes
+_REACH_SECONDS = 10.0  # for the cluster's head to answer
 _MESSAGE_THREADS = 4  # of an actor: one listens, the others pass on what the pool says
 
 
@@ -201,8 +202,11 @@ class RayWorker:
         except ray.exceptions.RayActorError as error:
             if not error.actor_init_failed:
                 return [Died("its node or its actor was lost", lost=True)]
-            # The error holds the whole traceback of the node; its last line is ours or names a missing module.
-            last = re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])
+            # The error holds the node's whole traceback; its last line is ours, or names a module that is not there.
+            kind, _, last = str(error).strip().splitlines()[-1].partition(": ")
+            if not kind.endswith(SettingError.__name__):
+                reason = last or kind
+                last = f"a node cannot start workers ({reason}); every node needs this code in {ROOT} and its packages"
             return [Died(last, unfit=True)]
         self.reached = True
         self.heard = self._actor.listen.remote()
@@ -260,7 +264,7 @@ class RayCrew:
     @property
     def summary(self) -> str:
         """How many runs at a time, and where."""
-        rooms = self._rooms()
+        rooms = [room for room in self._rooms() if room]
         return f"{sum(rooms)} at a time on {len(rooms)} Ray nodes, {self._share} each"
 
     @property
@@ -330,6 +334,7 @@ def ray_crew(
         # Ray prints the last log lines of a lost node to stdout, where the table belongs; the pool says it in one line.
         fcntl.flock(held, fcntl.LOCK_SH)
         try:
+            _reach(address)
             ray.init(
                 address=address,
                 log_to_driver=False,
@@ -338,7 +343,7 @@ def ray_crew(
                 runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}:${{PYTHONPATH}}"}},
             )
         except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0].partition(". ")[0]
             raise SettingError(
                 f"--address {address}: {reason}; start a cluster with ray start --head (docs/cluster.md)"
             ) from None
@@ -348,3 +353,10 @@ def ray_crew(
             yield RayCrew(run, Share(cpus_per_run, gpus_per_run), ground)
         finally:
             ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Fail at once where nobody listens; Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
