@@ -108,7 +108,8 @@ def launch(chosen: argparse.Namespace, run: RunFunction, jobs: Sequence[Job]) ->
     if chosen.launcher == "local":
         yield LocalCrew(run, plan_slots(chosen.devices, chosen.workers_per_device, len(jobs)))
         return
-    from experiments.glue.ray_crew import Ground, ray_crew
+    from experiments.glue.ray_crew import ray_crew
+    from experiments.glue.ray_host import Ground
 
     encoders = {Path(job.config.init_checkpoint) for job in jobs}
     ground = Ground(

@@ -8,30 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib
 import io
 import os
-import platform
 import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from data_utils.errors import SettingError
-from experiments.glue.crew import LocalWorker, Worker
+from experiments.glue.crew import Worker
+from experiments.glue.ray_host import Ground, Host, Named
 from experiments.glue.slots import Slot
-from experiments.glue.worker import Advanced, Died, Message, RunFunction
+from experiments.glue.worker import Died, Message, RunFunction
 from mt_dnn.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_PROBE = ".shared.lock"  # in --output_dir; held by every study, tried by its workers
-_GATHER_SECONDS = 1.0  # steps of a run within it make one message
 _SPARE = 4  # workers asked for beyond what the nodes hold: for nodes that join, and to tell an autoscaler to add some
 _END_SECONDS = 5.0  # for actors to end their processes
 _REACH_SECONDS = 10.0  # for the cluster's head to answer
@@ -60,114 +56,6 @@ class Share:
     def __str__(self) -> str:
         gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
         return f"{self.cpus} CPU{gpus}"
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A function that is imported where it is called: passing it on costs no import."""
-
-    module: str
-    name: str
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Call it."""
-        return getattr(importlib.import_module(self.module), self.name)(*arguments, **keywords)
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What every node must see under the same path."""
-
-    start: Path
-    """Working folder of the study, absolute: relative paths mean the same on every node."""
-    output_dir: Path
-    """Folder of the runs; the study holds a lock in it that every node must respect."""
-    inputs: tuple[Path, ...] = ()
-    """Folders that the runs read."""
-
-    @property
-    def probe(self) -> Path:
-        """The file that the study has locked."""
-        return self.output_dir / _PROBE
-
-    def check(self) -> None:
-        """Check that this node stands on it.
-
-        Raises:
-            SettingError: it does not see the folders, or not the lock that the study holds.
-        """
-        node = f"node {platform.node()}"
-        shared = "put it on storage that every node has under the same path (docs/cluster.md)"
-        for folder in (self.start, *self.inputs):
-            if not (self.start / folder).is_dir():
-                raise SettingError(f"{node} has no folder {folder}; {shared}")
-        probe = self.start / self.probe
-        try:
-            handle = os.open(probe, os.O_RDWR)
-        except OSError as error:
-            raise SettingError(f"--output_dir: {node} cannot open {probe} ({error.strerror}); {shared}") from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            raise SettingError(
-                f"--output_dir: {node} cannot lock {probe} ({error.strerror}); use storage with locks (docs/cluster.md)"
-            ) from None
-        finally:
-            os.close(handle)
-        raise SettingError(
-            f"--output_dir: {node} does not see the lock that the study holds on {probe}, so runs could be done twice; "
-            f"use storage whose locks hold between nodes (docs/cluster.md)"
-        )
-
-
-class Host:
-    """The actor: one worker process on a node, its messages, and what the pool says to it.
-
-    Args:
-        run: What the worker calls for each run.
-        slot: Where it computes.
-        ground: What the node must see.
-        command: Command line of the study, for ``run.json``.
-
-    Raises:
-        SettingError: the node does not see the study's folders, or not its locks.
-    """
-
-    def __init__(self, run: RunFunction, slot: Slot, ground: Ground, command: Sequence[str]) -> None:
-        ground.check()
-        os.chdir(ground.start)
-        sys.argv = list(command)
-        self._worker = LocalWorker(run, slot)
-
-    def listen(self) -> list[Message]:
-        """Wait until the worker has something to say; of steps made within a second, the last."""
-        said: list[Message] = []
-        until: float | None = None
-        while True:
-            wait(self._worker.sources, None if until is None else max(0.0, until - time.monotonic()))
-            said += self._worker.hear()
-            steps: list[Message] = [message for message in said if isinstance(message, Advanced)]
-            if len(steps) < len(said) or (until is not None and time.monotonic() >= until):
-                return steps[-1:] + [message for message in said if not isinstance(message, Advanced)]
-            until = until or time.monotonic() + _GATHER_SECONDS
-
-    def take(self, config: RunConfig, folder: Path) -> None:
-        """Give the worker a run."""
-        self._worker.take(config, folder)
-
-    def ask_to_stop(self) -> None:
-        """Ask its run for a checkpoint and an end."""
-        self._worker.ask_to_stop()
-
-    def release(self) -> None:
-        """Let it end by itself."""
-        self._worker.release()
-
-    def dismiss(self) -> None:
-        """End it now."""
-        self._worker.dismiss()
 
 
 class RayWorker:
@@ -199,15 +87,11 @@ class RayWorker:
 
         try:
             heard: list[Message] = ray.get(self.heard)
-        except ray.exceptions.RayActorError as error:
-            if not error.actor_init_failed:
-                return [Died("its node or its actor was lost", lost=True)]
-            # The error holds the node's whole traceback; its last line is ours, or names a module that is not there.
-            kind, _, last = str(error).strip().splitlines()[-1].partition(": ")
-            if not kind.endswith(SettingError.__name__):
-                reason = last or kind
-                last = f"a node cannot start workers ({reason}); every node needs this code in {ROOT} and its packages"
-            return [Died(last, unfit=True)]
+        except ray.exceptions.RayTaskError:
+            raise  # a defect of the host
+        except ray.exceptions.RayError as error:
+            self.reached = False
+            return [_death(error)]
         self.reached = True
         self.heard = self._actor.listen.remote()
         return heard
@@ -223,6 +107,21 @@ class RayWorker:
     def dismiss(self) -> None:
         """End it now."""
         end_actors([self])
+
+
+def _death(error: Exception) -> Died:
+    """What became of a worker that Ray cannot ask any more."""
+    import ray
+
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return Died("its node ran out of memory", killed=True)
+    if not (isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed):
+        return Died("its node or its actor was lost", lost=True)
+    # The error holds the node's whole traceback; its last line is ours, or names a module that is not there.
+    kind, _, text = str(error).strip().splitlines()[-1].partition(": ")
+    if not kind.endswith(SettingError.__name__):
+        text = f"a node cannot start workers ({text or kind}); every node needs this code in {ROOT} and its packages"
+    return Died(text, unfit=True)
 
 
 def end_actors(workers: Sequence[RayWorker]) -> None:
