@@ -22,7 +22,7 @@ case "$*" in
     echo "study $*" >>"$CALLS"
     trap 'echo usr1 >>"$CALLS"; sleep 0.3; exit 75' USR1
     trap 'echo term >>"$CALLS"; exit 75' TERM
-    [[ -n $QUICK ]] && exit 0
+    if [[ -n $QUICK ]]; then until grep -q '^ray.*--address' "$CALLS"; do sleep 0.05; done; exit 0; fi
     while :; do sleep 0.05; done ;;
 esac
 """

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.glue import slots, study
+from experiments.glue import pool, slots, study
 from experiments.glue.pool import Pool, PoolError
 from experiments.glue.ray_crew import ray_crew
 from experiments.glue.ray_host import Ground
@@ -54,18 +54,32 @@ def spy_run(config: RunConfig, on_progress: Callable[[Progress], None] | None = 
 
 
 def test_deaths_failures_and_locks_end_as_on_one_machine(
-    tmp_path: Path, cluster: Any, node: Any, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, cluster: Any, node: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool, "_LOCKED_SECONDS", 0.3)
     behave(tmp_path, seed_1="die_once", seed_2="die", seed_3="setting")
     display, jobs = Recorder(), make_jobs(tmp_path, seeds=5)
+
+    def another_study() -> None:
+        with RunDirectory(jobs[4].folder).lock():
+            held.set()
+            wait_for(lambda: len(calls(tmp_path)) >= 3)
+
+    held = threading.Event()
+    other = threading.Thread(target=another_study)
+    other.start()
+    held.wait()
     with ray_crew(spy_run, Ground(Path.cwd(), tmp_path), cluster.address, 0.5, 1) as crew:
         assert crew.summary == "2 at a time on 1 Ray nodes, 1 CPU and 0.5 GPU each"
         report = Pool(crew, display, retries=1).compute(jobs)
+    other.join()
     assert report.done == 3
     assert {(job.config.seed, error.partition(";")[0]) for job, error in report.failures} == {
         (2, "its worker died twice (signal 9)"), (3, "warmup is 2"),
     }  # fmt: skip
-    assert sorted(line.split()[2] for line in calls(tmp_path)) == ["1", "1", "2", "2", "3", "4", "5"]
+    made = [line.split()[2] for line in calls(tmp_path)]
+    assert sorted(made) == ["1", "1", "2", "2", "3", "4", "5"]
+    assert made.index("5") >= 3, "a run that another study holds should wait, though it is the costliest"
     assert {tuple(line.split()[4:]) for line in calls(tmp_path)} == {("cuda:0", "1")}
     assert set((tmp_path / "environment.txt").read_text().splitlines()) == {f"0 1 {Path.cwd()}"}
     assert display.steps == {job.label: 3 for job in jobs if job.config.seed not in (2, 3)}
@@ -99,11 +113,11 @@ def test_ctrl_c_asks_for_checkpoints_and_a_second_kills(
     display = Recorder()
     fingers = threading.Thread(target=press)
     with ray_crew(fake_run, Ground(Path.cwd(), tmp_path), cluster.address, 0.0, 1) as crew:
-        pool = Pool(crew, display)
+        made = Pool(crew, display)
         fingers.start()
-        report = pool.compute(make_jobs(tmp_path, seeds=3))
+        report = made.compute(make_jobs(tmp_path, seeds=3))
     fingers.join()
-    assert (report.stopped, report.done, pool.killed) == (True, 0, killed)
+    assert (report.stopped, report.done, made.killed) == (True, 0, killed)
     assert len(calls(tmp_path)) == 2, "the third run should not start"
     assert len(list(tmp_path.glob("**/checkpoint"))) == (0 if killed else 2)
     assert not any(map(is_alive, worker_pids(tmp_path)))
