@@ -21,7 +21,8 @@ bash run_pats.sh --data_dir DIR --encoder NAME [more]
     --methods A,B        [vanilla,noisytune,sage,pats]
     --seeds N            5 is the seeds 1 to 5; 3,7 those two [5]
     --devices D          0,1,2,3 (CUDA devices), cpu or auto [auto]
-    --workers_per_device N, --launcher NAME, --set KEY=VALUE, --holdout SHARE, --dry_run
+    --workers_per_device N, --retries N, --set KEY=VALUE, --controls, --holdout SHARE, --dry_run
+    --launcher ray       on a Ray cluster (docs/cluster.md): --address A, --gpus_per_run F, --cpus_per_run N
     --output_dir DIR     runs [runs/ of this project]
     --results_dir DIR    tables and figures, in a folder --name of it [results/ of this project, the encoder's name]
 
@@ -45,7 +46,8 @@ while (($#)); do
     --dry_run | --controls) study+=("$1"); shift; continue ;;
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
     --data_dir | --canonical_dir | --tasks | --encoder | --recipe_base | --recipes | --methods | --seeds | --set | \
-      --output_dir | --results_dir | --name | --devices | --workers_per_device | --launcher | --holdout) ;;
+      --output_dir | --results_dir | --name | --devices | --workers_per_device | --holdout | --launcher | --retries | \
+      --address | --gpus_per_run | --cpus_per_run) ;;
     *) die "unknown argument '$1'; see bash run_pats.sh --help" ;;
   esac
   if (($# < 2)) || [[ -z $2 || $2 == --* ]]; then die "$1 needs a value; see bash run_pats.sh --help"; fi

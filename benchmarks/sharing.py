@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import SHAPES, make_encoder, write_rows
+from experiments.glue.crew import LocalCrew
 from experiments.glue.pool import Job, Pool
 from experiments.glue.slots import Slot, usable_cores
 from experiments.glue.worker import Ended, Outcome
@@ -85,7 +86,7 @@ def time_pool(options: argparse.Namespace, encoder: Path, data: Path, scratch: P
     runs = scratch / "runs"
     display = Quiet()
     threads = max(1, usable_cores() // workers)
-    pool = Pool(run, [Slot(options.device, threads) for _ in range(workers)], display)
+    pool = Pool(LocalCrew(run, [Slot(options.device, threads) for _ in range(workers)]), display)
     try:
         pool.compute(make_jobs(options, encoder, data, runs, workers + options.runs))
     finally:

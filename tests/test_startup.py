@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ["torch", "transformers", "numba", "scipy", "sklearn", "pandas", "matplotlib", "tensorboard"]
+HEAVY = ["torch", "ray", "transformers", "numba", "scipy", "sklearn", "pandas", "matplotlib", "tensorboard"]
 RUN = f"""
 import runpy, sys
 sys.argv = sys.argv[1:]

@@ -1,4 +1,4 @@
-"""A pool of worker processes that computes many runs on one machine and survives what single runs do to it."""
+"""A pool of workers that computes many runs and survives what single runs do to it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 from data_utils.errors import SettingError
-from experiments.glue.slots import Slot
-from experiments.glue.worker import Advanced, Ended, Outcome, Ready, RunFunction, start_worker
+from experiments.glue.crew import Crew, Worker
+from experiments.glue.worker import Advanced, Died, Ended, Message, Outcome, Ready
 from mt_dnn.config import RunConfig
 from mt_dnn.results import RunDirectory
 
 _POLL_SECONDS = 0.5
 _LOCKED_SECONDS = 5.0  # between two looks at a run that another study holds
 _STOP_SECONDS = 600.0  # for the workers to write their checkpoints
-_FEWER = "try fewer --workers_per_device"
+_PATIENCE_SECONDS = 60.0  # without a worker that can take a run, before a line says so
 _START_DEATHS = 3  # workers that may die in a row before they could take a run
 
 
@@ -80,34 +78,35 @@ class PoolError(RuntimeError):
 
 
 @dataclass(slots=True, eq=False)
-class _Worker:
-    process: SpawnProcess
-    connection: Connection
-    slot: Slot
+class _Seat:
+    """A worker and what it is at."""
+
+    worker: Worker
     ready: bool = False
     job: Job | None = None
 
 
 class Pool:
-    """Computes jobs on slots, the costliest first.
+    """Computes jobs with a crew of workers, the costliest first.
 
-    A worker that dies is replaced and its run is tried once more. A run that another study holds is put back and
-    looked at again. SIGINT, SIGTERM and SIGUSR1 ask the workers to write a checkpoint and stop; a SIGINT after that
-    kills them.
+    A worker that dies is replaced and its run is tried again, from its last checkpoint. A run that another study holds
+    is put back and looked at again. SIGINT, SIGTERM and SIGUSR1 ask the workers to write a checkpoint and stop; a
+    SIGINT after that kills them.
 
     Args:
-        run: What a worker calls for a job; importable by name.
-        slots: One worker each; processes are started as they are needed.
+        crew: Starts the workers; ended when the work is.
         display: Told of progress.
+        retries: Times that a run is tried again after its worker died, >= 0.
     """
 
-    def __init__(self, run: RunFunction, slots: Sequence[Slot], display: Display) -> None:
-        self._run, self._slots, self._display = run, list(slots), display
+    def __init__(self, crew: Crew, display: Display, retries: int = 1) -> None:
+        self._crew, self._display, self._retries = crew, display, retries
         self._queue: deque[Job] = deque()
         self._later: list[tuple[float, Job]] = []
-        self._workers: list[_Worker] = []
+        self._seats: list[_Seat] = []
         self._deaths: Counter[Path] = Counter()
         self._start_deaths = 0
+        self._last_ready = time.monotonic()
         self._stop = self._kill = False
         self._broken = ""
         self._report = Report()
@@ -123,16 +122,14 @@ class Pool:
             with self._signals():
                 while self._unfinished and not (self._stop or self._broken):
                     self._requeue_later()
-                    self._start_workers()
+                    self._hire()
                     self._dispatch()
                     self._listen()
                 self._shut_down()
                 if self._broken:
                     raise PoolError(self._broken)
         finally:
-            for worker in self._workers:
-                worker.process.kill()
-                worker.process.join()
+            self._crew.close()
         self._report.stopped = self._stop
         return self._report
 
@@ -143,32 +140,33 @@ class Pool:
 
     @property
     def _unfinished(self) -> bool:
-        return bool(self._queue or self._later) or any(worker.job for worker in self._workers)
+        return bool(self._queue or self._later) or any(seat.job for seat in self._seats)
 
     def _requeue_later(self) -> None:
         now = time.monotonic()
         self._queue.extend(job for due, job in self._later if due <= now)
         self._later = [(due, job) for due, job in self._later if due > now]
 
-    def _start_workers(self) -> None:
-        free = [slot for slot in self._slots if all(worker.slot is not slot for worker in self._workers)]
-        idle = sum(worker.job is None for worker in self._workers)
-        for slot in free[: max(0, len(self._queue) - idle)]:
-            self._workers.append(self._start(slot))
-
-    def _start(self, slot: Slot) -> _Worker:
-        return _Worker(*start_worker(self._run, slot.threads), slot)
+    def _hire(self) -> None:
+        now = time.monotonic()
+        if not self._queue or any(seat.ready for seat in self._seats):
+            self._last_ready = now
+        elif now - self._last_ready > _PATIENCE_SECONDS:
+            self._display.message(f"no worker has started for {_PATIENCE_SECONDS:.0f} s: {self._crew.needs}")
+            self._last_ready = float("inf")  # once is enough
+        wanted = len(self._queue) - sum(seat.job is None for seat in self._seats)
+        if wanted > 0:
+            self._seats += map(_Seat, self._crew.hire(wanted))
 
     def _dispatch(self) -> None:
-        for worker in self._workers:
-            while self._queue and worker.ready and worker.job is None:
+        for seat in self._seats:
+            while self._queue and seat.ready and seat.job is None:
                 job = self._queue.popleft()
                 if self._finished_elsewhere(job):
                     continue
-                config = dataclasses.replace(job.config, device=worker.slot.device, threads=worker.slot.threads)
-                with suppress(OSError):  # it has just died: _listen sees that and retries the job
-                    worker.job = job
-                    worker.connection.send((config, job.folder))
+                slot = seat.worker.slot
+                seat.worker.take(dataclasses.replace(job.config, device=slot.device, threads=slot.threads), job.folder)
+                seat.job = job
 
     def _finished_elsewhere(self, job: Job) -> bool:
         result = None
@@ -181,50 +179,37 @@ class Pool:
         return True
 
     def _listen(self) -> None:
-        """Wait for messages and deaths, up to the poll interval, and deal with them."""
-        sources = {id(w.connection): w for w in self._workers} | {w.process.sentinel: w for w in self._workers}
-        waitables: list[Connection | int] = [
-            *(w.connection for w in self._workers),
-            *(w.process.sentinel for w in self._workers),
-        ]
-        if not waitables:
-            time.sleep(_POLL_SECONDS)
-            return
-        heard = {
-            id(worker): worker
-            for source in wait(waitables, timeout=_POLL_SECONDS)
-            if (worker := sources.get(source if isinstance(source, int) else id(source))) is not None
-        }
-        for worker in heard.values():
-            try:
-                while worker in self._workers and worker.connection.poll():
-                    self._hear(worker, worker.connection.recv())
-            except (EOFError, OSError):
-                self._bury(worker)
-                continue
-            if worker in self._workers and worker.process.exitcode is not None:
-                self._bury(worker)
+        """Wait for what workers say, up to the poll interval, and deal with it."""
+        speaking = self._crew.wait(_POLL_SECONDS)
+        for seat in [seat for seat in self._seats if seat.worker in speaking]:
+            for message in seat.worker.hear():
+                self._hear(seat, message)
 
-    def _hear(self, worker: _Worker, message: Ready | Advanced | Ended) -> None:
-        if isinstance(message, Ready):
-            worker.ready, self._start_deaths = True, 0
-            return
-        job = worker.job
+    def _hear(self, seat: _Seat, message: Message) -> None:
+        if isinstance(message, Died):
+            self._bury(seat, message)
+        elif isinstance(message, Ready):
+            seat.ready, self._start_deaths = True, 0
+        elif isinstance(message, Advanced):
+            assert seat.job is not None
+            self._display.advanced(seat.job, message.step, message.total_steps)
+        else:
+            self._take_back(seat, message)
+
+    def _take_back(self, seat: _Seat, ended: Ended) -> None:
+        """A worker's run is over."""
+        job, seat.job = seat.job, None
         assert job is not None
-        if isinstance(message, Advanced):
-            self._display.advanced(job, message.step, message.total_steps)
-            return
-        worker.job = None
-        if "out of memory" in message.error and sum(s.device == worker.slot.device for s in self._slots) > 1:
-            message = dataclasses.replace(message, error=f"{message.error}; {_FEWER}")
-        if message.outcome is Outcome.LOCKED:
+        if "out of memory" in ended.error and self._crew.shares(seat.worker):
+            ended = dataclasses.replace(ended, error=f"{ended.error}; {self._crew.advice}")
+        if ended.outcome is Outcome.LOCKED:
             self._later.append((time.monotonic() + _LOCKED_SECONDS, job))
-        elif message.outcome is Outcome.INTERRUPTED:
+        elif ended.outcome is Outcome.INTERRUPTED:
             self._queue.appendleft(job)  # a signal to this worker alone; when the pool stops too, it stays there
         else:
-            self._end(job, message)
-        if message.poisoned:
-            self._dismiss(worker)
+            self._end(job, ended)
+        if ended.poisoned:
+            self._dismiss(seat)
 
     def _end(self, job: Job, ended: Ended) -> None:
         if ended.outcome is Outcome.FAILED:
@@ -233,53 +218,50 @@ class Pool:
             self._report.done += 1
         self._display.ended(job, ended)
 
-    def _dismiss(self, worker: _Worker) -> None:
-        self._workers.remove(worker)
-        worker.connection.close()
-        worker.process.kill()
-        worker.process.join()
+    def _dismiss(self, seat: _Seat) -> None:
+        self._seats.remove(seat)
+        seat.worker.dismiss()
 
-    def _bury(self, worker: _Worker) -> None:
-        """A worker has died: replace it, and try its run once more."""
-        worker.process.join(timeout=_POLL_SECONDS)
-        code = worker.process.exitcode
-        self._dismiss(worker)
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        if not worker.ready and not self._stop:
+    def _bury(self, seat: _Seat, death: Died) -> None:
+        """A worker has died: its run is tried again, or fails for good."""
+        self._dismiss(seat)
+        if death.unfit:
+            self._broken = self._broken or death.how
+        elif not (seat.ready or death.lost or self._stop):
             self._start_deaths += 1
             if self._start_deaths >= _START_DEATHS:
-                self._broken = f"{_START_DEATHS} workers died at their start ({how}); see the messages above"
-        job = worker.job
+                self._broken = f"{_START_DEATHS} workers died at their start ({death.how}); {self._crew.logs}"
+        job = seat.job
         if job is None or self._stop or self._broken:
             return
         self._deaths[job.folder] += 1
-        if self._deaths[job.folder] == 1:
-            self._display.message(f"the worker of {job.label} died ({how}); trying the run once more")
+        deaths = self._deaths[job.folder]
+        if deaths <= self._retries:
+            count = f" ({deaths} of {self._retries})" if self._retries > 1 else ""
+            self._display.message(f"the worker of {job.label} died ({death.how}); trying the run once more{count}")
             self._queue.appendleft(job)
-        else:
-            hint = f"; out of memory? {_FEWER}" if code == -signal.SIGKILL else ""
-            self._end(job, Ended(Outcome.FAILED, error=f"its worker died twice ({how}){hint}"))
+            return
+        hint = f"; out of memory? {self._crew.advice}" if death.killed else ""
+        times = {1: "once", 2: "twice"}.get(deaths, f"{deaths} times")
+        self._end(job, Ended(Outcome.FAILED, error=f"its worker died {times} ({death.how}){hint}"))
 
     def _shut_down(self) -> None:
-        """Close idle workers; ask busy ones for a checkpoint and wait for them."""
-        busy = [worker for worker in self._workers if worker.job is not None]
-        for worker in [worker for worker in self._workers if worker.job is None]:
-            worker.connection.close()
-            if not worker.ready:
-                worker.process.kill()
+        """Release idle workers; ask busy ones for a checkpoint and wait for them."""
+        busy = [seat for seat in self._seats if seat.job is not None]
+        for seat in [seat for seat in self._seats if seat.job is None]:
+            if seat.ready:
+                seat.worker.release()
+            else:
+                self._dismiss(seat)
         if busy:
             self._display.message(
                 f"stopping: {len(busy)} runs write a checkpoint; the same command goes on (Ctrl-C again kills)"
             )
-        for worker in busy:
-            worker.process.terminate()
-        self._workers, idle = busy, [worker for worker in self._workers if worker.job is None]
+        for seat in busy:
+            seat.worker.ask_to_stop()
         deadline = time.monotonic() + _STOP_SECONDS
-        while any(worker.job for worker in self._workers) and not self._kill and time.monotonic() < deadline:
+        while any(seat.job for seat in self._seats) and not self._kill and time.monotonic() < deadline:
             self._listen()
-        for worker in idle:
-            worker.process.join(timeout=_POLL_SECONDS)
-            worker.process.kill()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

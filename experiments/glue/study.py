@@ -6,6 +6,7 @@ r"""Many runs and their table: recipes x tasks x seeds, on all devices of this m
     python -m experiments.glue.study --recipes mine.yml --tasks cola --dry_run      list the runs, done and missing
     python -m experiments.glue.study --encoder all-MiniLM-L6-v2 --methods vanilla,pats --tasks rte --search sobol \
         --trials 9                          choose settings from the recipes' grids; docs/search.md
+    python -m experiments.glue.study --encoder roberta-large --launcher ray --gpus_per_run 0.5       on a Ray cluster
 
 Started again, it computes only what is missing; stopped or killed, the same command goes on. Several studies may
 share one runs folder at the same time: no run is done twice.
@@ -29,6 +30,7 @@ from data_utils.errors import SettingError
 from data_utils.names import check_name, slug
 from experiments.glue.cells import TASK_ORDER, Table, Wanted, gather
 from experiments.glue.display import StudyDisplay
+from experiments.glue.launcher import add_launcher_arguments, check_launcher, launch, retries
 from experiments.glue.paper import load_paper
 from experiments.glue.pool import Job, Pool, PoolError, Report
 from experiments.glue.recipe import (
@@ -42,7 +44,6 @@ from experiments.glue.recipe import (
 from experiments.glue.render import markdown
 from experiments.glue.search import run_search
 from experiments.glue.search_arguments import add_search_arguments
-from experiments.glue.slots import plan_slots
 from experiments.glue.tables import write_tables
 from experiments.glue.worker import RunFunction
 from module.methods import control_of
@@ -92,6 +93,7 @@ def build_parser(module: str = "study", text: str = __doc__, tasks: str | None =
         help="compare methods although their settings were chosen from grids of different sizes, or --search with "
         "unequal numbers of trials; the tables show them",
     )  # fmt: skip
+    what.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
     what.add_argument(
         "--holdout", type=float, metavar="SHARE",
         help="hold this share of the training set out, the same rows in every run, and choose epochs (and with "
@@ -104,15 +106,7 @@ def build_parser(module: str = "study", text: str = __doc__, tasks: str | None =
     where.add_argument("--output_dir", type=Path, default=Path("runs"), help="folder of the runs; default: %(default)s")
     where.add_argument("--results_dir", type=Path, default=Path("results"), help="default: %(default)s")
     where.add_argument("--name", help="folder in --results_dir; default: the encoders' names")
-    how = parser.add_argument_group("how")
-    how.add_argument("--devices", default="auto", help="0,1,2,3 (CUDA devices), cpu, or auto; default: %(default)s")
-    how.add_argument(
-        "--workers_per_device", type=int,
-        help="runs at a time on each device; default: 1 per CUDA device; on the CPU one per core, which share its "
-        "cores evenly (mind the memory: a worker holds a model, its gradients and optimizer state)",
-    )  # fmt: skip
-    how.add_argument("--launcher", choices=["local"], default="local", help="this machine's processes")
-    how.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
+    add_launcher_arguments(parser)
     return parser
 
 
@@ -191,13 +185,13 @@ def _compute(
     wrap: Callable[[RunFunction], RunFunction] | None = None,
 ) -> tuple[Report, int]:
     """Compute runs, of so many altogether; returns the report, and the exit status of a stop by a signal or 0."""
-    slots = plan_slots(chosen.devices, chosen.workers_per_device, len(todo))
-    print(f"{len(todo)} of {total} runs to do, {len(slots)} at a time", file=sys.stderr)
-    _prepare(todo)
     run = run or _train_run()
-    with StudyDisplay(todo) as display:
-        pool = Pool(wrap(run) if wrap is not None else run, slots, display)
-        report = pool.compute(todo)
+    with launch(chosen, wrap(run) if wrap is not None else run, todo) as crew:
+        print(f"{len(todo)} of {total} runs to do, {crew.summary}", file=sys.stderr)
+        _prepare(todo)
+        with StudyDisplay(todo) as display:
+            pool = Pool(crew, display, retries(chosen))
+            report = pool.compute(todo)
     if not report.stopped:
         return report, 0
     print("stopped; the same command goes on", file=sys.stderr)
@@ -230,6 +224,7 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
     Raises:
         SettingError: an unknown recipe, task, seed or setting, or two recipes for the same cell.
     """
+    check_launcher(chosen)
     overrides = _overrides(chosen)
     recipes = _recipes(chosen)
     if not chosen.unequal_grids and chosen.search is None:  # a search chooses the settings anew

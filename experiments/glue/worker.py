@@ -67,6 +67,23 @@ class Ended:
     """Whether the process may be left in a bad state (CUDA) and should be replaced."""
 
 
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The worker is gone; told by its crew, after everything that it still said itself."""
+
+    how: str
+    """In a few words, such as ``signal 9``."""
+    killed: bool = False
+    """Whether the kernel killed it, as it does for want of memory."""
+    lost: bool = False
+    """Whether it went down with its machine: nothing that it or its run did."""
+    unfit: bool = False
+    """Whether no worker could ever compute there: ``how`` says what is wrong with the place."""
+
+
+Message = Ready | Advanced | Ended | Died
+
+
 def start_worker(run: RunFunction, threads: int) -> tuple[SpawnProcess, Connection]:
     """Start a worker.
 
@@ -80,26 +97,29 @@ def start_worker(run: RunFunction, threads: int) -> tuple[SpawnProcess, Connecti
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, run), daemon=True)
-    with _environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))), _sigint_blocked():
+    with _environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))), _only_sigint_blocked():
         process.start()
     theirs.close()
     return process, ours
 
 
 def serve(connection: Connection, run: RunFunction) -> None:
-    """Take runs from the pool until it closes the connection.
+    """Take runs until None comes or the connection is closed.
 
     What a run prints goes to ``log.txt`` in its folder. The first message is :class:`Ready`; every
-    ``(config, folder)`` received is answered by :class:`Advanced` messages and one :class:`Ended`. When the pool's
-    process is gone, however it died, the current run writes a checkpoint and the worker stops.
+    ``(config, folder)`` received is answered by :class:`Advanced` messages and one :class:`Ended`. When the process
+    that started this one is gone, however it died, the current run writes a checkpoint and the worker stops.
     """
     threading.Thread(target=_stop_when_orphaned, daemon=True).start()
     connection.send(Ready())
     while True:
         try:
-            config, folder = connection.recv()
+            job = connection.recv()
         except (EOFError, OSError):
             return
+        if job is None:
+            return
+        config, folder = job
         ended = _compute(connection, run, config, folder)
         _free_device_memory()
         try:
@@ -187,12 +207,13 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _sigint_blocked() -> Iterator[None]:
+def _only_sigint_blocked() -> Iterator[None]:
     """A child started here never sees Ctrl-C, which a terminal sends to the whole group: the pool decides.
 
-    The mask is inherited by the child for good; ours is lifted again and a Ctrl-C in between arrives then.
+    The mask is inherited by the child for good; ours is put back and a Ctrl-C in between arrives then. Signals that
+    this thread has blocked, such as the one that asks for a checkpoint, are open in the child.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})
     try:
         yield
     finally:

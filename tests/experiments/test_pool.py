@@ -14,6 +14,7 @@ import torch
 
 from experiments.glue import pool as pool_module
 from experiments.glue import worker as worker_module
+from experiments.glue.crew import LocalCrew
 from experiments.glue.pool import Job, Pool, Report
 from experiments.glue.slots import Slot, usable_cores
 from experiments.glue.worker import Ended
@@ -51,7 +52,7 @@ def make_jobs(output_dir: Path, seeds: int = 2, method: str = "vanilla", task: s
 
 def compute(jobs: list[Job], workers: int = 1) -> tuple[Report, Recorder]:
     display = Recorder()
-    return Pool(fake_run, [Slot("cpu", 1)] * workers, display).compute(jobs), display
+    return Pool(LocalCrew(fake_run, [Slot("cpu", 1)] * workers), display).compute(jobs), display
 
 
 def done(job: Job) -> bool:
@@ -108,7 +109,7 @@ def test_a_run_that_another_study_holds_is_awaited_not_repeated(
     (job,) = jobs
     with RunDirectory(job.folder).lock():
         thread_report: list[Report] = []
-        pool = Pool(fake_run, [Slot("cpu", 1)], Recorder())
+        pool = Pool(LocalCrew(fake_run, [Slot("cpu", 1)]), Recorder())
         thread = threading.Thread(target=lambda: thread_report.append(_without_signals(pool, jobs)))
         thread.start()
         # The worker has found the lock, and the pool has put the run back, at least once.
@@ -170,6 +171,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from experiments.glue import pool as pool_module
+from experiments.glue.crew import LocalCrew
 from experiments.glue.pool import Pool
 from experiments.glue.slots import Slot
 from tests.experiments.fake_runs import fake_run
@@ -177,7 +179,7 @@ from tests.experiments.test_pool import Recorder, make_jobs
 
 if __name__ == "__main__":
     pool_module._LOCKED_SECONDS = 0.3
-    pool = Pool(fake_run, [Slot("cpu", 1)] * int(sys.argv[2]), Recorder())
+    pool = Pool(LocalCrew(fake_run, [Slot("cpu", 1)] * int(sys.argv[2])), Recorder())
     report = pool.compute(make_jobs(Path(sys.argv[1]), seeds=3))
     print("stopped", report.stopped, "done", report.done, "killed", pool.killed)
 """
