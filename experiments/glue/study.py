@@ -100,6 +100,12 @@ def build_parser(module: str = "study", text: str = __doc__, tasks: str | None =
         "--search settings) by the score on it, so that the dev score was not selected on",
     )  # fmt: skip
     add_search_arguments(parser)
+    add_place_arguments(parser)
+    return parser
+
+
+def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say where data, runs and results lie, and where to compute."""
     where = parser.add_argument_group("where")
     where.add_argument("--data_dir", type=Path, default=Path("data/canonical_data"), help="default: %(default)s")
     where.add_argument("--task_def", type=Path, default=GLUE_TASK_DEF, help="task definitions; default: GLUE's")
@@ -107,7 +113,6 @@ def build_parser(module: str = "study", text: str = __doc__, tasks: str | None =
     where.add_argument("--results_dir", type=Path, default=Path("results"), help="default: %(default)s")
     where.add_argument("--name", help="folder in --results_dir; default: the encoders' names")
     add_launcher_arguments(parser)
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
@@ -249,7 +254,7 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
             configs[run_dir(config)] = config
     trials = {(r.encoder, r.method): r.trials for r in recipes}
     by_name = {(slug(encoder), method): n for (encoder, method), n in trials.items()}
-    return [_job(c, folder, by_name[c.encoder, c.method]) for folder, c in configs.items()]
+    return [make_job(c, folder, by_name[c.encoder, c.method]) for folder, c in configs.items()]
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -322,7 +327,12 @@ def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
 
 
-def _job(config: RunConfig, folder: Path, trials: int) -> Job:
+def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
+    """A run as the pool takes it.
+
+    Raises:
+        SettingError: there is no training set of its task.
+    """
     tsv = config.data_dir / f"{config.task}_train.tsv"
     if not tsv.is_file():
         raise SettingError(

@@ -1,0 +1,241 @@
+r"""Variants of methods against a baseline, task by task: the same data, budget and seeds, one thing changed at a time.
+
+    python -m experiments.glue.ablation pats_readings --data_dir data/canonical_data --devices cpu
+    python -m experiments.glue.ablation mine.yml --seeds 10 --tasks cola --set epochs=5
+
+The file (a path, or a name in experiments/glue/ablations/) has
+
+    encoder: all-MiniLM-L6-v2
+    baseline: plain                               the variant that the others are compared with
+    settings: {epochs: 3}                         of every run, as in a recipe
+    tasks: {cola: {learning_rate: 3.0e-4}}        of one task
+    variants:
+      plain: {method: vanilla}                    method and settings of one variant
+      loud: {method: pats, pats: {noise_scale: 2.0e-2}}
+
+Writes into <results_dir>/<name>/: the table (table.md, .tex, .csv, table_seeds.csv), comparisons over seeds
+(significance.md, .csv) and the means of what each variant's method logged (logged.csv, and under the printed table).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_utils.atomic import write_text_atomic
+from data_utils.errors import SettingError
+from data_utils.names import check_name
+from data_utils.yaml_file import read_yaml
+from experiments.glue.cells import Cell, Table, Wanted, gather, run_folders
+from experiments.glue.comparisons import compare_seeds, pairs
+from experiments.glue.csv_text import csv_text
+from experiments.glue.launcher import check_launcher
+from experiments.glue.paper import load_paper
+from experiments.glue.pool import Job, PoolError
+from experiments.glue.recipe import Recipe, parse_overrides, run_configs
+from experiments.glue.render import markdown, markdown_table
+from experiments.glue.significance import Significance, write_significance
+from experiments.glue.study import (
+    add_place_arguments,
+    compute,
+    describe,
+    list_failures,
+    list_jobs,
+    make_job,
+    parse_seeds,
+)
+from experiments.glue.tables import write_tables
+from experiments.glue.titles import task_title
+from experiments.glue.worker import RunFunction
+from mt_dnn.config import run_dir
+from mt_dnn.results import RunDirectory
+
+ABLATIONS = Path(__file__).resolve().parent / "ablations"
+_KEYS = ("encoder", "baseline", "settings", "tasks", "variants")
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """Variants to compare, in the order of the file."""
+
+    name: str
+    encoder: str
+    baseline: str
+    """Label of the variant that the others are compared with."""
+    variants: Mapping[str, Recipe]
+    """Label -> its runs."""
+
+
+def load_ablation(source: str) -> Ablation:
+    """Read an ablation by its path or its name in ``ablations/``.
+
+    Raises:
+        SettingError: no such file, a missing or unknown key, or no such baseline.
+    """
+    path = Path(source)
+    if not path.is_file():
+        path = ABLATIONS / f"{source.removesuffix('.yml')}.yml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in ABLATIONS.glob("*.yml")))
+        raise SettingError(f"no ablation {source!r}: give a file, or one of {known}")
+    content = read_yaml(path)
+    if set(content) != set(_KEYS) or not all(isinstance(content[key], dict) for key in _KEYS[2:]):
+        raise SettingError(
+            f"{path}: it must have the keys {', '.join(_KEYS)}, the last three mappings, and has {', '.join(content)}"
+        )
+    encoder, baseline, settings, tasks, variants = (content[key] for key in _KEYS)
+    if baseline not in variants or len(variants) < 2:
+        raise SettingError(
+            f"{path}: baseline is {baseline!r}; legal: one of two or more variants: {', '.join(variants)}"
+        )
+    recipes = {}
+    for label, own in variants.items():
+        if not isinstance(own, dict) or not isinstance(own.get("method"), str):
+            raise SettingError(f"{path}: variants.{label} must be a mapping with a method; it is {own!r}")
+        rest = {key: value for key, value in own.items() if key != "method"}
+        recipes[str(label)] = Recipe(
+            name=check_name("ablation", path.stem), path=path, encoder=encoder, method=own["method"],
+            settings=settings, tasks={task: {**of_task, **rest} for task, of_task in tasks.items()},
+            grid={}, chosen_from_grid=False, tried=None, source=f"{path.name}, {label}",
+        )  # fmt: skip
+    return Ablation(path.stem, encoder, str(baseline), recipes)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    description, _, rest = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.glue.ablation",
+        description=description,
+        epilog=rest + "\nStarted again, it computes only what is missing. Exit status: as experiments.glue.study.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("ablation", help="file, or name in experiments/glue/ablations/")
+    parser.add_argument("--tasks", help="default: every task of the file")
+    parser.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="as in experiments.glue.study"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
+    add_place_arguments(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
+    """Compute and compare; see the module's text.
+
+    Args:
+        arguments: Command line; default the process's.
+        run: What a worker calls for each run; default :func:`mt_dnn.run.run`.
+
+    Returns:
+        The exit status.
+    """
+    chosen = build_parser().parse_args(arguments)
+    try:
+        return _compare(load_ablation(chosen.ablation), chosen, run)
+    except (SettingError, OSError, PoolError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | None) -> int:
+    check_launcher(chosen)
+    jobs_of = {label: _plan(label, recipe, chosen) for label, recipe in ablation.variants.items()}
+    jobs = list({job.folder: job for some in jobs_of.values() for job in some}.values())
+    if chosen.dry_run:
+        return list_jobs(jobs)
+    out = chosen.results_dir / check_name("ablation", chosen.name or ablation.name)
+    out.mkdir(parents=True, exist_ok=True)
+    cells = {label: describe(some, chosen)["cells"] for label, some in jobs_of.items()}
+    described = {"output_dir": str(chosen.output_dir), "command": shlex.join(sys.argv), "variants": cells}
+    write_text_atomic(out / "study.json", json.dumps(described, indent=2) + "\n")
+    report, stopped = compute(jobs, chosen, run)
+    if stopped:
+        return stopped
+    table, logged = read_variants(cells, chosen.output_dir)
+    files = write_tables(table, out)
+    files.append(out / "logged.csv")
+    write_text_atomic(files[-1], logged_csv(logged))
+    compared = pairs(table, ablation.baseline)
+    if compared:
+        files += write_significance(Significance(tuple(compare_seeds(table, compared)), (), ()), out)
+    print(markdown(table, load_paper()))
+    print(logged_markdown(logged), "\n")
+    print("\n".join(map(str, files)))
+    list_failures(report)
+    return 0 if table.complete else 1
+
+
+def _plan(label: str, recipe: Recipe, chosen: argparse.Namespace) -> list[Job]:
+    tasks = [] if chosen.tasks is None else [task.strip() for task in chosen.tasks.split(",") if task.strip()]
+    configs = run_configs(
+        recipe, tasks, parse_seeds(chosen.seeds), parse_overrides(chosen.overrides),
+        task_def=chosen.task_def, data_dir=chosen.data_dir, output_dir=chosen.output_dir,
+    )  # fmt: skip
+    return [replace(make_job(config, run_dir(config)), note=label) for config in configs]
+
+
+def read_variants(
+    cells: Mapping[str, Sequence[Mapping[str, Any]]], runs: Path
+) -> tuple[Table, dict[tuple[str, str], dict[str, float]]]:
+    """Gather the runs of every variant.
+
+    Args:
+        cells: Label -> its cells, as ``study.json`` has them.
+        runs: ``output_dir`` of the runs.
+
+    Returns:
+        A table whose methods are the labels; and (task, label) -> name -> mean over seeds and logged steps of what
+        the method logged.
+    """
+    found: dict[tuple[str, str, str], Cell] = {}
+    logged: dict[tuple[str, str], dict[str, float]] = {}
+    whole = Table({}, (), (), ())
+    for label, some in cells.items():
+        whole = gather(runs, Wanted.of(some))
+        for (encoder, _, task), cell in whole.cells.items():
+            found[encoder, label, task] = replace(cell, method=label)
+            logged[task, label] = _logged([RunDirectory(path) for path in run_folders(cell, runs).values()])
+    return Table(found, whole.encoders, tuple(cells), whole.tasks), logged
+
+
+def _logged(directories: Sequence[RunDirectory]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for directory in directories:
+        if not directory.metrics_jsonl.is_file():
+            continue  # diverged before it logged, or cleaned up since
+        for line in directory.metrics_jsonl.read_text(encoding="utf-8").splitlines():
+            for key, value in json.loads(line).items():
+                _, slash, name = key.partition("/")
+                if slash and isinstance(value, float | int):
+                    values.setdefault(name, []).append(float(value))
+    return {name: math.fsum(some) / len(some) for name, some in values.items()}
+
+
+def logged_csv(logged: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
+    """Long form: task, variant, name, mean over seeds and logged steps."""
+    rows: list[list[object]] = [["task", "variant", "name", "mean"]]
+    rows += [[task, label, name, mean] for (task, label), means in logged.items() for name, mean in means.items()]
+    return csv_text(rows)
+
+
+def logged_markdown(logged: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
+    """What the methods logged, a column per name."""
+    names = sorted({name for means in logged.values() for name in means})
+    rows = [
+        [task_title(task), label, *("-" if name not in means else f"{means[name]:.3g}" for name in names)]
+        for (task, label), means in sorted(logged.items(), key=lambda item: item[0][0])
+    ]
+    return markdown_table(["task", "variant", *names], rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

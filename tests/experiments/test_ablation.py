@@ -1,0 +1,116 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from data_utils.errors import SettingError
+from experiments.glue import study
+from experiments.glue.ablation import ABLATIONS, load_ablation, main
+from experiments.glue.recipe import run_configs
+from mt_dnn.config import run_id
+from tests.experiments.fake_runs import calls, fake_run
+
+FILE = """
+encoder: all-MiniLM-L6-v2
+baseline: plain
+settings: {epochs: 1}
+tasks: {cola: {learning_rate: 1.0e-4}, rte: {learning_rate: 2.0e-4}}
+variants:
+  plain: {method: vanilla}
+  quiet: {method: pats, pats: {noise_scale: 1.0e-3}}
+  loud: {method: pats, pats: {noise_scale: 2.0e-2}}
+"""
+
+
+class Place:
+    """An ablation's file, canonical data, and room for runs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.runs, self.out = root, root / "runs", root / "results/mine"
+        (root / "data").mkdir()
+        for task in ("cola", "rte"):
+            (root / "data" / f"{task}_train.tsv").write_text("1\t1\tsome words\n" * 40)
+        (root / "mine.yml").write_text(FILE)
+
+    def main(self, *more: str) -> int:
+        return main(
+            [str(self.root / "mine.yml"), "--data_dir", str(self.root / "data"), "--output_dir", str(self.runs),
+             "--results_dir", str(self.root / "results"), "--seeds", "2", "--devices", "cpu",
+             "--workers_per_device", "1", *more],
+            run=fake_run,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr(study, "open_datasets", lambda config: None)  # fake runs need no token caches
+    return Place(tmp_path)
+
+
+def test_variants_of_one_method_stand_in_rows_of_their_own_against_the_baseline(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.main() == 0
+    assert len(calls(place.runs)) == 3 * 2 * 2
+    table = (place.out / "table.md").read_text()
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:4] == [
+        "plain", "quiet", "loud",
+    ]  # fmt: skip
+    compared = (place.out / "significance.csv").read_text()
+    assert {line.split(",")[1:3][0] for line in compared.splitlines()[1:]} == {"quiet", "loud"}
+    described = json.loads((place.out / "study.json").read_text())["variants"]
+    assert described["quiet"][0]["run_id"] != described["loud"][0]["run_id"]
+    shown = capsys.readouterr().out
+    assert place.main() == 0
+    assert len(calls(place.runs)) == 12, "a second start computes nothing"
+    assert capsys.readouterr().out == shown
+
+
+def test_what_a_method_logs_is_averaged_over_steps_and_seeds(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.main("--tasks", "rte") == 0
+    for number, file in enumerate(sorted(place.runs.glob("rte/*/pats/*/seed=*"))):
+        lines = [{"step": step, "loss": 1.0, "pats/spared": 0.1 * step + number} for step in (1, 2)]
+        (file / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    capsys.readouterr()
+    assert place.main("--tasks", "rte") == 0
+    logged = (place.out / "logged.csv").read_text().splitlines()
+    assert logged[0] == "task,variant,name,mean"
+    means = {tuple(line.split(",")[:3]): float(line.split(",")[3]) for line in logged[1:]}
+    assert sorted(means.values()) == [pytest.approx(0.65), pytest.approx(2.65)]
+    assert {key[2] for key in means} == {"spared"}
+    assert "| RTE  | plain   | -" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("baseline: plain", "baseline: none"), "baseline is 'none'; legal: one of two or more variants: plain, quiet"),
+        (("encoder: all-MiniLM-L6-v2\n", ""), "it must have the keys encoder, baseline, settings, tasks, variants"),
+        (("{method: vanilla}", "vanilla"), "variants.plain must be a mapping with a method; it is 'vanilla'"),
+        (("noise_scale: 2.0e-2", "noise_scale: -1"), "task cola: .*noise_scale"),
+        (("noise_scale: 2.0e-2", "noise_scales: 1"), "task cola: .*noise_scales"),
+    ],
+)
+def test_mistakes_are_named(
+    place: Place, change: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place.root / "mine.yml").write_text(FILE.replace(*change))
+    assert place.main() == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    with pytest.raises(SettingError, match=message):
+        raise SettingError(error)
+    assert not place.runs.exists()
+
+
+def test_an_unknown_ablation_is_refused() -> None:
+    with pytest.raises(SettingError, match="no ablation 'none': give a file, or one of pats_readings"):
+        load_ablation("none")
+
+
+@pytest.mark.parametrize("file", sorted(ABLATIONS.glob("*.yml")), ids=lambda file: file.stem)
+def test_packaged_ablations_are_legal_and_their_variants_differ(file: Path) -> None:
+    ablation = load_ablation(file.stem)
+    ids = {label: run_id(run_configs(recipe, ["cola"], [1], {})[0]) for label, recipe in ablation.variants.items()}
+    assert len(set(ids.values())) == len(ids)
+    assert ablation.baseline in ids
