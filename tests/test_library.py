@@ -60,7 +60,6 @@ def test_it_takes_one_name_and_ships_its_types(environment: Path) -> None:
     assert not (package / "methods").exists(), "its registry would look for the study's plug-ins"
 
 
-@pytest.mark.slow
 def test_examples_run_from_an_empty_folder(environment: Path, tmp_path: Path) -> None:
     (site_packages(environment) / "this_environment.pth").write_text(sysconfig.get_path("purelib") + "\n")
     command = [environment / "bin" / "python", "-I", "-c", RUN, *EXAMPLES]

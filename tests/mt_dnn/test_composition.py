@@ -43,7 +43,13 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("pair", list(combinations(NAMES, 2)), ids="+".join)
+def marked(number, pair):
+    """All pairs of PATS, all refusals and a quarter of the rest stand in every test run; the others are slow."""
+    often = "pats" in pair or frozenset(pair) in REFUSED or number % 4 == 0
+    return pytest.param(pair, id="+".join(pair), marks=[] if often else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("pair", [marked(number, pair) for number, pair in enumerate(combinations(NAMES, 2))])
 def test_pairs(tiny_run, tmp_path, pair):
     spec = "+".join(pair)
     if frozenset(pair) in REFUSED:

@@ -196,7 +196,6 @@ def rank_process(torchrun, rank):
     raise AssertionError("no such rank")
 
 
-@pytest.mark.slow
 def test_a_killed_process_ends_the_job_and_the_run_goes_on(tiny_run, tmp_path):
     config = tiny_run(method="hype+pats", epochs=30, checkpoint_seconds=0.1, output_dir=tmp_path / "runs")
     job = start(config)

@@ -90,7 +90,6 @@ def newest_checkpoint(config: RunConfig) -> str:
     return max((path.name for path in (run_dir(config) / "checkpoints").glob("last-*")), default="")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", KILLED)
 def test_sigkill_at_random_instants(tiny_run, tmp_path, method):
     """PATS_KILLS sets the number of kills, PATS_KILL_METHODS the methods: names with commas, or all."""
