@@ -38,19 +38,12 @@ from experiments.glue.comparisons import compare_seeds, pairs
 from experiments.glue.csv_text import csv_text
 from experiments.glue.launcher import check_launcher
 from experiments.glue.paper import load_paper
+from experiments.glue.plan import describe, make_job, parse_seeds
 from experiments.glue.pool import Job, PoolError
 from experiments.glue.recipe import Recipe, parse_overrides, run_configs
 from experiments.glue.render import markdown, markdown_table
 from experiments.glue.significance import Significance, write_significance
-from experiments.glue.study import (
-    add_place_arguments,
-    compute,
-    describe,
-    list_failures,
-    list_jobs,
-    make_job,
-    parse_seeds,
-)
+from experiments.glue.study import add_place_arguments, compute, list_failures, list_jobs
 from experiments.glue.tables import write_tables
 from experiments.glue.titles import task_title
 from experiments.glue.worker import RunFunction

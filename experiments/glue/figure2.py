@@ -28,6 +28,7 @@ from experiments.glue.curves import learning_curves
 from experiments.glue.distribution import draw_concentration, draw_distribution
 from experiments.glue.figures import seed_strips
 from experiments.glue.heat_map import draw_heat_map
+from experiments.glue.plan import plan_jobs
 from experiments.glue.plotting import save_data
 from experiments.glue.pool import PoolError
 from experiments.glue.sensitivities import (
@@ -37,7 +38,7 @@ from experiments.glue.sensitivities import (
     statistics_markdown,
     statistics_rows,
 )
-from experiments.glue.study import build_parser, plan_jobs, run_study
+from experiments.glue.study import build_parser, run_study
 from experiments.glue.titles import task_title
 from experiments.glue.worker import RunFunction
 

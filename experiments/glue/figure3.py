@@ -26,9 +26,10 @@ from data_utils.errors import SettingError
 from experiments.glue.cells import SELECTIONS, Selection, Table, Wanted, gather
 from experiments.glue.data_share import SharePoint, draw_data_share
 from experiments.glue.figure2 import figure_parser
+from experiments.glue.plan import describe, plan_jobs, study_name
 from experiments.glue.pool import Job, PoolError
 from experiments.glue.sensitivities import DEFAULTS, check_recorded, read_cell
-from experiments.glue.study import compute, describe, list_failures, list_jobs, plan_jobs, study_name
+from experiments.glue.study import compute, list_failures, list_jobs
 from experiments.glue.worker import RunFunction
 
 
@@ -101,7 +102,7 @@ def plan_share(chosen: argparse.Namespace, share: float) -> list[Job]:
     """The runs on one share of the training set; on all of it they are those of a plain study.
 
     Raises:
-        SettingError: as :func:`experiments.glue.study.plan_jobs`, or the size of the training set is set otherwise.
+        SettingError: as :func:`experiments.glue.plan.plan_jobs`, or the size of the training set is set otherwise.
     """
     for pair in chosen.overrides:
         key = pair.partition("=")[0].rpartition(".")[2]

@@ -17,39 +17,26 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import math
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
-from data_utils.names import check_name, slug
-from experiments.glue.cells import TASK_ORDER, Table, Wanted, gather
+from experiments.glue.cells import Table, Wanted, gather
 from experiments.glue.display import StudyDisplay
-from experiments.glue.launcher import add_launcher_arguments, check_launcher, launch, retries
+from experiments.glue.launcher import add_launcher_arguments, launch, retries
 from experiments.glue.paper import load_paper
+from experiments.glue.plan import chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
 from experiments.glue.pool import Job, Pool, PoolError, Report
-from experiments.glue.recipe import (
-    Recipe,
-    check_budgets,
-    find_recipes,
-    parse_overrides,
-    resolve_recipes,
-    run_configs,
-)
 from experiments.glue.render import markdown
 from experiments.glue.search import run_search
 from experiments.glue.search_arguments import add_search_arguments
 from experiments.glue.tables import write_tables
 from experiments.glue.worker import RunFunction
-from module.methods import control_of
-from mt_dnn.config import GLUE_TASK_DEF, RunConfig, run_dir, run_id
+from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.data import open_datasets
-from mt_dnn.results import RunDirectory
 
 STOPPED = 75  # EX_TEMPFAIL: started again, it goes on
 KILLED = 128 + signal.SIGINT
@@ -147,7 +134,12 @@ def run_study(
     if chosen.search is not None:
         out = chosen.results_dir / (study_name(chosen, jobs) + ("" if chosen.name else "-search"))
         return run_search(
-            _recipes(chosen), jobs, _overrides(chosen), out, chosen, functools.partial(_compute, chosen, run)
+            chosen_recipes(chosen),
+            jobs,
+            chosen_overrides(chosen),
+            out,
+            chosen,
+            functools.partial(_compute, chosen, run),
         )
     if chosen.dry_run:
         return list_jobs(jobs)
@@ -221,140 +213,6 @@ def list_failures(report: Report) -> None:
     """Name the runs that failed, with the reason, on standard error."""
     for job, error in report.failures:
         print(f"failed: {job.label}: {error} ({job.folder})", file=sys.stderr)
-
-
-def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
-    """All runs of the study: recipes x tasks x seeds.
-
-    Raises:
-        SettingError: an unknown recipe, task, seed or setting, or two recipes for the same cell.
-    """
-    check_launcher(chosen)
-    overrides = _overrides(chosen)
-    recipes = _recipes(chosen)
-    if not chosen.unequal_grids and chosen.search is None:  # a search chooses the settings anew
-        check_budgets(recipes)
-    seeds = _search_seeds(chosen) if chosen.search is not None else parse_seeds(chosen.seeds)
-    groups = dict.fromkeys(part for recipe in recipes for part in recipe.method.split("+"))
-    groups |= dict.fromkeys(task for recipe in recipes for task in _tasks(chosen, recipe))
-    for key in overrides:
-        if "." in key and key.partition(".")[0] not in groups:
-            raise SettingError(f"--set {key}: neither a method nor a task of this study; here: {', '.join(groups)}")
-    configs: dict[Path, RunConfig] = {}
-    cells: dict[tuple[str, str, str], Recipe] = {}
-    for recipe in recipes:
-        made = run_configs(
-            recipe, _tasks(chosen, recipe), seeds, overrides,
-            task_def=chosen.task_def, data_dir=chosen.data_dir, output_dir=chosen.output_dir,
-        )  # fmt: skip
-        for config in made:
-            other = cells.setdefault((config.encoder, config.method, config.task), recipe)
-            if other is not recipe:
-                raise SettingError(f"{other.path} and {recipe.path} both set {config.method} on {config.encoder}")
-            configs[run_dir(config)] = config
-    trials = {(r.encoder, r.method): r.trials for r in recipes}
-    by_name = {(slug(encoder), method): n for (encoder, method), n in trials.items()}
-    return [make_job(c, folder, by_name[c.encoder, c.method]) for folder, c in configs.items()]
-
-
-def parse_seeds(text: str) -> list[int]:
-    """``"5"`` -> 1 to 5; ``"3,7,11"`` -> those.
-
-    Raises:
-        SettingError: anything else.
-    """
-    parts = [part for part in text.split(",") if part.strip()]
-    if not parts or not all(part.strip().isdecimal() for part in parts) or ("," not in text and int(text) < 1):
-        raise SettingError(f"--seeds {text!r}: give a count such as 5, or seeds such as 3,7,11 (3, is the one seed 3)")
-    seeds = [int(part) for part in parts]
-    return list(dict.fromkeys(seeds)) if "," in text else list(range(1, seeds[0] + 1))
-
-
-def _overrides(chosen: argparse.Namespace) -> dict[str, Any]:
-    overrides = parse_overrides(chosen.overrides)
-    return overrides if chosen.holdout is None else {**overrides, "holdout": chosen.holdout}
-
-
-def _search_seeds(chosen: argparse.Namespace) -> list[int]:
-    seeds = parse_seeds(chosen.search_seeds)
-    if both := sorted(set(seeds) & set(parse_seeds(chosen.seeds))):
-        raise SettingError(
-            f"--search_seeds {chosen.search_seeds}: {both[0]} is one of --seeds {chosen.seeds} too, so the table of "
-            "the chosen settings would report what they were chosen on; give other seeds, such as 101,"
-        )
-    return seeds
-
-
-def study_name(chosen: argparse.Namespace, jobs: Sequence[Job]) -> str:
-    """Folder of the study's results: ``--name``, or its encoders."""
-    return check_name("study", chosen.name or "+".join(sorted({job.config.encoder for job in jobs}))[:100])
-
-
-def describe(jobs: Sequence[Job], chosen: argparse.Namespace) -> dict[str, Any]:
-    """What ``study.json`` holds: the cells with their run ids and seeds."""
-    seeds: dict[tuple[str | int, ...], list[int]] = {}
-    for job in jobs:
-        c = job.config
-        seeds.setdefault((c.encoder, c.method, c.task, run_id(c), c.recipe or "", job.trials), []).append(c.seed)
-    keys = ("encoder", "method", "task", "run_id", "recipe", "trials")
-    return {
-        "output_dir": str(chosen.output_dir),
-        "command": shlex.join(sys.argv),
-        "cells": [{**dict(zip(keys, cell, strict=True)), "seeds": s} for cell, s in seeds.items()],
-    }
-
-
-def _recipes(chosen: argparse.Namespace) -> list[Recipe]:
-    if (chosen.encoder is None) == (chosen.recipes is None):
-        raise SettingError("give --encoder (and --methods) or --recipes, one of the two")
-    if chosen.recipes is not None and chosen.controls:
-        raise SettingError("--controls finds recipes by --encoder and --methods; list the controls' --recipes yourself")
-    if chosen.recipes is not None:
-        return resolve_recipes(_names(chosen.recipes))
-    methods = _names(chosen.methods)
-    if chosen.controls:
-        methods = list(dict.fromkeys([*(c for m in methods if (c := control_of(m)) is not None), *methods]))
-    return find_recipes(chosen.encoder, methods, chosen.recipe_base)
-
-
-def _tasks(chosen: argparse.Namespace, recipe: Recipe) -> list[str]:
-    if chosen.tasks is not None:
-        return _names(chosen.tasks)
-    return sorted(recipe.tasks, key=lambda task: (*TASK_ORDER, task).index(task))
-
-
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
-
-
-def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
-    """A run as the pool takes it.
-
-    Raises:
-        SettingError: there is no training set of its task.
-    """
-    tsv = config.data_dir / f"{config.task}_train.tsv"
-    if not tsv.is_file():
-        raise SettingError(
-            f"--data_dir: {tsv} does not exist; make it with python experiments/glue/glue_prepro.py "
-            f"--root_dir <raw GLUE folder> --out {config.data_dir}, or leave {config.task} out of --tasks"
-        )
-    rows = _count_rows(tsv)
-    used = config.train_size or math.ceil(rows * (1.0 - (config.holdout or 0.0)) * (config.train_fraction or 1.0))
-    steps = config.epochs * math.ceil(used / config.window)
-    return Job(config, folder, steps, cost=config.epochs * tsv.stat().st_size * used / max(rows, 1), trials=trials)
-
-
-@functools.cache
-def _count_rows(tsv: Path) -> int:
-    with tsv.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-
-
-def is_done(job: Job) -> bool:
-    """Whether there is nothing left to compute of a run."""
-    result = RunDirectory(job.folder).read_result()
-    return result is not None and result.done
 
 
 def _prepare(jobs: Sequence[Job]) -> None:

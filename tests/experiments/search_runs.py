@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.glue.crew import LocalCrew
 from experiments.glue.pool import Display, Job, Report
-from experiments.glue.slots import Slot
-from experiments.glue.worker import Ended, Outcome, RunFunction
+from experiments.glue.worker import Ended, Outcome
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.results import EpochScore, RunDirectory, RunLocked, RunResult, Status
 
@@ -87,8 +87,8 @@ class PoolInProcess:
 
     killed = False
 
-    def __init__(self, run: RunFunction, slots: list[Slot], display: Display) -> None:
-        self._run, self._display = run, display
+    def __init__(self, crew: LocalCrew, display: Display, retries: int) -> None:
+        self._run, self._display = crew._run, display
 
     def compute(self, jobs: list[Job]) -> Report:
         report = Report()

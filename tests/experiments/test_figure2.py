@@ -20,8 +20,8 @@ from data_utils.errors import SettingError
 from experiments.glue import data_share, distribution, figure2, figure3, heat_map
 from experiments.glue.data_share import SharePoint
 from experiments.glue.figure3 import parse_shares
+from experiments.glue.plan import plan_jobs
 from experiments.glue.sensitivities import DEFAULTS, mean_and_deviation, statistics_markdown
-from experiments.glue.study import plan_jobs
 from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, TensorSummary, bin_edges
 from mt_dnn.config import run_dir
 from mt_dnn.run import run

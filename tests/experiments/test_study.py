@@ -6,8 +6,9 @@ import pytest
 
 from data_utils.errors import SettingError
 from experiments.glue import study
+from experiments.glue.plan import parse_seeds
 from experiments.glue.slots import plan_slots
-from experiments.glue.study import main, parse_seeds
+from experiments.glue.study import main
 from tests.experiments.fake_runs import behave, calls, fake_run
 
 RECIPE = """
