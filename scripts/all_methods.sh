@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every method on four GLUE tasks, short: records/all_methods. See --help.
+# Every method and its control on four GLUE tasks, in short runs. See --help.
 set -euo pipefail
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -8,8 +8,8 @@ usage() {
 bash scripts/all_methods.sh [RAW_GLUE_DIR [DEVICES [study arguments]]]
 
 Every method of module/methods and its control on CoLA, MRPC, RTE and STS-B with the packaged encoder, 2 epochs of a
-part of each training set, seeds 1 to 3: the table of records/all_methods, in results/all_methods. About 3 hours on 2 CPU
-cores. Started again, it goes on where it stopped.
+part of each training set, seeds 1 to 3; the table goes to results/all_methods. Some hours on 2 CPU cores. Started again,
+it goes on where it stopped.
 
 Settings are the recipes', but for the learning rate: 3e-4 for all, because at the recipes' 1e-4 most methods still
 predict one class after so few steps. SAGE keeps its recipe's factor of 2, BitFit and LoRA keep their own rates.
