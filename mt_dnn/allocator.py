@@ -34,3 +34,12 @@ def keep_memory_between_steps() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
     mallopt(_M_TRIM_THRESHOLD, _KEPT)
+
+
+def return_free_memory() -> None:
+    """Hand what is free back to the system: what the next run keeps may be of other sizes. Nothing without glibc."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return
+    trim(0)

@@ -121,7 +121,7 @@ def serve(connection: Connection, run: RunFunction) -> None:
             return
         config, folder = job
         ended = _compute(connection, run, config, folder)
-        _free_device_memory()
+        _free_memory()
         try:
             connection.send(ended)
         except OSError:
@@ -160,11 +160,16 @@ def _compute(connection: Connection, run: RunFunction, config: RunConfig, folder
     return Ended(Outcome.DONE, result.status.value, result.best.score if result.best else None)
 
 
-def _free_device_memory() -> None:
-    """Give the GPU memory of a run that is over back, for the other workers of the device."""
+def _free_memory() -> None:
+    """Give the memory of a run that is over back: to the system, and that of a GPU to the device's other workers."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        gc.collect()  # an optimizer and its hooks hold each other
+    if torch is None:
+        return
+    from mt_dnn.allocator import return_free_memory  # torch is there already, so this brings nothing slow
+
+    gc.collect()  # an optimizer and its hooks hold each other
+    return_free_memory()
+    if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 

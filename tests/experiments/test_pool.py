@@ -156,10 +156,10 @@ def test_a_worker_gives_the_gpu_memory_of_a_finished_run_back(monkeypatch: pytes
     emptied: list[bool] = []
     cycle = weakref.ref(Hooked())
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(cycle() is None))
-    worker_module._free_device_memory()
+    worker_module._free_memory()
     assert emptied == []  # CUDA was never used here, and must not be started for this
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    worker_module._free_device_memory()
+    worker_module._free_memory()
     assert emptied == [True]
 
 

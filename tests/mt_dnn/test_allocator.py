@@ -38,6 +38,19 @@ multiply(range(300, 900))
 print(resident() - before)
 """
 
+RETURNED = """
+import torch
+from mt_dnn.allocator import keep_memory_between_steps, return_free_memory
+keep_memory_between_steps()
+def resident(): return int(open("/proc/self/statm").read().split()[1])  # pages
+held = [torch.ones(1 << 18) for _ in range(256)]  # 1 MiB each
+kept = held[::8]
+del held
+before = resident()
+if {kept}: return_free_memory()
+print(before - resident())
+"""
+
 
 def measure(program, kept, **environment):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and not k.endswith("CACHE_CAPACITY")}
@@ -67,3 +80,10 @@ def test_shapes_that_do_not_come_back_are_forgotten():
     if kept < 20_000:
         pytest.skip("bf16 products of this processor leave nothing behind")
     assert forgotten < kept / 2
+
+
+@needs_glibc
+def test_free_memory_between_blocks_in_use_goes_back_when_asked():
+    megabyte = 2**20 // os.sysconf("SC_PAGE_SIZE")
+    assert measure(RETURNED, kept=True) > 150 * megabyte
+    assert measure(RETURNED, kept=False) < megabyte
