@@ -39,11 +39,11 @@ from experiments.glue.csv_text import csv_text
 from experiments.glue.launcher import check_launcher
 from experiments.glue.paper import load_paper
 from experiments.glue.plan import describe, make_job, parse_seeds
-from experiments.glue.pool import Job, PoolError
+from experiments.glue.pool import Job
 from experiments.glue.recipe import Recipe, parse_overrides, run_configs
 from experiments.glue.render import markdown, markdown_table
 from experiments.glue.significance import Significance, write_significance
-from experiments.glue.study import add_place_arguments, compute, list_failures, list_jobs
+from experiments.glue.study import add_place_arguments, compute, list_failures, list_jobs, status_of
 from experiments.glue.tables import write_tables
 from experiments.glue.titles import task_title
 from experiments.glue.worker import RunFunction
@@ -132,11 +132,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
         The exit status.
     """
     chosen = build_parser().parse_args(arguments)
-    try:
-        return _compare(load_ablation(chosen.ablation), chosen, run)
-    except (SettingError, OSError, PoolError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return status_of(lambda: _compare(load_ablation(chosen.ablation), chosen, run))
 
 
 def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | None) -> int:

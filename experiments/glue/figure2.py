@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
-from data_utils.errors import SettingError
 from experiments.glue.cells import Table
 from experiments.glue.curves import learning_curves
 from experiments.glue.distribution import draw_concentration, draw_distribution
@@ -30,7 +29,6 @@ from experiments.glue.figures import seed_strips
 from experiments.glue.heat_map import draw_heat_map
 from experiments.glue.plan import plan_jobs
 from experiments.glue.plotting import save_data
-from experiments.glue.pool import PoolError
 from experiments.glue.sensitivities import (
     DEFAULTS,
     check_recorded,
@@ -38,7 +36,7 @@ from experiments.glue.sensitivities import (
     statistics_markdown,
     statistics_rows,
 )
-from experiments.glue.study import build_parser, run_study
+from experiments.glue.study import build_parser, run_study, status_of
 from experiments.glue.titles import task_title
 from experiments.glue.worker import RunFunction
 
@@ -64,12 +62,12 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
     """
     chosen = figure_parser("figure2", __doc__).parse_args(arguments)
     chosen.overrides = [*DEFAULTS, *chosen.overrides]
-    try:
+
+    def work() -> int:
         check_recorded(plan_jobs(chosen))
         return run_study(chosen, run, lambda table, out: draw(table, chosen.output_dir, out))
-    except (SettingError, OSError, PoolError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    return status_of(work)
 
 
 def draw(table: Table, runs: Path, out: Path) -> list[Path]:

@@ -27,9 +27,9 @@ from experiments.glue.cells import SELECTIONS, Selection, Table, Wanted, gather
 from experiments.glue.data_share import SharePoint, draw_data_share
 from experiments.glue.figure2 import figure_parser
 from experiments.glue.plan import describe, plan_jobs, study_name
-from experiments.glue.pool import Job, PoolError
+from experiments.glue.pool import Job
 from experiments.glue.sensitivities import DEFAULTS, check_recorded, read_cell
-from experiments.glue.study import compute, list_failures, list_jobs
+from experiments.glue.study import compute, list_failures, list_jobs, status_of
 from experiments.glue.worker import RunFunction
 
 
@@ -52,11 +52,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
         "last; the CSV has both; default: %(default)s",
     )  # fmt: skip
     chosen = parser.parse_args(arguments)
-    try:
-        return _figure(chosen, run)
-    except (SettingError, OSError, PoolError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return status_of(lambda: _figure(chosen, run))
 
 
 def _figure(chosen: argparse.Namespace, run: RunFunction | None) -> int:

@@ -113,8 +113,13 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
         The exit status.
     """
     chosen = build_parser().parse_args(arguments)
+    return status_of(lambda: run_study(chosen, run))
+
+
+def status_of(do: Callable[[], int]) -> int:
+    """Do a study's work and return its exit status; 2 after a wrong setting or file, told in one line."""
     try:
-        return run_study(chosen, run)
+        return do()
     except (SettingError, OSError, PoolError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -52,13 +52,12 @@ def read_step_times(path: Path) -> dict[str, float]:
     """Method -> median time of its step over plain fine-tuning's, from a result of ``benchmarks.methods``.
 
     Raises:
-        SettingError: the file is no such result.
-        OSError: it cannot be read.
+        SettingError: the file is no such result, or cannot be read.
     """
     try:
         costs = json.loads(path.read_text(encoding="utf-8"))["methods"]
         return {"vanilla": 1.0} | {method: float(cost["time_factor"]["median"]) for method, cost in costs.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingError(
             f"--step_times {path}: no result of benchmarks.methods ({type(error).__name__}: {error})"
         ) from None
