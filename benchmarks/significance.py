@@ -29,11 +29,11 @@ from tqdm import tqdm
 
 from benchmarks.command_line import at_least_one, write_json
 from data_utils.task_def import Metric
-from experiments.glue.example_bootstrap import resampled_scores
-from experiments.glue.example_comparisons import draw_seeds
-from experiments.glue.intervals import Interval, bca_interval, bootstrap_p, percentile_interval, t_interval
-from experiments.glue.paired_tests import LEVEL, holm, mcnemar, pooled_mcnemar, sign_flip
-from experiments.glue.stochastic_order import almost_stochastic_order
+from experiments.glue.comparison.example_comparisons import draw_seeds
+from experiments.glue.statistics.example_bootstrap import resampled_scores
+from experiments.glue.statistics.intervals import Interval, bca_interval, bootstrap_p, percentile_interval, t_interval
+from experiments.glue.statistics.paired_tests import LEVEL, holm, mcnemar, pooled_mcnemar, sign_flip
+from experiments.glue.statistics.stochastic_order import almost_stochastic_order
 
 SEEDS = (5, 10, 20)
 LUCK = (0.0, 1.5, 5.0)

@@ -33,20 +33,20 @@ from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
 from data_utils.names import check_name
 from data_utils.yaml_file import read_yaml
-from experiments.glue.cells import Cell, Table, Wanted, gather, run_folders
-from experiments.glue.comparisons import compare_seeds, pairs
-from experiments.glue.csv_text import csv_text
-from experiments.glue.launcher import check_launcher
-from experiments.glue.paper import load_paper
+from experiments.glue.comparison.comparisons import compare_seeds, pairs
+from experiments.glue.launch.launcher import check_launcher
+from experiments.glue.launch.pool import Job
+from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import describe, make_job, parse_seeds
-from experiments.glue.pool import Job
 from experiments.glue.recipe import Recipe, parse_overrides, run_configs
-from experiments.glue.render import markdown, markdown_table
 from experiments.glue.significance import Significance, write_significance
 from experiments.glue.study import add_place_arguments, compute, list_failures, list_jobs, status_of
+from experiments.glue.table.cells import Cell, Table, Wanted, gather, run_folders
+from experiments.glue.table.csv_text import csv_text
+from experiments.glue.table.paper import load_paper
+from experiments.glue.table.render import markdown, markdown_table
+from experiments.glue.table.titles import task_title
 from experiments.glue.tables import write_tables
-from experiments.glue.titles import task_title
-from experiments.glue.worker import RunFunction
 from mt_dnn.config import run_dir
 from mt_dnn.results import RunDirectory
 

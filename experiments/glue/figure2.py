@@ -22,23 +22,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
-from experiments.glue.cells import Table
-from experiments.glue.curves import learning_curves
-from experiments.glue.distribution import draw_concentration, draw_distribution
-from experiments.glue.figures import seed_strips
-from experiments.glue.heat_map import draw_heat_map
-from experiments.glue.plan import plan_jobs
-from experiments.glue.plotting import save_data
-from experiments.glue.sensitivities import (
+from experiments.glue.drawing.curves import learning_curves
+from experiments.glue.drawing.distribution import draw_concentration, draw_distribution
+from experiments.glue.drawing.heat_map import draw_heat_map
+from experiments.glue.drawing.plotting import save_data
+from experiments.glue.drawing.seed_strips import seed_strips
+from experiments.glue.drawing.sensitivities import (
     DEFAULTS,
     check_recorded,
     read_methods,
     statistics_markdown,
     statistics_rows,
 )
+from experiments.glue.launch.worker import RunFunction
+from experiments.glue.plan import plan_jobs
 from experiments.glue.study import build_parser, run_study, status_of
-from experiments.glue.titles import task_title
-from experiments.glue.worker import RunFunction
+from experiments.glue.table.cells import Table
+from experiments.glue.table.titles import task_title
 
 RUNS = Path("runs/figures")
 

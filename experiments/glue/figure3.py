@@ -23,14 +23,14 @@ from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
-from experiments.glue.cells import SELECTIONS, Selection, Table, Wanted, gather
-from experiments.glue.data_share import SharePoint, draw_data_share
+from experiments.glue.drawing.data_share import SharePoint, draw_data_share
+from experiments.glue.drawing.sensitivities import DEFAULTS, check_recorded, read_cell
 from experiments.glue.figure2 import figure_parser
+from experiments.glue.launch.pool import Job
+from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import describe, plan_jobs, study_name
-from experiments.glue.pool import Job
-from experiments.glue.sensitivities import DEFAULTS, check_recorded, read_cell
 from experiments.glue.study import compute, list_failures, list_jobs, status_of
-from experiments.glue.worker import RunFunction
+from experiments.glue.table.cells import SELECTIONS, Selection, Table, Wanted, gather
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:

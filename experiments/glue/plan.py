@@ -13,9 +13,8 @@ from typing import Any
 
 from data_utils.errors import SettingError
 from data_utils.names import check_name, slug
-from experiments.glue.cells import TASK_ORDER
-from experiments.glue.launcher import check_launcher
-from experiments.glue.pool import Job
+from experiments.glue.launch.launcher import check_launcher
+from experiments.glue.launch.pool import Job
 from experiments.glue.recipe import (
     Recipe,
     check_budgets,
@@ -24,6 +23,7 @@ from experiments.glue.recipe import (
     resolve_recipes,
     run_configs,
 )
+from experiments.glue.table.cells import TASK_ORDER
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.results import RunDirectory

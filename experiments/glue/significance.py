@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
-from experiments.glue.cells import SELECTIONS, Selection, Table, Wanted, gather
-from experiments.glue.comparisons import Pair, SeedComparison, compare_seeds, pairs
-from experiments.glue.example_comparisons import ExampleComparison, compare_examples
-from experiments.glue.intervals import RESAMPLES
-from experiments.glue.significance_text import comparisons_csv, markdown, seeds_csv
+from experiments.glue.comparison.comparisons import Pair, SeedComparison, compare_seeds, pairs
+from experiments.glue.comparison.example_comparisons import ExampleComparison, compare_examples
+from experiments.glue.comparison.text import comparisons_csv, markdown, seeds_csv
+from experiments.glue.statistics.intervals import RESAMPLES
+from experiments.glue.table.cells import SELECTIONS, Selection, Table, Wanted, gather
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def analyse(
     """Compare every method of a table with its baseline.
 
     Args:
-        table: As :func:`experiments.glue.cells.gather` reads it.
+        table: As :func:`experiments.glue.table.cells.gather` reads it.
         runs: ``output_dir`` of its runs, where the predictions lie.
         baseline: One method for all; default: each one's control where the table has it, else plain fine-tuning.
         selections: Which epochs.

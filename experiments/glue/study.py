@@ -24,17 +24,17 @@ from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
-from experiments.glue.cells import Table, Wanted, gather
-from experiments.glue.display import StudyDisplay
-from experiments.glue.launcher import add_launcher_arguments, launch, retries
-from experiments.glue.paper import load_paper
+from experiments.glue.launch.display import StudyDisplay
+from experiments.glue.launch.launcher import add_launcher_arguments, launch, retries
+from experiments.glue.launch.pool import Job, Pool, PoolError, Report
+from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
-from experiments.glue.pool import Job, Pool, PoolError, Report
-from experiments.glue.render import markdown
-from experiments.glue.search import run_search
-from experiments.glue.search_arguments import add_search_arguments
+from experiments.glue.search.arguments import add_search_arguments
+from experiments.glue.search.run import run_search
+from experiments.glue.table.cells import Table, Wanted, gather
+from experiments.glue.table.paper import load_paper
+from experiments.glue.table.render import markdown
 from experiments.glue.tables import write_tables
-from experiments.glue.worker import RunFunction
 from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.data import open_datasets
 
@@ -234,7 +234,7 @@ def _train_run() -> RunFunction:
 
 
 def _figures(table: Table, out: Path) -> list[Path]:
-    from experiments.glue.figures import seed_strips  # matplotlib: a slow import, wanted only at the end
+    from experiments.glue.drawing.seed_strips import seed_strips  # matplotlib: a slow import, wanted only at the end
 
     return seed_strips(table, out / "strip")
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
-from experiments.glue.cells import Table, Wanted, gather
-from experiments.glue.csv_text import cells_csv, seeds_csv
-from experiments.glue.paper import Paper, load_paper
-from experiments.glue.render import latex, markdown
+from experiments.glue.table.cells import Table, Wanted, gather
+from experiments.glue.table.csv_text import cells_csv, seeds_csv
+from experiments.glue.table.paper import Paper, load_paper
+from experiments.glue.table.render import latex, markdown
 
 
 def write_tables(table: Table, out: Path, paper: Paper | None = None) -> list[Path]:

@@ -17,11 +17,12 @@ pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
 from data_utils.errors import SettingError
-from experiments.glue import data_share, distribution, figure2, figure3, heat_map
-from experiments.glue.data_share import SharePoint
+from experiments.glue import figure2, figure3
+from experiments.glue.drawing import data_share, distribution, heat_map
+from experiments.glue.drawing.data_share import SharePoint
+from experiments.glue.drawing.sensitivities import DEFAULTS, mean_and_deviation, statistics_markdown
 from experiments.glue.figure3 import parse_shares
 from experiments.glue.plan import plan_jobs
-from experiments.glue.sensitivities import DEFAULTS, mean_and_deviation, statistics_markdown
 from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, TensorSummary, bin_edges
 from mt_dnn.config import run_dir
 from mt_dnn.run import run
@@ -277,7 +278,7 @@ def test_one_seed_has_no_band_and_a_zero_no_colour(tmp_path, saved) -> None:
 
 
 def test_methods_stay_apart_without_colour() -> None:
-    from experiments.glue.plotting import look
+    from experiments.glue.drawing.plotting import look
 
     assert len({(look(i).colour, look(i).dash) for i in range(28)}) == 28
     assert len({look(i).marker for i in range(9)}) == 9

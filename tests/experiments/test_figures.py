@@ -7,10 +7,10 @@ import pytest
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
-from experiments.glue import curves, figures
-from experiments.glue.cells import gather
-from experiments.glue.curves import learning_curves, read_losses, read_scores
-from experiments.glue.figures import main, seed_strips
+from experiments.glue.drawing import curves, seed_strips
+from experiments.glue.drawing.curves import learning_curves, read_losses, read_scores
+from experiments.glue.figures import main
+from experiments.glue.table.cells import gather
 from mt_dnn.results import Status
 from tests.experiments.fake_runs import write_run
 
@@ -30,19 +30,19 @@ def runs(tmp_path: Path) -> Path:
 def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved."""
     kept: list[Figure] = []
-    real = figures.save
+    real = seed_strips.save
 
     def keep(figure: Figure, stem: Path) -> list[Path]:
         kept.append(figure)
         return real(figure, stem)
 
-    for module in (figures, curves):
+    for module in (seed_strips, curves):
         monkeypatch.setattr(module, "save", keep)
     return kept
 
 
 def test_a_dot_for_every_score_of_every_selection(runs: Path, tmp_path: Path, saved: list[Figure]) -> None:
-    files = seed_strips(gather(runs), tmp_path / "strip")
+    files = seed_strips.seed_strips(gather(runs), tmp_path / "strip")
     assert [file.name for file in files] == ["strip.png", "strip.pdf"]
     assert files[0].read_bytes().startswith(b"\x89PNG")
     assert files[1].read_bytes().startswith(b"%PDF")
@@ -56,7 +56,7 @@ def test_a_dot_for_every_score_of_every_selection(runs: Path, tmp_path: Path, sa
 
 
 def test_mean_and_deviation_stand_where_the_table_has_them(runs: Path, tmp_path: Path, saved: list[Figure]) -> None:
-    seed_strips(gather(runs), tmp_path / "strip")
+    seed_strips.seed_strips(gather(runs), tmp_path / "strip")
     cola, rte = saved[0].axes[:2]
     spans = [sorted(map(float, line.get_xdata())) for line in cola.lines]
     assert [62.0, 62.0] in spans, "mean of 61, 62, 63"
@@ -67,8 +67,8 @@ def test_mean_and_deviation_stand_where_the_table_has_them(runs: Path, tmp_path:
 
 
 def test_the_same_runs_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
-    first = [file.read_bytes() for file in seed_strips(gather(runs), tmp_path / "a")]
-    second = [file.read_bytes() for file in seed_strips(gather(runs), tmp_path / "b")]
+    first = [file.read_bytes() for file in seed_strips.seed_strips(gather(runs), tmp_path / "a")]
+    second = [file.read_bytes() for file in seed_strips.seed_strips(gather(runs), tmp_path / "b")]
     assert first == second
 
 
@@ -104,7 +104,7 @@ def test_a_table_of_one_cell_has_room(tmp_path: Path, saved: list[Figure], encod
     write_run(tmp_path / "runs", init_checkpoint=encoder)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as: constrained_layout not applied
-        seed_strips(gather(tmp_path / "runs"), tmp_path / "strip")
+        seed_strips.seed_strips(gather(tmp_path / "runs"), tmp_path / "strip")
     figure = saved[0]
     box, legend = figure.axes[0].get_window_extent(), figure.legends[0].get_window_extent()
     assert box.width > 0.4 * figure.bbox.width
@@ -124,4 +124,4 @@ def test_command_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_all_nan_still_draws(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", best=math.nan, last=math.nan)
-    assert seed_strips(gather(tmp_path / "runs"), tmp_path / "strip")[0].is_file()
+    assert seed_strips.seed_strips(gather(tmp_path / "runs"), tmp_path / "strip")[0].is_file()

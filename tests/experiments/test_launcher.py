@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.errors import SettingError
-from experiments.glue.ray_crew import Share
-from experiments.glue.ray_host import Ground
-from experiments.glue.slots import Slot
+from experiments.glue.launch.ray_crew import Share
+from experiments.glue.launch.ray_host import Ground
+from experiments.glue.launch.slots import Slot
 from experiments.glue.study import main
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.glue import pool, slots, study
-from experiments.glue.pool import Pool, PoolError
-from experiments.glue.ray_crew import ray_crew
-from experiments.glue.ray_host import Ground
+from experiments.glue import study
+from experiments.glue.launch import pool, slots
+from experiments.glue.launch.pool import Pool, PoolError
+from experiments.glue.launch.ray_crew import ray_crew
+from experiments.glue.launch.ray_host import Ground
 from experiments.glue.study import main
 from mt_dnn.config import RunConfig
 from mt_dnn.results import RunDirectory, RunResult

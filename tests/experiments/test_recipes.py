@@ -6,8 +6,8 @@ import pytest
 
 from data_utils.errors import SettingError
 from data_utils.yaml_file import read_yaml
-from experiments.glue.paper import PAPER
 from experiments.glue.recipe import RECIPES, Recipe, find_recipes, load_recipe, parse_overrides, run_configs
+from experiments.glue.table.paper import PAPER
 from module.methods import METHODS as REGISTRY
 from mt_dnn.config import RunConfig, run_id
 from mt_dnn.config_parser import config_from_mapping

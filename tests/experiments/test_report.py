@@ -17,14 +17,14 @@ from xml.etree import ElementTree
 import pytest
 
 from data_utils.errors import SettingError
-from experiments.glue.cells import gather
-from experiments.glue.paper import load_paper
-from experiments.glue.render import markdown
 from experiments.glue.report.__main__ import main
 from experiments.glue.report.page import duration, read_study, render, sort_key
 from experiments.glue.report.run_view import State, read_log, view_runs
 from experiments.glue.report.settings import compare_settings
 from experiments.glue.report.watch import watch
+from experiments.glue.table.cells import gather
+from experiments.glue.table.paper import load_paper
+from experiments.glue.table.render import markdown
 from mt_dnn.results import Status
 from tests.experiments.fake_runs import write_run
 from tests.experiments.report_runs import EVIL, call_method, edit_config, fail, write_study

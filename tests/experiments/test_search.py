@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from data_utils.errors import SettingError
 from experiments.glue import study
-from experiments.glue.pool import Pool
-from experiments.glue.pruning import below_median
+from experiments.glue.launch.pool import Pool
 from experiments.glue.recipe import load_recipe, run_configs
-from experiments.glue.samplers import grid_points, quasi_random_points
-from experiments.glue.search_results import read_search
-from experiments.glue.search_space import Axis, Point, Space
-from experiments.glue.search_tables import main as tables_main
+from experiments.glue.search.pruning import below_median
+from experiments.glue.search.results import read_search
+from experiments.glue.search.samplers import grid_points, quasi_random_points
+from experiments.glue.search.space import Axis, Point, Space
+from experiments.glue.search.tables import main as tables_main
 from mt_dnn.config import run_id
 from mt_dnn.results import RunDirectory, Status
 from tests.experiments.search_runs import PoolInProcess, scored_run
@@ -88,7 +88,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.glue.search_figures.search_figures", lambda search, out: [])
+    monkeypatch.setattr("experiments.glue.search.figures.search_figures", lambda search, out: [])
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -294,8 +294,8 @@ from experiments.glue import study
 from tests.experiments.search_runs import PoolInProcess, scored_run
 study.Pool = PoolInProcess
 study.open_datasets = lambda config: None
-sys.modules["experiments.glue.search_figures"] = type(sys)("figures")
-sys.modules["experiments.glue.search_figures"].search_figures = lambda search, out: []
+sys.modules["experiments.glue.search.figures"] = type(sys)("figures")
+sys.modules["experiments.glue.search.figures"].search_figures = lambda search, out: []
 sys.exit(study.main(sys.argv[1:], run=scored_run))
 """
 
@@ -354,7 +354,7 @@ def test_killed_and_shared_tpe_searches_give_the_table_of_an_undisturbed_one(pla
 
 def test_tpe_learns_from_the_scores_and_never_asks_twice(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    from experiments.glue.tpe import TpeSampler
+    from experiments.glue.search.tpe import TpeSampler
 
     space = Space((Axis("rate", tuple(range(9))), Axis("scale", tuple(range(6))), Axis("b", tuple(range(8)))))
 
@@ -400,7 +400,7 @@ def test_the_median_of_others_that_came_as_far_decides() -> None:
 
 def test_pruning_goes_through_the_real_pool(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "Pool", Pool)
-    monkeypatch.setattr("experiments.glue.search_figures.search_figures", lambda search, out: [])
+    monkeypatch.setattr("experiments.glue.search.figures.search_figures", lambda search, out: [])
     arguments = ["--search", "grid", "--set", "learning_rate=1e-5", "--prune_after", "1"]
     place.recipe("pats", f"{RATES}, pats.noise_scale: [2.0e-3, 2.1e-3, 2.2e-3, 2.3e-3, 2.4e-3, 9.0e-3]")
     assert place.main(*arguments, methods="pats") == 0

@@ -6,8 +6,8 @@ import pytest
 
 from data_utils.errors import SettingError
 from experiments.glue import study
+from experiments.glue.launch.slots import plan_slots
 from experiments.glue.plan import parse_seeds
-from experiments.glue.slots import plan_slots
 from experiments.glue.study import main
 from tests.experiments.fake_runs import behave, calls, fake_run
 
@@ -207,7 +207,7 @@ def test_seeds() -> None:
 
 
 def test_cores_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.glue import slots
+    from experiments.glue.launch import slots
 
     monkeypatch.setattr(slots, "usable_cores", lambda: 8)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

@@ -107,7 +107,7 @@ def _tests(chosen: argparse.Namespace, study: Study) -> tuple[Significance | Non
     """The tests, or why there are none."""
     if chosen.tests == "none":
         return None, _SWITCHED_OFF
-    from experiments.glue.comparisons import pairs
+    from experiments.glue.comparison.comparisons import pairs
 
     if not pairs(study.table):
         return None, "No two methods here are to be compared and have a seed in common."

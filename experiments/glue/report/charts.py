@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from experiments.glue.cells import SELECTIONS, Cell, Selection, Table
-from experiments.glue.render import number_text
 from experiments.glue.report.run_view import RunView
 from experiments.glue.report.svg import Point, Scale, element, polyline, scale_of
-from experiments.glue.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.glue.table.cells import SELECTIONS, Cell, Selection, Table
+from experiments.glue.table.render import number_text
+from experiments.glue.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
 WIDTH = 360.0  # a phone's width less its margins, so that text is not scaled there
 _COLOURS = 7

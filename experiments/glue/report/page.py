@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from experiments.glue.cells import Table, Wanted, gather
-from experiments.glue.paper import load_paper
-from experiments.glue.render import interval_text, layout, number_text
+from experiments.glue.comparison.text import LEGEND, sections
 from experiments.glue.report import charts
 from experiments.glue.report.run_view import MEANINGS, RunView, State, view_runs
 from experiments.glue.report.settings import compare_settings, config_text
-from experiments.glue.significance_text import LEGEND, sections
-from experiments.glue.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.glue.table.cells import Table, Wanted, gather
+from experiments.glue.table.paper import load_paper
+from experiments.glue.table.render import interval_text, layout, number_text
+from experiments.glue.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
 if TYPE_CHECKING:
     from experiments.glue.significance import Significance
@@ -63,7 +63,7 @@ def read_study(runs: Path, study_json: Path | None, run_ids: Collection[str], no
         now: Seconds since the epoch.
 
     Raises:
-        SettingError: see :func:`experiments.glue.cells.gather`.
+        SettingError: see :func:`experiments.glue.table.cells.gather`.
         OSError: a file cannot be read.
     """
     table = gather(runs, Wanted.read(study_json) if study_json is not None else None, run_ids)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from experiments.glue.cells import Cell, Table
+from experiments.glue.table.cells import Cell, Table
 from mt_dnn.results import RunDirectory, RunResult
 
 _SHORTEST_SILENCE = 600.0  # seconds without a sign of life before a run is called silent
@@ -82,7 +82,7 @@ def view_runs(table: Table, runs: Path, now: float) -> list[RunView]:
     """Every run that the table wants, in its order.
 
     Args:
-        table: As :func:`experiments.glue.cells.gather` reads it.
+        table: As :func:`experiments.glue.table.cells.gather` reads it.
         runs: ``output_dir`` of its runs.
         now: Seconds since the epoch.
     """

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from experiments.glue.cells import Cell
 from experiments.glue.report.run_view import RunView
+from experiments.glue.table.cells import Cell
 
 # Names of the run, and where it was computed: they differ by nature.
 _NAMES = frozenset(

@@ -1,0 +1,1 @@
+"""Methods against their controls, over seeds and over dev examples."""

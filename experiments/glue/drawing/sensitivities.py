@@ -1,0 +1,114 @@
+"""The sensitivities that runs have recorded (``sensitivity.json``), gathered for figures, and their statistics."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_utils.errors import SettingError
+from experiments.glue.launch.pool import Job
+from experiments.glue.table.cells import Cell, Table, run_folders
+from experiments.glue.table.titles import method_title
+from module.sensitivity_summary import SensitivitySummary
+from mt_dnn.results import RunDirectory, RunResult, Status
+
+BETA = 0.75
+"""Of the watched moving average unless ``--set sensitivity_beta`` says otherwise: PATS's default here."""
+DEFAULTS = ("save=none", f"sensitivity_beta={BETA}")
+"""Settings of a figure's runs, weaker than ``--set``: their weights are not needed."""
+
+STATISTICS = (
+    "mean", "median", "std", "std_in_range", "std_log10", "gini", "entropy", "top_share", "below_range", "above_range",
+)  # fmt: skip
+"""Fields of :class:`SensitivitySummary` that are one number."""
+
+
+def read_summary(path: Path) -> SensitivitySummary:
+    """Read a ``sensitivity.json``.
+
+    Raises:
+        SettingError: it is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        return SensitivitySummary.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingError(f"{path} is damaged ({error}); delete the run's folder to run it again") from None
+
+
+def check_recorded(jobs: Iterable[Job]) -> None:
+    """Refuse runs that were done without recording what the figure shows, before hours go into the others.
+
+    Raises:
+        SettingError: names the first such run.
+    """
+    for job in jobs:
+        directory, wanted = RunDirectory(job.folder), job.config.sensitivity_beta
+        if wanted is None:
+            raise SettingError("--set sensitivity_beta=null: the figure needs a beta in [0, 1), such as 0.75")
+        result = directory.read_result()
+        if result is None or not _has_model(result):
+            continue
+        path = directory.sensitivity_json
+        recorded = read_summary(path).beta if path.is_file() else None
+        if recorded != wanted:
+            raise SettingError(
+                f"{job.folder} is done, with sensitivity_beta {recorded} and not {wanted}: take another --output_dir, "
+                "or delete the folder to run it again"
+            )
+
+
+def read_cell(cell: Cell, runs: Path) -> dict[int, SensitivitySummary]:
+    """Seed -> sensitivities at the end of training; runs that failed or diverged have no end and are left out."""
+    ended = {result.seed for result in cell.results if _has_model(result)}
+    return {
+        seed: read_summary(RunDirectory(folder).sensitivity_json)
+        for seed, folder in run_folders(cell, runs).items()
+        if seed in ended
+    }
+
+
+def _has_model(result: RunResult) -> bool:
+    return result.status in (Status.OK, Status.DEGENERATE)
+
+
+def read_methods(table: Table, encoder: str, task: str, runs: Path) -> dict[str, dict[int, SensitivitySummary]]:
+    """Method -> seed -> sensitivities, in the table's order; a method without a run has no seeds."""
+    cells = {method: table.cell(encoder, method, task) for method in table.methods}
+    return {method: read_cell(cell, runs) if cell is not None else {} for method, cell in cells.items()}
+
+
+def statistics_rows(by_method: Mapping[str, Mapping[int, SensitivitySummary]]) -> list[list[object]]:
+    """A line per run for a CSV, the header first."""
+    rows: list[list[object]] = [["method", "seed", "beta", "n", *STATISTICS]]
+    for method, by_seed in by_method.items():
+        rows += [[method, seed, s.beta, s.n, *(getattr(s, name) for name in STATISTICS)] for seed, s in by_seed.items()]
+    return rows
+
+
+def statistics_markdown(by_method: Mapping[str, Mapping[int, SensitivitySummary]], heading: str) -> str:
+    """The statistics as a Markdown table: a line per statistic, mean ± sample deviation over the seeds per method."""
+    shown = {method: by_seed for method, by_seed in by_method.items() if by_seed}
+    head = ["statistic of s̄", *(f"{method_title(method)} (n = {len(by_seed)})" for method, by_seed in shown.items())]
+    lines = [head, ["---"] * len(head)]
+    for name in STATISTICS:
+        values = [[float(getattr(s, name)) for s in by_seed.values()] for by_seed in shown.values()]
+        lines.append([name, *map(mean_and_deviation, values)])
+    return f"## {heading}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Such as ``1.23e-06 ± 4.5e-08``; NaN stays NaN; the deviation is left out with one value."""
+    mean = float(np.mean(values))
+    text = _number(mean, 4)
+    if len(values) > 1 and not math.isnan(mean):
+        text += f" ± {_number(float(np.std(values, ddof=1)), 2)}"
+    return text
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits - 1}e}" if value and abs(value) < 1e-2 else f"{value:.{digits}g}"

@@ -1,0 +1,1 @@
+"""Runs side by side: slots, workers, the pool, and the same over Ray."""

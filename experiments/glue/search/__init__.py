@@ -1,0 +1,1 @@
+"""A search over the recipes' grids, and its tables."""

@@ -1,0 +1,1 @@
+"""Tests and intervals on plain numbers; nothing here knows what a run is."""

@@ -1,0 +1,318 @@
+"""Finished runs gathered into the cells of a table: one per (encoder, method, task), with all its seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from data_utils.errors import SettingError
+from experiments.glue.statistics.difference import Difference, sample_std
+from module.methods import METHODS, control_of
+from mt_dnn.results import RunDirectory, RunResult, Status
+
+Selection = Literal["best", "last"]
+SELECTIONS: tuple[Selection, ...] = ("best", "last")
+
+# The paper's order; whatever else there is comes after, by name.
+TASK_ORDER = ("cola", "mrpc", "rte", "stsb", "qqp", "qnli", "mnli", "sst")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """All seeds of one setting."""
+
+    encoder: str
+    method: str
+    task: str
+    run_id: str
+    results: tuple[RunResult, ...]
+    """Finished runs, failed ones included, by seed."""
+    expected: tuple[int, ...]
+    """Seeds that the study asked for, or without a study those that were started."""
+    trials: int = 1
+    """Settings that were tried to find this one, as the study says; 1: none was searched."""
+
+    def scores(self, selection: Selection) -> dict[int, float]:
+        """Seed -> score in percent.
+
+        A degenerate or diverged run counts like any other; one that diverged before its first evaluation has no
+        score and stands as NaN. A failed run (an error, not a result) is missing.
+        """
+        scores = {}
+        for result in self.results:
+            epoch = result.best if selection == "best" else result.last
+            if result.done:
+                scores[result.seed] = math.nan if epoch is None else float(epoch.score)
+        return scores
+
+    def n(self, selection: Selection) -> int:
+        """Number of runs that count."""
+        return len(self.scores(selection))
+
+    def mean(self, selection: Selection) -> float | None:
+        """Mean score in percent; NaN when a run has none, None when there is no run."""
+        scores = self.scores(selection)
+        return math.fsum(scores.values()) / len(scores) if scores else None
+
+    def std(self, selection: Selection) -> float | None:
+        """Sample standard deviation (n - 1) in points; None with fewer than two runs."""
+        return sample_std(list(self.scores(selection).values()))
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Seeds without a result that counts."""
+        there = {result.seed for result in self.results if result.done}
+        return tuple(seed for seed in self.expected if seed not in there)
+
+    def count(self, status: Status) -> int:
+        """Runs that ended with this status."""
+        return sum(result.status is status for result in self.results)
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """Mean over the tasks of one row."""
+
+    mean: float
+    """Mean of the task means, percent."""
+    std: float | None
+    """Sample deviation of the seeds' own averages; None unless every task has the same two or more seeds."""
+    tasks: int
+    """How many tasks went in."""
+    whole: bool
+    """Whether every task is there with every seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells of one or more encoders, methods and tasks."""
+
+    cells: Mapping[tuple[str, str, str], Cell]
+    """(encoder, method, task) -> cell; only cells with at least one started run."""
+    encoders: tuple[str, ...]
+    methods: tuple[str, ...]
+    tasks: tuple[str, ...]
+    step_times: Mapping[str, float] = field(default_factory=dict)
+    """Method -> measured time of a step over plain fine-tuning's; empty: not to be shown."""
+
+    def cell(self, encoder: str, method: str, task: str) -> Cell | None:
+        """The cell, or None where nothing was run."""
+        return self.cells.get((encoder, method, task))
+
+    def metric(self, task: str) -> str:
+        """Primary metric of a task, e.g. ``MCC``; empty when no run of it has finished."""
+        names = {result.primary_metric for cell in self.cells.values() if cell.task == task for result in cell.results}
+        return "/".join(sorted(names))
+
+    def rows_of(self, encoder: str) -> list[str]:
+        """Methods that were run on this encoder, in the table's order."""
+        return [m for m in self.methods if any((encoder, m, task) in self.cells for task in self.tasks)]
+
+    def average(self, encoder: str, method: str, selection: Selection) -> Average | None:
+        """Mean over the tasks that have a score; None when none has."""
+        cells = [cell for task in self.tasks if (cell := self.cell(encoder, method, task)) is not None]
+        means = [mean for cell in cells if (mean := cell.mean(selection)) is not None]
+        if not means:
+            return None
+        scores = [cell.scores(selection) for cell in cells]
+        std = None
+        if len(means) == len(self.tasks) and len({tuple(s) for s in scores}) == 1:
+            std = sample_std([math.fsum(s[seed] for s in scores) / len(scores) for seed in scores[0]])
+        whole = len(means) == len(self.tasks) and not any(cell.missing for cell in cells)
+        return Average(math.fsum(means) / len(means), std, len(means), whole)
+
+    def minus(self, encoder: str, method: str, other: str, task: str, selection: Selection) -> Difference | None:
+        """A method minus another one, paired over seeds; None where they have no seed in common."""
+        ours, theirs = self.cell(encoder, method, task), self.cell(encoder, other, task)
+        if ours is None or theirs is None:
+            return None
+        a, b = ours.scores(selection), theirs.scores(selection)
+        by_seed = {seed: a[seed] - b[seed] for seed in a if seed in b}
+        return Difference(other, by_seed) if by_seed else None
+
+    def average_minus(self, encoder: str, method: str, other: str, selection: Selection) -> Difference | None:
+        """The same of each seed's average over the tasks; None unless every task has the same pairs."""
+        parts = [self.minus(encoder, method, other, task, selection) for task in self.tasks]
+        there = [part.by_seed for part in parts if part is not None]
+        if not there or len(there) < len(parts) or len({tuple(part) for part in there}) > 1:
+            return None
+        return Difference(other, {seed: math.fsum(part[seed] for part in there) / len(there) for seed in there[0]})
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is there with every seed."""
+        every = ((e, m, t) for e in self.encoders for m in self.methods for t in self.tasks)
+        return all((cell := self.cells.get(key)) is not None and not cell.missing for key in every)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The cells that a study consists of, as its ``study.json`` says."""
+
+    cells: Mapping[tuple[str, str, str], tuple[str, tuple[int, ...]]]
+    """(encoder, method, task) -> (run id, seeds)."""
+    trials: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    """Of the same keys -> settings tried; 1 where a study says nothing."""
+
+    @classmethod
+    def read(cls, path: Path) -> Wanted:
+        """Read ``study.json``.
+
+        Raises:
+            SettingError: the file is not a study's.
+            OSError: it cannot be read.
+        """
+        try:
+            return cls.of(json.loads(path.read_text(encoding="utf-8"))["cells"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise SettingError(f"{path} is not a study.json ({type(error).__name__}: {error})") from None
+
+    @classmethod
+    def of(cls, cells: Iterable[Mapping[str, Any]]) -> Wanted:
+        """The cells of ``study.json``, each a mapping of encoder, method, task, run_id, seeds and trials."""
+        keyed = [((c["encoder"], c["method"], c["task"]), c) for c in cells]
+        return cls(
+            {key: (c["run_id"], tuple(c["seeds"])) for key, c in keyed},
+            {key: int(c.get("trials", 1)) for key, c in keyed},
+        )
+
+
+def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = ()) -> Table:
+    """Read the runs under a folder into a table.
+
+    Args:
+        runs: ``output_dir`` of the runs.
+        wanted: The study to show; None takes every run found.
+        run_ids: Run ids to choose where a cell has several.
+
+    Raises:
+        SettingError: no such folder, a damaged result, a score that is not the mean of its dev sets, or a cell with
+            several run ids and no choice among them.
+    """
+    if not runs.is_dir():
+        raise SettingError(f"no folder {runs}: give the output_dir of the runs")
+    found: dict[tuple[str, str, str], dict[str, dict[int, RunResult | None]]] = {}
+    for seed_dir in sorted(runs.glob("*/*/*/*/seed=*")):
+        task, encoder, method, run_id = seed_dir.relative_to(runs).parts[:4]
+        key = (encoder, method, task)
+        if (wanted is not None and wanted.cells.get(key, ("",))[0] != run_id) or not _was_started(seed_dir):
+            continue
+        seeds = found.setdefault(key, {}).setdefault(run_id, {})
+        seeds[int(seed_dir.name.removeprefix("seed="))] = _read(seed_dir)
+    if wanted is not None:
+        for key, (run_id, _) in wanted.cells.items():
+            found.setdefault(key, {}).setdefault(run_id, {})
+    cells = {}
+    for key, by_id in found.items():
+        run_id = _choose(runs, key, by_id, run_ids)
+        results = by_id[run_id]
+        expected = wanted.cells[key][1] if wanted is not None else tuple(results)
+        shown = tuple(r for seed in sorted(expected) if (r := results.get(seed)) is not None)
+        trials = wanted.trials.get(key, 1) if wanted is not None else 1
+        cells[key] = Cell(*key, run_id, shown, tuple(sorted(expected)), trials)
+    encoders, methods, tasks = ({key[i] for key in cells} for i in range(3))
+    return Table(cells, tuple(sorted(encoders)), _beside_controls(methods), _ordered(tasks, TASK_ORDER))
+
+
+def run_folders(cell: Cell, runs: Path) -> dict[int, Path]:
+    """Seed -> folder of each of a cell's finished runs."""
+    parent = runs / cell.task / cell.encoder / cell.method / cell.run_id
+    return {result.seed: parent / f"seed={result.seed}" for result in cell.results}
+
+
+def _was_started(seed_dir: Path) -> bool:
+    return seed_dir.name.removeprefix("seed=").isdecimal() and (
+        (seed_dir / "run.json").is_file() or (seed_dir / "result.json").is_file()
+    )
+
+
+def _read(seed_dir: Path) -> RunResult | None:
+    result = RunDirectory(seed_dir).read_result()
+    if result is None:
+        return None
+    for epoch in (result.best, result.last):
+        if epoch is None:
+            continue
+        parts = [epoch.metrics[dataset][result.primary_metric] for dataset in result.datasets]
+        mean = math.fsum(parts) / len(parts)
+        same = math.isclose(mean, epoch.score, rel_tol=1e-9, abs_tol=1e-9)
+        if not same and not (math.isnan(mean) and math.isnan(epoch.score)):
+            raise SettingError(
+                f"{seed_dir / 'result.json'}: score {epoch.score} is not the mean of {result.primary_metric} over "
+                f"{', '.join(result.datasets)} ({mean}); delete the file to run again"
+            )
+    return result
+
+
+def _choose(
+    runs: Path, key: tuple[str, str, str], by_id: Mapping[str, Mapping[int, Any]], run_ids: Collection[str]
+) -> str:
+    candidates = sorted(by_id)
+    if len(candidates) > 1:
+        candidates = [run_id for run_id in candidates if run_id in run_ids] or candidates
+    if len(candidates) > 1:
+        encoder, method, task = key
+        configs = {run_id: _config(runs / task / encoder / method / run_id) for run_id in candidates}
+        raise SettingError(
+            f"{encoder}, {method}, {task} was run with {len(candidates)} settings: "
+            f"{'; '.join(_differences(configs))}: choose with --study study.json or --run_id"
+        )
+    return candidates[0]
+
+
+def _config(run_id_dir: Path) -> dict[str, Any]:
+    for path in sorted(run_id_dir.glob("seed=*/run.json")):
+        try:
+            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        flat = {key: value for key, value in config.items() if not isinstance(value, dict)}
+        for group in (value for value in config.values() if isinstance(value, dict)):
+            for method, settings in group.items():
+                flat |= {f"{method}.{k}": v for k, v in settings.items()} if isinstance(settings, dict) else {}
+        return {key: value for key, value in flat.items() if key not in ("seed", "recipe")}
+    return {}
+
+
+def _differences(configs: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    keys = sorted({key for config in configs.values() for key in config})
+    differing = [key for key in keys if len({json.dumps(c.get(key), default=str) for c in configs.values()}) > 1]
+    for run_id, config in configs.items():
+        shown = ", ".join(f"{key} {config.get(key)}" for key in differing[:4])
+        yield f"{run_id} ({shown})" if shown else run_id
+
+
+def known_control(method: str) -> str | None:
+    """The method's control; None for plain fine-tuning and for a method of a package that is not here any more."""
+    try:
+        return control_of(method)
+    except ValueError:
+        return None
+
+
+def _beside_controls(methods: Collection[str]) -> tuple[str, ...]:
+    """The registry's order of the controls, after each one the methods that are compared with it."""
+    registry = list(METHODS)
+
+    def place(method: str) -> list[int]:
+        return [registry.index(part) for part in method.split("+")]
+
+    def key(method: str) -> tuple[Any, ...]:
+        if not all(part in METHODS for part in method.split("+")):
+            return ([len(registry)], True, [], method)
+        alone = all(METHODS[part].is_control for part in method.split("+"))
+        control = method if alone else known_control(method)
+        head = control if control is not None and control in methods else "vanilla"
+        return (place(head), not alone, place(method), method)
+
+    return tuple(sorted(methods, key=key))
+
+
+def _ordered(names: Iterable[str], order: Sequence[str]) -> tuple[str, ...]:
+    rank = Counter({name: i - len(order) for i, name in enumerate(order)})
+    return tuple(sorted(names, key=lambda name: (rank[name], name)))
