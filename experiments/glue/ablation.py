@@ -14,7 +14,7 @@ The file (a path, or a name in experiments/glue/ablations/) has
       loud: {method: pats, pats: {noise_scale: 2.0e-2}}
 
 Writes into <results_dir>/<name>/: the table (table.md, .tex, .csv, table_seeds.csv), comparisons over seeds
-(significance.md, .csv) and the means of what each variant's method logged (logged.csv, and under the printed table).
+(significance.md, .csv) and what each variant's method logged (logged.md, logged.csv).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
@@ -52,6 +54,16 @@ from mt_dnn.results import RunDirectory
 
 ABLATIONS = Path(__file__).resolve().parent / "ablations"
 _KEYS = ("encoder", "baseline", "settings", "tasks", "variants")
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A value that a method logged, over the logged steps of each run; then the mean over the runs."""
+
+    median: float
+    """Not the mean: as the schedule goes to zero, a ratio to the update may grow without bound."""
+    last: float
+    """At the last logged step of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +163,9 @@ def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | 
         return stopped
     table, logged = read_variants(cells, chosen.output_dir)
     files = write_tables(table, out)
-    files.append(out / "logged.csv")
-    write_text_atomic(files[-1], logged_csv(logged))
+    for name, text in (("logged.md", logged_markdown(logged) + "\n"), ("logged.csv", logged_csv(logged))):
+        files.append(out / name)
+        write_text_atomic(files[-1], text)
     compared = pairs(table, ablation.baseline)
     if compared:
         files += write_significance(Significance(tuple(compare_seeds(table, compared)), (), ()), out)
@@ -174,7 +187,7 @@ def _plan(label: str, recipe: Recipe, chosen: argparse.Namespace) -> list[Job]:
 
 def read_variants(
     cells: Mapping[str, Sequence[Mapping[str, Any]]], runs: Path
-) -> tuple[Table, dict[tuple[str, str], dict[str, float]]]:
+) -> tuple[Table, dict[tuple[str, str], dict[str, Logged]]]:
     """Gather the runs of every variant.
 
     Args:
@@ -182,11 +195,10 @@ def read_variants(
         runs: ``output_dir`` of the runs.
 
     Returns:
-        A table whose methods are the labels; and (task, label) -> name -> mean over seeds and logged steps of what
-        the method logged.
+        A table whose methods are the labels; and (task, label) -> name -> what the method logged.
     """
     found: dict[tuple[str, str, str], Cell] = {}
-    logged: dict[tuple[str, str], dict[str, float]] = {}
+    logged: dict[tuple[str, str], dict[str, Logged]] = {}
     whole = Table({}, (), (), ())
     for label, some in cells.items():
         whole = gather(runs, Wanted.of(some))
@@ -196,34 +208,49 @@ def read_variants(
     return Table(found, whole.encoders, tuple(cells), whole.tasks), logged
 
 
-def _logged(directories: Sequence[RunDirectory]) -> dict[str, float]:
-    values: dict[str, list[float]] = {}
+def _logged(directories: Sequence[RunDirectory]) -> dict[str, Logged]:
+    runs: dict[str, list[tuple[float, float]]] = {}
     for directory in directories:
         if not directory.metrics_jsonl.is_file():
             continue  # diverged before it logged, or cleaned up since
+        values: dict[str, list[float]] = {}
         for line in directory.metrics_jsonl.read_text(encoding="utf-8").splitlines():
             for key, value in json.loads(line).items():
                 _, slash, name = key.partition("/")
                 if slash and isinstance(value, float | int):
                     values.setdefault(name, []).append(float(value))
-    return {name: math.fsum(some) / len(some) for name, some in values.items()}
+        for name, some in values.items():
+            runs.setdefault(name, []).append((float(np.median(some)), some[-1]))
+    return {
+        name: Logged(*(math.fsum(column) / len(column) for column in zip(*some, strict=True)))
+        for name, some in runs.items()
+    }
 
 
-def logged_csv(logged: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
-    """Long form: task, variant, name, mean over seeds and logged steps."""
-    rows: list[list[object]] = [["task", "variant", "name", "mean"]]
-    rows += [[task, label, name, mean] for (task, label), means in logged.items() for name, mean in means.items()]
+def logged_csv(logged: Mapping[tuple[str, str], Mapping[str, Logged]]) -> str:
+    """Long form: task, variant, name, median, last."""
+    rows: list[list[object]] = [["task", "variant", "name", "median", "last"]]
+    rows += [
+        [task, label, name, value.median, value.last]
+        for (task, label), found in logged.items()
+        for name, value in found.items()
+    ]
     return csv_text(rows)
 
 
-def logged_markdown(logged: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
-    """What the methods logged, a column per name."""
-    names = sorted({name for means in logged.values() for name in means})
+def logged_markdown(logged: Mapping[tuple[str, str], Mapping[str, Logged]]) -> str:
+    """What the methods logged, a column per name: the median step's value, and the last one's."""
+    names = sorted({name for found in logged.values() for name in found})
     rows = [
-        [task_title(task), label, *("-" if name not in means else f"{means[name]:.3g}" for name in names)]
-        for (task, label), means in sorted(logged.items(), key=lambda item: item[0][0])
+        [task_title(task), label, *(_logged_text(found.get(name)) for name in names)]
+        for (task, label), found in sorted(logged.items(), key=lambda item: item[0][0])
     ]
-    return markdown_table(["task", "variant", *names], rows)
+    table = markdown_table(["task", "variant", *names], rows)
+    return f"Logged: each run's median step, in brackets its last; mean over the runs.\n\n{table}"
+
+
+def _logged_text(value: Logged | None) -> str:
+    return "-" if value is None else f"{value.median:.3g} ({value.last:.3g})"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -66,19 +67,22 @@ def test_variants_of_one_method_stand_in_rows_of_their_own_against_the_baseline(
     assert capsys.readouterr().out == shown
 
 
-def test_what_a_method_logs_is_averaged_over_steps_and_seeds(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_method_logs_has_its_median_and_last_step(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert place.main("--tasks", "rte") == 0
     for number, file in enumerate(sorted(place.runs.glob("rte/*/pats/*/seed=*"))):
-        lines = [{"step": step, "loss": 1.0, "pats/spared": 0.1 * step + number} for step in (1, 2)]
+        values = [0.1 + number, 0.2 + number, math.nan if number == 3 else 0.9 + number]
+        lines = [{"step": step, "loss": 1.0, "pats/spared": value} for step, value in enumerate(values)]
         (file / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     capsys.readouterr()
     assert place.main("--tasks", "rte") == 0
     logged = (place.out / "logged.csv").read_text().splitlines()
-    assert logged[0] == "task,variant,name,mean"
-    means = {tuple(line.split(",")[:3]): float(line.split(",")[3]) for line in logged[1:]}
-    assert sorted(means.values()) == [pytest.approx(0.65), pytest.approx(2.65)]
-    assert {key[2] for key in means} == {"spared"}
-    assert "| RTE  | plain   | -" in capsys.readouterr().out
+    assert logged[0] == "task,variant,name,median,last"
+    found = [(line.split(",")[2], *map(float, line.split(",")[3:])) for line in logged[1:]]
+    assert sorted(found)[0] == ("spared", pytest.approx(0.7), pytest.approx(1.4))
+    assert all(math.isnan(value) for value in found[1][1:]), "a NaN is recorded"
+    text = (place.out / "logged.md").read_text()
+    assert "| RTE  | plain   | -" in text
+    assert text.strip() in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
