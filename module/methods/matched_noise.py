@@ -1,4 +1,4 @@
-"""The ablation of PATS: as much noise, not where the sensitivities say."""
+"""The ablation of PATS: for the same weights as much noise, not where the sensitivities say."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
