@@ -375,7 +375,9 @@ def test_the_watcher_ends_with_the_study(runs: Path, tmp_path: Path) -> None:
 def test_ctrl_c_leaves_a_whole_page_without_a_timer(runs: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "r.html"
     command = [sys.executable, "-m", "experiments.glue.report", str(runs), "--out", str(out), "--watch"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # As a shell starts a script's background job: with SIGINT ignored.
+    ignored = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
+    process = subprocess.Popen(ignored, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(out.is_file)
         assert 'data-watch="30.0"' in out.read_text()

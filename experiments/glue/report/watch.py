@@ -32,7 +32,7 @@ def watch(write: Callable[[bool], bool], seconds: float, say: Callable[[str], No
         OSError: it cannot be written.
     """
     written, told = False, ""
-    with _sigterm_as_ctrl_c():
+    with _both_signals_interrupt():
         try:
             while True:
                 try:
@@ -54,12 +54,15 @@ def watch(write: Callable[[bool], bool], seconds: float, say: Callable[[str], No
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
+def _both_signals_interrupt() -> Iterator[None]:
+    """SIGTERM as Ctrl-C; and SIGINT even where a shell has it ignored, as in a script's background jobs."""
+
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
