@@ -185,6 +185,8 @@ def test_the_tables_again_from_finished_runs(place: Place, capsys: pytest.Captur
     assert "3 of 4" in (place.out / "table3.md").read_text()
     assert tables_main([str(place.root / "vanilla.yml")]) == 2
     assert "is not a search.json" in capsys.readouterr().err
+    assert tables_main([str(place.out / "none.json")]) == 2
+    assert "none.json: No such file or directory; give the search.json that" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -156,11 +156,17 @@ def read_search(search_json: Path, runs: Path | None = None) -> Search:
         runs: Folder of the runs, where it is not the one that the file names.
 
     Raises:
-        SettingError: not a search's file, or a damaged result.
-        OSError: it cannot be read.
+        SettingError: not a search's file, or one that cannot be read; or a damaged result.
     """
     try:
-        content = json.loads(search_json.read_text(encoding="utf-8"))
+        text = search_json.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingError(
+            f"search_json {search_json}: {error.strerror}; give the search.json that study --search wrote into its "
+            "--results_dir"
+        ) from None
+    try:
+        content = json.loads(text)
         folder, prunes = runs or Path(content["output_dir"]), content["prune_after"] is not None
         seeds = tuple(content["seeds"])
         cells = tuple(_cell(values, folder, seeds, prunes) for values in content["cells"])
