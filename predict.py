@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 
 if TYPE_CHECKING:
@@ -37,24 +38,11 @@ Exit status: 0 done, 2 a setting or file is wrong."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        if options.submission is not None:
-            _refuse(options, "--submission reads the test sets of the task and writes its own files")
-            _write_submission(options)
-        else:
-            _write_predictions(options)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (SettingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: _predict(options))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="predict.py", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> CommandParser:
+    parser = CommandParser("predict.py", _DESCRIPTION)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="run directory (.../seed=1) or exported folder")
     add("input", nargs="?", metavar="INPUT", help="file of rows; - or nothing: standard input")
@@ -70,6 +58,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="[the run's; fp32 for an exported folder]")
     add("--eval_batch_tokens", type=int, default=8192, help="tokens of a batch [%(default)s]")
     return parser
+
+
+def _predict(options: argparse.Namespace) -> None:
+    try:
+        if options.submission is not None:
+            _refuse(options, "--submission reads the test sets of the task and writes its own files")
+            _write_submission(options)
+        else:
+            _write_predictions(options)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(options: argparse.Namespace, reason: str) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from data_utils.names import check_name, slug
 from data_utils.task_def import TaskDef, load_task_defs
@@ -27,16 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 2 a mistake in settings or files)."""
     args = _parser().parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        prepare(args)
-    except (SettingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: prepare(args))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> CommandParser:
+    parser = CommandParser("prepro_std.py", __doc__)
     add = parser.add_argument
     add("--model", default="bert-base-uncased", help="hub name or local folder [%(default)s]")
     add("--root_dir", type=Path, default=Path("data/canonical_data"), help="canonical files [%(default)s]")

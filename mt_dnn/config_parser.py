@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonargparse
 
+from data_utils.command_line import plain
 from data_utils.errors import SettingError
 from module.methods import METHODS
 from mt_dnn.config import RunConfig
@@ -52,6 +53,7 @@ def build_parser(methods: tuple[str, ...] = tuple(METHODS)) -> jsonargparse.Argu
         description=_DESCRIPTION,
         exit_on_error=False,
         formatter_class=_HelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with settings; the command line wins over it.")
     parser.add_class_arguments(RunConfig, None, skip={"method_settings"})
@@ -74,7 +76,7 @@ def config_from_arguments(arguments: Sequence[str]) -> RunConfig:
     try:
         return _to_config(parser, parser.parse_args(list(arguments)))
     except jsonargparse.ArgumentError as error:
-        raise SettingError(f"{_one_line(error)}; see python train.py --help") from None
+        raise SettingError(f"{plain(_one_line(error), parser)}; see python train.py --help") from None
 
 
 def config_from_mapping(values: Mapping[str, Any]) -> RunConfig:
@@ -112,5 +114,4 @@ def _to_config(parser: jsonargparse.ArgumentParser, namespace: jsonargparse.Name
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()).replace("unrecognized arguments:", "unknown setting")
-    return text.replace("<class '", "").replace("'>", "")
+    return " ".join(str(error).split()).replace("<class '", "").replace("'>", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_utils.atomic import replace_dir, temporary_sibling
+from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 
 if TYPE_CHECKING:
@@ -36,24 +36,21 @@ _SAMPLE = ("It is a film.", "The plot, and the actors, are never quite good: was
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 for a wrong setting or file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mt_dnn.export", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("python -m mt_dnn.export", _DESCRIPTION)
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder seed=<seed> of a finished run")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; it must be new or empty")
     parser.add_argument("--epoch", choices=("best", "last"), default="best", help="whose weights [%(default)s]")
     parser.add_argument("--task_def", type=Path, help="task definitions [the run's]")
     chosen = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         check_target(chosen.out)
         from mt_dnn.trained import read_run
 
         export(read_run(chosen.run_dir, chosen.task_def), chosen.out, chosen.epoch)
-    except (SettingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(chosen.out)
-    return 0
+        print(chosen.out)
+
+    return status_of(work)
 
 
 def check_target(out: Path) -> None:

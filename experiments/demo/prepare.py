@@ -10,14 +10,13 @@ can change. The first ``DEV_ROWS`` are the dev set, the next ``TRAIN_ROWS`` the 
 are not used. ``movierating`` holds them all, ``movie`` leaves out those rated exactly 0.
 """
 
-import argparse
 import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_utils.canonical_tsv import write_canonical
-from data_utils.errors import SettingError
+from data_utils.command_line import CommandParser, status_of
 from experiments.demo.fetch import fetch
 
 SPLIT_SALT = "pats-demo-1"
@@ -81,15 +80,10 @@ def prepare(folder: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description="fetch the demo's text and write its canonical files")
+    parser = CommandParser("prepare.py", "Fetch the demo's text and write its canonical files.")
     parser.add_argument("--output_dir", type=Path, default=Path("demo"), help="folder for everything (default: demo)")
     options = parser.parse_args(arguments)
-    try:
-        print(f"canonical files of the demo: {prepare(options.output_dir)}")
-    except (SettingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: print(f"canonical files of the demo: {prepare(options.output_dir)}"))
 
 
 if __name__ == "__main__":

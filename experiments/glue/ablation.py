@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.atomic import write_text_atomic
+from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from data_utils.names import check_name
 from data_utils.yaml_file import read_yaml
@@ -42,7 +43,7 @@ from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import describe, make_job, parse_seeds
 from experiments.glue.recipe import Recipe, parse_overrides, run_configs
 from experiments.glue.significance import Significance, write_significance
-from experiments.glue.study import add_place_arguments, compute, list_failures, list_jobs, status_of
+from experiments.glue.study import add_place_arguments, compute, list_failures, list_jobs
 from experiments.glue.table.cells import Cell, Table, Wanted, gather, run_folders
 from experiments.glue.table.csv_text import csv_text
 from experiments.glue.table.paper import load_paper
@@ -115,12 +116,10 @@ def load_ablation(source: str) -> Ablation:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    description, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.glue.ablation",
-        description=description,
-        epilog=rest + "\nStarted again, it computes only what is missing. Exit status: as experiments.glue.study.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        "python -m experiments.glue.ablation",
+        __doc__,
+        "\nStarted again, it computes only what is missing. Exit status: as experiments.glue.study.",
     )
     parser.add_argument("ablation", help="file, or name in experiments/glue/ablations/")
     parser.add_argument("--tasks", help="default: every task of the file")

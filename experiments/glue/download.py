@@ -4,7 +4,6 @@ Called by ``scripts/download_glue.sh``. An archive goes to ``<out_dir>/.download
 folder there and checked by row counts; only then its files appear in ``<out_dir>/<Task>/``.
 """
 
-import argparse
 import fcntl
 import os
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 if __package__ in {None, ""}:  # run as a script: the project root is two folders up
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from data_utils.command_line import CommandParser
 from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef, load_task_defs
 from experiments.glue.fetch import fetch
@@ -57,7 +57,7 @@ DOWNLOADS: dict[str, tuple[Download, ...]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, or 2 if a task could not be fetched (the others are)."""
-    parser = argparse.ArgumentParser(prog="download_glue.sh", description="Fetch and check GLUE's official files.")
+    parser = CommandParser("download_glue.sh", "Fetch and check GLUE's official files.")
     parser.add_argument("--out_dir", type=Path, default=Path("data"), help="[%(default)s]")
     parser.add_argument(
         "--tasks", default=",".join(DEFAULT_TASKS), help="comma-separated; wnli on request [%(default)s]"

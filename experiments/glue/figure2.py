@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
+from data_utils.command_line import status_of
 from experiments.glue.drawing.curves import learning_curves
 from experiments.glue.drawing.distribution import draw_concentration, draw_distribution
 from experiments.glue.drawing.heat_map import draw_heat_map
@@ -36,7 +37,7 @@ from experiments.glue.drawing.sensitivities import (
 )
 from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import plan_jobs
-from experiments.glue.study import build_parser, run_study, status_of
+from experiments.glue.study import build_parser, run_study
 from experiments.glue.table.cells import Table
 from experiments.glue.table.titles import task_title
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
+from data_utils.command_line import status_of
 from data_utils.errors import SettingError
 from experiments.glue.drawing.data_share import SharePoint, draw_data_share
 from experiments.glue.drawing.sensitivities import DEFAULTS, check_recorded, read_cell
@@ -29,7 +30,7 @@ from experiments.glue.figure2 import figure_parser
 from experiments.glue.launch.pool import Job
 from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import describe, plan_jobs, study_name
-from experiments.glue.study import compute, list_failures, list_jobs, status_of
+from experiments.glue.study import compute, list_failures, list_jobs
 from experiments.glue.table.cells import SELECTIONS, Selection, Table, Wanted, gather
 
 

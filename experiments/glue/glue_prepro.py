@@ -6,7 +6,6 @@ reads ``data/CoLA/train.tsv`` and so on and writes ``data/canonical_data/cola_tr
 count that is not the official one is a warning; a malformed row is an error. Test splits get a dummy label.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ if __package__ in {None, ""}:  # run as a script: the project root is two folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.canonical_tsv import write_canonical
+from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef, load_task_defs
 from experiments.glue.glue_readers import MSR_FILES, TASKS, RawSplit, read_msr_paraphrase, read_split
@@ -25,7 +25,7 @@ TASK_DEF = Path(__file__).with_name("glue_task_def.yml")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 2 a mistake in settings or files)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser("glue_prepro.py", __doc__)
     parser.add_argument(
         "--root_dir", type=Path, default=Path("data"), help="folder with CoLA/, MRPC/, ... [%(default)s]"
     )
@@ -33,12 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", help=f"comma-separated, of {','.join(TASKS)} [all that are found]")
     parser.add_argument("--task_def", type=Path, default=TASK_DEF, help="labels of the tasks [%(default)s]")
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         convert(args.root_dir, args.out or args.root_dir / "canonical_data", task_names(args.tasks), args.task_def)
-    except (SettingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return status_of(work)
 
 
 def task_names(text: str | None) -> tuple[str, ...] | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_utils.atomic import write_text_atomic
+from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from experiments.glue.comparison.comparisons import Pair, SeedComparison, compare_seeds, pairs
 from experiments.glue.comparison.example_comparisons import ExampleComparison, compare_examples
@@ -97,12 +98,8 @@ def write_significance(found: Significance, out: Path) -> list[Path]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    description, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.glue.significance",
-        description=description,
-        epilog=rest + "\nExit status: 0 done, 2 a setting or file is wrong.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        "python -m experiments.glue.significance", __doc__, "\nExit status: 0 done, 2 a setting or file is wrong."
     )
     parser.add_argument("runs", type=Path, help="output_dir of the runs")
     parser.add_argument("--study", type=Path, help="study.json: compare its cells and no others")
@@ -126,21 +123,20 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 for a wrong setting or file."""
     chosen = build_parser().parse_args(arguments)
-    try:
-        if chosen.resamples < 100:
-            raise SettingError(f"--resamples {chosen.resamples}: give at least 100; the default is {RESAMPLES}")
-        table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
-        found = analyse(
-            table, chosen.runs, chosen.baseline, SELECTIONS if chosen.selection == "both" else (chosen.selection,),
-            chosen.resamples, chosen.random_seed, examples=not chosen.no_examples,
-        )  # fmt: skip
-        print(markdown(found.seeds, found.examples, found.alone), end="")
-        for path in write_significance(found, chosen.out) if chosen.out else []:
-            print(path, file=sys.stderr)
-    except (SettingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: _tell(chosen))
+
+
+def _tell(chosen: argparse.Namespace) -> None:
+    if chosen.resamples < 100:
+        raise SettingError(f"--resamples {chosen.resamples}: give at least 100; the default is {RESAMPLES}")
+    table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
+    found = analyse(
+        table, chosen.runs, chosen.baseline, SELECTIONS if chosen.selection == "both" else (chosen.selection,),
+        chosen.resamples, chosen.random_seed, examples=not chosen.no_examples,
+    )  # fmt: skip
+    print(markdown(found.seeds, found.examples, found.alone), end="")
+    for path in write_significance(found, chosen.out) if chosen.out else []:
+        print(path, file=sys.stderr)
 
 
 def _groups(chosen: Sequence[Pair]) -> int:

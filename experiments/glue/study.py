@@ -23,10 +23,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
-from data_utils.errors import SettingError
+from data_utils.command_line import CommandParser, status_of
 from experiments.glue.launch.display import StudyDisplay
 from experiments.glue.launch.launcher import add_launcher_arguments, launch, retries
-from experiments.glue.launch.pool import Job, Pool, PoolError, Report
+from experiments.glue.launch.pool import Job, Pool, Report
 from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
 from experiments.glue.search.arguments import add_search_arguments
@@ -50,14 +50,12 @@ def build_parser(module: str = "study", text: str = __doc__, tasks: str | None =
         text: That module's text: a description, an empty line, examples.
         tasks: Default of ``--tasks``; None: every task of the recipes.
     """
-    description, _, examples = text.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog=f"python -m experiments.glue.{module}",
-        description=description,
-        epilog=examples + "\nExit status: 0 every run of the table is there, 1 some failed or are missing, 2 a setting "
+    parser = CommandParser(
+        f"python -m experiments.glue.{module}",
+        text,
+        "\nExit status: 0 every run of the table is there, 1 some failed or are missing, 2 a setting "
         "or file is wrong, 75 stopped by\na signal after checkpoints (start it again to go on), 130 killed by a "
         "second Ctrl-C.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_argument_group("what to run")
     what.add_argument("--encoder", help="Hub name, local folder or all-MiniLM-L6-v2; finds recipes/<encoder>_<method>")
@@ -114,15 +112,6 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
     """
     chosen = build_parser().parse_args(arguments)
     return status_of(lambda: run_study(chosen, run))
-
-
-def status_of(do: Callable[[], int]) -> int:
-    """Do a study's work and return its exit status; 2 after a wrong setting or file, told in one line."""
-    try:
-        return do()
-    except (SettingError, OSError, PoolError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
 
 
 def run_study(

@@ -1,10 +1,13 @@
-"""Table 1 from the runs: ``python -m experiments.glue.tables runs/ [--study study.json] [--out DIR]``.
+"""Table 1 from the runs, finished or not.
 
-Writes ``table.md``, ``table.tex``, ``table.csv`` (a line per cell) and ``table_seeds.csv`` (a line per run). Every
-table says on which split, by which metric and selection rule and over how many seeds its numbers stand. Runs that
-collapsed to one class or diverged count like any other and are named under the table; a failed run is missing. A run
-without any score makes its cell NaN: it is not left out of the mean. With ``--step_times`` a last column has what a
-method's step costs, over plain fine-tuning's.
+    python -m experiments.glue.tables runs --study results/bert-base-uncased/study.json
+    python -m experiments.glue.tables runs --out results/all
+
+Prints the Markdown and, with --out, writes ``table.md``, ``table.tex``, ``table.csv`` (a line per cell) and
+``table_seeds.csv`` (a line per run). Every table says on which split, by which metric and selection rule and over how
+many seeds its numbers stand. Runs that collapsed to one class or diverged count like any other and are named under the
+table; a failed run is missing. A run without any score makes its cell NaN: it is not left out of the mean. With
+``--step_times`` a last column has what a method's step costs, over plain fine-tuning's.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
+from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from experiments.glue.table.cells import Table, Wanted, gather
 from experiments.glue.table.csv_text import cells_csv, seeds_csv
@@ -65,7 +69,7 @@ def read_step_times(path: Path) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 for a wrong setting or file."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.glue.tables", description=__doc__.split("\n\n")[1])
+    parser = CommandParser("python -m experiments.glue.tables", __doc__)
     parser.add_argument("runs", type=Path, help="output_dir of the runs")
     parser.add_argument("--study", type=Path, help="study.json: show its cells, missing ones included, and no others")
     parser.add_argument("--run_id", action="append", default=[], help="run id to take where a cell has several")
@@ -74,17 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="folder for the files; default: print the Markdown only")
     chosen = parser.parse_args(arguments)
-    try:
-        table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
-        if chosen.step_times is not None:
-            table = replace(table, step_times=read_step_times(chosen.step_times))
-        print(markdown(table, load_paper()), end="")
-        for path in write_tables(table, chosen.out) if chosen.out else []:
-            print(path, file=sys.stderr)
-    except (SettingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: _tell(chosen))
+
+
+def _tell(chosen: argparse.Namespace) -> None:
+    table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
+    if chosen.step_times is not None:
+        table = replace(table, step_times=read_step_times(chosen.step_times))
+    print(markdown(table, load_paper()), end="")
+    for path in write_tables(table, chosen.out) if chosen.out else []:
+        print(path, file=sys.stderr)
 
 
 if __name__ == "__main__":

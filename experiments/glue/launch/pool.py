@@ -73,7 +73,7 @@ class Report:
     """Whether a signal ended the work early; the same command goes on."""
 
 
-class PoolError(RuntimeError):
+class PoolError(ChildProcessError):
     """Workers cannot be started at all."""
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_utils.atomic import write_text_atomic
+from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 
 if TYPE_CHECKING:
@@ -32,13 +33,11 @@ _SWITCHED_OFF = "Left out; python -m experiments.glue.significance has them."
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    description, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.glue.report",
-        description=description,
-        epilog=rest + "\nExit status: 0 written (with --watch: the study is over), 2 a setting or file is wrong, 130 "
+    parser = CommandParser(
+        "python -m experiments.glue.report",
+        __doc__ or "",
+        "\nExit status: 0 written (with --watch: the study is over), 2 a setting or file is wrong, 130 "
         "stopped by Ctrl-C or\nSIGTERM while watching; the page is whole then too.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", type=Path, help="output_dir of the runs")
     parser.add_argument(
@@ -62,16 +61,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     chosen = build_parser().parse_args(arguments)
-    try:
-        if chosen.watch is None:
-            _write(chosen, _read(chosen), watching=False)
-            return 0
-        if not 1 <= chosen.watch <= 86_400:
-            raise SettingError(f"--watch {chosen.watch:g}: give seconds in [1, 86400]; the default is 30")
-        return _watch(chosen)
-    except (SettingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return status_of(lambda: _report(chosen))
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    if chosen.watch is None:
+        _write(chosen, _read(chosen), watching=False)
+        return 0
+    if not 1 <= chosen.watch <= 86_400:
+        raise SettingError(f"--watch {chosen.watch:g}: give seconds in [1, 86400]; the default is 30")
+    return _watch(chosen)
 
 
 def _watch(chosen: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ Exit status: 0 every trial is over, 1 some are missing, 2 a file is wrong.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.atomic import write_text_atomic
-from data_utils.errors import SettingError
+from data_utils.command_line import CommandParser, status_of
 from experiments.glue.search.chosen_recipes import write_recipes
 from experiments.glue.search.csv_text import learning_rates_csv, ranges_csv, trials_csv
 from experiments.glue.search.results import Search, SearchedCell, TrialStatus, read_search
@@ -207,20 +206,14 @@ def _find(search: Search, encoder: str, method: str, task: str) -> SearchedCell 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    description, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.glue.search.tables", description=description, epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = CommandParser("python -m experiments.glue.search.tables", __doc__)
     parser.add_argument("search_json", type=Path, help="search.json of a search, finished or not")
     parser.add_argument("--runs", type=Path, help="folder of the runs; default: the search's --output_dir")
     parser.add_argument("--out", type=Path, help="folder for the files; default: that of search.json")
     chosen = parser.parse_args(arguments)
-    try:
-        return conclude(read_search(chosen.search_json, chosen.runs), chosen.out or chosen.search_json.parent)
-    except (SettingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return status_of(
+        lambda: conclude(read_search(chosen.search_json, chosen.runs), chosen.out or chosen.search_json.parent)
+    )
 
 
 if __name__ == "__main__":

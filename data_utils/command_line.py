@@ -1,0 +1,59 @@
+"""The manner of every command: its help, no shortened options, and a mistake told in one line with exit status 2."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from data_utils.errors import SettingError
+
+_UNKNOWN = "unrecognized arguments: "
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse's parser as every command of the project uses it.
+
+    An option is written in full: argparse would take ``--seed 3`` for ``--seeds 3``, three seeds in place of the third.
+
+    Args:
+        prog: How the command is called.
+        text: What it does, an empty line, then what is told under the options: examples, files, exit status.
+        notes: More to tell there.
+    """
+
+    def __init__(self, prog: str, text: str, notes: str = ""):
+        description, _, rest = text.partition("\n\n")
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=rest + notes,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Tell the mistake without the usage, which of twenty options is a screen, and exit with 2."""
+        self.exit(2, f"error: {plain(message, self)}; see {self.prog} --help\n")
+
+
+def plain(message: str, parser: argparse.ArgumentParser) -> str:
+    """What argparse says of a mistake; behind an unknown option the one that was meant, if one is near."""
+    if not message.startswith(_UNKNOWN):
+        return message
+    arguments = message.removeprefix(_UNKNOWN)
+    name = re.split("[ =]", arguments)[0]
+    options = [option for option in parser._option_string_actions if option.startswith("--")]
+    near = [option for option in options if len(name) > 2 and option.startswith(name)]
+    near = near or difflib.get_close_matches(name, options, cutoff=0.75)
+    return f"unknown setting {arguments}" + (f" (did you mean {' or '.join(near)}?)" if near else "")
+
+
+def status_of(do: Callable[[], int | None]) -> int:
+    """Do a command's work and return the exit status it gives, None being 0; 2 after a wrong setting or file."""
+    try:
+        return do() or 0
+    except (SettingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
