@@ -22,6 +22,7 @@ from mt_dnn.data import Datasets, open_datasets
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder import EncoderSource, resolve_encoder
 from mt_dnn.interrupt import Interrupted, RankLost, StopRequest
+from mt_dnn.precision import Precision, resolve_precision
 from mt_dnn.provenance import provenance
 from mt_dnn.results import RunDirectory, RunResult, Status
 from mt_dnn.trainer import Progress, PruneRule, Trainer
@@ -60,13 +61,14 @@ def run(
     keep_memory_between_steps()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    # Device, data and encoder are opened before the folder is made: a wrong path leaves nothing behind.
+    # Device, precision, data and encoder come before the folder is made: a wrong one leaves nothing behind.
     if ranks.device is not None:
         config = replace(config, device=ranks.device)
     device = pick_device(config.device)
     if device.type == "cuda" and device.index is not None:
         # Pinned memory belongs to the current device: without this every process would hold memory of the first GPU.
         torch.cuda.set_device(device)
+    precision = resolve_precision(config.precision, device)
     data, source = ranks.first_before_others(lambda: (open_datasets(config), resolve_encoder(config.init_checkpoint)))
     with ExitStack() as held, StopRequest(patient=ranks.size > 1) as stop:
         ranks.on_first(lambda: held.enter_context(directory.lock()))
@@ -74,9 +76,11 @@ def run(
         if _is_over(finished, prune):
             return finished
         try:
-            description = _description(config, data, source, ranks)
+            description = _description(config, data, source, precision, ranks)
             for key in ("run_id", "seed", "data_fingerprint", "encoder_fingerprint"):
                 ranks.check_same(key, description[key])
+            # Before run.json is written: what the method refuses leaves none behind either.
+            trainer = Trainer(config, data, source, directory, stop, on_progress, prune, ranks)
 
             def begin() -> None:
                 if finished is not None and finished.status is Status.PRUNED:
@@ -86,7 +90,7 @@ def run(
                 directory.start(description)
 
             ranks.on_first(begin)
-            return _fit(Trainer(config, data, source, directory, stop, on_progress, prune, ranks), directory, ranks)
+            return _fit(trainer, directory, ranks)
         except OSError as error:
             raise SettingError(
                 f"output_dir: cannot write {directory.path} ({error.strerror or error}); free space or make it "
@@ -115,7 +119,9 @@ def _fit(trainer: Trainer, directory: RunDirectory, ranks: Ranks) -> RunResult:
         return result
 
 
-def _description(config: RunConfig, data: Datasets, source: EncoderSource, ranks: Ranks) -> dict[str, object]:
+def _description(
+    config: RunConfig, data: Datasets, source: EncoderSource, precision: Precision, ranks: Ranks
+) -> dict[str, object]:
     return {
         "run_id": run_id(config),
         "task": config.task,
@@ -126,6 +132,7 @@ def _description(config: RunConfig, data: Datasets, source: EncoderSource, ranks
         "config": config.as_dict(),
         "data_fingerprint": data.fingerprint,
         "encoder_fingerprint": encoder_fingerprint(source.folder),
+        "resolved_precision": precision.name,
         "processes": ranks.size,
         **provenance(),
     }

@@ -45,6 +45,15 @@ def test_a_run_learns_and_leaves_its_directory(tiny_run):
     assert evaluations[-1]["score"] == result.last.score
 
 
+@pytest.mark.parametrize("name", ["bf16", "fp32"])
+def test_run_json_says_what_precision_auto_became(tiny_run, monkeypatch, name):
+    monkeypatch.setattr("mt_dnn.precision.cpu_has_bf16", lambda: name == "bf16")
+    config = tiny_run(epochs=1, precision="auto")
+    run(config)
+    description = json.loads((run_dir(config) / "run.json").read_text())
+    assert (description["config"]["precision"], description["resolved_precision"]) == ("auto", name)
+
+
 def test_predictions_give_the_scores(tiny_run):
     from sklearn.metrics import accuracy_score, matthews_corrcoef
 
@@ -185,6 +194,7 @@ def test_an_unexpected_error_is_recorded_and_tried_again(tiny_run, monkeypatch):
         ({"test_datasets": "mnli_matched"}, "mnli_matched"),
         ({"task_def": "/nowhere.yml"}, "/nowhere.yml"),
         ({"method": "sage", "optimizer": "adamw"}, "sage"),
+        ({"precision": "fp16"}, "fp16 needs a CUDA device"),
     ],
 )
 def test_a_wrong_setting_gives_one_line_and_leaves_nothing(tiny_run, tmp_path, changes, named):
@@ -192,7 +202,7 @@ def test_a_wrong_setting_gives_one_line_and_leaves_nothing(tiny_run, tmp_path, c
         run(tiny_run(**changes))
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("result.json"))
+    assert not list((tmp_path / "runs").rglob("*.json"))
 
 
 def test_train_py(tiny_run, tiny_encoder, tiny_task, tmp_path, capsys):
