@@ -53,12 +53,14 @@ study() { # METHODS [study arguments]
     --set epochs=2 --set max_seq_len=128 --set save=none --set tensorboard=false "${SETTINGS[@]}" "${@:2}"
 }
 
-METHODS=vanilla,noisytune,pats,hype,component_clip,child_tuning,neftune,reinit,smart,freelb,rdrop,r3f,sam,pgd,mixout
+METHODS=vanilla,noisytune,pats,component_clip,child_tuning,neftune,reinit,smart,freelb,rdrop,r3f,sam,pgd,mixout
 METHODS+=,pac_tuning,recadam,l2sp,llrd,ema,swa
 # RecAdam: learning rate x gamma as in its recipe, and a sigmoid that opens within so few steps (its recipe's t0 is 250).
 # SWA: the mean begins with the last epoch.
 study "$METHODS" --controls --set learning_rate=3e-4 --set recadam.gamma=333 --set recadam.t0=50 \
   --set swa.start_epoch=1 "${@:3}"
+# HyPe's noise needs fp32 (its recipe), so its control has it too.
+study hype,no_hidden_dropout --set learning_rate=3e-4 --set precision=fp32 "${@:3}"
 study sage --set learning_rate=6e-4 "${@:3}"
 study bitfit,lora "${@:3}"
 if [[ " $* " == *" --dry_run "* ]]; then exit 0; fi
