@@ -19,7 +19,7 @@ from module.methods import METHODS, build_method, parse_method
 GLUE_TASK_DEF = Path(__file__).resolve().parents[1] / "experiments" / "glue" / "glue_task_def.yml"
 
 # Where a run is computed, stored and watched changes none of its numbers, so it is no part of its identity.
-_NOT_IDENTITY = frozenset(
+NOT_IDENTITY = frozenset(
     {
         "seed", "recipe", "task_def", "data_dir", "cache_dir", "output_dir", "device", "threads",
         "log_per_updates", "checkpoint_seconds", "save", "tensorboard", "eval_batch_tokens",
@@ -195,7 +195,7 @@ def run_id(config: RunConfig) -> str:
     identity = {
         key: value
         for key, value in config.as_dict().items()
-        if key not in _NOT_IDENTITY and not (value is None and key in _ABSENT_WHEN_NONE)
+        if key not in NOT_IDENTITY and not (value is None and key in _ABSENT_WHEN_NONE)
     }
     identity["init_checkpoint"] = config.encoder
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))

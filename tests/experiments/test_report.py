@@ -203,7 +203,10 @@ def test_files_are_read_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert {path for path, n in read.items() if n} == {
         path for name in ("metrics.jsonl", "run.json") for path in runs.rglob(name)
     } | {path.parent / "result.json" for path in runs.rglob("run.json")}
-    assert max(read.values()) == 1
+    twice = {path for path, n in read.items() if n > 1}
+    first = {min(cell.glob("seed=*/run.json")) for cell in runs.glob("*/*/*/*")}
+    assert twice <= first, "the table compares the settings of one seed of a cell, the page those of all"
+    assert max(read.values()) <= 2
 
 
 def test_settings_that_differ_are_found_and_marked(tmp_path: Path) -> None:

@@ -54,6 +54,36 @@ def test_the_papers_averages_are_recomputed() -> None:
     assert PAPER_TABLES.rows[ENCODER, "vanilla"].average == pytest.approx(83.04, abs=0.005)
 
 
+def test_a_table_says_what_was_set_otherwise_than_in_the_control(tmp_path: Path) -> None:
+    for task, rate in (("cola", 1e-4), ("rte", 2e-4)):
+        write_run(tmp_path, task, "vanilla", learning_rate=1e-4)
+        write_run(tmp_path, task, "pats", learning_rate=1e-4, seed=1)
+        write_run(tmp_path, task, "sage", learning_rate=rate / 2, optimizer="adamax", save="none")
+        write_run(tmp_path, task, "hype", precision="fp32", learning_rate=3e-4)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert "beside their own settings: SAGE (learning_rate 5e-05, not 0.0001)." in text, "on RTE it is the same"
+    for task in ("cola", "rte"):
+        write_run(tmp_path, task, "no_hidden_dropout", precision="bf16", learning_rate=3e-4)
+    folder = write_run(tmp_path, "stsb", "sage", learning_rate=3e-4)
+    write_run(tmp_path, "stsb", "vanilla", learning_rate=1e-4)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    control = "no hidden dropout (learning_rate 0.0003, not 0.0001; precision bf16, not auto)"
+    assert f"settings: SAGE (learning_rate), {control}, HyPe (precision fp32, not bf16)." in text
+    assert "otherwise" in latex(gather(tmp_path), PAPER_TABLES)
+    shutil.rmtree(folder.parent)
+    for folder in tmp_path.glob("*/*/hype/*/seed=1"):
+        description = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(description | {"resolved_precision": "bf16"}))
+    assert "HyPe (" not in markdown(gather(tmp_path), PAPER_TABLES)
+
+
+def test_a_table_with_methods_set_as_their_controls_says_nothing_of_it(tmp_path: Path) -> None:
+    write_run(tmp_path, method="vanilla", seed=1, device="cpu", recipe="a")
+    write_run(tmp_path, method="pats", seed=2, device="cuda:0", recipe="b", log_per_updates=7)
+    write_run(tmp_path, method="recadam", optimizer="adamw", init_checkpoint="roberta-large")
+    assert "otherwise" not in markdown(gather(tmp_path), PAPER_TABLES)
+
+
 def test_a_table_says_when_epochs_were_chosen_on_what_is_held_out(tmp_path: Path) -> None:
     folders = [write_run(tmp_path, method=method, holdout=0.1) for method in ("vanilla", "pats")]
     assert "chosen on the split that is scored. Last" in markdown(gather(tmp_path), PAPER_TABLES)

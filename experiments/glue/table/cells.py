@@ -36,6 +36,8 @@ class Cell:
     """Seeds that the study asked for, or without a study those that were started."""
     trials: int = 1
     """Settings that were tried to find this one, as the study says; 1: none was searched."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What its first seed was set to, precision as it was resolved; a method's own setting as ``pats.noise_scale``."""
 
     def scores(self, selection: Selection) -> dict[int, float]:
         """Seed -> score in percent.
@@ -214,7 +216,9 @@ def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = 
         expected = wanted.cells[key][1] if wanted is not None else tuple(results)
         shown = tuple(r for seed in sorted(expected) if (r := results.get(seed)) is not None)
         trials = wanted.trials.get(key, 1) if wanted is not None else 1
-        cells[key] = Cell(*key, run_id, shown, tuple(sorted(expected)), trials)
+        encoder, method, task = key
+        settings = _config(runs / task / encoder / method / run_id)
+        cells[key] = Cell(*key, run_id, shown, tuple(sorted(expected)), trials, settings)
     encoders, methods, tasks = ({key[i] for key in cells} for i in range(3))
     return Table(cells, tuple(sorted(encoders)), _beside_controls(methods), _ordered(tasks, TASK_ORDER))
 
@@ -268,7 +272,9 @@ def _choose(
 def _config(run_id_dir: Path) -> dict[str, Any]:
     for path in sorted(run_id_dir.glob("seed=*/run.json")):
         try:
-            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
+            description = json.loads(path.read_text(encoding="utf-8"))
+            config: dict[str, Any] = description["config"]
+            config |= {"precision": description.get("resolved_precision", config["precision"])}
         except (OSError, ValueError, KeyError, TypeError):
             continue
         flat = {key: value for key, value in config.items() if not isinstance(value, dict)}

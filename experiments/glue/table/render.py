@@ -11,6 +11,7 @@ from experiments.glue.statistics.difference import Difference
 from experiments.glue.statistics.intervals import Interval
 from experiments.glue.table.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
 from experiments.glue.table.paper import Paper, PaperRow
+from experiments.glue.table.protocol import about_protocol
 from experiments.glue.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 from mt_dnn.results import Status
 
@@ -92,6 +93,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
         encoder=encoder,
         heading=_heading(cells, seeds, any(row.published for _, rows in blocks for row in rows))
         + _about_controls(table, encoder)
+        + about_protocol(table, encoder)
         + (" Step time: over plain fine-tuning's, measured apart." if table.step_times else ""),
         columns=("method", *columns, "average", *(["step time"] if table.step_times else [])),
         blocks=tuple(blocks),

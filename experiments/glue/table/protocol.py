@@ -1,0 +1,50 @@
+"""In what a method was set otherwise than the control it is compared with, beside its own settings."""
+
+from __future__ import annotations
+
+from experiments.glue.table.cells import Table, known_control
+from experiments.glue.table.titles import method_title
+from mt_dnn.config import NOT_IDENTITY
+
+# What a comparison is about, or the same by the table's making.
+_COMPARED = frozenset({"method", "init_checkpoint", "train_datasets", "test_datasets"})
+
+
+def unlike_control(table: Table, encoder: str, method: str) -> dict[str, tuple[str, str] | None]:
+    """Settings in which a method's runs differ from those of its control on the same task.
+
+    Settings that cannot change a score are left out, and so are the method's own (``pats.noise_scale``), which the
+    control has not.
+
+    Returns:
+        Setting -> its value and the control's, None where they are not the same on all tasks that differ; in the order
+        of the command line. Empty for a method without a control in the table.
+    """
+    control = known_control(method)
+    found: dict[str, set[tuple[str, str]]] = {}
+    for task in table.tasks:
+        ours = table.cell(encoder, method, task)
+        theirs = table.cell(encoder, control, task) if control is not None else None
+        if ours is None or theirs is None or not theirs.settings:
+            continue
+        for key, value in ours.settings.items():
+            if key in NOT_IDENTITY or key in _COMPARED or "." in key:
+                continue
+            if value != (other := theirs.settings.get(key)):
+                found.setdefault(key, set()).add((_text(value), _text(other)))
+    return {key: next(iter(values)) if len(values) == 1 else None for key, values in found.items()}
+
+
+def about_protocol(table: Table, encoder: str) -> str:
+    """A sentence that names them all; empty where every method was set as its control."""
+    parts = []
+    for method in table.rows_of(encoder):
+        unlike = unlike_control(table, encoder, method)
+        if unlike:
+            listed = [key if pair is None else f"{key} {pair[0]}, not {pair[1]}" for key, pair in unlike.items()]
+            parts.append(f"{method_title(method)} ({'; '.join(listed)})")
+    return f" Set otherwise than the control, beside their own settings: {', '.join(parts)}." if parts else ""
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
