@@ -27,7 +27,7 @@ declare -A SETTINGS_OF=(
   [cola]="--set cola.train_size=4096"
   [stsb]="--set stsb.train_size=1280 --set stsb.batch_size=8"
   [mrpc]="--set mrpc.train_size=256 --set mrpc.batch_size=8"
-  [rte]="--set rte.train_size=192 --set rte.batch_size=8"
+  [rte]="--set rte.train_size=128 --set rte.batch_size=8"
 )
 SETTINGS=()
 for task in ${TASKS//,/ }; do
