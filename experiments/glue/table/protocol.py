@@ -47,4 +47,6 @@ def about_protocol(table: Table, encoder: str) -> str:
 
 
 def _text(value: object) -> str:
+    if value is None:
+        return "default"
     return f"{value:g}" if isinstance(value, float) else str(value)
