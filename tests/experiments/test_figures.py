@@ -113,6 +113,21 @@ def test_a_table_of_one_cell_has_room(tmp_path: Path, saved: list[Figure], encod
     assert figure._suptitle.get_window_extent().x1 <= figure.bbox.width
 
 
+def test_long_names_stand_once_and_leave_the_panels_their_room(tmp_path: Path, saved: list[Figure]) -> None:
+    for task in ("cola", "rte", "stsb"):
+        for method in ("vanilla", "frozen_embeddings+head_learning_rate+no_dropout", "noisytune+pats"):
+            write_run(tmp_path / "runs", task, method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seed_strips.seed_strips(gather(tmp_path / "runs"), tmp_path / "strip")
+    figure = saved[0]
+    named = [[label.get_text() for label in axis.get_yticklabels()] for axis in figure.axes]
+    assert "".join(named[0]).replace("\n", " ").count("learning rate") == 1
+    assert named[1:] == [["", "", ""]] * 2
+    assert all(axis.get_window_extent().width > 0.2 * figure.bbox.width for axis in figure.axes)
+    assert min(label.get_window_extent().x0 for label in figure.axes[0].get_yticklabels()) >= 0.0
+
+
 def test_command_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(runs), "--out", str(tmp_path / "out"), "--curves"]) == 0
     assert {file.name for file in (tmp_path / "out").iterdir()} == {

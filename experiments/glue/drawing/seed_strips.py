@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PER_ROW = 4
-_WIDTH = 3.4  # inches of a panel: room for the names of compositions beside the dots
+_WIDTH = 2.4  # inches of a panel
+_NAMES = 1.7  # inches for the names of the methods, left of each row of panels
+_NAME_LENGTH = 24  # characters of a name in a line; names of compositions are longer
 _SHIFTS: dict[Selection, float] = {"best": -0.18, "last": 0.18}
 
 
@@ -38,18 +41,18 @@ def seed_strips(table: Table, stem: Path) -> list[Path]:
     rows = max(1, math.ceil(len(panels) / columns))
     height = 1.0 + 0.62 * max(1, len(table.methods))
     with style():
-        figure, axes = canvas(rows, columns, _WIDTH * columns, height * rows + 1.0)
-        for axis, (encoder, task) in zip(axes, panels, strict=False):
+        figure, axes = canvas(rows, columns, _NAMES + _WIDTH * columns, height * rows + 1.0)
+        for place, (axis, (encoder, task)) in enumerate(zip(axes, panels, strict=False)):
             title = task_title(task) if len(table.encoders) == 1 else f"{task_title(task)}, {encoder}"
             axis.set_title(title, fontsize=10, fontweight="bold")
-            _strip_panel(axis, table, paper, encoder, task)
+            _strip_panel(axis, table, paper, encoder, task, named=place % columns == 0)
         for axis in axes[len(panels) :]:
             axis.axis("off")
         _strip_legend(figure, table, in_paper=any(paper.row(e, m) for e in table.encoders for m in table.methods))
         return save(figure, stem)
 
 
-def _strip_panel(axis: Axes, table: Table, paper: Paper, encoder: str, task: str) -> None:
+def _strip_panel(axis: Axes, table: Table, paper: Paper, encoder: str, task: str, named: bool) -> None:
     for row, method in enumerate(table.methods):
         cell = table.cell(encoder, method, task)
         published = paper.row(encoder, method)
@@ -59,7 +62,8 @@ def _strip_panel(axis: Axes, table: Table, paper: Paper, encoder: str, task: str
             if cell is None or not _strip(axis, cell, selection, row + shift, look(row).colour):
                 axis.annotate("missing", (0.02, row + shift), xycoords=("axes fraction", "data"),
                               fontsize=7, color=GREY, va="center")  # fmt: skip
-    axis.set_yticks(range(len(table.methods)), [method_title(method) for method in table.methods], fontsize=9)
+    names = [textwrap.fill(method_title(method), _NAME_LENGTH) if named else "" for method in table.methods]
+    axis.set_yticks(range(len(names)), names, fontsize=9)
     axis.set_ylim(len(table.methods) - 0.5, -0.5)
     axis.set_xlabel(f"{metric_title(table.metric(task)) or 'score'} (%), dev", fontsize=8)
     axis.tick_params(axis="x", labelsize=8)
