@@ -22,7 +22,7 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -221,7 +221,7 @@ def make(root: Path) -> None:
     _must(_outcome(_study, root))
     _must(_outcome(_search, root))
     _must(_outcome(_break_off, root), 75)
-    _must(_outcome(lambda place: _export_once(place), root))
+    _must(_outcome(_export_once, root))
     shutil.rmtree(root / "out", ignore_errors=True)
 
 
@@ -243,19 +243,11 @@ def _break_off(root: Path) -> int:
     import train
     from mt_dnn import progress
 
-    bar = progress.progress_bar
+    @contextmanager
+    def stopping(label: str, shown: bool = True) -> Iterator[Callable[[progress.Progress], None]]:
+        yield lambda made: signal.raise_signal(signal.SIGTERM) if made.step == 4 else None
 
-    def stopping(*arguments: object, **settings: object) -> object:
-        from contextlib import contextmanager
-
-        @contextmanager
-        def wrapped() -> Iterator[Callable[[object], None]]:
-            with bar(*arguments, **settings):  # type: ignore[arg-type]
-                yield lambda p: signal.raise_signal(signal.SIGTERM) if p.step == 4 else None  # type: ignore[attr-defined]
-
-        return wrapped()
-
-    progress.progress_bar = stopping  # type: ignore[assignment]
+    progress.progress_bar = stopping
     return train.main(_settings(root, "broken"))
 
 
