@@ -87,7 +87,7 @@ def _settings(root: Path, output: str, **changes: object) -> list[str]:
         "data_dir": root / "data", "train_datasets": "cola", "init_checkpoint": root / "encoder", "method": "pats",
         "output_dir": root / output, "epochs": 5, "batch_size": 16, "learning_rate": 3e-2, "seed": 1,
         "precision": "fp32", "tensorboard": "false", "device": "cpu", "threads": 1, "save": "both",
-        "sensitivity_beta": 0.75, "checkpoint_seconds": 0.0, **changes,
+        "sensitivity_beta": 0.75, "checkpoint_seconds": 0.0, "log_per_updates": 2, **changes,
     }  # fmt: skip
     return [f"--{key}={value}" for key, value in values.items()]
 
@@ -202,7 +202,7 @@ encoder: {encoder}
 method: {method}
 source: the damage table
 settings: {{epochs: 5, batch_size: 16, precision: fp32, tensorboard: false, save: both, sensitivity_beta: 0.75,
-  checkpoint_seconds: 0.0}}
+  checkpoint_seconds: 0.0, log_per_updates: 2}}
 tasks: {{cola: {{learning_rate: 3.0e-2}}}}
 grid: {{learning_rate: [3.0e-2, 1.0e-2]}}
 """
@@ -245,7 +245,7 @@ def _break_off(root: Path) -> int:
 
     @contextmanager
     def stopping(label: str, shown: bool = True) -> Iterator[Callable[[progress.Progress], None]]:
-        yield lambda made: signal.raise_signal(signal.SIGTERM) if made.step == 4 else None
+        yield lambda made: signal.raise_signal(signal.SIGTERM) if made.step == 12 else None
 
     progress.progress_bar = stopping
     return train.main(_settings(root, "broken"))
