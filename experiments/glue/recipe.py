@@ -21,7 +21,7 @@ from mt_dnn.config_parser import config_from_mapping
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
-_KEYS = ("encoder", "method", "settings", "tasks", "grid", "chosen_from_grid", "tried", "source")
+_KEYS = ("like", "encoder", "method", "settings", "tasks", "grid", "chosen_from_grid", "tried", "source")
 # What the study itself decides for every run, and by which flag.
 _OWNED = {
     "init_checkpoint": "--encoder",
@@ -75,7 +75,7 @@ def load_recipe(path: Path) -> Recipe:
         SettingError: a missing or unknown key, or a setting that belongs to the study's command line.
         OSError: the file cannot be read.
     """
-    content = read_yaml(path)
+    content = _whole(path)
     unknown = sorted(set(content) - set(_KEYS))
     if unknown:
         raise SettingError(f"{path}: unknown key {', '.join(unknown)}; legal keys: {', '.join(_KEYS)}")
@@ -100,7 +100,49 @@ def load_recipe(path: Path) -> Recipe:
     tried = content.setdefault("tried", None)
     if tried is not None and (not content["chosen_from_grid"] or not isinstance(tried, int) or tried < 1):
         raise SettingError(f"{path}: tried is {tried!r}; legal: an integer >= 1, together with chosen_from_grid: true")
-    return Recipe(name=check_name("recipe", path.stem), path=path, **{key: content[key] for key in _KEYS})
+    return Recipe(name=check_name("recipe", path.stem), path=path, **{key: content[key] for key in _KEYS if key != "like"})
+
+
+def _whole(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe file's content with what it takes from the recipe that it is ``like``."""
+    own = read_yaml(path)
+    if "like" not in own:
+        return own
+    base_path = _named(own.pop("like"), path)
+    if base_path in above:
+        raise SettingError(f"{path}: like goes in a circle: {' -> '.join(p.stem for p in (*above, base_path))}")
+    base = _whole(base_path, (*above, base_path))
+    content = {key: base[key] for key in ("encoder", "method", "source")} | own
+    for key in ("settings", "tasks", "grid"):
+        content.setdefault(key, {})
+    parts = content["method"].split("+")
+    settings, grid = (_of_methods(base.get(key, {}), parts) for key in ("settings", "grid"))
+    tasks = {task: _without(_of_methods(own, parts), content["settings"]) for task, own in base["tasks"].items()}
+    content["settings"] = merged(settings, content["settings"])
+    content["tasks"] = {k: v for k, v in merged(tasks, content["tasks"]).items() if v is not None}
+    content["grid"] = {k: v for k, v in merged(grid, content["grid"]).items() if v is not None}
+    return content
+
+
+def _named(name: str, path: Path) -> Path:
+    return next(f for folder in (path.parent, RECIPES) if (f := folder / f"{name}.yml").is_file())
+
+
+def _of_methods(settings: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
+    groups = {key: key.partition(".")[0] for key in settings}
+    return {key: settings[key] for key, group in groups.items() if group not in METHODS or group in parts}
+
+
+def _without(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """``low`` without what ``high`` sets; mappings in them likewise."""
+    result = {}
+    for key, value in low.items():
+        above = high.get(key)
+        if isinstance(value, dict) and isinstance(above, dict):
+            result[key] = _without(value, above)
+        elif key not in high:
+            result[key] = value
+    return result
 
 
 def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) -> list[Recipe]:
