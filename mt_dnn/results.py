@@ -269,8 +269,11 @@ class RunDirectory:
             return []
         self.check_file(self.metrics_jsonl, result)
         try:
-            return [dict(json.loads(line)) for line in self.metrics_jsonl.read_text(encoding="utf-8").splitlines()]
-        except (ValueError, TypeError, RecursionError) as error:
+            records = [dict(json.loads(line)) for line in self.metrics_jsonl.read_text(encoding="utf-8").splitlines()]
+            for record in records:
+                _number(record["epoch"], int)
+            return records
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise SettingError(f"{self.metrics_jsonl} is damaged ({_reason(error)}); {self._again}") from None
 
     def hashes(self) -> dict[str, str]:

@@ -47,7 +47,8 @@ class Place:
         (root / "data").mkdir()
         self.runs.mkdir()
         for task in ("cola", "rte"):
-            (root / "data" / f"{task}_train.tsv").write_text("1\t1\tsome words\n" * 40)
+            for split in ("train", "dev"):
+                (root / "data" / f"{task}_{split}.tsv").write_text("1\t1\tsome words\n" * 40)
         self.recipe("vanilla", RATES)
         self.recipe("pats", SCALES)
 

@@ -28,7 +28,8 @@ class Place:
         self.runs, self.results = root / "runs", root / "results"
         (root / "data").mkdir()
         for task, rows in (("cola", 40), ("rte", 80)):
-            (root / "data" / f"{task}_train.tsv").write_text("1\t1\tsome words\n" * rows)
+            for split in ("train", "dev"):
+                (root / "data" / f"{task}_{split}.tsv").write_text("1\t1\tsome words\n" * rows)
         for method in ("vanilla", "pats"):
             (root / f"{method}.yml").write_text(RECIPE.format(method=method))
 
