@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.errors import SettingError
-from data_utils.json_file import read_json, write_json
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.identity import Identity, identity_of
 from mt_dnn.interrupt import Interrupted, StopRequest
@@ -58,11 +57,6 @@ def describe(config: RunConfig, identity: Identity | None = None) -> dict[str, A
             identity = identity_of(config)
     made_of = {} if identity is None else {"identity": identity.as_dict()}
     return {"run_id": run_id(config), "config": config.as_dict(), **made_of}
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    """Change keys of a file, its checksum with them."""
-    write_json(path, {**read_json(path), **changes})
 
 
 def write_run(

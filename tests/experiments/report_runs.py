@@ -7,7 +7,7 @@ from typing import Any
 
 from data_utils.json_file import read_json
 from mt_dnn.results import RunDirectory, Status
-from tests.experiments.fake_runs import edit_json
+from tests.edits import edit_json
 
 EVIL = "\"'><script>window.evil=1<script><img src=x onerror=window.evil=1>&amp;"
 

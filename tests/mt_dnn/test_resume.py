@@ -210,7 +210,7 @@ def test_other_data_behind_the_same_name_is_refused_on_resume(tiny_run, tiny_tas
         run(config, StopAt(3))
     file = data / "toy_train.tsv"
     file.write_text(file.read_text().replace("good", "bad", 1))
-    with pytest.raises(SettingError, match="data_fingerprint differs"):
+    with pytest.raises(SettingError, match=r"toy_train\.tsv is not what .*seed=1 was run with; restore it, or delete"):
         run(config)
 
 
