@@ -185,7 +185,7 @@ def test_two_encoders_with_one_folder_name_are_two_runs(own, tmp_path):
         assert config.encoder == f"{name}--checkpoint-500"
         results[name] = run(config)
     assert results["a"].run_id != results["b"].run_id
-    assert results["a"].best != results["b"].best
+    assert results["a"].files["predictions.npz"] != results["b"].files["predictions.npz"]
     twin = make_encoder(tmp_path / "elsewhere" / "a" / "checkpoint-500", seed=7)
     config = own(init_checkpoint=str(twin), epochs=2)
     assert run_id(config) == results["a"].run_id
