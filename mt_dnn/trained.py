@@ -121,11 +121,9 @@ def _task_def(path: Path, config: RunConfig, identity: Identity | None, given: b
             f"task_def: {config.task_def}, which the run was trained with, does not exist; give --task_def"
         )
     found = load_task_defs(config.task_def) if config.task_def.is_file() else {}
+    if config.task not in found and (given or identity is None):
+        raise SettingError(f"task_def: {config.task_def} does not define {config.task}; it defines {', '.join(found)}")
     if identity is None:
-        if config.task not in found:
-            raise SettingError(
-                f"task_def: {config.task_def} does not define {config.task}; it defines {', '.join(found)}"
-            )
         return found[config.task]
     present = to_settings(found[config.task]) if config.task in found else identity.task_def
     if difference := identity.task_difference(replace(identity, task_def=present)):

@@ -1,4 +1,4 @@
-"""Trained models are loaded as they were trained: own weights, own task definition, own tokenizer, every byte checked."""
+"""Trained models are loaded as they were trained: their own weights, task definition and tokenizer, bytes checked."""
 
 import shutil
 import stat
@@ -143,6 +143,8 @@ def test_a_definition_file_is_needed_only_by_runs_of_earlier_versions(run_folder
         "rte: " + yaml.safe_dump(to_settings(load_task_defs(GLUE_TASK_DEF)["rte"]), default_flow_style=True)
     )
     assert read_run(run_folder).task_def == expected, "the file has other tasks now"
+    with pytest.raises(SettingError, match=r"mine\.yml does not define cola; it defines rte"):
+        read_run(run_folder, file)
     file.unlink()
     assert read_run(run_folder).task_def == expected
     edit_json(run_folder / "run.json", identity=None)
