@@ -127,7 +127,7 @@ def check_same(directory: RunDirectory, present: Identity) -> None:
         SettingError: names what differs and says what to do.
     """
     recorded = read_identity(directory)
-    remedy = f"delete {directory.path} to run again, or choose another --output_dir"
+    remedy = "delete that folder to run again, or choose another --output_dir"
     if recorded is None:
         raise SettingError(
             f"{directory.path} does not say what data and encoder it is of (an earlier version wrote it), so it "
