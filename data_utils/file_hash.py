@@ -68,6 +68,8 @@ def _store(path: str) -> None:
     """Remember a file for other processes. Of two that write at the same time one is lost, and computed again."""
     kept = {**{other: entry for other, entry in _stored().items() if other != path}, path: _known[path]}
     content = {p: {"look": seen, "sha256": digest} for p, (seen, digest) in list(kept.items())[-_MOST:]}
+    if not _file().is_absolute():
+        return  # there is no home
     with suppress(OSError):
         _file().parent.mkdir(parents=True, exist_ok=True)
         write_json(_file(), content)

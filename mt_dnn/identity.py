@@ -14,7 +14,7 @@ from data_utils.file_hash import remembered_sha256
 from data_utils.task_def import to_settings
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.data import dev_sets, find_task_def, tsv_of
-from mt_dnn.encoder_source import content_files, hub_commit, resolve_encoder
+from mt_dnn.encoder_source import content_files, hub_commit, tokenizer_folder
 from mt_dnn.results import RunDirectory, RunResult, Status
 
 KEY = "identity"
@@ -98,7 +98,7 @@ def identity_of(config: RunConfig) -> Identity:
     return Identity(
         data={f"{name}.tsv": remembered_sha256(tsv_of(config, name)) for name in datasets},
         task_def=to_settings(task_def),
-        encoder=encoder_content(resolve_encoder(config.init_checkpoint).folder),
+        encoder=encoder_content(tokenizer_folder(config.init_checkpoint)),  # which fetches no weights to know a commit
     )
 
 

@@ -173,7 +173,10 @@ def load_exported(folder: Path, device: str = "auto", precision: str | None = No
         SettingError: a file is missing or damaged.
     """
     _check_sums(folder)
-    (task_def,) = load_task_defs(folder / TASK_DEF).values()
+    found = load_task_defs(folder / TASK_DEF)
+    if len(found) != 1:
+        raise SettingError(f"{folder / TASK_DEF} defines {len(found)} tasks, an exported folder's one; export it again")
+    (task_def,) = found.values()
     source = EncoderSource("exported", folder)
     config = read_config(source)
     layout = find_layout(config.model_type, "tanh")
@@ -208,7 +211,7 @@ def _max_length(folder: Path) -> int:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["model_max_length"]
         return min(int(found), MAX_MAX_SEQ_LEN)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SettingError(f"{path} names no model_max_length ({error}); export it again") from None
 
 
@@ -227,6 +230,8 @@ def _check_sums(folder: Path) -> None:
     except FileNotFoundError:
         log.warning("%s has no %s (an earlier version exported it), so damage to it would not be seen", folder, SUMS)
         return
+    except SettingError as error:
+        raise SettingError(f"{error}; export it again") from None
     present = {file.name: file for file in (*content_files(folder), folder / TASK_DEF)}
     for name in sorted({*expected, *present}):
         if name not in present or sha256_of(present[name]) != expected.get(name):

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_utils.errors import SettingError
 from mt_dnn.config import RunConfig, run_dir, run_id
-from mt_dnn.identity import Identity, identity_of
+from mt_dnn.identity import Identity, finished_result, identity_of
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
 
@@ -123,6 +123,13 @@ def fake_run(config: RunConfig, on_progress: Callable[[Progress], None] | None =
         result = make_result(config, 60.0 + config.seed, 59.0 + config.seed)
         directory.write_result(result)
         return result
+
+
+def finished_run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
+    """Stands for ``mt_dnn.run.run`` on a run that is done: returned for its own data alone."""
+    result = finished_result(config)
+    assert result is not None
+    return result
 
 
 def _misbehave(rule: str, directory: RunDirectory) -> None:

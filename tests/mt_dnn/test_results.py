@@ -107,7 +107,7 @@ def test_predictions_round_trip(directory):
         ({"task": "rte"}, "rte/e/pats/abc/seed=1"),
         ({"encoder": "f"}, "cola/f/pats/abc/seed=1"),
         ({"method": "vanilla"}, "cola/e/vanilla/abc/seed=1"),
-        ({"run_id": "abd"}, "cola/e/pats/abd/seed=1"),
+        ({"run_id": "xyz"}, "cola/e/pats/xyz/seed=1"),
     ],
 )
 def test_a_result_of_another_run_is_refused(directory, changes, said):
