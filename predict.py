@@ -53,7 +53,7 @@ def _parser() -> CommandParser:
     add("--submission", type=Path, metavar="DIR", help="write the GLUE files of the task's test sets to DIR instead")
     add("--data_dir", type=Path, help="canonical files for --submission [the run's; data/canonical_data]")
     add("--epoch", choices=("best", "last"), help="weights of a run directory [best]")
-    add("--task_def", type=Path, help="task definitions of a run directory [the run's]")
+    add("--task_def", type=Path, help="task definitions of a run directory [the run's own]")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:<index> [%(default)s]")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="[the run's; fp32 for an exported folder]")
     add("--eval_batch_tokens", type=int, default=8192, help="tokens of a batch [%(default)s]")

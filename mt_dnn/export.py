@@ -25,9 +25,9 @@ Write a trained model so that transformers loads it, with the logits that it has
   AutoModelForSequenceClassification.from_pretrained("exported/cola")
   pipeline("text-classification", model="exported/cola")
 
-OUT holds configuration, weights, tokenizer, the task's definition and a model card (README.md). It appears whole or
-not at all. The written files are loaded and compared with the run's network before that. Families whose classification
-head is not ours are refused: docs/predict.md.
+OUT holds configuration, weights, tokenizer, the task's definition, their checksums and a model card (README.md). It
+appears whole or not at all. The written files are loaded and compared with the run's network before that. Families
+whose classification head is not ours are refused: docs/predict.md.
 Exit status: 0 done, 2 a setting or file is wrong."""
 
 
@@ -77,7 +77,7 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
     from mt_dnn.encoder_files import quiet_transformers
     from mt_dnn.encoder_source import resolve_encoder
     from mt_dnn.model_card import model_card
-    from mt_dnn.trained import TASK_DEF, load_run
+    from mt_dnn.trained import TASK_DEF, load_run, write_sums
 
     check_target(out)
     with quiet_transformers():
@@ -91,6 +91,7 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
             write_parts(model, classifier, resolve_encoder(run.config.init_checkpoint).folder, scratch)
         task = {model.task_def.name: to_settings(model.task_def)}
         (scratch / TASK_DEF).write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
+        write_sums(scratch)
         (scratch / "README.md").write_text(model_card(run, model, epoch), encoding="utf-8")
         for file in scratch.iterdir():  # safetensors makes its file readable for its owner alone
             shutil.copymode(scratch / "README.md", file)

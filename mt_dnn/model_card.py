@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from data_utils.task_def import DataFormat, Metric, TaskType
@@ -100,8 +99,7 @@ In percent, on the dev set.
 
 
 def _dev_examples(run: FinishedRun, dataset: str) -> int:
-    with np.load(run.directory.predictions_npz) as arrays:
-        return len(arrays[f"{dataset}.labels"])
+    return len(run.directory.read_predictions(run.result)[f"{dataset}.labels"])
 
 
 def _settings(run: FinishedRun) -> str:

@@ -27,6 +27,8 @@ class TrainState:
     """The newest evaluated epoch."""
     logits: dict[str, Tensor] = field(default_factory=dict)
     """``<dataset>.best_logits`` and ``<dataset>.last_logits`` -> (N, K)."""
+    kept: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """``best`` and ``last`` -> epoch and SHA-256 of the weights that lie in the run's checkpoints under that name."""
     seconds: float = 0.0
     """Time spent, over all sessions."""
     sessions: int = 1

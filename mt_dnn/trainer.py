@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from data_utils.batching import epoch_batches, evaluation_batches, share_of, training_subset
+from data_utils.file_hash import sha256_of
 from module.bert_optim import Adamax, NonFiniteGradient
 from module.seeds import stream_seed
 from mt_dnn import checkpoint
@@ -117,11 +118,26 @@ class Trainer:
         result = self.result(Status.DIVERGED if error else self._status(), error)
         if self.ranks.first:
             self.directory.write_predictions(self._predictions())
+            self.directory.sensitivity_json.unlink(missing_ok=True)  # of a session that watched and was killed here
             if error is None:
                 self.watch.write(self.directory)
-            self.directory.write_result(result)
+            result = self._write_result(result)
             checkpoint.drop_last(self.directory.checkpoints)
             self.tracker.close()
+        return result
+
+    def _write_result(self, result: RunResult) -> RunResult:
+        """Write the result with the checksums of its files; kept weights of epochs that it does not name go first."""
+        files = self.directory.hashes()
+        for name, score in (("best", result.best), ("last", result.last)):
+            epoch, digest = self.state.kept.get(name, (None, ""))
+            if score is None or score.epoch != epoch:
+                checkpoint.drop_weights(self.directory.checkpoints, name)
+                continue
+            file = checkpoint.weights_file(self.directory.checkpoints, name)
+            files[file.relative_to(self.directory.path).as_posix()] = digest
+        result = replace(result, files=files)
+        self.directory.write_result(result)
         return result
 
     def _is_hopeless(self) -> bool:
@@ -138,8 +154,7 @@ class Trainer:
         else:
             checkpoint.drop_last(self.directory.checkpoints)
         self.state.last = None  # the last epoch was never reached
-        result = self.result(Status.PRUNED, None)
-        self.directory.write_result(result)
+        result = self._write_result(self.result(Status.PRUNED, None))
         self.tracker.close()
         return result
 
@@ -222,9 +237,9 @@ class Trainer:
                 state.best = last
                 state.logits |= {f"{name}.best_logits": values for name, values in logits.items()}
                 if first and config.save in ("best", "both"):
-                    checkpoint.save_weights(self.directory.checkpoints, "best", self.network)
+                    self._keep("best", epoch)
             if first and epoch == config.epochs and config.save in ("last", "both"):
-                checkpoint.save_weights(self.directory.checkpoints, "last", self.network)
+                self._keep("last", epoch)
         best = state.best or last
         if first:
             self.tracker.evaluated(state.step, last, raw)
@@ -233,6 +248,9 @@ class Trainer:
             config.task, config.encoder, config.method, config.seed, epoch, config.epochs,
             self.data.task_def.primary_metric, last.score, best.score, best.epoch,
         )  # fmt: skip
+
+    def _keep(self, name: str, epoch: int) -> None:
+        self.state.kept[name] = epoch, checkpoint.save_weights(self.directory.checkpoints, name, self.network)
 
     def _dev_scores(self, epoch: int) -> tuple[EpochScore, dict[str, Tensor]]:
         """Scores of the weights as they are, and each set's (N, K) logits."""
@@ -295,7 +313,7 @@ class Trainer:
         self.ranks.check_same("the step of the newest checkpoint", 0 if loaded is None else loaded.step)
         if loaded is None:
             if self.ranks.first:
-                self.tracker.start(metrics_size=0, step=0)
+                self._begin_files(metrics_size=0)
             with self.streams.aside():
                 self.method.before_fit(self.context)
             if self.ranks.size > 1:
@@ -310,8 +328,17 @@ class Trainer:
         self.state = TrainState.from_plain(plain["state"], self.device)
         self.streams.resume(plain["random"], self.ranks.size, loaded.step)
         if self.ranks.first:
-            self.tracker.start(metrics_size=plain["metrics_size"], step=loaded.step)
+            self._begin_files(plain["metrics_size"])
         log.info("%s goes on at step %d of %d", self.directory.path, loaded.step, self.total_steps)
+
+    def _begin_files(self, metrics_size: int) -> None:
+        """Bring metrics and kept weights back to where the state stands: a killed session may have gone further."""
+        self.tracker.start(metrics_size, self.state.step)
+        for name in checkpoint.WEIGHTS:
+            file = checkpoint.weights_file(self.directory.checkpoints, name)
+            if name not in self.state.kept or not file.is_file() or sha256_of(file) != self.state.kept[name][1]:
+                checkpoint.drop_weights(self.directory.checkpoints, name)
+                self.state.kept.pop(name, None)
 
     def _status(self) -> Status:
         """Whether the best epoch tells the dev examples apart at all."""

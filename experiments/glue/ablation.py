@@ -44,7 +44,8 @@ from experiments.glue.plan import describe, make_job, parse_seeds
 from experiments.glue.recipe import Recipe, parse_overrides, run_configs
 from experiments.glue.significance import Significance, write_significance
 from experiments.glue.study import add_place_arguments, compute, list_failures, list_jobs
-from experiments.glue.table.cells import Cell, Table, Wanted, gather, run_folders
+from experiments.glue.table.cells import Cell, Table, Wanted, finished_runs, gather, run_folders
+from experiments.glue.table.contents import refuse_mixture
 from experiments.glue.table.csv_text import csv_text
 from experiments.glue.table.paper import load_paper
 from experiments.glue.table.render import markdown, markdown_table
@@ -203,18 +204,18 @@ def read_variants(
         whole = gather(runs, Wanted.of(some))
         for (encoder, _, task), cell in whole.cells.items():
             found[encoder, label, task] = replace(cell, method=label)
-            logged[task, label] = _logged([RunDirectory(path) for path in run_folders(cell, runs).values()])
+            folders = run_folders(cell, runs)
+            logged[task, label] = _logged([RunDirectory(folders[r.seed]).read_metrics(r) for r in cell.results])
+    refuse_mixture(run for cell in found.values() for run in finished_runs(cell, runs))
     return Table(found, whole.encoders, tuple(cells), whole.tasks), logged
 
 
-def _logged(directories: Sequence[RunDirectory]) -> dict[str, Logged]:
+def _logged(of_runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Logged]:
     runs: dict[str, list[tuple[float, float]]] = {}
-    for directory in directories:
-        if not directory.metrics_jsonl.is_file():
-            continue  # diverged before it logged, or cleaned up since
+    for records in of_runs:
         values: dict[str, list[float]] = {}
-        for line in directory.metrics_jsonl.read_text(encoding="utf-8").splitlines():
-            for key, value in json.loads(line).items():
+        for record in records:
+            for key, value in record.items():
                 _, slash, name = key.partition("/")
                 if slash and isinstance(value, float | int):
                     values.setdefault(name, []).append(float(value))

@@ -31,7 +31,8 @@ from experiments.glue.launch.pool import Job
 from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import describe, plan_jobs, study_name
 from experiments.glue.study import compute, list_failures, list_jobs
-from experiments.glue.table.cells import SELECTIONS, Selection, Table, Wanted, gather
+from experiments.glue.table.cells import SELECTIONS, Selection, Table, Wanted, finished_runs, gather
+from experiments.glue.table.contents import refuse_mixture
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
@@ -71,6 +72,8 @@ def _figure(chosen: argparse.Namespace, run: RunFunction | None) -> int:
     if stopped:
         return stopped
     tables = {share: gather(chosen.output_dir, Wanted.of(some)) for share, some in cells.items()}
+    every = [cell for table in tables.values() for cell in table.cells.values()]
+    refuse_mixture(run for cell in every for run in finished_runs(cell, chosen.output_dir))
     print("\n".join(map(str, draw(tables, chosen.output_dir, out, chosen.selection))))
     list_failures(report)
     return 0 if all(table.complete for table in tables.values()) else 1

@@ -16,7 +16,7 @@ from pathlib import Path
 from data_utils.command_line import CommandParser, status_of
 from experiments.glue.drawing.curves import learning_curves
 from experiments.glue.drawing.seed_strips import seed_strips
-from experiments.glue.table.cells import Wanted, gather
+from experiments.glue.table.cells import Wanted, gather, warn_unmatched
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _draw(chosen: argparse.Namespace) -> None:
     table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
+    warn_unmatched(table)
     files = seed_strips(table, chosen.out / "strip")
     files += learning_curves(table, chosen.runs, chosen.out / "curves") if chosen.curves else []
     print("\n".join(map(str, files)))

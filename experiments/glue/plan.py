@@ -26,7 +26,7 @@ from experiments.glue.recipe import (
 from experiments.glue.table.cells import TASK_ORDER
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
-from mt_dnn.results import RunDirectory
+from mt_dnn.identity import finished_result
 
 
 def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
@@ -164,6 +164,9 @@ def _count_rows(tsv: Path) -> int:
 
 
 def is_done(job: Job) -> bool:
-    """Whether there is nothing left to compute of a run."""
-    result = RunDirectory(job.folder).read_result()
-    return result is not None and result.done
+    """Whether there is nothing left to compute of a run.
+
+    Raises:
+        SettingError: it was computed on other data, with another task definition or encoder, or a file is damaged.
+    """
+    return finished_result(job.config) is not None

@@ -26,7 +26,7 @@ from experiments.glue.comparison.comparisons import Pair, SeedComparison, compar
 from experiments.glue.comparison.example_comparisons import ExampleComparison, compare_examples
 from experiments.glue.comparison.text import comparisons_csv, markdown, seeds_csv
 from experiments.glue.statistics.intervals import RESAMPLES
-from experiments.glue.table.cells import SELECTIONS, Selection, Table, Wanted, gather
+from experiments.glue.table.cells import SELECTIONS, Selection, Table, Wanted, gather, warn_unmatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,7 @@ def _tell(chosen: argparse.Namespace) -> None:
     if chosen.resamples < 100:
         raise SettingError(f"--resamples {chosen.resamples}: give at least 100; the default is {RESAMPLES}")
     table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
+    warn_unmatched(table)
     found = analyse(
         table, chosen.runs, chosen.baseline, SELECTIONS if chosen.selection == "both" else (chosen.selection,),
         chosen.resamples, chosen.random_seed, examples=not chosen.no_examples,

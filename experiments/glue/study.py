@@ -163,9 +163,16 @@ def compute(jobs: Sequence[Job], chosen: argparse.Namespace, run: RunFunction | 
 
     Returns:
         What became of them, and 0 or the exit status after a signal.
+
+    Raises:
+        SettingError: a run that is done was made of other data, another task definition or encoder.
     """
     todo = [job for job in jobs if not is_done(job)]
-    return _compute(chosen, run, todo, len(jobs)) if todo else (Report(done=0), 0)
+    report, stopped = _compute(chosen, run, todo, len(jobs)) if todo else (Report(done=0), 0)
+    if todo and not stopped:
+        for job in jobs:
+            is_done(job)  # refuses what another study has made meanwhile of other data, or data that were changed
+    return report, stopped
 
 
 def _compute(

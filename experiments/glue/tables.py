@@ -22,7 +22,7 @@ from pathlib import Path
 from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
-from experiments.glue.table.cells import Table, Wanted, gather
+from experiments.glue.table.cells import Table, Wanted, gather, warn_unmatched
 from experiments.glue.table.csv_text import cells_csv, seeds_csv
 from experiments.glue.table.paper import Paper, load_paper
 from experiments.glue.table.render import latex, markdown
@@ -83,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tell(chosen: argparse.Namespace) -> None:
     table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
+    warn_unmatched(table)
     if chosen.step_times is not None:
         table = replace(table, step_times=read_step_times(chosen.step_times))
     print(markdown(table, load_paper()), end="")

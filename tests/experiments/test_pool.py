@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from experiments.glue.launch.slots import Slot, usable_cores
 from experiments.glue.launch.worker import Ended
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.results import RunDirectory
-from tests.experiments.fake_runs import behave, calls, fake_run, make_result
+from tests.experiments.fake_runs import behave, calls, fake_run, finished_run, make_result
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -161,6 +162,23 @@ def test_a_worker_gives_the_gpu_memory_of_a_finished_run_back(monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     worker_module._free_memory()
     assert emptied == [True]
+
+
+def test_a_run_that_another_study_finished_on_other_data_is_not_taken(tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        (tmp_path / f"cola_{split}.tsv").write_text("1\t1\tsome words\n" * 4)
+    (job,) = make_jobs(tmp_path / "runs", seeds=1)
+    job = dataclasses.replace(job, config=dataclasses.replace(job.config, data_dir=tmp_path))
+    (tmp_path / "runs").mkdir()
+    fake_run(job.config)
+
+    def take() -> Report:
+        return Pool(LocalCrew(finished_run, [Slot("cpu", 1)]), Recorder()).compute([job])
+
+    assert take().done == 1
+    (tmp_path / "cola_dev.tsv").write_text("1\t0\tsome words\n" * 4)
+    ((_, error),) = take().failures
+    assert error.startswith("cola_dev.tsv is not what ")
 
 
 def test_usable_cores_is_positive() -> None:

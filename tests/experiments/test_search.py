@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from experiments.glue import study
 from experiments.glue.launch.pool import Pool
 from experiments.glue.recipe import load_recipe, run_configs
@@ -25,6 +26,7 @@ from experiments.glue.search.space import Axis, Point, Space
 from experiments.glue.search.tables import main as tables_main
 from mt_dnn.config import run_id
 from mt_dnn.results import RunDirectory, Status
+from tests.edits import edit_json
 from tests.experiments.search_runs import PoolInProcess, scored_run
 
 RECIPE = """
@@ -47,7 +49,8 @@ class Place:
         (root / "data").mkdir()
         self.runs.mkdir()
         for task in ("cola", "rte"):
-            (root / "data" / f"{task}_train.tsv").write_text("1\t1\tsome words\n" * 40)
+            for split in ("train", "dev"):
+                (root / "data" / f"{task}_{split}.tsv").write_text("1\t1\tsome words\n" * 40)
         self.recipe("vanilla", RATES)
         self.recipe("pats", SCALES)
 
@@ -409,3 +412,25 @@ def test_pruning_goes_through_the_real_pool(place: Place, monkeypatch: pytest.Mo
     statuses = [row["status"] for row in place.rows("trials.csv")]
     assert sorted(set(statuses)) == ["done", "pruned"]  # which ones, their order decides: by folder
     assert statuses.count("done") >= 4
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_search_chooses_among_runs_of_its_own_data_alone(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--search", "grid", "--search_seeds", "101,")
+    assert place.main(*arguments, methods="vanilla") == 0
+    made = place.calls
+    train = place.root / "data" / "cola_train.tsv"
+    before = train.read_text()
+    train.write_text(before.replace("some", "same", 1))
+    capsys.readouterr()
+    assert place.main(*arguments, methods="vanilla") == 2
+    output, errors = capsys.readouterr()
+    assert (output, errors.count("\n")) == ("", 1)
+    assert errors.startswith("error: cola_train.tsv is not what ")
+    assert place.calls == made
+    train.write_text(before)
+    run_json = next(place.runs.rglob("run.json"))
+    made_of = read_json(run_json)["identity"]
+    edit_json(run_json, identity=made_of | {"data": {**made_of["data"], "cola_train.tsv": "another"}})
+    with pytest.raises(SettingError, match=r"were not run with the same contents, cola_train\.tsv differs"):
+        read_search(place.out / "search.json")

@@ -18,6 +18,7 @@ from experiments.glue.statistics.stochastic_order import almost_stochastic_order
 from experiments.glue.table.cells import gather
 from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.results import RunDirectory, Status
+from tests.edits import replace_in_json
 from tests.experiments.fake_runs import DATASETS, METRICS, write_run
 
 ENCODER = "bert-base-uncased"
@@ -192,8 +193,7 @@ def test_what_is_not_comparable_is_refused_in_one_line(runs: Path, capsys: pytes
     (folder / "predictions.npz").write_bytes(whole[:200])
     assert "predictions.npz is damaged" in message()
     (folder / "predictions.npz").write_bytes(whole)
-    result = folder / "result.json"
-    result.write_text(result.read_text().replace('"F1"', '"ACC"'))
+    replace_in_json(folder / "result.json", ('"F1"', '"ACC"'))
     assert "mrpc: its runs were scored by different metrics, ACC/F1" in message()
 
 
@@ -225,14 +225,8 @@ def test_mnli_is_resampled_within_its_two_sets(tmp_path: Path) -> None:
             arrays |= {f"{name}.{key}": value for key, value in one.items()}
             accuracies.append(float(100 * np.mean(predicted == labels)))
         folder = write_run(tmp_path, "mnli", method, best=50.0, last=None)
-        result = (folder / "result.json").read_text()
-        middle = float(np.mean(accuracies))
-        result = (
-            result.replace("51.0", repr(accuracies[0]))
-            .replace("49.0", repr(accuracies[1]))
-            .replace("50.0", repr(middle))
-        )
-        (folder / "result.json").write_text(result)
+        scores = {"51.0": accuracies[0], "49.0": accuracies[1], "50.0": float(np.mean(accuracies))}
+        replace_in_json(folder / "result.json", *((old, repr(new)) for old, new in scores.items()))
         RunDirectory(folder).write_predictions(arrays)
     (found,) = [c for c in found_in(tmp_path).examples if c.pair.selection == "best"]
     assert found.examples == 90

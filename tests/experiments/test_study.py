@@ -5,10 +5,15 @@ from typing import Any
 import pytest
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from experiments.glue import study
 from experiments.glue.launch.slots import plan_slots
+from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import parse_seeds
 from experiments.glue.study import main
+from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.results import RunResult
+from tests.edits import edit_json
 from tests.experiments.fake_runs import behave, calls, fake_run
 
 RECIPE = """
@@ -28,7 +33,8 @@ class Place:
         self.runs, self.results = root / "runs", root / "results"
         (root / "data").mkdir()
         for task, rows in (("cola", 40), ("rte", 80)):
-            (root / "data" / f"{task}_train.tsv").write_text("1\t1\tsome words\n" * rows)
+            for split in ("train", "dev"):
+                (root / "data" / f"{task}_{split}.tsv").write_text("1\t1\tsome words\n" * rows)
         for method in ("vanilla", "pats"):
             (root / f"{method}.yml").write_text(RECIPE.format(method=method))
 
@@ -39,8 +45,17 @@ class Place:
             "--devices", "cpu", "--workers_per_device", "1", *more,
         ]  # fmt: skip
 
-    def main(self, *more: str, seeds: str = "2") -> int:
-        return main(self.arguments(*more, seeds=seeds), run=fake_run)
+    def main(self, *more: str, seeds: str = "2", run: RunFunction = fake_run) -> int:
+        return main(self.arguments(*more, seeds=seeds), run=run)
+
+
+def run_of_another_study(config: RunConfig, on_progress: object = None) -> RunResult:
+    """The run as a study with other data computes it."""
+    result = fake_run(config)
+    run_json = run_dir(config) / "run.json"
+    made_of = read_json(run_json)["identity"]
+    edit_json(run_json, identity=made_of | {"data": {**made_of["data"], "cola_train.tsv": "another"}})
+    return result
 
 
 @pytest.fixture
@@ -231,3 +246,37 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for needed in ("--devices 0,1,2,3", "--dry_run", "Exit status", "75 stopped"):
         assert needed in text
+
+
+def test_a_study_with_one_more_method_does_not_compare_new_data_with_old(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.main("--tasks", "cola") == 0
+    made = calls(place.runs)
+    train = place.root / "data" / "cola_train.tsv"
+    before = train.read_text()
+    train.write_text(before.replace("some", "same", 1))
+    (place.root / "sage.yml").write_text(RECIPE.format(method="sage"))
+    more = ["--recipes", ",".join(str(place.root / f"{m}.yml") for m in ("vanilla", "pats", "sage")), "--tasks", "cola"]
+    for arguments in (more, [*more, "--dry_run"]):
+        capsys.readouterr()
+        assert place.main(*arguments) == 2
+        output, errors = capsys.readouterr()
+        assert output == ""
+        assert errors.count("\n") == 1
+        assert errors.startswith("error: cola_train.tsv is not what ")
+        assert "restore it, or delete" in errors
+    assert calls(place.runs) == made, "nothing was computed"
+    train.write_text(before)
+    assert place.main(*more) == 0
+    assert len(calls(place.runs)) == len(made) + 2
+
+
+def test_runs_that_another_study_made_meanwhile_of_other_data_are_not_shown(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.main("--tasks", "cola", run=run_of_another_study) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert "error: cola_train.tsv is not what " in errors
+    assert not (place.results / "test" / "table.md").exists()

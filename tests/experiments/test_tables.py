@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from data_utils.yaml_file import read_yaml
 from experiments.glue.table.cells import Wanted, gather
 from experiments.glue.table.csv_text import cells_csv, seeds_csv
@@ -20,6 +21,7 @@ from experiments.glue.table.paper import PAPER, load_paper
 from experiments.glue.table.render import latex, markdown
 from experiments.glue.tables import main, write_tables
 from mt_dnn.results import Status
+from tests.edits import edit_json
 from tests.experiments.fake_runs import write_run
 
 ENCODER = "bert-base-uncased"
@@ -72,8 +74,7 @@ def test_a_table_says_what_was_set_otherwise_than_in_the_control(tmp_path: Path)
     assert "otherwise" in latex(gather(tmp_path), PAPER_TABLES)
     shutil.rmtree(folder.parent)
     for folder in tmp_path.glob("*/*/hype/*/seed=1"):
-        description = json.loads((folder / "run.json").read_text())
-        (folder / "run.json").write_text(json.dumps(description | {"resolved_precision": "bf16"}))
+        edit_json(folder / "run.json", resolved_precision="bf16")
     assert "HyPe (" not in markdown(gather(tmp_path), PAPER_TABLES)
 
 
@@ -88,9 +89,8 @@ def test_a_table_says_when_epochs_were_chosen_on_what_is_held_out(tmp_path: Path
     folders = [write_run(tmp_path, method=method, holdout=0.1) for method in ("vanilla", "pats")]
     assert "chosen on the split that is scored. Last" in markdown(gather(tmp_path), PAPER_TABLES)
     for count, folder in enumerate(folders, start=1):
-        result = json.loads((folder / "result.json").read_text())
-        result["best"]["held_out"] = 99.0
-        (folder / "result.json").write_text(json.dumps(result))
+        best = read_json(folder / "result.json")["best"]
+        edit_json(folder / "result.json", best=best | {"held_out": 99.0})
         text = markdown(gather(tmp_path), PAPER_TABLES)
         assert ("in some rows on a part" in text) == (count == 1)
     assert "chosen on a part of the training set that was held out, not on the split that is scored" in text
@@ -193,10 +193,8 @@ def test_mnli_is_the_mean_of_its_two_dev_sets(tmp_path: Path) -> None:
     text = markdown(gather(tmp_path), PAPER_TABLES)
     assert line(text, "vanilla")[0] == "84.00"
     assert "MNLI is the mean of matched and mismatched." in text
-    path = folder / "result.json"
-    result = json.loads(path.read_text())
-    result["best"]["score"] = result["best"]["metrics"]["mnli_matched_dev"]["ACC"]
-    path.write_text(json.dumps(result))
+    best = read_json(folder / "result.json")["best"]
+    edit_json(folder / "result.json", best=best | {"score": best["metrics"]["mnli_matched_dev"]["ACC"]})
     with pytest.raises(SettingError, match=r"result.json: score 85.0 is not the mean of ACC over mnli_matched_dev"):
         gather(tmp_path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from experiments.glue.launch.pool import Job
 from experiments.glue.table.cells import Cell, Table, run_folders
 from experiments.glue.table.titles import method_title
@@ -27,17 +27,19 @@ STATISTICS = (
 """Fields of :class:`SensitivitySummary` that are one number."""
 
 
-def read_summary(path: Path) -> SensitivitySummary:
-    """Read a ``sensitivity.json``.
+def read_summary(directory: RunDirectory, result: RunResult) -> SensitivitySummary:
+    """Read a finished run's ``sensitivity.json``.
 
     Raises:
-        SettingError: it is damaged.
-        OSError: it cannot be read.
+        SettingError: it is missing or damaged, or was not written with this result.
     """
+    path = directory.sensitivity_json
+    directory.check_file(path, result)
     try:
-        return SensitivitySummary.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise SettingError(f"{path} is damaged ({error}); delete the run's folder to run it again") from None
+        return SensitivitySummary.from_json(read_json(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).removeprefix(f"{path} is damaged: ")
+        raise SettingError(f"{path} is damaged ({reason}); delete {directory.path} to run again") from None
 
 
 def check_recorded(jobs: Iterable[Job]) -> None:
@@ -53,8 +55,7 @@ def check_recorded(jobs: Iterable[Job]) -> None:
         result = directory.read_result()
         if result is None or not _has_model(result):
             continue
-        path = directory.sensitivity_json
-        recorded = read_summary(path).beta if path.is_file() else None
+        recorded = read_summary(directory, result).beta if directory.sensitivity_json.is_file() else None
         if recorded != wanted:
             raise SettingError(
                 f"{job.folder} is done, with sensitivity_beta {recorded} and not {wanted}: take another --output_dir, "
@@ -64,11 +65,11 @@ def check_recorded(jobs: Iterable[Job]) -> None:
 
 def read_cell(cell: Cell, runs: Path) -> dict[int, SensitivitySummary]:
     """Seed -> sensitivities at the end of training; runs that failed or diverged have no end and are left out."""
-    ended = {result.seed for result in cell.results if _has_model(result)}
+    folders = run_folders(cell, runs)
     return {
-        seed: read_summary(RunDirectory(folder).sensitivity_json)
-        for seed, folder in run_folders(cell, runs).items()
-        if seed in ended
+        result.seed: read_summary(RunDirectory(folders[result.seed]), result)
+        for result in cell.results
+        if _has_model(result)
     }
 
 

@@ -17,7 +17,7 @@ from data_utils.errors import SettingError
 from experiments.glue.launch.crew import Crew, Worker
 from experiments.glue.launch.worker import Advanced, Died, Ended, Message, Outcome, Ready
 from mt_dnn.config import RunConfig
-from mt_dnn.results import RunDirectory
+from mt_dnn.identity import finished_result
 
 _POLL_SECONDS = 0.5
 _LOCKED_SECONDS = 5.0  # between two looks at a run that another study holds
@@ -170,9 +170,9 @@ class Pool:
 
     def _finished_elsewhere(self, job: Job) -> bool:
         result = None
-        with suppress(SettingError):  # a damaged result.json: the run itself reports it
-            result = RunDirectory(job.folder).read_result()
-        if result is None or not result.done:
+        with suppress(SettingError, OSError):  # a damaged result, or other data: the run itself reports it
+            result = finished_result(job.config)
+        if result is None:
             return False
         score = result.best.score if result.best else None
         self._end(job, Ended(Outcome.DONE, result.status.value, score))

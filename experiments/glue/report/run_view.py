@@ -94,7 +94,9 @@ def view_runs(table: Table, runs: Path, now: float) -> list[RunView]:
 def _view(cell: Cell, seed: int, runs: Path, now: float) -> RunView:
     directory = RunDirectory(runs / cell.task / cell.encoder / cell.method / cell.run_id / f"seed={seed}")
     result = next((r for r in cell.results if r.seed == seed), None)
-    description = _read_json(directory.run_json)
+    description = cell.descriptions.get(seed, {})
+    if result is not None and directory.metrics_jsonl.is_file():
+        directory.check_file(directory.metrics_jsonl, result)
     log = read_log(directory.metrics_jsonl)
     silence = None
     if result is not None:
@@ -108,16 +110,10 @@ def _view(cell: Cell, seed: int, runs: Path, now: float) -> RunView:
     return RunView(cell, seed, directory.path, state, result, log, description, total, silence)
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
 def read_log(metrics_jsonl: Path) -> Log:
     """Read ``metrics.jsonl``; a line that is still being written, or is no record, is left out."""
+    if not metrics_jsonl.is_file():  # a FIFO would be waited for
+        return Log()
     try:
         lines = metrics_jsonl.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -135,7 +131,7 @@ def read_log(metrics_jsonl: Path) -> Log:
                 per_epoch = step // epoch
             elif "loss" in record:
                 losses.append((step, float(record["loss"])))
-        except (ValueError, KeyError, TypeError, ZeroDivisionError):
+        except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
             continue
     return Log(curve, tuple(losses), step, epoch, per_epoch)
 

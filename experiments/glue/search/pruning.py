@@ -58,15 +58,15 @@ def below_median(best: float, epoch: int, others: Iterable[Sequence[float]]) -> 
 
 def read_choices(folder: Path) -> list[float]:
     """The score by which epochs are chosen, by epoch, from a run's ``metrics.jsonl``; empty when there is none."""
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
         return []
+    lines = path.read_text(encoding="utf-8").splitlines()
     choices = []
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             break  # a line that is being written, or was cut by a kill
         if "evaluation" in record:
             choices.append(float(record.get("held_out", record["score"])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from data_utils.errors import SettingError
+from experiments.glue.table.contents import Finished, refuse_mixture
+from mt_dnn.identity import read_identity
 from mt_dnn.results import RunDirectory, RunResult, Status
 
 
@@ -170,6 +172,7 @@ def read_search(search_json: Path, runs: Path | None = None) -> Search:
         folder, prunes = runs or Path(content["output_dir"]), content["prune_after"] is not None
         seeds = tuple(content["seeds"])
         cells = tuple(_cell(values, folder, seeds, prunes) for values in content["cells"])
+        refuse_mixture(run for cell in cells for run in _finished(cell, folder, seeds))
         return Search(
             content["sampler"], content["sampler_seed"], seeds, content["holdout"], content["prune_after"], cells
         )
@@ -179,14 +182,27 @@ def read_search(search_json: Path, runs: Path | None = None) -> Search:
         raise SettingError(f"{search_json} is not a search.json ({type(error).__name__}: {error})") from None
 
 
+def _directory(runs: Path, values: Mapping[str, Any], run_id: str, seed: int) -> RunDirectory:
+    return RunDirectory(runs / values["task"] / values["name"] / values["method"] / run_id / f"seed={seed}")
+
+
+def _finished(cell: SearchedCell, runs: Path, seeds: Sequence[int]) -> Iterator[Finished]:
+    """Runs of a cell that are over, with what they were made of."""
+    place = {"task": cell.task, "name": cell.name, "method": cell.method}
+    for trial in cell.trials:
+        for seed, result in zip(seeds, trial.results, strict=True):
+            if result is not None and is_over(result, prunes=True):
+                directory = _directory(runs, place, trial.run_id, seed)
+                yield directory.path, result, read_identity(directory)
+
+
 def _cell(values: Mapping[str, Any], runs: Path, seeds: Sequence[int], prunes: bool) -> SearchedCell:
-    folder = runs / values["task"] / values["name"] / values["method"]
     trials = tuple(
         Trial(
             number,
             dict(zip(values["grid"], given["values"], strict=True)),
             given["run_id"],
-            tuple(RunDirectory(folder / given["run_id"] / f"seed={seed}").read_result() for seed in seeds),
+            tuple(_directory(runs, values, given["run_id"], seed).read_result() for seed in seeds),
             prunes,
         )
         for number, given in enumerate(values["trials"])
