@@ -12,10 +12,11 @@ from torch import Tensor
 from ..noise import BLOCK, MASK_LEVELS, MAX_ENTRIES, WORD, mask_threshold, tensor_mask_bits
 from ..pats_rule import PATSRule
 from .cpu import sum_rows
+from .guard import PARAMETER, address, check_plain, check_shape, check_writable
 from .rows import new_table, number_blocks
 
 _DEVICES = ("cpu", "cuda")
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ZEROS = np.zeros(BLOCK, np.float32)  # the gradient of untouched rows
 
 
@@ -39,34 +40,67 @@ class Operand:
             masked the parameter's ``grad`` and left the whole one as its attribute ``unmasked_grad``.
     """
 
-    __slots__ = ("gradient", "name", "parameter", "theta", "touched", "update_gradient")
+    __slots__ = ("_plain", "gradient", "name", "parameter", "theta", "touched", "update_gradient")
 
     def __init__(self, name: str, parameter: Tensor) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
         check_parameter(name, parameter)
+        gradient, unmasked = parameter.grad, getattr(parameter, "unmasked_grad", None)
+        assert gradient is not None
         self.touched: Tensor | None = None
-        if gradient.layout != torch.strided:
-            if gradient.layout != torch.sparse_coo or gradient.sparse_dim() != 1:
-                raise RuntimeError(
-                    f"The gradient of {name!r} is sparse in a way that is not supported: sparse rows are needed"
-                )
-            if gradient._nnz() == 0:
-                gradient = gradient.to_dense()
-            else:
-                gradient = gradient.coalesce()
-                self.touched, gradient = gradient.indices()[0], gradient.values()
+        if type(gradient) is Tensor and gradient.layout != torch.strided:
+            if unmasked is not None:
+                raise RuntimeError(f"The gradient of {name!r} is sparse and masked: masks need dense gradients")
+            self.touched, gradient = _rows_of(name, parameter, gradient)
+        else:
+            check_gradient(name, "gradient", parameter, gradient)
         self.name = name
         self.parameter = parameter
-        self.theta = float32_copy(parameter.detach())
+        self._plain = parameter.detach()
+        self.theta = float32_copy(self._plain)
         self.update_gradient = self.gradient = float32_copy(gradient.detach())
-        if (unmasked := getattr(parameter, "unmasked_grad", None)) is not None:
+        if unmasked is not None:
+            check_gradient(name, "unmasked_grad", parameter, unmasked)
             self.gradient = float32_copy(unmasked.detach())
+
+    def addresses(self) -> tuple[int, int, int]:
+        """Where theta, the gradient and the update's gradient lie."""
+        device, size = self.parameter.device, self.gradient.shape
+        return (
+            address(self.name, PARAMETER, self.theta, self.parameter.shape, torch.float32, device),
+            address(self.name, "gradient", self.gradient, size, torch.float32, device),
+            address(self.name, "gradient", self.update_gradient, size, torch.float32, device),
+        )
 
     def write_back(self) -> None:
         """Copy the updated values into the parameter if they were worked out in a copy."""
-        if self.theta.data_ptr() != self.parameter.data_ptr():
-            self.parameter.detach().copy_(self.theta)
+        if self.theta is not self._plain:
+            self._plain.copy_(self.theta)
+
+
+def _rows_of(name: str, parameter: Tensor, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The touched rows of a sparse gradient, (R,) rising, and their values (R, ...); dense where none is touched."""
+    if gradient.layout != torch.sparse_coo or gradient.sparse_dim() != 1:
+        raise RuntimeError(
+            f"The gradient of {name!r} is sparse in a way that is not supported: sparse rows are needed"
+        )
+    if gradient.shape != parameter.shape or gradient.device != parameter.device:
+        raise ValueError(
+            f"gradient of {name!r} has shape {tuple(gradient.shape)} on {gradient.device}, the parameter "
+            f"{tuple(parameter.shape)} on {parameter.device}: call zero_grad() and backward() again"
+        )
+    if gradient._nnz() == 0:
+        return None, torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+    gradient = gradient.coalesce()
+    touched, values = gradient.indices()[0], gradient.values()
+    check_plain(name, "gradient", values)
+    check_shape(name, "gradient", values, torch.Size((len(touched), *parameter.shape[1:])), parameter.device)
+    # A tensor made without torch's checks may hold anything there.
+    if touched[0] < 0 or touched[-1] >= len(parameter) or not (touched.diff() > 0).all():
+        raise ValueError(
+            f"gradient of {name!r} has rows that are not rising in [0, {len(parameter)}): make it with "
+            "check_invariants=True to see where"
+        )
+    return touched, values
 
 
 def float32_copy(tensor: Tensor) -> Tensor:
@@ -78,18 +112,34 @@ def check_parameter(name: str, parameter: Tensor) -> None:
     """Refuse what the kernels do not handle.
 
     Raises:
-        TypeError: If the dtype is not float32, bfloat16 or float16.
+        TypeError: If it is no plain tensor (a DTensor, say), or the dtype is not float32, bfloat16 or float16.
         NotImplementedError: If the parameter is neither on the CPU nor on CUDA.
-        ValueError: If it has too many entries for the noise stream.
+        ValueError: If it has too many entries for the noise stream, or several in one place of memory.
     """
     if parameter.device.type not in _DEVICES:
         raise NotImplementedError(
             f"{name!r} is on {parameter.device}: there are kernels for {' and '.join(_DEVICES)}: move the model there"
         )
-    if parameter.dtype not in _DTYPES:
+    check_plain(name, PARAMETER, parameter)
+    if parameter.dtype not in DTYPES:
         raise TypeError(f"{name!r} is {parameter.dtype}: float32, bfloat16 or float16 is needed: model.float()")
     if parameter.numel() > MAX_ENTRIES:
         raise ValueError(f"{name!r} has {parameter.numel()} entries: at most {MAX_ENTRIES} are supported")
+    check_shape(name, PARAMETER, parameter, parameter.shape, parameter.device)
+    check_writable(name, parameter)
+
+
+def check_gradient(name: str, part: str, parameter: Tensor, gradient: Tensor) -> None:
+    """Refuse a dense gradient that does not fit its parameter.
+
+    Raises:
+        TypeError: If it is no plain tensor of floating-point numbers.
+        ValueError: If its shape, device or storage is another than the parameter's.
+    """
+    check_plain(name, part, gradient)
+    if not gradient.dtype.is_floating_point:
+        raise TypeError(f"{part} of {name!r} is {gradient.dtype}: floating-point numbers are needed")
+    check_shape(name, part, gradient, parameter.shape, parameter.device)
 
 
 def warn_about_low_precision(named: Iterable[tuple[str, Tensor]]) -> None:
@@ -102,6 +152,15 @@ def warn_about_low_precision(named: Iterable[tuple[str, Tensor]]) -> None:
                 stacklevel=3,
             )
             return
+
+
+def warn_that_nothing_is_chosen(who: str) -> None:
+    """Warn that there is no tensor whose sensitivity counts."""
+    warnings.warn(
+        f"{who} chooses nothing: no weight or bias of an encoder layer is trained and not excluded, so there is no "
+        f"sensitivity and no noise: unfreeze a layer, or leave {who} out",
+        stacklevel=4,
+    )
 
 
 def first_pass(operands: Sequence[Operand], track: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
@@ -124,9 +183,7 @@ def first_pass(operands: Sequence[Operand], track: Sequence[bool]) -> tuple[np.n
                 "(Embedding(sparse=False))"
             )
     rows = new_table([operand.gradient.numel() for operand in operands])
-    rows["theta"] = [operand.theta.data_ptr() for operand in operands]
-    rows["gradient"] = [operand.gradient.data_ptr() for operand in operands]
-    rows["update_gradient"] = [operand.update_gradient.data_ptr() for operand in operands]
+    rows["theta"], rows["gradient"], rows["update_gradient"] = np.array([o.addresses() for o in operands], np.int64).T
     rows["track"] = track
     sums = sum_rows(rows)
     finite = np.isfinite(sums)
@@ -169,7 +226,7 @@ def _parts(row: np.ndarray, operand: Operand) -> np.ndarray:
         parts[column] += 4 * starts
     n = len(touched)
     parts["size"][:n], parts["size"][n:] = width, gaps[gaps > 0]
-    parts["gradient"][:n] = operand.gradient.data_ptr() + 4 * width * np.arange(n)
+    parts["gradient"][:n] = row["gradient"] + 4 * width * np.arange(n)
     parts["gradient"][n:], parts["gradient_stride"][n:] = _ZEROS.ctypes.data, 0
     parts["update_gradient"] = parts["gradient"]
     return parts[np.argsort(starts)]

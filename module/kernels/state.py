@@ -1,0 +1,86 @@
+"""The state of one parameter: what it holds, how it starts, where it lies, and how it comes out of a checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .guard import address, check_plain, check_shape
+from .rows import INFINITY_NORM, MOMENTUM, SENSITIVITY, SENSITIVITY_MEAN, STEP
+
+State = dict[str, Any]
+
+MOMENTS = (STEP, MOMENTUM, INFINITY_NORM)
+TRACKED = (SENSITIVITY, SENSITIVITY_MEAN)
+_SCALARS = (STEP, SENSITIVITY_MEAN)
+_HOMES = ("cpu", "cuda")
+
+
+def entry_dtype(key: str) -> torch.dtype:
+    """Return the dtype of an entry: float32 whatever the parameter's is, float64 of the mean."""
+    return torch.float64 if key == SENSITIVITY_MEAN else torch.float32
+
+
+def entry_shape(key: str, parameter: Tensor) -> torch.Size:
+    """Return the shape of an entry, the parameter's or a scalar's."""
+    return torch.Size() if key in _SCALARS else parameter.shape
+
+
+def new_entries(parameter: Tensor, keys: Sequence[str]) -> State:
+    """Make entries as they are before the first step: zero."""
+    with torch.inference_mode(False):  # what is made inside it could not be changed outside
+        return {
+            key: torch.zeros(entry_shape(key, parameter), dtype=entry_dtype(key), device=parameter.device)
+            for key in keys
+        }
+
+
+def at_home(state: State, device: torch.device) -> State:
+    """Return the state on the parameter's device, if all of it stayed behind when the model was moved."""
+    tensors = [value for value in state.values() if isinstance(value, Tensor)]
+    devices = {value.device for value in tensors}
+    if len(devices) != 1 or devices == {device} or tensors[0].device.type not in _HOMES:
+        return state
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in state.items()}
+
+
+def addresses(name: str, parameter: Tensor, state: State, keys: Sequence[str]) -> list[int]:
+    """Check entries of the state and return where they lie.
+
+    Args:
+        name: Of the parameter.
+        parameter: Whose shape and device count.
+        state: Of the parameter.
+        keys: Of the entries.
+
+    Raises:
+        TypeError: If one is missing, no plain tensor, or of another dtype.
+        ValueError: If one has another shape, device, layout or storage.
+    """
+    device = parameter.device
+    return [
+        address(name, key, state.get(key), entry_shape(key, parameter), entry_dtype(key), device) for key in keys
+    ]
+
+
+def loaded_entries(name: str, parameter: Tensor, saved: Mapping[str, Any], keys: Sequence[str]) -> State:
+    """Copy entries out of a checkpoint, in their own precision, which torch would cast to the parameter's.
+
+    Raises:
+        TypeError: If one is missing or no plain tensor.
+        ValueError: If one has another shape than the parameter.
+    """
+    state = {}
+    for key in keys:
+        value = saved.get(key)
+        if key == STEP and isinstance(value, int | float):  # checkpoints of torch before 1.12
+            value = torch.tensor(float(value), dtype=torch.float32, device="cpu")
+        check_plain(name, key, value)
+        assert isinstance(value, Tensor)
+        if key in _SCALARS and value.numel() == 1:
+            value = value.reshape(())
+        check_shape(name, key, value, entry_shape(key, parameter), value.device)
+        with torch.inference_mode(False):
+            state[key] = value.detach().to(parameter.device, entry_dtype(key), copy=True).contiguous()
+    return state
