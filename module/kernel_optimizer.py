@@ -13,7 +13,7 @@ from .kernels.cpu import update_rows
 from .kernels.device_step import DeviceGroup, DeviceStep, Member, on_device, raise_refused
 from .kernels.device_table import Setting
 from .kernels.guard import check_apart
-from .kernels.rows import SENSITIVITY, SENSITIVITY_MEAN, STATE_COLUMNS, STEP
+from .kernels.rows import SENSITIVITY_MEAN, STATE_COLUMNS, STEP
 from .kernels.state import MOMENTS, TRACKED, State, addresses, at_home, new_entries
 from .kernels.step import (
     Operand,
@@ -80,7 +80,7 @@ class KernelOptimizer(Optimizer):
         super().__init__(params, defaults)
         selection = self._selection()
         if self.selection_key and not any(p.requires_grad and selection[id(p)] is not None for p in self._parameters()):
-            warn_that_nothing_is_chosen(type(self).__name__)
+            warn_that_nothing_is_chosen(type(self).__name__, self.selection_key)
         warn_about_low_precision(self._named_parameters())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -178,7 +178,7 @@ class KernelOptimizer(Optimizer):
                 if parameter.grad is not None and on_device(parameter) and parameter.numel():
                     identity = selection[id(parameter)]
                     state = self._state_of(parameter, identity is not None)
-                    member = Member(name, parameter, number, identity, state, MOMENTS)
+                    member = Member(name, parameter, number, identity, state)
                     members.setdefault(parameter.device, []).append(member)
         if not members:
             return []

@@ -33,7 +33,8 @@ def prepare_state_dict(
         TypeError: If an entry of the state is no plain tensor.
     """
     if absent := {"state", "param_groups"} - set(state_dict):
-        raise ValueError(f"No state of an optimizer: it lacks {' and '.join(sorted(absent))}: pass what state_dict() gave")
+        lacking = " and ".join(sorted(absent))
+        raise ValueError(f"No state of an optimizer: it lacks {lacking}: pass what state_dict() gave")
     groups, saved = optimizer.param_groups, state_dict["param_groups"]
     here, there = ([len(group["params"]) for group in some] for some in (groups, saved))
     if here != there:
@@ -41,7 +42,8 @@ def prepare_state_dict(
             f"The checkpoint has groups of {there} parameters, the optimizer of {here}: make the same groups of the "
             "same model before loading"
         )
-    completed = [_completed(i, own, group, check_group) for i, (own, group) in enumerate(zip(groups, saved, strict=True))]
+    pairs = enumerate(zip(groups, saved, strict=True))
+    completed = [_completed(i, own, group, check_group) for i, (own, group) in pairs]
     rest = dict(state_dict["state"])
     state: dict[Any, Any] = {}
     for group, own in zip(completed, groups, strict=True):
@@ -59,8 +61,8 @@ def _completed(number: int, own: Group, saved: Group, check_group: Callable[[Gro
     if missing or foreign:
         why = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(foreign)}"
         raise ValueError(
-            f"Group {number} of the checkpoint {why}: it is of another optimizer than Adamax: load it into that one, or "
-            "start this one anew"
+            f"Group {number} of the checkpoint {why}: it is of another optimizer than Adamax: load it into that "
+            "one, or start this one anew"
         )
     for one, other in zip(saved.get("param_names", ()), own.get("param_names", ()), strict=False):
         places = encoder_path(one), encoder_path(other)

@@ -41,7 +41,7 @@ def check_plain(name: str, part: str, tensor: object) -> None:
             _plain_keys.add(keys)
             return
     elif isinstance(tensor, Tensor):
-        oddity = f"is a {type(tensor).__name__}: plain torch tensors are needed (no DTensor of fully_shard, no subclass)"
+        oddity = f"is a {type(tensor).__name__}: plain, whole torch tensors are needed (no fully_shard)"
     else:
         found = "is missing" if tensor is None else f"is {reprlib.repr(tensor)}, no tensor"
         oddity = f"{found}: {_SAME_MODEL}"

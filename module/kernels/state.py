@@ -59,9 +59,7 @@ def addresses(name: str, parameter: Tensor, state: State, keys: Sequence[str]) -
         ValueError: If one has another shape, device, layout or storage.
     """
     device = parameter.device
-    return [
-        address(name, key, state.get(key), entry_shape(key, parameter), entry_dtype(key), device) for key in keys
-    ]
+    return [address(name, key, state.get(key), entry_shape(key, parameter), entry_dtype(key), device) for key in keys]
 
 
 def loaded_entries(name: str, parameter: Tensor, saved: Mapping[str, Any], keys: Sequence[str]) -> State:

@@ -80,9 +80,7 @@ class Operand:
 def _rows_of(name: str, parameter: Tensor, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
     """The touched rows of a sparse gradient, (R,) rising, and their values (R, ...); dense where none is touched."""
     if gradient.layout != torch.sparse_coo or gradient.sparse_dim() != 1:
-        raise RuntimeError(
-            f"The gradient of {name!r} is sparse in a way that is not supported: sparse rows are needed"
-        )
+        raise RuntimeError(f"The gradient of {name!r} is sparse in a way that is not supported: sparse rows are needed")
     if gradient.shape != parameter.shape or gradient.device != parameter.device:
         raise ValueError(
             f"gradient of {name!r} has shape {tuple(gradient.shape)} on {gradient.device}, the parameter "
@@ -154,11 +152,11 @@ def warn_about_low_precision(named: Iterable[tuple[str, Tensor]]) -> None:
             return
 
 
-def warn_that_nothing_is_chosen(who: str) -> None:
+def warn_that_nothing_is_chosen(who: str, verb: str) -> None:
     """Warn that there is no tensor whose sensitivity counts."""
     warnings.warn(
-        f"{who} chooses nothing: no weight or bias of an encoder layer is trained and not excluded, so there is no "
-        f"sensitivity and no noise: unfreeze a layer, or leave {who} out",
+        f"{who} has nothing to {verb}: every weight and bias of the encoder layers is frozen or excluded: unfreeze a "
+        f"layer, or leave {who} out",
         stacklevel=4,
     )
 
