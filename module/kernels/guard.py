@@ -44,7 +44,7 @@ def check_plain(name: str, part: str, tensor: object) -> None:
         oddity = f"is a {type(tensor).__name__}: plain, whole torch tensors are needed (no fully_shard)"
     else:
         found = "is missing" if tensor is None else f"is {reprlib.repr(tensor)}, no tensor"
-        oddity = f"{found}: {_SAME_MODEL}"
+        oddity = f"{found}: {_fix(part)}"
     raise TypeError(f"{_what(name, part)} {oddity}")
 
 
