@@ -89,8 +89,8 @@ class KernelOptimizer(Optimizer):
         for key, value in self.former_defaults.items():
             self.defaults.setdefault(key, value)
         for group in self.param_groups:
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
+            for key in self.defaults.keys() - {"differentiable"}:  # which torch adds to the defaults of copies
+                group.setdefault(key, self.defaults[key])
         self._asked = None
         self.__dict__.setdefault("_device_steps", {})  # loading keeps them: captured graphs use their tables
 
