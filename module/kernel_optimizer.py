@@ -7,6 +7,7 @@ from typing import Any, ClassVar, overload
 import numpy as np
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from .kernels.cpu import update_rows
@@ -122,7 +123,7 @@ class KernelOptimizer(Optimizer):
     def step(self, closure: None = None) -> None: ...
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
-    @torch._disable_dynamo
+    @_disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Do one step.
@@ -228,7 +229,8 @@ class KernelOptimizer(Optimizer):
         """Per parameter its identity in the noise stream, or None if it is not selected; as the groups say now."""
         key = self.selection_key
         asked = [
-            (list(map(id, group["params"])), group.get(key), group.get("perturb_biases")) for group in self.param_groups
+            (list(map(id, group["params"])), key and group.get(key), group.get("perturb_biases"))
+            for group in self.param_groups
         ]
         if self._asked != asked:
             self._selected = self._select() if key else {id(p): None for p in self._parameters()}
@@ -262,7 +264,7 @@ class KernelOptimizer(Optimizer):
     def _named_parameters(self) -> Iterator[tuple[str, Any]]:
         return (pair for number, group in enumerate(self.param_groups) for pair in named_in_group(group, number))
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict; the state keeps its own precision, which torch casts to the parameters'.
 

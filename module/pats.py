@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from .bert_optim import PATSAdamax
@@ -142,7 +143,7 @@ class PATS(PATSState):
             remove_hooks(self._optimizer, self)
         self._optimizer = None
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -223,7 +224,7 @@ class PATS(PATSState):
             self._state[info.path] = state
         self._pending += infos
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         here, there = _by_device([] if self.rule.is_silent else self._pending)

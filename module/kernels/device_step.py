@@ -130,9 +130,9 @@ class DeviceStep:
         self.device = device
         self._table, self._settings = Mirror(device), Mirror(device)
         self._block_rows: dict[bytes, Tensor] = {}  # by the tensors' sizes; never changed, so graphs may use them
-        self._blocks = self._zero = torch.zeros(1, device=device)
+        self._blocks = self._zero = torch.zeros(1, dtype=torch.float32, device=device)
         self._flags = torch.tensor([NO_NAME, 0, 0, NO_NAME], dtype=torch.int32, device=device)
-        self._one = torch.ones(1, device=device)
+        self._one = torch.ones(1, dtype=torch.float32, device=device)
         self._names: dict[str, int] = {}
         self._scratch: dict[str, Tensor] = {}
         self._grown: list[Tensor] = []  # former scratch, which a captured graph may still use

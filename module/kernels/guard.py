@@ -17,7 +17,7 @@ PARAMETER = ""
 
 _TYPES = frozenset({Tensor, nn.Parameter})
 _plain_keys: set[int] = set()  # sets of dispatch keys of tensors that are plain memory
-_SAME_MODEL = "load the state of the same model, or start a new optimizer"
+_SAME_MODEL = "load the state of the same model, or start anew"
 
 
 def check_plain(name: str, part: str, tensor: object) -> None:
@@ -66,6 +66,19 @@ def check_shape(name: str, part: str, tensor: Tensor, shape: torch.Size, device:
             f"{_what(name, part)} has shape {tuple(shape)}, but its storage holds {held} bytes of "
             f"{stop * tensor.element_size()}: it was resized or freed (FSDP frees shards): {_fix(part)}"
         )
+
+
+def check_saved(name: str, part: str, tensor: object, shape: torch.Size) -> Tensor:
+    """Return a tensor out of a checkpoint, from whatever device, if it can be one of a parameter's.
+
+    Raises:
+        TypeError: If it is missing or no plain tensor.
+        ValueError: If it has another shape.
+    """
+    check_plain(name, part, tensor)
+    assert isinstance(tensor, Tensor)
+    check_shape(name, part, tensor, shape, tensor.device)
+    return tensor
 
 
 def check_writable(name: str, parameter: Tensor) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .guard import address, check_plain, check_shape
+from .guard import address, check_saved
 from .rows import INFINITY_NORM, MOMENTUM, SENSITIVITY, SENSITIVITY_MEAN, STEP
 
 State = dict[str, Any]
@@ -74,11 +74,9 @@ def loaded_entries(name: str, parameter: Tensor, saved: Mapping[str, Any], keys:
         value = saved.get(key)
         if key == STEP and isinstance(value, int | float):  # checkpoints of torch before 1.12
             value = torch.tensor(float(value), dtype=torch.float32, device="cpu")
-        check_plain(name, key, value)
-        assert isinstance(value, Tensor)
-        if key in _SCALARS and value.numel() == 1:
+        if key in _SCALARS and type(value) is Tensor and value.numel() == 1:
             value = value.reshape(())
-        check_shape(name, key, value, entry_shape(key, parameter), value.device)
+        tensor = check_saved(name, key, value, entry_shape(key, parameter))
         with torch.inference_mode(False):
-            state[key] = value.detach().to(parameter.device, entry_dtype(key), copy=True).contiguous()
+            state[key] = tensor.detach().to(parameter.device, entry_dtype(key), copy=True).contiguous()
     return state
