@@ -81,7 +81,7 @@ class KernelOptimizer(Optimizer):
         super().__init__(params, defaults)
         selection = self._selection()
         if self.selection_key and not any(p.requires_grad and selection[id(p)] is not None for p in self._parameters()):
-            warn_that_nothing_is_chosen(type(self).__name__, self.selection_key)
+            warn_that_nothing_is_chosen(type(self).__name__, self.selection_key, stacklevel=4)
         warn_about_low_precision(self._named_parameters())
 
     def __setstate__(self, state: dict[str, Any]) -> None:

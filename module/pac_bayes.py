@@ -183,9 +183,8 @@ class NoiseWidths:
         """
         counts = [len(state[part]) for part in ("values", "means", "squares")]
         if counts != [len(self._values)] * 3:
-            raise ValueError(
-                f"The checkpoint has widths of {counts} tensors, the model {len(self._values)}: load its own"
-            )
+            wanted = len(self._values)
+            raise ValueError(f"The checkpoint has widths of {counts} tensors, the model of {wanted}: load its own")
         pairs = [
             (own, check_saved(f"weight {i}", part, saved, own.shape))
             for part, tensors in (("values", self._values), ("means", self._means), ("squares", self._squares))

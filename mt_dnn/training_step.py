@@ -82,9 +82,8 @@ class TrainingStep:
     def _begin(self, examples: int) -> None:
         self.parts.context.examples = examples
         if self.scaler.is_enabled():
-            self.parts.context.gradient_scale = self.scaler.scale(
-                torch.ones((), dtype=torch.float32, device=self.device)
-            )
+            one = torch.ones((), dtype=torch.float32, device=self.device)
+            self.parts.context.gradient_scale = self.scaler.scale(one)
 
     def _over_all_ranks(self, loss: Tensor) -> Tensor:
         """Gradients and buffers of the step as all ranks shall have them, and the sum of their losses."""

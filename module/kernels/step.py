@@ -152,12 +152,12 @@ def warn_about_low_precision(named: Iterable[tuple[str, Tensor]]) -> None:
             return
 
 
-def warn_that_nothing_is_chosen(who: str, verb: str) -> None:
+def warn_that_nothing_is_chosen(who: str, verb: str, stacklevel: int) -> None:
     """Warn that there is no tensor whose sensitivity counts."""
     warnings.warn(
         f"{who} has nothing to {verb}: every weight and bias of the encoder layers is frozen or excluded: unfreeze a "
         f"layer, or leave {who} out",
-        stacklevel=4,
+        stacklevel=stacklevel,
     )
 
 
