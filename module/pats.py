@@ -125,7 +125,7 @@ class PATS(PATSState):
             raise ValueError("This optimizer has another PATS attached: call its detach() first")
         _check_owned(optimizer, self._perturbed)
         if not any(info.parameter.requires_grad for info in self._perturbed):
-            warn_that_nothing_is_chosen("PATS", "perturb", stacklevel=3)
+            warn_that_nothing_is_chosen("PATS", "watch" if self.rule.is_silent else "perturb", stacklevel=3)
         if state_key is not None:
             self.take_over(optimizer, state_key)
             optimizer.register_state_dict_post_hook(self._save_with)

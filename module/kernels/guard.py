@@ -55,8 +55,8 @@ def check_shape(name: str, part: str, tensor: Tensor, shape: torch.Size, device:
         ValueError: If it is so.
     """
     if tensor.shape != shape:
-        found, wanted = tuple(tensor.shape), tuple(shape)
-        raise ValueError(f"{_what(name, part)} has shape {found}, the parameter {wanted}: {_fix(part)}")
+        wanted = f"the parameter {tuple(shape)}" if shape else "one number is needed"
+        raise ValueError(f"{_what(name, part)} has shape {tuple(tensor.shape)}, {wanted}: {_fix(part)}")
     if tensor.device != device:
         raise ValueError(f"{_what(name, part)} is on {tensor.device}, the parameter on {device}: {_fix(part)}")
     stop = tensor.storage_offset() + _extent(tensor)
