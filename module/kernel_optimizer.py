@@ -46,15 +46,16 @@ class StepTable:
 
     def sensitivity_means(self) -> np.ndarray:
         """Mean sensitivity of each selected tensor after the step: the average is linear, so its mean needs no pass."""
-        advanced = np.zeros(len(self.rows))
-        for i in np.flatnonzero(self.rows["track"]):
-            beta, rest = float(self.rows["beta"][i]), float(self.rows["one_minus_beta"][i])
-            advanced[i] = beta * float(self.states[i][SENSITIVITY_MEAN]) + rest * self.means[i]
+        tracked = self.rows["track"].tolist()
+        before = [float(s[SENSITIVITY_MEAN]) if there else 0.0 for s, there in zip(self.states, tracked, strict=True)]
+        beta, rest = (self.rows[name].astype(np.float64) for name in ("beta", "one_minus_beta"))
+        advanced: np.ndarray = np.where(tracked, beta * np.array(before) + rest * self.means, 0.0)
         return advanced
 
     def advance(self) -> None:
         """Count the step, and keep the means."""
-        for state, tracked, mean in zip(self.states, self.rows["track"], self.sensitivity_means(), strict=True):
+        means = self.sensitivity_means().tolist()
+        for state, tracked, mean in zip(self.states, self.rows["track"].tolist(), means, strict=True):
             state[STEP] += 1
             if tracked:
                 state[SENSITIVITY_MEAN].fill_(mean)
@@ -157,10 +158,12 @@ class KernelOptimizer(Optimizer):
         states = [
             self._state_of(operand.parameter, tracked) for operand, tracked in zip(operands, rows["track"], strict=True)
         ]
-        for operand, state, row in zip(operands, states, rows, strict=True):
-            _, row["momentum"], row["infinity_norm"] = addresses(operand.name, operand.parameter, state, MOMENTS)
-            if row["track"]:
-                row["sensitivity"], _ = addresses(operand.name, operand.parameter, state, TRACKED)
+        found = [
+            addresses(operand.name, operand.parameter, state, MOMENTS if identity is None else (*MOMENTS, *TRACKED))
+            for operand, state, identity in zip(operands, states, identities, strict=True)
+        ]
+        rows["momentum"], rows["infinity_norm"] = np.array([at[1:3] for at in found], np.int64).T
+        rows["sensitivity"] = [at[3] if len(at) > 3 else 0 for at in found]
         parts = {key: rows[column] for key, column in STATE_COLUMNS.items()}
         check_apart([o.name for o in operands], [o.parameter for o in operands], parts)
         rows["step"] = [int(state[STEP]) + 1 for state in states]

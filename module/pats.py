@@ -24,7 +24,7 @@ from .kernels.device_step import (
     on_device,
     raise_refused,
 )
-from .kernels.guard import PARAMETER, address, check_apart
+from .kernels.guard import PARAMETER, address, at_hand, check_apart
 from .kernels.rows import SENSITIVITY, SENSITIVITY_MEAN, STEP, new_table
 from .kernels.state import State, addresses
 from .kernels.step import (
@@ -33,7 +33,6 @@ from .kernels.step import (
     fill_noise,
     fill_sensitivity,
     first_pass,
-    float32_copy,
     model_mean,
     warn_that_nothing_is_chosen,
 )
@@ -242,14 +241,11 @@ class PATS(PATSState):
         # Sorted by learning rate: one fill per value.
         infos = sorted(infos, key=lambda info: lr_of[id(info.parameter)])
         states = [self._state[info.path] for info in infos]
+        rows, found = new_table([info.parameter.numel() for info in infos]), []
         for info in infos:
             check_parameter(info.name, info.parameter)
-        plain = [info.parameter.detach() for info in infos]
-        thetas = [float32_copy(theta) for theta in plain]
-        rows = new_table([theta.numel() for theta in thetas])
-        rows["theta"] = [
-            _address(info, PARAMETER, theta, theta.shape) for info, theta in zip(infos, thetas, strict=True)
-        ]
+            found.append(at_hand(info.name, PARAMETER, info.parameter, torch.float32))
+        rows["theta"] = [where for _, where in found]
         rows["sensitivity"] = _sensitivities_of(infos, states)
         rows["step"] = [int(state[STEP]) for state in states]
         identities = [tensor_id(info.path) for info in infos]
@@ -268,12 +264,12 @@ class PATS(PATSState):
             spread_evenly(rows, sensitivities, self.rule)
         elif self.spread == "shuffled":
             sensitivities = [misplaced(s, self.noise_seed, i.path) for s, i in zip(sensitivities, infos, strict=True)]
-            flat = [torch.Size((theta.numel(),)) for theta in thetas]
+            flat = [torch.Size((info.parameter.numel(),)) for info in infos]
             rows["sensitivity"] = list(map(_address, infos, repeat(SENSITIVITY), sensitivities, flat))
         update_rows(rows)
-        for theta, own in zip(thetas, plain, strict=True):
-            if theta is not own:
-                own.copy_(theta)
+        for info, (theta, _) in zip(infos, found, strict=True):
+            if theta is not info.parameter:
+                info.parameter.detach().copy_(theta)
 
     def check_refused(self) -> None:
         """Raise if steps have been left out on a GPU since the last call; waits for it. On the CPU the step raises.

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..noise import BLOCK, WORD, mask_threshold
 from ..pats_rule import PATSRule
 from .device_table import NO_NAME, Column, Draw, Flag, Record, Setting
-from .guard import PARAMETER, address, check_apart, one_entry
+from .guard import PARAMETER, address, at_hand, check_apart, one_entry
 from .mirror import Mirror
 from .rows import INFINITY_NORM, MOMENTUM, RULE_NONE, SENSITIVITY, SENSITIVITY_MEAN, STEP
 from .state import MOMENTS, TRACKED, State, addresses
@@ -53,7 +53,7 @@ class DeviceGroup:
 class Member:
     """A parameter in a step, with its state."""
 
-    __slots__ = ("_plain", "addresses", "gradient", "group", "identity", "name", "parameter", "state", "theta")
+    __slots__ = ("addresses", "gradient", "group", "identity", "name", "parameter", "state", "theta")
 
     def __init__(
         self,
@@ -79,29 +79,26 @@ class Member:
         self.name, self.parameter, self.group, self.state = name, parameter, group, state
         self.identity = identity
         """In the noise stream; None: no sensitivity and no noise."""
-        self._plain = parameter.detach()
-        self.theta = self._plain.contiguous()
+        self.theta, theta_at = at_hand(name, PARAMETER, parameter, None)
         check_gradient(name, "gradient", parameter, gradient)
         if gradient.dtype not in DTYPES:
             raise TypeError(f"gradient of {name!r} is {gradient.dtype}: float32, bfloat16 or float16 is needed")
-        self.gradient = gradient.detach().contiguous()
+        self.gradient, gradient_at = at_hand(name, "gradient", gradient, None)
         keys = (*(MOMENTS if moments else (STEP,)), *(TRACKED if identity is not None else ()))
-        self.addresses = dict(zip(keys, addresses(name, parameter, state, keys), strict=True))
+        found = dict(zip(keys, addresses(name, parameter, state, keys), strict=True))
+        columns = (MOMENTUM, INFINITY_NORM, SENSITIVITY, STEP, SENSITIVITY_MEAN)
+        self.addresses = (theta_at, gradient_at, *(found.get(key, 0) for key in columns))
 
     def write_back(self) -> None:
         """Copy the updated values into a parameter that is not contiguous."""
-        if self.theta is not self._plain:
-            self._plain.copy_(self.theta)
+        if self.theta is not self.parameter:
+            self.parameter.detach().copy_(self.theta)
 
     def row(self, lr: Tensor | None, name: int) -> tuple[int, ...]:
         """The columns of the table, with 0 for the first block."""
-        parameter, identity = self.parameter, self.identity or 0
-        shape, device = parameter.shape, parameter.device
-        keys = (MOMENTUM, INFINITY_NORM, SENSITIVITY, STEP, SENSITIVITY_MEAN)
+        identity = self.identity or 0
         return (
-            address(self.name, PARAMETER, self.theta, shape, parameter.dtype, device),
-            address(self.name, "gradient", self.gradient, shape, self.gradient.dtype, device),
-            *(self.addresses.get(key, 0) for key in keys),
+            *self.addresses,
             0 if lr is None else address("lr", PARAMETER, lr, lr.shape, torch.float32, lr.device),
             self.theta.numel(), 0, identity - ((identity >> 63) << 64), self.group, name,
         )  # fmt: skip

@@ -7,6 +7,7 @@ device, the dtype that the kernel reads, and a storage that holds all of it. Not
 import operator
 import reprlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,23 +49,39 @@ def check_plain(name: str, part: str, tensor: object) -> None:
     raise TypeError(f"{_what(name, part)} {oddity}")
 
 
-def check_shape(name: str, part: str, tensor: Tensor, shape: torch.Size, device: torch.device) -> None:
-    """Refuse another shape or device than the parameter's, and a storage that does not hold all entries.
+def check(name: str, part: str, tensor: Any, shape: torch.Size, device: torch.device) -> None:
+    """Refuse what is no plain tensor of this shape, on this device, all of it in its storage.
+
+    Args:
+        name: Of the parameter.
+        part: Which of its tensors.
+        tensor: To be checked; any strides.
+        shape: That it must have.
+        device: That it must be on.
 
     Raises:
-        ValueError: If it is so.
+        TypeError: If it is no plain tensor.
+        ValueError: If its shape, device or storage is another.
     """
+    if (  # what nearly all are, in as few calls as will do
+        type(tensor) in _TYPES
+        and tensor.shape == shape
+        and tensor.device == device
+        and torch._C._dispatch_keys(tensor).raw_repr() in _plain_keys
+        and _needed(tensor) <= tensor.untyped_storage().nbytes()
+    ):
+        return
+    check_plain(name, part, tensor)
     if tensor.shape != shape:
         wanted = f"the parameter {tuple(shape)}" if shape else "one number is needed"
         raise ValueError(f"{_what(name, part)} has shape {tuple(tensor.shape)}, {wanted}: {_fix(part)}")
     if tensor.device != device:
         raise ValueError(f"{_what(name, part)} is on {tensor.device}, the parameter on {device}: {_fix(part)}")
-    stop = tensor.storage_offset() + _extent(tensor)
-    held = tensor.untyped_storage().nbytes()
-    if held < stop * tensor.element_size() and tensor.numel():
+    needed, held = _needed(tensor), tensor.untyped_storage().nbytes()
+    if held < needed and tensor.numel():
         raise ValueError(
-            f"{_what(name, part)} has shape {tuple(shape)}, but its storage holds {held} bytes of "
-            f"{stop * tensor.element_size()}: it was resized or freed (FSDP frees shards): {_fix(part)}"
+            f"{_what(name, part)} has shape {tuple(shape)}, but its storage holds {held} bytes of {needed}: it was "
+            f"resized or freed (FSDP frees shards): {_fix(part)}"
         )
 
 
@@ -77,7 +94,7 @@ def check_saved(name: str, part: str, tensor: object, shape: torch.Size) -> Tens
     """
     check_plain(name, part, tensor)
     assert isinstance(tensor, Tensor)
-    check_shape(name, part, tensor, shape, tensor.device)
+    check(name, part, tensor, shape, tensor.device)
     return tensor
 
 
@@ -99,7 +116,7 @@ def check_writable(name: str, parameter: Tensor) -> None:
         reach += (size - 1) * stride
 
 
-def address(name: str, part: str, tensor: object, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> int:
+def address(name: str, part: str, tensor: Any, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> int:
     """Return where a contiguous tensor lies.
 
     Args:
@@ -114,17 +131,24 @@ def address(name: str, part: str, tensor: object, shape: torch.Size, dtype: torc
         TypeError: If it is no plain tensor of this dtype.
         ValueError: If its shape, device, layout or storage is another.
     """
-    check_plain(name, part, tensor)
-    assert isinstance(tensor, Tensor)
+    check(name, part, tensor, shape, device)
     if tensor.dtype != dtype:
         raise TypeError(f"{_what(name, part)} is {tensor.dtype}, not {dtype}: {_fix(part)}")
-    check_shape(name, part, tensor, shape, device)
     if not tensor.is_contiguous():
         raise ValueError(
             f"{_what(name, part)} of shape {tuple(shape)} has strides {tensor.stride()}: it must be contiguous: "
             "put .contiguous() in its place"
         )
-    return tensor.data_ptr()
+    return int(tensor.data_ptr())
+
+
+def at_hand(name: str, part: str, tensor: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, int]:
+    """Return a checked tensor if it is contiguous and of a dtype (None: its own), else a copy, and where that lies."""
+    dtype = dtype or tensor.dtype
+    if tensor.dtype == dtype and tensor.is_contiguous():
+        return tensor, tensor.data_ptr()
+    copy = tensor.detach().to(dtype).contiguous()
+    return copy, address(name, part, copy, tensor.shape, dtype, tensor.device)
 
 
 def check_apart(names: Sequence[str], parameters: Sequence[Tensor], parts: dict[str, np.ndarray]) -> None:
@@ -140,7 +164,7 @@ def check_apart(names: Sequence[str], parameters: Sequence[Tensor], parts: dict[
     """
     starts = np.array([[parameter.data_ptr() for parameter in parameters], *parts.values()], np.int64)
     lengths = np.array([4 * parameter.numel() for parameter in parameters], np.int64)
-    own = [_extent(parameter) * parameter.element_size() for parameter in parameters]
+    own = [_extent(parameter) for parameter in parameters]
     stops = starts + np.array([own] + [lengths] * len(parts))
     there = np.flatnonzero(starts)
     order = there[np.argsort(starts.flat[there], kind="stable")]
@@ -165,7 +189,7 @@ def one_entry(name: str, tensor: Tensor) -> Tensor:
     check_plain(name, PARAMETER, tensor)
     if tensor.numel() != 1:
         raise ValueError(f"{name!r} has shape {tuple(tensor.shape)}: a tensor of one entry is needed")
-    check_shape(name, PARAMETER, tensor, tensor.shape, tensor.device)
+    check(name, PARAMETER, tensor, tensor.shape, tensor.device)
     return tensor
 
 
@@ -196,8 +220,13 @@ def _fix(part: str) -> str:
 
 
 def _extent(tensor: Tensor) -> int:
-    """Entries from the first to the last in memory."""
+    """Bytes from the first entry to the end of the last in memory."""
     if tensor.is_contiguous():
-        return tensor.numel()
+        return tensor.nbytes
     sizes = [size - 1 for size in tensor.shape]
-    return 1 + sum(map(operator.mul, sizes, tensor.stride())) if tensor.numel() else 0
+    return (1 + sum(map(operator.mul, sizes, tensor.stride()))) * tensor.itemsize if tensor.numel() else 0
+
+
+def _needed(tensor: Tensor) -> int:
+    """Bytes that the storage must have."""
+    return tensor.storage_offset() * tensor.itemsize + _extent(tensor)

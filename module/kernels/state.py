@@ -38,10 +38,11 @@ def new_entries(parameter: Tensor, keys: Sequence[str]) -> State:
 
 def at_home(state: State, device: torch.device) -> State:
     """Return the state on the parameter's device, if all of it stayed behind when the model was moved."""
-    tensors = [value for value in state.values() if isinstance(value, Tensor)]
-    devices = {value.device for value in tensors}
-    if len(devices) != 1 or devices == {device} or tensors[0].device.type not in _HOMES:
+    step = state.get(STEP)
+    if not isinstance(step, Tensor) or step.device == device or step.device.type not in _HOMES:
         return state
+    if any(isinstance(value, Tensor) and value.device != step.device for value in state.values()):
+        return state  # part of it went astray: the check of the addresses says what
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in state.items()}
 
 

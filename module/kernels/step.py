@@ -12,7 +12,7 @@ from torch import Tensor
 from ..noise import BLOCK, MASK_LEVELS, MAX_ENTRIES, WORD, mask_threshold, tensor_mask_bits
 from ..pats_rule import PATSRule
 from .cpu import sum_rows
-from .guard import PARAMETER, address, check_plain, check_shape, check_writable
+from .guard import PARAMETER, at_hand, check, check_writable
 from .rows import new_table, number_blocks
 
 _DEVICES = ("cpu", "cuda")
@@ -40,7 +40,7 @@ class Operand:
             masked the parameter's ``grad`` and left the whole one as its attribute ``unmasked_grad``.
     """
 
-    __slots__ = ("_plain", "gradient", "name", "parameter", "theta", "touched", "update_gradient")
+    __slots__ = ("addresses", "gradient", "name", "parameter", "theta", "touched", "update_gradient")
 
     def __init__(self, name: str, parameter: Tensor) -> None:
         check_parameter(name, parameter)
@@ -55,26 +55,19 @@ class Operand:
             check_gradient(name, "gradient", parameter, gradient)
         self.name = name
         self.parameter = parameter
-        self._plain = parameter.detach()
-        self.theta = float32_copy(self._plain)
-        self.update_gradient = self.gradient = float32_copy(gradient.detach())
+        self.theta, theta_at = at_hand(name, PARAMETER, parameter, torch.float32)
+        self.gradient, gradient_at = self.update_gradient, update_at = at_hand(
+            name, "gradient", gradient, torch.float32
+        )
         if unmasked is not None:
             check_gradient(name, "unmasked_grad", parameter, unmasked)
-            self.gradient = float32_copy(unmasked.detach())
-
-    def addresses(self) -> tuple[int, int, int]:
-        """Where theta, the gradient and the update's gradient lie."""
-        device, size = self.parameter.device, self.gradient.shape
-        return (
-            address(self.name, PARAMETER, self.theta, self.parameter.shape, torch.float32, device),
-            address(self.name, "gradient", self.gradient, size, torch.float32, device),
-            address(self.name, "gradient", self.update_gradient, size, torch.float32, device),
-        )
+            self.gradient, gradient_at = at_hand(name, "unmasked_grad", unmasked, torch.float32)
+        self.addresses = theta_at, gradient_at, update_at
 
     def write_back(self) -> None:
         """Copy the updated values into the parameter if they were worked out in a copy."""
-        if self.theta is not self._plain:
-            self._plain.copy_(self.theta)
+        if self.theta is not self.parameter:
+            self.parameter.detach().copy_(self.theta)
 
 
 def _rows_of(name: str, parameter: Tensor, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -90,8 +83,7 @@ def _rows_of(name: str, parameter: Tensor, gradient: Tensor) -> tuple[Tensor | N
         return None, torch.zeros_like(parameter, memory_format=torch.contiguous_format)
     gradient = gradient.coalesce()
     touched, values = gradient.indices()[0], gradient.values()
-    check_plain(name, "gradient", values)
-    check_shape(name, "gradient", values, torch.Size((len(touched), *parameter.shape[1:])), parameter.device)
+    check(name, "gradient", values, torch.Size((len(touched), *parameter.shape[1:])), parameter.device)
     # A tensor made without torch's checks may hold anything there.
     if touched[0] < 0 or touched[-1] >= len(parameter) or not (touched.diff() > 0).all():
         raise ValueError(
@@ -99,11 +91,6 @@ def _rows_of(name: str, parameter: Tensor, gradient: Tensor) -> tuple[Tensor | N
             "check_invariants=True to see where"
         )
     return touched, values
-
-
-def float32_copy(tensor: Tensor) -> Tensor:
-    """Return the tensor itself if it is contiguous float32, else a copy that is."""
-    return tensor.to(torch.float32).contiguous()
 
 
 def check_parameter(name: str, parameter: Tensor) -> None:
@@ -118,12 +105,11 @@ def check_parameter(name: str, parameter: Tensor) -> None:
         raise NotImplementedError(
             f"{name!r} is on {parameter.device}: there are kernels for {' and '.join(_DEVICES)}: move the model there"
         )
-    check_plain(name, PARAMETER, parameter)
+    check(name, PARAMETER, parameter, parameter.shape, parameter.device)
     if parameter.dtype not in DTYPES:
         raise TypeError(f"{name!r} is {parameter.dtype}: float32, bfloat16 or float16 is needed: model.float()")
     if parameter.numel() > MAX_ENTRIES:
         raise ValueError(f"{name!r} has {parameter.numel()} entries: at most {MAX_ENTRIES} are supported")
-    check_shape(name, PARAMETER, parameter, parameter.shape, parameter.device)
     check_writable(name, parameter)
 
 
@@ -134,10 +120,9 @@ def check_gradient(name: str, part: str, parameter: Tensor, gradient: Tensor) ->
         TypeError: If it is no plain tensor of floating-point numbers.
         ValueError: If its shape, device or storage is another than the parameter's.
     """
-    check_plain(name, part, gradient)
+    check(name, part, gradient, parameter.shape, parameter.device)
     if not gradient.dtype.is_floating_point:
         raise TypeError(f"{part} of {name!r} is {gradient.dtype}: floating-point numbers are needed")
-    check_shape(name, part, gradient, parameter.shape, parameter.device)
 
 
 def warn_about_low_precision(named: Iterable[tuple[str, Tensor]]) -> None:
@@ -181,7 +166,7 @@ def first_pass(operands: Sequence[Operand], track: Sequence[bool]) -> tuple[np.n
                 "(Embedding(sparse=False))"
             )
     rows = new_table([operand.gradient.numel() for operand in operands])
-    rows["theta"], rows["gradient"], rows["update_gradient"] = np.array([o.addresses() for o in operands], np.int64).T
+    rows["theta"], rows["gradient"], rows["update_gradient"] = np.array([o.addresses for o in operands], np.int64).T
     rows["track"] = track
     sums = sum_rows(rows)
     finite = np.isfinite(sums)
