@@ -8,11 +8,12 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from ..noise import BLOCK, MASK_LEVELS, MAX_ENTRIES, WORD, mask_threshold, tensor_mask_bits
 from ..pats_rule import PATSRule
 from .cpu import sum_rows
-from .guard import PARAMETER, at_hand, check, check_writable
+from .guard import PARAMETER, at_hand, check, check_plain, check_writable
 from .rows import new_table, number_blocks
 
 _DEVICES = ("cpu", "cuda")
@@ -105,6 +106,8 @@ def check_parameter(name: str, parameter: Tensor) -> None:
         raise NotImplementedError(
             f"{name!r} is on {parameter.device}: there are kernels for {' and '.join(_DEVICES)}: move the model there"
         )
+    if is_lazy(parameter):  # it has no shape yet
+        check_plain(name, PARAMETER, parameter)
     check(name, PARAMETER, parameter, parameter.shape, parameter.device)
     if parameter.dtype not in DTYPES:
         raise TypeError(f"{name!r} is {parameter.dtype}: float32, bfloat16 or float16 is needed: model.float()")
