@@ -39,8 +39,10 @@ def keep_in_copies(optimizer: Optimizer, kind: type) -> None:
 
 
 def remove_hooks(optimizer: Optimizer, owner: object) -> None:
-    """Take away the hooks that are methods of an object."""
+    """Take away the hooks that are methods of an object; with the last of its class, copies are torch's again."""
     for name in _DICTS:
         hooks = getattr(optimizer, name)
         for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is owner]:
             del hooks[key]
+    if not any(owners(optimizer, type(owner))):
+        vars(optimizer).pop("__getstate__", None)

@@ -15,7 +15,7 @@ from .kernels.device_step import DeviceGroup, DeviceStep, Member, on_device, rai
 from .kernels.device_table import Setting
 from .kernels.guard import check_apart
 from .kernels.rows import SENSITIVITY_MEAN, STATE_COLUMNS, STEP
-from .kernels.state import MOMENTS, TRACKED, State, addresses, at_home, new_entries
+from .kernels.state import MOMENTS, TRACKED, State, addresses, at_home, new_entries, steps_made
 from .kernels.step import (
     Operand,
     check_parameter,
@@ -166,7 +166,7 @@ class KernelOptimizer(Optimizer):
         rows["sensitivity"] = [at[3] if len(at) > 3 else 0 for at in found]
         parts = {key: rows[column] for key, column in STATE_COLUMNS.items()}
         check_apart([o.name for o in operands], [o.parameter for o in operands], parts)
-        rows["step"] = [int(state[STEP]) + 1 for state in states]
+        rows["step"] = [steps_made(o.name, state) + 1 for o, state in zip(operands, states, strict=True)]
         table = StepTable(rows, states, identities, means, spans)
         self.fill(table)
         update_rows(split_row_sparse(rows, operands))

@@ -26,7 +26,7 @@ from .kernels.device_step import (
 )
 from .kernels.guard import PARAMETER, address, at_hand, check_apart
 from .kernels.rows import SENSITIVITY, SENSITIVITY_MEAN, STEP, new_table
-from .kernels.state import State, addresses
+from .kernels.state import State, addresses, steps_made
 from .kernels.step import (
     Operand,
     check_parameter,
@@ -213,6 +213,7 @@ class PATS(PATSState):
         rows, means = first_pass(operands, [True] * len(operands))
         states = [self._state_of(info) for info in infos]
         rows["sensitivity"] = _sensitivities_of(infos, states)
+        rows["step"] = [steps_made(info.name, state) for info, state in zip(infos, states, strict=True)]
         check_apart([o.name for o in operands], [o.parameter for o in operands], {SENSITIVITY: rows["sensitivity"]})
         fill_sensitivity(rows, self.rule.sensitivity_beta, self.rule.sensitivity_eps)
         update_rows(rows)
@@ -247,7 +248,7 @@ class PATS(PATSState):
             found.append(at_hand(info.name, PARAMETER, info.parameter, torch.float32))
         rows["theta"] = [where for _, where in found]
         rows["sensitivity"] = _sensitivities_of(infos, states)
-        rows["step"] = [int(state[STEP]) for state in states]
+        rows["step"] = [steps_made(info.name, state) for info, state in zip(infos, states, strict=True)]
         identities = [tensor_id(info.path) for info in infos]
         rows["id_low"] = [identity & WORD for identity in identities]
         rows["id_high"] = [identity >> 32 for identity in identities]

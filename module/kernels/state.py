@@ -15,6 +15,7 @@ MOMENTS = (STEP, MOMENTUM, INFINITY_NORM)
 TRACKED = (SENSITIVITY, SENSITIVITY_MEAN)
 _SCALARS = (STEP, SENSITIVITY_MEAN)
 _HOMES = ("cpu", "cuda")
+_MAX_STEPS = 1 << 24  # up to which a float32 counts
 
 
 def entry_dtype(key: str) -> torch.dtype:
@@ -63,6 +64,18 @@ def addresses(name: str, parameter: Tensor, state: State, keys: Sequence[str]) -
     return [address(name, key, state.get(key), entry_shape(key, parameter), entry_dtype(key), device) for key in keys]
 
 
+def steps_made(name: str, state: State) -> int:
+    """Return how many updates a parameter has had; waits for a device.
+
+    Raises:
+        ValueError: If that is no number of steps.
+    """
+    steps = float(state[STEP])
+    if not 0.0 <= steps <= _MAX_STEPS:
+        raise ValueError(f"step of {name!r} is {steps}: a number in [0, {_MAX_STEPS}] is needed: load a sound state")
+    return int(steps)
+
+
 def loaded_entries(name: str, parameter: Tensor, saved: Mapping[str, Any], keys: Sequence[str]) -> State:
     """Copy entries out of a checkpoint, in their own precision, which torch would cast to the parameter's.
 
@@ -80,4 +93,6 @@ def loaded_entries(name: str, parameter: Tensor, saved: Mapping[str, Any], keys:
         tensor = check_saved(name, key, value, entry_shape(key, parameter))
         with torch.inference_mode(False):
             state[key] = tensor.detach().to(parameter.device, entry_dtype(key), copy=True).contiguous()
+    if STEP in state:
+        steps_made(name, state)
     return state

@@ -119,7 +119,9 @@ def test_a_copy_can_be_detached_and_others_hooks_stay_behind():
     )
     optimizer2.step()
     assert calls == []  # torch leaves them out of copies
+    assert "__getstate__" in vars(optimizer2)
     pats2.detach()
+    assert "__getstate__" not in vars(optimizer2)
     assert "pats" not in optimizer2.state_dict()
     assert "pats" not in copy.deepcopy(optimizer2).state_dict()
     assert "pats" in optimizer.state_dict()

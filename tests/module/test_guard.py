@@ -127,6 +127,17 @@ def test_an_edited_state_is_refused_by_name_before_anything_changes(name, key, e
 
 
 @everywhere
+@pytest.mark.parametrize("steps", [float("nan"), float("inf"), -1.0, 1e9])
+def test_a_step_that_is_no_number_of_steps_is_refused(make, steps):
+    parameters, optimizer = stepped(make)
+    state_of(optimizer, parameters)["step"].fill_(steps)
+    before = [p.detach().clone() for p in parameters.values()]
+    with pytest.raises(ValueError, match=r"^step of .*query\.weight' is .*: a number in \[0, 16777216\] is needed"):
+        optimizer.step()
+    assert all(map(torch.equal, before, parameters.values()))
+
+
+@everywhere
 def test_a_missing_entry_is_refused(make):
     parameters, optimizer = stepped(make)
     state = state_of(optimizer, parameters)

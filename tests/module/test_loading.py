@@ -6,6 +6,8 @@ import warnings
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
 from module.pats import PATS
@@ -216,6 +218,37 @@ def test_another_prefix_is_the_same_order():
     train(parameters, optimizer, 1)
 
 
+values = st.one_of(
+    st.builds(
+        lambda shape, dtype, layout: torch.ones(shape, dtype=dtype, device=layout),
+        st.sampled_from([(), (1,), (2,), (33,), (33, 31), (31, 33), (34, 31), (1, 33, 31)]),
+        st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.complex64]),
+        st.sampled_from(["cpu", "meta"]),
+    ),
+    st.none(), st.booleans(), st.floats(), st.text(max_size=2), st.lists(st.integers(), max_size=2),
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex values")
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(sorted(OURS)),
+    key=st.sampled_from(["step", "exp_avg", "exp_inf", "sensitivity", "sensitivity_mean", "other"]),
+    value=values,
+)
+def test_whatever_a_checkpoint_holds_it_loads_whole_or_not_at_all(name, key, value):
+    saved, parameters = saved_by(OURS[name]), make_parameters()
+    optimizer = OURS[name](list(parameters.items()))
+    saved["state"][1][key] = value
+    try:
+        optimizer.load_state_dict(saved)
+    except (TypeError, ValueError):
+        assert not optimizer.state
+    train(parameters, optimizer, 1, first=3)
+    state = optimizer.state[parameters[QUERY]]
+    assert all(state[key].shape == (33, 31) and state[key].dtype == torch.float32 for key in ("exp_avg", "exp_inf"))
+
+
 @everywhere
 def test_hooks_before_and_after_loading_are_heard(make):
     saved, parameters = saved_by(make, steps=3), make_parameters()
@@ -262,6 +295,16 @@ def test_groups_are_added_after_loading(make):
     optimizer.add_param_group({"params": named[-2:]})
     train(parameters, optimizer, 2, first=3)
     assert [int(optimizer.state[p]["step"]) for p in parameters.values()] == [4] * (len(named) - 2) + [2, 2]
+
+
+def test_a_parameter_replaced_in_a_group_is_the_one_that_counts():
+    parameters = make_parameters()
+    optimizer = OURS["pats"](list(parameters.items()))
+    train(parameters, optimizer, 1)
+    place = list(SHAPES).index(QUERY)
+    parameters[QUERY] = optimizer.param_groups[0]["params"][place] = torch.nn.Parameter(torch.ones(5, 4))
+    train(parameters, optimizer, 1, first=2)
+    assert optimizer.state[parameters[QUERY]]["sensitivity"].shape == (5, 4)
 
 
 @pytest.mark.parametrize(
