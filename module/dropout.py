@@ -51,9 +51,10 @@ class DropoutStream:
                 f"Invalid dropout probability: {p}: 0, or a number in [{1 / _LEVELS}, {1 - 1 / _LEVELS}] is needed"
             )
         bits = _BITS[like.dtype]
-        kept = int(torch.tensor(_LEVELS / threshold, dtype=like.dtype).view(bits))  # positive, so the sign bit is 0
+        factor = torch.tensor(_LEVELS / threshold, dtype=like.dtype, device="cpu")
+        kept = int(factor.view(bits))  # positive, so the sign bit is 0
         blocks = -(-like.numel() // DROPOUT_BLOCK)
-        out = torch.empty(blocks * DROPOUT_BLOCK, dtype=bits)
+        out = torch.empty(blocks * DROPOUT_BLOCK, dtype=bits, device="cpu")
         words = out.numpy().view("uint32" if bits == torch.int32 else "uint16")
         place, low, high = self.position, self.seed & WORD, self.seed >> 32
         for_each_chunk(blocks, lambda a, b: dropout_blocks(place, a, b, low, high, threshold, kept, words))

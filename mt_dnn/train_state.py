@@ -17,7 +17,7 @@ class TrainState:
 
     step: int = 0
     """Optimizer steps made."""
-    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float32, device="cpu"))
     """Sum of the losses of the examples seen since the last log line; on the device, read only when logged."""
     loss_examples: int = 0
     """Their number."""

@@ -82,7 +82,7 @@ class Trainer:
         self.lengths = data.train.lengths[self.rows]
         self.steps_per_epoch = math.ceil(len(self.rows) / config.window)
         self.total_steps = config.epochs * self.steps_per_epoch
-        self.state = TrainState(loss_sum=torch.zeros((), device=self.device))
+        self.state = TrainState(loss_sum=torch.zeros((), dtype=torch.float32, device=self.device))
         self.evaluation_batches = {
             name: evaluation_batches(cache.lengths, config.eval_batch_tokens) for name, cache in data.evaluated.items()
         }
@@ -218,7 +218,7 @@ class Trainer:
         }
         if self.ranks.first:
             self.tracker.log(record)
-        state.loss_sum, state.loss_examples = torch.zeros((), device=self.device), 0
+        state.loss_sum, state.loss_examples = torch.zeros((), dtype=torch.float32, device=self.device), 0
         if isinstance(self.optimizer, Adamax):
             self.optimizer.check_refused()  # on a GPU it could not say so at the step itself
         if not math.isfinite(loss):

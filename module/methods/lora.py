@@ -98,5 +98,5 @@ def _draw(context: MethodContext, model: "nn.Module") -> None:
         if isinstance(module, LoraLayer):
             weights = module.lora_A[_ADAPTER].weight.detach()  # (r, fan_in)
             bound = weights.shape[1] ** -0.5
-            drawn = torch.empty(weights.shape).uniform_(-bound, bound, generator=context.rng(f"lora/{name}"))
-            weights.copy_(drawn)
+            drawn = torch.empty(weights.shape, dtype=torch.float32, device="cpu")
+            weights.copy_(drawn.uniform_(-bound, bound, generator=context.rng(f"lora/{name}")))
