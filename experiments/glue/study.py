@@ -25,7 +25,7 @@ from pathlib import Path
 from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
 from experiments.glue.launch.display import StudyDisplay
-from experiments.glue.launch.launcher import add_launcher_arguments, launch, retries
+from experiments.glue.launch.launcher import add_launcher_arguments, check_machine, launch, retries
 from experiments.glue.launch.pool import Job, Pool, Report
 from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
@@ -176,6 +176,7 @@ def _compute(
     wrap: Callable[[RunFunction], RunFunction] | None = None,
 ) -> tuple[Report, int]:
     """Compute runs, of so many altogether; returns the report, and the exit status of a stop by a signal or 0."""
+    check_machine(chosen, todo)
     run = run or _train_run()
     with launch(chosen, wrap(run) if wrap is not None else run, todo) as crew:
         print(f"{len(todo)} of {total} runs to do, {crew.summary}", file=sys.stderr)

@@ -86,9 +86,10 @@ def parse_method(spec: str) -> tuple[str, ...]:
     for name in names:
         if name not in METHODS:
             near = difflib.get_close_matches(name, METHODS, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
-                f"Invalid method: {name[:60]!r} in {spec[:60]!r}{f' (did you mean {near[0]}?)' if near else ''}: known are "
-                f"{', '.join(METHODS)}, joined with +; {METHODS.trouble or 'no installed package brings it'}"
+                f"Invalid method: {name[:60]!r} in {spec[:60]!r}{meant}: known are {', '.join(METHODS)}, joined with "
+                f"+; {METHODS.trouble or 'no installed package brings it'}"
             )
     if len(set(names)) < len(names):
         raise ValueError(f"Invalid method: {spec!r} names a method twice: name each once")

@@ -11,8 +11,8 @@ from ..method import FineTuningMethod
 class Registry(Mapping[str, type[FineTuningMethod]]):
     """Name -> class of a method: the project's own in their order, then those of packages.
 
-    The metadata of installed packages give the names. Their code runs when a name is looked up and not before: a package
-    that cannot be imported is in the way of nobody who does not ask for its method.
+    The metadata of installed packages give the names. Their code runs when a name is looked up and not before, so that
+    one that cannot be imported is in the way of nobody who does not ask for its method.
 
     Args:
         own: The project's methods.
