@@ -58,8 +58,12 @@ def _train(arguments: Sequence[str], rank: str) -> int:
         label = f"{config.task} {config.method} seed={config.seed}"
         with join(config.device) as ranks, progress_bar(label, shown=ranks.first) as report:
             result = run(config, report, ranks=ranks)
-    except (SettingError, RunLocked, OSError) as error:
-        raise SettingError(str(error) if rank == "0" else f"process {rank}: {error}") from None
+    except RunLocked as error:
+        raise SettingError(str(error)) from None
+    except (SettingError, OSError) as error:
+        if rank == "0":
+            raise
+        raise SettingError(f"process {rank}: {error}") from None
     except RankLost as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -172,6 +172,8 @@ class RunConfig:
             for key, hint in get_type_hints(type(values)).items():
                 if not fits(value := getattr(values, key), hint):
                     raise SettingError(f"{name}.{key} is {shown(value)}; legal: {described(hint)}")
+                if isinstance(value, int) and abs(value) >= 2**31:
+                    raise SettingError(f"{name}.{key} is {shown(value)}; legal: {described(hint)} below 2^31")
         object.__setattr__(self, "method_settings", settings)
 
     @property

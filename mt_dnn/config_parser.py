@@ -208,9 +208,9 @@ def _check_keys(values: Mapping[str, Any], legal: Sequence[str], group: str) -> 
 
 
 def _is_plain(value: object) -> bool:
-    """Whether a value is no mapping, and no list but a short one of numbers or texts; a float holds its integer."""
+    """Whether a value is no mapping, and no list but a short one of numbers or texts; a float holds its integers."""
     if isinstance(value, list | tuple):
-        return len(value) <= 100 and not any(isinstance(part, list | tuple | Mapping) for part in value)
+        return len(value) <= 100 and not any(isinstance(v, list | tuple) for v in value) and all(map(_is_plain, value))
     return not isinstance(value, Mapping) and not (isinstance(value, int) and abs(value) >= 10**300)
 
 
