@@ -62,7 +62,7 @@ def read_config(source: EncoderSource) -> Any:
     except Exception as error:  # of transformers' checks of the values, which differ from family to family
         raise SettingError(f"encoder: cannot read {path}: {in_one_line(error)}") from error
     # Masked language models see both sides, which the first token needs; encoder-decoders have no such token.
-    if config.is_encoder_decoder or config.is_decoder:
+    if config.is_encoder_decoder or getattr(config, "is_decoder", False):
         raise SettingError(
             f"encoder: {source.name} has a decoder ({config.model_type}), it is no bidirectional encoder"
         )
