@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_utils.atomic import write_bytes_atomic
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.task_def import DataFormat, TaskDef, TaskType
 
 _BOM = b"\xef\xbb\xbf"
@@ -167,8 +167,8 @@ def label_value(text: str, task_def: TaskDef) -> float:
             value = float(text)
         except ValueError:
             value = np.nan
-        if not np.isfinite(value):
-            raise SettingError(f"label {text!r} is not a number")
+        if not abs(value) <= float(np.finfo(np.float32).max):  # as which it is kept
+            raise SettingError(f"label {shown(text)} is not a number that 32 bits hold")
         return value
     if not (text.isascii() and text.isdigit()) or int(text) >= task_def.n_class:
         raise SettingError(f"label {text!r} is none of {', '.join(map(str, range(task_def.n_class)))}")

@@ -47,7 +47,7 @@ def plain(message: str, parser: argparse.ArgumentParser) -> str:
     options = [option for option in parser._option_string_actions if option.startswith("--")]
     near = [option for option in options if len(name) > 2 and option.startswith(name)]
     near = near or difflib.get_close_matches(name, options, cutoff=0.75)
-    return f"unknown setting {arguments}" + (f" (did you mean {' or '.join(near)}?)" if near else "")
+    return f"unknown setting {arguments}" + (f" (did you mean {' or '.join(near[:3])}?)" if near else "")
 
 
 def status_of(do: Callable[[], int | None]) -> int:

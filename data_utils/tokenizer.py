@@ -207,7 +207,7 @@ def _named_pad(folder: Path) -> str | None:
     for file in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
         try:
             token = json.loads(file.read_text(encoding="utf-8")).get("pad_token")
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             continue  # these files are optional; the usual names are tried without them
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str):

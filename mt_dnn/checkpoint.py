@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from data_utils.errors import SettingError
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
-from mt_dnn.encoder_source import first_line
+from mt_dnn.encoder_source import in_one_line
 
 _MODEL = "model.safetensors"
 _STATE = "state.pt"
@@ -98,7 +98,7 @@ def load_last(folder: Path) -> Checkpoint | None:
     except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
         if isinstance(error, SettingError):
             raise SettingError(f"{error}; delete {path} to start this run again from its beginning") from None
-        raise SettingError(f"{path} is damaged ({first_line(error)}); delete it to start this run again") from None
+        raise SettingError(f"{path} is damaged ({in_one_line(error)}); delete it to start this run again") from None
 
 
 def drop_last(folder: Path) -> None:
@@ -146,7 +146,7 @@ def load_weights(folder: Path, name: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise SettingError(f"cannot read the weights {path}: {first_line(error)}") from None
+        raise SettingError(f"cannot read the weights {path}: {in_one_line(error)}") from None
 
 
 def weights_file(folder: Path, name: str) -> Path:
@@ -186,7 +186,7 @@ def _sync(path: Path) -> None:
 
 
 def _unwritable(path: Path, error: Exception) -> SettingError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else in_one_line(error)
     with suppress(OSError):  # torch and safetensors say of a full disk only that a write came short
         if shutil.disk_usage(path.parent.parent).free < _NO_SPACE:
             reason = os.strerror(errno.ENOSPC)

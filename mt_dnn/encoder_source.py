@@ -122,12 +122,15 @@ def _download(name: str, patterns: list[str]) -> Path:
             f"encoder: {name} is neither a folder nor in the Hub cache, and the Hub cannot be reached; {remedy}"
         ) from None
     except Exception as error:  # whatever the HTTP stack of this Hub version raises
-        raise SettingError(f"encoder: cannot fetch {name} ({first_line(error)}); {remedy}") from error
+        raise SettingError(f"encoder: cannot fetch {name} ({in_one_line(error)}); {remedy}") from error
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def in_one_line(error: Exception) -> str:
+    """An error's message, or its beginning, in one line."""
+    text = " ".join(str(error).split())
+    if not text or isinstance(error, KeyError):
+        text = f"{type(error).__name__} {text}".strip()
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _no_safetensors(folder: Path) -> str:

@@ -22,6 +22,7 @@ from mt_dnn.identity import KEY, Identity, check_same, finished_result, identity
 from mt_dnn.interrupt import Interrupted, RankLost, StopRequest
 from mt_dnn.precision import Precision, resolve_precision
 from mt_dnn.provenance import provenance
+from mt_dnn.requirements import check_requirements
 from mt_dnn.results import RunDirectory, RunLocked, RunResult, Status
 from mt_dnn.trainer import Progress, PruneRule, Trainer
 
@@ -69,6 +70,7 @@ def run(
         # Pinned memory belongs to the current device: without this every process would hold memory of the first GPU.
         torch.cuda.set_device(device)
     precision = resolve_precision(config.precision, device)
+    check_requirements(config, on_cpu=device.type == "cpu")
     data, source = ranks.first_before_others(lambda: (open_datasets(config), resolve_encoder(config.init_checkpoint)))
     with ExitStack() as held, StopRequest(patient=ranks.size > 1) as stop:
         ranks.on_first(lambda: held.enter_context(directory.lock()))

@@ -30,11 +30,12 @@ from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.precision import resolve_precision
 from mt_dnn.prefetch import prefetch
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
-from mt_dnn.schedule import learning_rate_multiplier
+from mt_dnn.schedule import learning_rate_multiplier, learns_nothing
 from mt_dnn.sensitivity_watch import SensitivityWatch
 from mt_dnn.tracking import Tracker
 from mt_dnn.train_state import TrainState
 from mt_dnn.training_step import TrainingStep
+from mt_dnn.verdict import constant_labels, degenerate_because
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ PruneRule = Callable[[int, float], bool]
 
 
 class Diverged(RuntimeError):
-    """A loss or gradient is NaN or infinite."""
+    """A loss, weight or logit is NaN or infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class Trainer:
             Interrupted: a signal asked to stop; a checkpoint was written.
         """
         self._resume()
+        self._warn_of_nothing_to_learn()
         self.ranks.check_copies(self.network.state_dict())
         error = None
         try:
@@ -115,7 +117,7 @@ class Trainer:
             error = str(reason)
             self.state.last = None  # the last epoch was never reached
             log.warning("%s diverged at step %d: %s", self.directory.path, self.state.step, error)
-        result = self.result(Status.DIVERGED if error else self._status(), error)
+        result = self.result(Status.DIVERGED, error) if error else self._ended()
         if self.ranks.first:
             self.directory.write_predictions(self._predictions())
             self.directory.sensitivity_json.unlink(missing_ok=True)  # of a session that watched and was killed here
@@ -139,6 +141,16 @@ class Trainer:
         result = replace(result, files=files)
         self.directory.write_result(result)
         return result
+
+    def _warn_of_nothing_to_learn(self) -> None:
+        """Say beforehand what makes every method score the same."""
+        if learns_nothing(self.total_steps, self.config.warmup, self.config.schedule):
+            log.warning(
+                "%s: its only step stands at the start of the warm-up, where the learning rate is 0: nothing is "
+                "learned; train for more steps or with warmup 0", self.directory.path,
+            )  # fmt: skip
+        for fault in constant_labels(self.data, self.rows):
+            log.warning("%s: %s: the scores will tell nothing", self.directory.path, fault)
 
     def _is_hopeless(self) -> bool:
         """Whether an epoch but the last is over and the rule says to give up."""
@@ -228,6 +240,7 @@ class Trainer:
         """Score every set; keep logits and weights of the last and of the best epoch."""
         config, state, first = self.config, self.state, self.ranks.first
         self.ranks.check_copies(self.network.state_dict())
+        self._check_weights(epoch)
         raw = self._dev_scores(epoch)[0] if self.method.evaluates_other_weights else None
         with self.method.evaluation(self.context):
             last, logits = self._dev_scores(epoch)
@@ -252,10 +265,29 @@ class Trainer:
     def _keep(self, name: str, epoch: int) -> None:
         self.state.kept[name] = epoch, checkpoint.save_weights(self.directory.checkpoints, name, self.network)
 
+    def _check_weights(self, epoch: int) -> None:
+        """Look for what no dev example need show, such as the embedding of a word that none of them has.
+
+        Raises:
+            Diverged: a weight is NaN or infinite.
+        """
+        named = {name: p.detach() for name, p in self.network.named_parameters() if p.numel()}
+        finite = torch.stack([torch.linalg.vector_norm(p, math.inf) for p in named.values()]).isfinite().tolist()
+        if not all(finite):
+            name = list(named)[finite.index(False)]
+            raise Diverged(f"the weight {name!r} is NaN or infinite after epoch {epoch}")
+
     def _dev_scores(self, epoch: int) -> tuple[EpochScore, dict[str, Tensor]]:
-        """Scores of the weights as they are, and each set's (N, K) logits."""
+        """Scores of the weights as they are, and each set's (N, K) logits.
+
+        Raises:
+            Diverged: a logit is NaN or infinite; metrics would make a class or a number of it.
+        """
         data, task_def, batches = self.data, self.data.task_def, self.evaluation_batches
         found = evaluate_sets(self.network, data.evaluated, task_def, batches, self.device, self.precision, self.ranks)
+        for name, evaluation in found.items():
+            if not np.isfinite(evaluation.logits).all():
+                raise Diverged(f"a logit of {name} after epoch {epoch} is NaN or infinite")
         metrics = {name: evaluation.metrics for name, evaluation in found.items()}
         score = float(np.mean([metrics[name][task_def.primary_metric] for name in data.dev]))
         held_out = next((metrics[name][task_def.primary_metric] for name in data.held_out), None)
@@ -340,11 +372,14 @@ class Trainer:
                 checkpoint.drop_weights(self.directory.checkpoints, name)
                 self.state.kept.pop(name, None)
 
-    def _status(self) -> Status:
-        """Whether the best epoch tells the dev examples apart at all."""
-        n_class, logits = self.data.task_def.n_class, self.state.logits
-        constant = all(_constant(logits[f"{name}.best_logits"], n_class) for name in self.data.dev)
-        return Status.DEGENERATE if constant else Status.OK
+    def _ended(self) -> RunResult:
+        """The result of a run that reached its end: ok, or degenerate where its scores tell nothing."""
+        state, data = self.state, self.data
+        assert state.best is not None
+        assert state.last is not None
+        logits = {name: state.logits[f"{name}.best_logits"] for name in data.dev}
+        reason = degenerate_because(data, self.rows, logits, {"best": state.best, "last": state.last})
+        return self.result(Status.DEGENERATE if reason else Status.OK, reason)
 
     def _predictions(self) -> dict[str, npt.NDArray[Any]]:
         arrays: dict[str, npt.NDArray[Any]] = {name: logits.numpy() for name, logits in self.state.logits.items()}
@@ -382,9 +417,3 @@ def _better(new: EpochScore, best: EpochScore | None) -> bool:
     if best is None or math.isnan(new.choice):
         return best is None
     return math.isnan(best.choice) or new.choice > best.choice
-
-
-def _constant(logits: Tensor, n_class: int) -> bool:
-    """Whether (N, K) logits predict one class, or one value in a regression, for all N > 1 examples."""
-    predictions = logits.argmax(dim=1) if n_class > 1 else logits[:, 0]
-    return len(predictions) > 1 and bool((predictions == predictions[0]).all())

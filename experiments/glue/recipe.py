@@ -15,7 +15,7 @@ from data_utils.errors import SettingError
 from data_utils.names import check_name, slug
 from data_utils.task_def import load_task_defs
 from data_utils.yaml_file import read_yaml
-from module.methods import METHODS
+from module.methods import is_control
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig
 from mt_dnn.config_parser import config_from_mapping
 
@@ -119,7 +119,10 @@ def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) 
     recipes = []
     for method in methods:
         parts = method.split("+")
-        plain = ["vanilla"] if all(part in METHODS and METHODS[part].is_control for part in parts) else []
+        try:
+            plain = ["vanilla"] if is_control(method) else []
+        except ValueError as error:
+            raise SettingError(str(error)) from None
         candidates = [RECIPES / f"{owner}_{name}.yml" for name in dict.fromkeys((method, parts[-1], *plain))]
         found = next((path for path in candidates if path.is_file()), None)
         if found is None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
 from experiments.glue.launch.display import StudyDisplay
-from experiments.glue.launch.launcher import add_launcher_arguments, launch, retries
+from experiments.glue.launch.launcher import add_launcher_arguments, check_machine, launch, retries
 from experiments.glue.launch.pool import Job, Pool, Report
 from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
@@ -37,6 +37,7 @@ from experiments.glue.table.render import markdown
 from experiments.glue.tables import write_tables
 from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.data import open_datasets
+from mt_dnn.schedule import learns_nothing
 
 STOPPED = 75  # EX_TEMPFAIL: started again, it goes on
 KILLED = 128 + signal.SIGINT
@@ -183,6 +184,8 @@ def _compute(
     wrap: Callable[[RunFunction], RunFunction] | None = None,
 ) -> tuple[Report, int]:
     """Compute runs, of so many altogether; returns the report, and the exit status of a stop by a signal or 0."""
+    check_machine(chosen, todo)
+    _warn_of_idle_runs(todo)
     run = run or _train_run()
     with launch(chosen, wrap(run) if wrap is not None else run, todo) as crew:
         print(f"{len(todo)} of {total} runs to do, {crew.summary}", file=sys.stderr)
@@ -194,6 +197,16 @@ def _compute(
         return report, 0
     print("stopped; the same command goes on", file=sys.stderr)
     return report, KILLED if pool.killed else STOPPED
+
+
+def _warn_of_idle_runs(jobs: Sequence[Job]) -> None:
+    idle = [job for job in jobs if learns_nothing(job.steps, job.config.warmup, job.config.schedule)]
+    if idle:
+        print(
+            f"warning: {len(idle)} of {len(jobs)} runs learn nothing: their only step stands at the start of the "
+            f"warm-up, where the learning rate is 0 (first: {idle[0].label}); give more epochs or --set warmup=0",
+            file=sys.stderr,
+        )
 
 
 def conclude(table: Table, out: Path, report: Report, figures: Callable[[Table, Path], list[Path]]) -> int:

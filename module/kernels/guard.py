@@ -224,7 +224,7 @@ def _extent(tensor: Tensor) -> int:
     if tensor.is_contiguous():
         return tensor.nbytes
     sizes = [size - 1 for size in tensor.shape]
-    return (1 + sum(map(operator.mul, sizes, tensor.stride()))) * tensor.itemsize if tensor.numel() else 0
+    return (1 + int(sum(map(operator.mul, sizes, tensor.stride())))) * tensor.itemsize if tensor.numel() else 0
 
 
 def _needed(tensor: Tensor) -> int:

@@ -115,8 +115,8 @@ def test_class_numbers_are_checked(tmp_path: Path, single_task: TaskDef, label: 
         read_canonical(tmp_path / "a.tsv", single_task)
 
 
-@pytest.mark.parametrize("label", ["nan", "inf", "", "x"])
-def test_scores_are_finite_numbers(tmp_path: Path, score_task: TaskDef, label: str) -> None:
+@pytest.mark.parametrize("label", ["nan", "inf", "-inf", "1e39", "-1e39", "1e400", "", "x", "0x1"])
+def test_scores_are_numbers_that_float32_holds(tmp_path: Path, score_task: TaskDef, label: str) -> None:
     (tmp_path / "a.tsv").write_text(f"0\t{label}\ta\tb\n")
     with pytest.raises(SettingError, match="is not a number"):
         read_canonical(tmp_path / "a.tsv", score_task)

@@ -21,7 +21,7 @@ from experiments.glue.study import main
         ("--retries -1", "--retries is -1; legal: an integer >= 0"),
         ("--launcher ray --gpus_per_run 1.5", "--gpus_per_run is 1.5; legal: a share in (0, 1]"),
         ("--launcher ray --gpus_per_run 0", "--gpus_per_run is 0.0; legal: a share in (0, 1]"),
-        ("--launcher ray --cpus_per_run 0", "--cpus_per_run is 0; legal: an integer >= 1"),
+        ("--launcher ray --cpus_per_run 0", "--cpus_per_run is 0; legal: an integer in [1, 1024]"),
         (
             "--launcher ray --devices 0,1",
             "--devices 0,1: Ray picks the devices; legal with --launcher ray: auto, cpu",

@@ -101,6 +101,17 @@ def test_one_failing_cell_fails_the_study_but_not_the_others(place: Place, capsy
     assert "result.json is damaged" in capsys.readouterr().err
 
 
+def test_runs_of_one_step_are_told_to_learn_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.main("--tasks", "cola", "--set", "batch_size=64", seeds="1") == 0
+    assert (
+        "warning: 2 of 2 runs learn nothing: their only step stands at the start of the warm-up, where the learning "
+        "rate is 0 (first: cola all-MiniLM-L6-v2 vanilla seed=1); give more epochs or --set warmup=0\n"
+    ) in capsys.readouterr().err
+    assert place.main("--tasks", "cola", "--set", "batch_size=64", "--set", "warmup=0", seeds="1") == 0
+    assert place.main("--tasks", "rte", seeds="1") == 0
+    assert "learn nothing" not in capsys.readouterr().err
+
+
 def test_dry_run_lists_done_and_missing_and_writes_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert place.main("--dry_run") == 0
     output = capsys.readouterr().out
@@ -226,6 +237,7 @@ def test_cores_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(slots, "usable_cores", lambda: 8)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(slots, "version", lambda package: "2.6.0")  # a torch that may see a GPU
 
     def planned(devices: str, workers: int | None, runs: int) -> list[tuple[str, int]]:
         return [(slot.device, slot.threads) for slot in plan_slots(devices, workers, runs)]

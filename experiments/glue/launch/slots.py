@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from data_utils.errors import SettingError
@@ -51,6 +52,8 @@ def plan_slots(devices: str, workers_per_device: int | None, runs: int) -> list[
 
 
 def _cuda_devices() -> int:
+    if version("torch").endswith("+cpu"):
+        return 0
     import torch  # a slow import, wanted only where a GPU may be
 
     return torch.cuda.device_count()

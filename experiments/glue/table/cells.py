@@ -14,7 +14,7 @@ from typing import Any, Literal
 from data_utils.errors import SettingError
 from experiments.glue.statistics.difference import Difference, sample_std
 from experiments.glue.table.contents import Finished, refuse_mixture
-from module.methods import METHODS, control_of
+from module.methods import METHODS, control_of, is_control
 from mt_dnn.identity import Identity
 from mt_dnn.results import RunDirectory, RunResult, Status
 
@@ -361,9 +361,10 @@ def _beside_controls(methods: Collection[str]) -> tuple[str, ...]:
         return [registry.index(part) for part in method.split("+")]
 
     def key(method: str) -> tuple[Any, ...]:
-        if not all(part in METHODS for part in method.split("+")):
+        try:
+            alone = is_control(method)
+        except ValueError:  # of a package that is not here any more, or is broken
             return ([len(registry)], True, [], method)
-        alone = all(METHODS[part].is_control for part in method.split("+"))
         control = method if alone else known_control(method)
         head = control if control is not None and control in methods else "vanilla"
         return (place(head), not alone, place(method), method)
