@@ -84,6 +84,7 @@ def _rows_of(name: str, parameter: Tensor, gradient: Tensor) -> tuple[Tensor | N
         return None, torch.zeros_like(parameter, memory_format=torch.contiguous_format)
     gradient = gradient.coalesce()
     touched, values = gradient.indices()[0], gradient.values()
+    check_plain(name, "gradient", touched)
     check(name, "gradient", values, torch.Size((len(touched), *parameter.shape[1:])), parameter.device)
     # A tensor made without torch's checks may hold anything there.
     if touched[0] < 0 or touched[-1] >= len(parameter) or not (touched.diff() > 0).all():
