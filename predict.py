@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -61,14 +60,11 @@ def _parser() -> CommandParser:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    try:
-        if options.submission is not None:
-            _refuse(options, "--submission reads the test sets of the task and writes its own files")
-            _write_submission(options)
-        else:
-            _write_predictions(options)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if options.submission is not None:
+        _refuse(options, "--submission reads the test sets of the task and writes its own files")
+        _write_submission(options)
+    else:
+        _write_predictions(options)
 
 
 def _refuse(options: argparse.Namespace, reason: str) -> None:

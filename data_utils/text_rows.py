@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.task_def import DataFormat, TaskDef
 
 COLUMNS = ("uid", "label", "premise", "hypothesis", "-")
@@ -39,10 +39,10 @@ def parse_columns(text: str, task_def: TaskDef) -> tuple[str, ...]:
         if name not in COLUMNS or (name != "-" and columns.count(name) > 1):
             reason = "is given twice" if name in COLUMNS else "is unknown"
             raise SettingError(
-                f"--columns {text!r}: {name!r} {reason}; each of {', '.join(COLUMNS)} once, - any number"
+                f"--columns {shown(text)}: {shown(name)} {reason}; each of {', '.join(COLUMNS)} once, - any number"
             )
     if sorted(set(columns) & {"premise", "hypothesis"}) != sorted(wanted):
-        raise SettingError(f"--columns {text!r}: task {task_def.name} needs {' and '.join(wanted)}")
+        raise SettingError(f"--columns {shown(text)}: task {task_def.name} needs {' and '.join(wanted)}")
     return columns
 
 

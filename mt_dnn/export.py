@@ -217,7 +217,7 @@ def _write_tokenizer(model: TrainedModel, encoder: Path, folder: Path) -> None:
     if backend is None or wrap_tokenizer(backend, ours.name, tokenizer.pad_token).hash != ours.hash:
         # The family's class builds its own from the vocabulary; the one that was trained with is the file's.
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=ours.tokenizer, **tokenizer.special_tokens_map)
-    positions = model.network.encoder.max_tokens
+    positions = model.network.encoder.limits.max_tokens
     tokenizer.model_max_length = min(model.max_seq_len, positions or model.max_seq_len)
     # A tokenizer without a class of its family would leave out the types, or give some that the model does not know.
     types = ["token_type_ids"] if model.network.encoder.token_types > 1 else []
