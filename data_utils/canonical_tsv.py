@@ -122,7 +122,9 @@ def _watch_quotes(path: str | Path, lines: Iterable[tuple[int, str]]) -> Iterato
         _log.warning(
             "%s: %d rows, the first on line %d, look quoted by a CSV writer; here quotes are text and stay: "
             "write the file without quoting (docs/data.md)",
-            *(path, count, first),
+            path,
+            count,
+            first,
         )
 
 

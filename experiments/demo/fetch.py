@@ -76,7 +76,9 @@ def read_member(archive: Path) -> bytes:
             if member is None:  # a link or a folder of that name
                 raise KeyError(MEMBER)
             return member.read()
-    except (KeyError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # zlib.error and the like, which the archives' readers let through
         raise SettingError(f"{archive.name}: cannot read {MEMBER} ({error})") from error
 
 
