@@ -179,6 +179,24 @@ def replace_dir(source: str | Path, target: str | Path) -> None:
         old.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def build_dir(target: Path) -> Iterator[Path]:
+    """Give a new, empty folder that takes the place of ``target`` at the end of the block; after an error it is gone.
+
+    Raises:
+        OSError: as `replace_dir`, or the folder cannot be made or filled; names ``target``.
+    """
+    scratch = temporary_sibling(target)
+    with naming(target, scratch):
+        scratch.mkdir()
+        try:
+            yield scratch
+            replace_dir(scratch, target)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to disk; file systems that cannot are left alone."""
     with contextlib.suppress(OSError):

@@ -51,12 +51,18 @@ def error_line(error: BaseException) -> str:
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Errors of the system in this block name this file, whatever file they came from."""
+def naming(path: str | Path, scratch: Path | None = None) -> Iterator[None]:
+    """Errors of the system in this block name a file.
+
+    Args:
+        path: the file.
+        scratch: a folder that stands for it meanwhile; with it, errors that name a file outside keep that.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is not None:
+        named = str(error.filename or "")
+        if error.errno is not None and (scratch is None or not named or named.startswith(str(scratch))):
             error.filename, error.filename2 = str(path), None
         raise
 

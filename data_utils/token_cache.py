@@ -35,7 +35,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from data_utils.atomic import replace_dir, temporary_sibling
+from data_utils.atomic import build_dir
 from data_utils.cache_arrays import ARRAYS, write_arrays
 from data_utils.errors import SettingError, naming
 from data_utils.json_file import json_bytes, parse_json, write_json
@@ -228,10 +228,8 @@ def _open_if_fresh(path: Path, key: dict[str, Any], report: bool = False) -> Tok
 
 
 def _build(cache_dir: Path, tsv: Path, task_def: TaskDef, tokenizer: TokenizerHandle, key: dict[str, Any]) -> None:
-    temporary = temporary_sibling(cache_dir)
-    temporary.mkdir()
-    try:
-        counts, files = write_arrays(temporary, tsv, task_def, tokenizer, key["max_seq_len"])
+    with build_dir(cache_dir) as folder:
+        counts, files = write_arrays(folder, tsv, task_def, tokenizer, key["max_seq_len"])
         manifest = {
             **key,
             "dataset": cache_dir.name,
@@ -241,13 +239,7 @@ def _build(cache_dir: Path, tsv: Path, task_def: TaskDef, tokenizer: TokenizerHa
             "versions": {"tokenizers": tokenizers.__version__, "numpy": np.__version__},
             "files": files,
         }
-        write_json(temporary / _MANIFEST, manifest)
-        replace_dir(temporary, cache_dir)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and str(error.filename).startswith(str(temporary)):
-            error.filename = str(cache_dir)  # the other name is gone
-        raise
+        write_json(folder / _MANIFEST, manifest)
 
 
 @contextlib.contextmanager
