@@ -122,10 +122,10 @@ def _lines(
     Raises:
         SettingError: the first is a header, and nobody said so.
     """
-    from data_utils.canonical_tsv import decode_lines, without_blank_end
+    from data_utils.canonical_tsv import decode_lines, watch_quotes, without_blank_end
     from data_utils.text_rows import looks_like_header
 
-    lines = decode_lines(file, name)
+    lines = watch_quotes(name, decode_lines(file, name))
     if len(columns) > 1:  # an empty line of one column is an empty text
         lines = without_blank_end(lines)
     first = list(itertools.islice(lines, 1))

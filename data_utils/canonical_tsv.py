@@ -101,9 +101,9 @@ def iterate_canonical(path: str | Path, task_def: TaskDef, size: int | None) -> 
         SettingError: no row at all, or a malformed one; names file, line and reason.
         OSError: the file cannot be read.
 
-    Rows that look as if a CSV writer had put them in quotes are warned about at the end.
+    Rows that look quoted by a CSV writer are warned about at the end (`watch_quotes`).
     """
-    lines = _watch_quotes(path, without_blank_end(iterate_lines(path)))
+    lines = watch_quotes(path, without_blank_end(iterate_lines(path)))
     rows = _read_rows(path, itertools.islice(lines, size), task_def)
     if rows is None:
         raise SettingError(f"{path}: holds no rows")
@@ -112,7 +112,8 @@ def iterate_canonical(path: str | Path, task_def: TaskDef, size: int | None) -> 
         rows = _read_rows(path, itertools.islice(lines, size), task_def)
 
 
-def _watch_quotes(path: str | Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+def watch_quotes(path: str | Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Pass on numbered lines; at their end warn of those that look as if a CSV writer had put texts in quotes."""
     count = first = 0
     for number, line in lines:
         if '""' in line and any(map(_is_csv_quoted, line.split("\t"))):

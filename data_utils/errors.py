@@ -74,7 +74,7 @@ def _system_error(error: OSError) -> str:
     reason += _REMEDIES.get(error.errno, "")
     does = "cannot write" if error.errno in _WRITE_ERRORS else ""
     if not isinstance(error.filename, str | bytes):
-        return f"{does}: {reason}" if does else reason
+        return f"{does} standard output or a file: {reason}" if does else reason
     name = os.fsdecode(error.filename)
     if error.errno == errno.ENOENT:
         folder = Path(name).parent

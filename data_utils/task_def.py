@@ -60,6 +60,7 @@ _LOSS_OF = {
 }
 _REQUIRED = ("data_format", "task_type", "n_class", "metric_meta", "enable_san")
 _OPTIONAL = ("labels", "split_names", "dropout_p", "loss", "kd_loss", "adv_loss")
+_MAX_CLASSES = 1_000_000
 _TEXTS = ("labels", "split_names", "metric_meta")
 _DEFAULT_SPLITS = ("train", "dev", "test")
 _Enum = TypeVar("_Enum", bound=StrEnum)
@@ -231,9 +232,9 @@ def _check_together(where: str, task: TaskDef) -> None:
             f"{where}: enable_san is {shown(task.enable_san)}; it must be false (this project has no SAN head)"
         )
     regression = task.task_type is TaskType.Regression
-    if (task.n_class != 1) if regression else (task.n_class < 2):
-        legal = "1" if regression else "at least 2"
-        raise SettingError(f"{where}: n_class is {task.n_class}; for task_type {task.task_type} it is {legal}")
+    if (task.n_class != 1) if regression else not 2 <= task.n_class <= _MAX_CLASSES:
+        legal = "1" if regression else f"at least 2 and at most {_MAX_CLASSES:,}"
+        raise SettingError(f"{where}: n_class is {shown(task.n_class)}; for task_type {task.task_type} it is {legal}")
     if task.labels is not None:
         if regression:
             raise SettingError(f"{where}: labels are given for a Regression task; remove them")

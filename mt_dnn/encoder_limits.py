@@ -55,7 +55,7 @@ class EncoderLimits:
             name: of the data set, for the message.
             cache: its N examples.
             rows: those that are used; None is all.
-            uids: (N,) their names, where the cache holds none.
+            uids: (N,) names of texts to be scored, whose cache holds none.
             first: number of the first row, for the message.
 
         Raises:
@@ -70,9 +70,10 @@ class EncoderLimits:
 
         if self.max_tokens is not None and len(lengths) and lengths.max() > self.max_tokens:
             longest = int(lengths.argmax())
+            setting = "" if uids is not None else f"set --max_seq_len {self.max_tokens}, which cuts it, or "
             raise SettingError(
-                f"max_seq_len: {place(longest)} has {lengths[longest]} tokens, and this encoder takes "
-                f"{self.max_tokens}; cut the examples with --max_seq_len {self.max_tokens}, or shorten the text"
+                f"{place(longest)} has {lengths[longest]} tokens, and this encoder takes {self.max_tokens}; "
+                f"{setting}shorten the text"
             )
         if len(cache.tokens) == 0 or cache.tokens.max() < self.vocab_size:
             return
@@ -83,7 +84,7 @@ class EncoderLimits:
             at = int(np.flatnonzero(used)[0])
             found = owners[at] if rows is None else np.flatnonzero(rows == owners[at])[0]
             raise SettingError(
-                f"encoder: {place(int(found))} holds token id {cache.tokens[beyond[at]]}, and the word embeddings have "
+                f"{place(int(found))} holds token id {cache.tokens[beyond[at]]}, and the word embeddings have "
                 f"{self.vocab_size} rows: its tokenizer has tokens that its weights lack; give both as they were saved "
                 f"together, or call resize_token_embeddings and save them again"
             )
