@@ -38,7 +38,8 @@ def fetch(url: str, target: Path) -> Path:
             if response.status != http.HTTPStatus.PARTIAL_CONTENT:
                 have = 0
             length = response.headers.get("Content-Length", "")
-            total = have + int(length) if length.isdecimal() else None  # without one the archive's own check must do
+            # Without a sensible one the check of the archive must do.
+            total = have + int(length) if length.isdecimal() and len(length) < 20 else None
             doing = f"going on from {have / 1e6:.1f} MB" if have else "fetching"
             print(f"{doing}: {url}" + (f" ({total / 1e6:.1f} MB)" if total else ""), file=sys.stderr)
             _copy(response, part, have)
