@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +31,12 @@ class EncoderLimits:
     vocab_size: int
 
     @classmethod
-    def of(cls, model: nn.Module) -> EncoderLimits:
+    def of(cls, model: Any) -> EncoderLimits:
         """Read them off a transformers model."""
-        words: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
-        rows: int = words.weight.shape[0]  # type: ignore[union-attr, assignment, index]
+        rows = model.get_input_embeddings().weight.shape[0]
         for name, table in model.named_modules():
             if name.split(".")[-1] in _TABLES and isinstance(table, nn.Embedding):
-                positions = min(table.num_embeddings, model.config.max_position_embeddings)  # type: ignore[union-attr, arg-type, type-var]
+                positions = min(table.num_embeddings, model.config.max_position_embeddings)
                 # RoBERTa and its kin keep the first rows for padding.
                 return cls(positions - (0 if table.padding_idx is None else table.padding_idx + 1), rows)
         return cls(None, rows)
