@@ -18,14 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 done, 1 failed or left by another process of the run, 2 wrong setting or file, 75 stopped by a
         signal after a checkpoint.
     """
-    from data_utils.command_line import print_anything
-    from data_utils.errors import SettingError, error_line
+    from data_utils.errors import SettingError
     from mt_dnn.config import run_dir
     from mt_dnn.config_parser import config_from_arguments
     from mt_dnn.interrupt import Interrupted, RankLost
     from mt_dnn.results import RunLocked, Status
 
-    print_anything()
     rank = os.environ.get("RANK", "0")  # of torchrun; the first process speaks for all
     level = logging.INFO if rank == "0" else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -39,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with join(config.device) as ranks, progress_bar(label, shown=ranks.first) as report:
             result = run(config, report, ranks=ranks)
     except (SettingError, RunLocked, OSError, RankLost) as error:
-        told = error_line(error)
-        print(f"error: {told}" if rank == "0" else f"error in process {rank}: {told}", file=sys.stderr)
+        print(f"error: {error}" if rank == "0" else f"error in process {rank}: {error}", file=sys.stderr)
         return 1 if isinstance(error, RankLost) else 2
     except Interrupted as stop:
         if rank == "0":

@@ -73,9 +73,10 @@ def _system_error(error: OSError) -> str:
         return str(error) or type(error).__name__
     reason += _REMEDIES.get(error.errno, "")
     does = "cannot write" if error.errno in _WRITE_ERRORS else ""
-    if not isinstance(error.filename, str | bytes):
+    named = error.filename2 if does and error.filename2 is not None else error.filename  # of a copy, the target
+    if not isinstance(named, str | bytes):
         return f"{does} standard output or a file: {reason}" if does else reason
-    name = os.fsdecode(error.filename)
+    name = os.fsdecode(named)
     if error.errno == errno.ENOENT:
         folder = Path(name).parent
         return f"{name} does not exist" if folder.is_dir() else f"{name}: the folder {folder} does not exist"

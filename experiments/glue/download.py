@@ -18,7 +18,7 @@ if __package__ in {None, ""}:  # run as a script: the project root is two folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.command_line import CommandParser, status_of
-from data_utils.errors import SettingError, error_line, shown
+from data_utils.errors import SettingError, error_line, naming, shown
 from data_utils.task_def import TaskDef, load_task_defs
 from experiments.glue.fetch import fetch
 from experiments.glue.glue_prepro import TASK_DEF, task_names
@@ -159,7 +159,7 @@ def unpack(archive: Path, target: Path, task: str) -> None:
                 member = _find_member(members, name, archive.name)
                 if member.file_size > _MAX_UNPACKED:
                     raise SettingError(f"{archive.name}: {member.filename} would unpack to {member.file_size} bytes")
-                with content.open(member) as source, (target / name).open("wb") as out:
+                with naming(target / name), content.open(member) as source, (target / name).open("wb") as out:
                     shutil.copyfileobj(source, out)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise SettingError(f"{archive.name}: damaged archive ({error}); run again to fetch it anew") from None

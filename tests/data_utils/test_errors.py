@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def test_errors_of_the_system_are_told_with_their_file_and_without_number(
     file = tmp_path / "a"
     assert error_line(OSError(number, os.strerror(number), str(file))) == line.format(file)
     assert error_line(OSError(number, os.strerror(number), os.fsencode(file))) == line.format(file)
+
+
+def test_of_a_copy_the_target_is_what_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        shutil.copyfile(tmp_path / "a", "/dev/full")
+    assert error_line(caught.value) == "cannot write /dev/full: No space left on device"
 
 
 def test_a_missing_folder_is_what_is_told() -> None:
