@@ -152,7 +152,8 @@ def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: Tas
             _check_uid(row[0])
             values.append(label_value(row[1], task_def))
         except SettingError as error:
-            raise SettingError(f"{path}: line {number}: {error}") from None
+            hint = "; a canonical file has no header" if number == 1 else ""
+            raise SettingError(f"{path}: line {number}: {error}{hint}") from None
         rows.append(row)
     if not rows:
         return None

@@ -5,6 +5,7 @@ import difflib
 import io
 import os
 import re
+import select
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -65,7 +66,7 @@ def status_of(do: Callable[[], int | None]) -> int:
             sys.stdout.flush()
         return status
     except BrokenPipeError as error:
-        if error.filename not in (None, "standard output"):
+        if error.filename not in (None, "standard output") or not _reader_has_left():
             return _told(error)
         _drop_output()
         return 0
@@ -87,6 +88,13 @@ def _told(error: Exception) -> int:
     except OSError:  # it cannot be written at all: the interpreter would complain once more when it ends
         _drop_output()
     return 2
+
+
+def _reader_has_left() -> bool:
+    """Whether standard output is the broken pipe, and not one to another process of the program."""
+    poll = select.poll()
+    poll.register(sys.stdout, select.POLLOUT)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _drop_output() -> None:

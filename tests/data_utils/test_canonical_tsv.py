@@ -142,9 +142,15 @@ def test_labels_too_large_to_hold_are_refused(tmp_path: Path, score_task: TaskDe
         assert len(str(caught.value)) < 400
 
 
+def test_a_header_is_told_as_one(tmp_path: Path, single_task: TaskDef) -> None:
+    (tmp_path / "a.tsv").write_text("id\tlabel\ttext\n0\t1\ta\n")
+    with pytest.raises(SettingError, match=r"line 1: label 'label' is none of 0, 1, 2; a canonical file has no header$"):
+        read_canonical(tmp_path / "a.tsv", single_task)
+
+
 def test_many_labels_are_not_all_listed(tmp_path: Path, single_task: TaskDef) -> None:
     (tmp_path / "a.tsv").write_text("0\tx\ta\n")
-    with pytest.raises(SettingError, match=r"is none of 0, 1, .*, 29, \.\.\. \(1000 in all\)$"):
+    with pytest.raises(SettingError, match=r"is none of 0, 1, .*, 29, \.\.\. \(1000 in all\)"):
         read_canonical(tmp_path / "a.tsv", dataclasses.replace(single_task, n_class=1000))
 
 

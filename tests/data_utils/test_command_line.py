@@ -114,5 +114,17 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     code = (
         "import sys; from data_utils.command_line import status_of; sys.exit(status_of(lambda: print('x' * 1000000)))"
     )
-    done = python(code, "| head -c 1; exit ${PIPESTATUS[0]}")
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"x", b"")
+    for unbuffered in ("", "1"):
+        done = python(code, "| head -c 1; exit ${PIPESTATUS[0]}", PYTHONUNBUFFERED=unbuffered)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"x", b"")
+
+
+def test_another_broken_pipe_is_an_error() -> None:
+    code = (
+        "import os, sys; from data_utils.command_line import status_of\n"
+        "end, start = os.pipe()\n"
+        "os.close(end)\n"
+        "sys.exit(status_of(lambda: os.write(start, b'x')))"
+    )
+    done = python(code)
+    assert (done.returncode, done.stderr) == (2, b"error: Broken pipe\n")
