@@ -22,6 +22,7 @@ from mt_dnn import prediction
 from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.export import export
 from mt_dnn.trained import load_run, read_run
+from tests.full_disk import no_file_longer_than
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = load_task_defs(GLUE_TASK_DEF)
@@ -253,6 +254,19 @@ def test_texts_that_the_encoder_cannot_take_are_named(kind, models, tmp_path, ca
     told = error_of(capsys, models[kind, "cola"], file, "--out", out)
     assert f"{file}: row 2 (uid 'b') has 512 tokens, and this encoder takes 64; shorten the text" in told
     assert not out.exists()
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(models, tiny_trained, tmp_path, capsys):
+    data = data_of(tiny_trained)
+    run = models["run", "cola"]
+    with no_file_longer_than(100):
+        told = error_of(capsys, run, data / "cola_dev.tsv", "--out", tmp_path / "out.tsv")
+        assert told == f"error: cannot write {tmp_path / 'out.tsv'}: File too large"
+        told = error_of(capsys, run, "--submission", tmp_path)
+        assert told == f"error: cannot write {tmp_path / 'CoLA.tsv'}: File too large"
+    assert list(tmp_path.iterdir()) == []
+    told = error_of(capsys, run, tmp_path / "none.tsv")
+    assert told == f"error: {tmp_path / 'none.tsv'} does not exist"
 
 
 def test_a_token_without_an_embedding_is_named(tiny_trained):

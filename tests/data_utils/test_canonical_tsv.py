@@ -144,7 +144,7 @@ def test_labels_too_large_to_hold_are_refused(tmp_path: Path, score_task: TaskDe
 
 def test_a_header_is_told_as_one(tmp_path: Path, single_task: TaskDef) -> None:
     (tmp_path / "a.tsv").write_text("id\tlabel\ttext\n0\t1\ta\n")
-    with pytest.raises(SettingError, match=r"line 1: label 'label' is none of 0, 1, 2; a canonical file has no header$"):
+    with pytest.raises(SettingError, match=r"line 1: label 'label' is none of .*; a canonical file has no header$"):
         read_canonical(tmp_path / "a.tsv", single_task)
 
 

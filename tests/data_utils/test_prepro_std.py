@@ -1,8 +1,4 @@
 import os
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +6,7 @@ import pytest
 import prepro_std
 from data_utils import token_cache
 from data_utils.token_cache import TokenCache, open_cache
+from tests.full_disk import no_file_longer_than
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = """
@@ -20,18 +17,6 @@ single:
 empty:
   {data_format: PremiseOnly, task_type: Classification, n_class: 2, metric_meta: [ACC], enable_san: false}
 """
-
-
-@contextmanager
-def no_file_longer_than(size: int) -> Iterator[None]:
-    """As a full disk, for this process: what is written beyond fails."""
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture
