@@ -123,10 +123,12 @@ def _remove_leftovers(path: Path) -> None:
             continue
         with contextlib.suppress(OSError):
             descriptor = os.open(leftover, os.O_RDONLY | os.O_NONBLOCK)
-            # A process of another machine that shares the folder is not among this one's, but holds the lock.
-            if _lock(descriptor):
-                leftover.unlink()
-            os.close(descriptor)
+            try:
+                # A process of another machine that shares the folder is not among this one's, but holds the lock.
+                if _lock(descriptor):
+                    leftover.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def _is_alive(process: int) -> bool:
