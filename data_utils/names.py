@@ -4,7 +4,7 @@ import itertools
 import re
 from pathlib import PurePath
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _MAX_LENGTH = 100
@@ -30,9 +30,8 @@ def check_name(kind: str, value: str) -> str:
     """
     if _NAME.fullmatch(value) and ".." not in value and len(value) <= _MAX_LENGTH:
         return value
-    shown = value if len(value) <= _MAX_LENGTH else value[:_MAX_LENGTH] + "..."
     raise SettingError(
-        f"{kind} name {shown!r} is not allowed: use letters, digits and . _ + - "
+        f"{kind} name {shown(value)} is not allowed: use letters, digits and . _ + - "
         f"(first a letter or digit, no '..', at most {_MAX_LENGTH} long)"
     )
 
@@ -54,5 +53,5 @@ def slug(name: str) -> str:
     text = "--".join(re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip(".-_+") for part in parts[-keep:])
     text = re.sub(r"\.{2,}", ".", text).strip("-")[:_MAX_LENGTH]
     if not text:
-        raise SettingError(f"name {name!r} has no letter or digit to make a folder name of")
+        raise SettingError(f"name {shown(name)} has no letter or digit to make a folder name of")
     return check_name("folder", text)

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
+from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 
 # File times advance in ticks of some milliseconds: a file written within the same tick twice looks the same. What was
 # written just now is therefore not stamped yet.
@@ -33,10 +35,10 @@ def look(files: Iterable[Path]) -> Look | None:
 def is_stamped(stamp: Path, files: Iterable[Path]) -> bool:
     """Whether all files look as they did when they were last checked."""
     try:
-        before = json.loads(stamp.read_bytes())
-    except (OSError, ValueError):
+        before = read_json(stamp)
+    except (OSError, SettingError):
         return False
-    return before is not None and before == look(files)
+    return before == look(files)
 
 
 def is_settled(seen: Look) -> bool:

@@ -188,7 +188,8 @@ def _parsed(values: Mapping[str, Any], names: tuple[str, ...]) -> jsonargparse.N
             raise SettingError(f"{name} is {shown(own)}; legal: a mapping with settings of the method {name}")
         _check_keys(own, [f.name for f in dataclasses.fields(_settings_of(name))], f"{name}.")
     try:
-        return build_parser(names).parse_object(dict(values))
+        parsed: jsonargparse.Namespace = build_parser(names).parse_object(dict(values))
+        return parsed
     except jsonargparse.ArgumentError as error:
         raise SettingError(_told(error)) from None
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.holdout import held_out_rows, take
-from data_utils.task_def import TaskDef, TaskType, load_task_defs, split_dataset_name
+from data_utils.task_def import TaskDef, TaskDefs, TaskType, load_task_defs, split_dataset_name
+from data_utils.text_rows import canonical_columns
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
-from mt_dnn.config import RunConfig
+from mt_dnn.config import GLUE_TASK_DEF, RunConfig
 from mt_dnn.encoder_source import resolve_encoder
 
 
@@ -50,6 +51,7 @@ def open_datasets(config: RunConfig) -> Datasets:
         SettingError: unknown task or dev set, missing or malformed TSV file, damaged cache.
     """
     task_def = find_task_def(config)
+    dev_names = dev_sets(config, task_def)
     source = resolve_encoder(config.init_checkpoint)
     tokenizer = load_tokenizer(source.folder)
     root = config.cache_dir or config.data_dir / "cache"
@@ -59,11 +61,26 @@ def open_datasets(config: RunConfig) -> Datasets:
         return ensure_cache(tsv_of(config, dataset), task_def, tokenizer, folder, config.max_seq_len)
 
     train = opened(task_def.dataset_name("train"))
-    dev = {name: opened(name) for name in dev_sets(config, task_def)}
+    dev = {name: opened(name) for name in dev_names}
     if len(train) == 0:
         raise SettingError(f"{task_def.dataset_name('train')}.tsv has no rows")
     train_rows, held_out = _split(train, task_def, config.holdout)
     return Datasets(task_def, train, train_rows, dev, held_out, tokenizer.pad_id)
+
+
+def missing_file(config: RunConfig, dataset: str) -> str:
+    """Return what to tell of a canonical file that is not there, and where it comes from.
+
+    Raises:
+        SettingError: the run's task is not defined.
+    """
+    task_def = find_task_def(config)
+    told = f"data_dir: {Path(config.data_dir) / dataset}.tsv does not exist"
+    if config.task_def.resolve() == GLUE_TASK_DEF.resolve():
+        command = "python experiments/glue/glue_prepro.py --root_dir <raw GLUE folder>"
+        return f"{told}; make it with {command} --out {config.data_dir}"
+    columns = ", ".join(canonical_columns(task_def))
+    return f"{told}; it is a file of your own: a row a line, columns {columns} between tabs, no header (docs/data.md)"
 
 
 def _split(
@@ -85,10 +102,7 @@ def tsv_of(config: RunConfig, dataset: str) -> Path:
     """
     tsv = Path(config.data_dir) / f"{dataset}.tsv"
     if not tsv.is_file():
-        raise SettingError(
-            f"data_dir: {tsv} does not exist; make it with "
-            f"python experiments/glue/glue_prepro.py --root_dir <raw GLUE folder> --out {config.data_dir}"
-        )
+        raise SettingError(missing_file(config, dataset))
     return tsv
 
 
@@ -100,16 +114,11 @@ def find_task_def(config: RunConfig) -> TaskDef:
     """
     if not config.task_def.is_file():
         raise SettingError(f"task_def: {config.task_def} does not exist; name a YAML file with task definitions")
-    task_defs = _definitions(config.task_def, config.task_def.read_bytes())
-    if config.task not in task_defs:
-        raise SettingError(
-            f"train_datasets is {config.train_datasets!r}; tasks in {config.task_def}: {', '.join(task_defs)}"
-        )
-    return task_defs[config.task]
+    return _definitions(config.task_def, config.task_def.read_bytes()).find(config.task, "train_datasets")
 
 
 @lru_cache(maxsize=4)
-def _definitions(path: Path, content: bytes) -> dict[str, TaskDef]:
+def _definitions(path: Path, content: bytes) -> TaskDefs:
     """What a file defines, parsed once per content: a study of a thousand runs asks a thousand times."""
     return load_task_defs(path)
 
@@ -121,6 +130,11 @@ def dev_sets(config: RunConfig, task_def: TaskDef) -> list[str]:
         SettingError: a name that is no dev set of the task.
     """
     legal = [task_def.dataset_name(split) for split in task_def.dev_splits]
+    if not legal:
+        raise SettingError(
+            f"{config.task_def}: task {task_def.name}: none of the split_names {', '.join(task_def.split_names)} "
+            f"ends in dev, so nothing would be scored; name one dev and its file {task_def.dataset_name('dev')}.tsv"
+        )
     if config.test_datasets is None:
         return legal
     chosen = []
@@ -128,6 +142,8 @@ def dev_sets(config: RunConfig, task_def: TaskDef) -> list[str]:
         name = given.strip()
         full = name if name.endswith("_dev") else f"{name}_dev"
         if split_dataset_name(full) != task_def.name or full not in legal:
-            raise SettingError(f"test_datasets: {name!r} is no dev set of {task_def.name}; legal: {', '.join(legal)}")
+            raise SettingError(
+                f"test_datasets: {shown(name)} is no dev set of {task_def.name}; legal: {', '.join(legal)}"
+            )
         chosen.append(full)
     return chosen

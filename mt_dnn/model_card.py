@@ -141,8 +141,9 @@ parts.
 
 
 def _limits(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
+    most = model.network.encoder.limits.max_tokens
     limits = [
-        f"Texts are cut at {min(model.max_seq_len, model.network.encoder.max_tokens or model.max_seq_len)} tokens.",
+        f"Texts are cut at {min(model.max_seq_len, most or model.max_seq_len)} tokens.",
         "One seed: these scores do not say how another seed would do.",
         "It was scored on the dev set above and on nothing else.",
         "This card states no licence: those of the pretrained encoder and of the data apply.",

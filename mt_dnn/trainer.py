@@ -90,6 +90,10 @@ class Trainer:
         self.tracker = Tracker(directory, config.tensorboard)
         self._started = self._saved_at = time.monotonic()
         parts = assemble(config, data.task_def, source, self.device, self.precision, self.total_steps, ranks)
+        limits = parts.network.encoder.limits
+        limits.check(data.task_def.dataset_name("train"), data.train, self.rows)
+        for name, cache in data.evaluated.items():
+            limits.check(name, cache)
         parts.model.n_examples, parts.model.passes = len(self.rows), self._one_pass
         self.network, self.method, self.optimizer = parts.network, parts.method, parts.optimizer
         self.context, self.streams = parts.context, parts.streams

@@ -26,6 +26,7 @@ from experiments.glue.recipe import (
 from experiments.glue.table.cells import TASK_ORDER
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.data import missing_file
 from mt_dnn.identity import finished_result
 
 
@@ -147,10 +148,7 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
     """
     tsv = config.data_dir / f"{config.task}_train.tsv"
     if not tsv.is_file():
-        raise SettingError(
-            f"--data_dir: {tsv} does not exist; make it with python experiments/glue/glue_prepro.py "
-            f"--root_dir <raw GLUE folder> --out {config.data_dir}, or leave {config.task} out of --tasks"
-        )
+        raise SettingError(f"{missing_file(config, tsv.stem)}; or leave {config.task} out of --tasks")
     rows = _count_rows(tsv)
     used = config.train_size or math.ceil(rows * (1.0 - (config.holdout or 0.0)) * (config.train_fraction or 1.0))
     steps = config.epochs * math.ceil(used / config.window)

@@ -224,9 +224,9 @@ def _extent(tensor: Tensor) -> int:
     if tensor.is_contiguous():
         return tensor.nbytes
     sizes = [size - 1 for size in tensor.shape]
-    return (1 + int(sum(map(operator.mul, sizes, tensor.stride())))) * tensor.itemsize if tensor.numel() else 0
+    return int(1 + sum(map(operator.mul, sizes, tensor.stride()))) * tensor.itemsize if tensor.numel() else 0
 
 
 def _needed(tensor: Tensor) -> int:
     """Bytes that the storage must have."""
-    return tensor.storage_offset() * tensor.itemsize + _extent(tensor)
+    return int(tensor.storage_offset()) * tensor.itemsize + _extent(tensor)

@@ -21,6 +21,7 @@ from mt_dnn.head_layout import LAYOUTS, find_layout
 from mt_dnn.network import Network
 from mt_dnn.trained import load_exported, load_run, read_run
 from tests.edits import edit_json
+from tests.full_disk import no_file_longer_than
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +186,15 @@ def error_of(capsys, *arguments):
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     return line
+
+
+@pytest.mark.parametrize("size", [64, 20_000])  # the configuration does not fit; the weights do not
+def test_a_full_disk_names_the_folder_and_leaves_nothing(tiny_trained, tmp_path, capsys, size):
+    with no_file_longer_than(size):
+        told = error_of(capsys, tiny_trained["cola"], tmp_path / "out")
+    assert told.startswith(f"error: cannot write {tmp_path / 'out'}: ")
+    assert "File too large" in told
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_mistakes_are_one_line_and_leave_nothing(tiny_trained, tmp_path, capsys, monkeypatch):
