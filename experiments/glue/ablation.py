@@ -44,11 +44,12 @@ from experiments.glue.plan import describe, make_job, parse_seeds
 from experiments.glue.recipe import Recipe, parse_overrides, run_configs
 from experiments.glue.significance import Significance, write_significance
 from experiments.glue.study import add_place_arguments, compute, list_failures, list_jobs
-from experiments.glue.table.cells import Cell, Table, Wanted, gather, run_folders
+from experiments.glue.table.cells import Cell, Table, gather, run_folders
 from experiments.glue.table.csv_text import csv_text
 from experiments.glue.table.paper import load_paper
 from experiments.glue.table.render import markdown, markdown_table
 from experiments.glue.table.titles import task_title
+from experiments.glue.table.wanted import Wanted
 from experiments.glue.tables import write_tables
 from mt_dnn.config import run_dir
 from mt_dnn.results import RunDirectory
@@ -249,7 +250,7 @@ def logged_markdown(logged: Mapping[tuple[str, str], Mapping[str, Logged]]) -> s
 
 
 def _logged_text(value: Logged | None) -> str:
-    return "-" if value is None else f"{value.median:.3g} ({value.last:.3g})"
+    return "-" if value is None else f"{value.median:z.3g} ({value.last:z.3g})"
 
 
 if __name__ == "__main__":

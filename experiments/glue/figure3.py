@@ -31,7 +31,8 @@ from experiments.glue.launch.pool import Job
 from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import describe, plan_jobs, study_name
 from experiments.glue.study import compute, list_failures, list_jobs
-from experiments.glue.table.cells import SELECTIONS, Selection, Table, Wanted, gather
+from experiments.glue.table.cells import SELECTIONS, Selection, Table, gather
+from experiments.glue.table.wanted import Wanted
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:

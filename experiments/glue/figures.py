@@ -16,7 +16,8 @@ from pathlib import Path
 from data_utils.command_line import CommandParser, status_of
 from experiments.glue.drawing.curves import learning_curves
 from experiments.glue.drawing.seed_strips import seed_strips
-from experiments.glue.table.cells import Wanted, gather
+from experiments.glue.table.cells import gather
+from experiments.glue.table.wanted import Wanted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,7 +26,8 @@ from experiments.glue.comparison.comparisons import Pair, SeedComparison, compar
 from experiments.glue.comparison.example_comparisons import ExampleComparison, compare_examples
 from experiments.glue.comparison.text import comparisons_csv, markdown, seeds_csv
 from experiments.glue.statistics.intervals import RESAMPLES
-from experiments.glue.table.cells import SELECTIONS, Selection, Table, Wanted, gather
+from experiments.glue.table.cells import SELECTIONS, Selection, Table, gather
+from experiments.glue.table.wanted import Wanted
 
 
 @dataclass(frozen=True, slots=True)

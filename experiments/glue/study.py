@@ -31,9 +31,10 @@ from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
 from experiments.glue.search.arguments import add_search_arguments
 from experiments.glue.search.run import run_search
-from experiments.glue.table.cells import Table, Wanted, gather
+from experiments.glue.table.cells import Table, gather
 from experiments.glue.table.paper import load_paper
 from experiments.glue.table.render import markdown
+from experiments.glue.table.wanted import Wanted
 from experiments.glue.tables import write_tables
 from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.data import open_datasets

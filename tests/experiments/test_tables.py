@@ -14,10 +14,11 @@ from scipy import stats
 
 from data_utils.errors import SettingError
 from data_utils.yaml_file import read_yaml
-from experiments.glue.table.cells import Wanted, gather
+from experiments.glue.table.cells import gather
 from experiments.glue.table.csv_text import cells_csv, seeds_csv
 from experiments.glue.table.paper import PAPER, load_paper
 from experiments.glue.table.render import latex, markdown
+from experiments.glue.table.wanted import Wanted
 from experiments.glue.tables import main, write_tables
 from mt_dnn.results import Status
 from tests.experiments.fake_runs import write_run

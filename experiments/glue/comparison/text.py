@@ -12,6 +12,7 @@ from experiments.glue.statistics.intervals import Interval
 from experiments.glue.statistics.paired_tests import LEVEL, seeds_needed, smallest_p
 from experiments.glue.table.cells import known_control
 from experiments.glue.table.csv_text import csv_text
+from experiments.glue.table.number_text import number_text
 from experiments.glue.table.render import interval_text, markdown_table
 from experiments.glue.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
@@ -134,16 +135,16 @@ _EXAMPLE_COLUMNS = (
 
 
 def _seed_row(c: SeedComparison) -> tuple[str, ...]:
-    order = ("", "") if c.order is None else (_plain(c.order.violation), _plain(c.order.bound))
+    order = ("", "") if c.order is None else (number_text(c.order.violation), number_text(c.order.bound))
     return (
-        _name(c.pair), _task(c.pair, c.metric), str(c.difference.n), _points(c.difference.mean),
+        _name(c.pair), _task(c.pair, c.metric), str(c.difference.n), number_text(c.difference.mean, signed=True),
         _interval(c.difference.interval), _interval(c.bca), _p(c.sign_flip.p), _p(c.p_holm), *order,
     )  # fmt: skip
 
 
 def _example_row(c: ExampleComparison) -> tuple[str, ...]:
     return (
-        _name(c.pair), _task(c.pair, c.metric), str(c.examples), str(len(c.by_seed)), _points(c.difference),
+        _name(c.pair), _task(c.pair, c.metric), str(c.examples), str(len(c.by_seed)), number_text(c.difference, signed=True),
         _interval(c.these_models), _p(c.p_mcnemar), _p(c.p_mcnemar_holm), _interval(c.new_models), _p(c.p_bootstrap),
         _p(c.p_bootstrap_holm),
     )  # fmt: skip
@@ -175,14 +176,6 @@ def _name(pair: Pair) -> str:
 
 def _task(pair: Pair, metric: str) -> str:
     return AVERAGE if pair.task == AVERAGE else f"{task_title(pair.task)} {metric_title(metric)}"
-
-
-def _points(value: float) -> str:
-    return "NaN" if math.isnan(value) else f"{value:+.2f}"
-
-
-def _plain(value: float) -> str:
-    return "NaN" if math.isnan(value) else f"{value:.2f}"
 
 
 def _interval(interval: Interval) -> str:

@@ -111,4 +111,4 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 
 def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits - 1}e}" if value and abs(value) < 1e-2 else f"{value:.{digits}g}"
+    return f"{value:.{digits - 1}e}" if value and abs(value) < 1e-2 else f"{value:z.{digits}g}"

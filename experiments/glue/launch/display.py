@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from experiments.glue.launch.pool import Job
 from experiments.glue.launch.worker import Ended, Outcome
+from experiments.glue.table.number_text import number_text
 
 
 class StudyDisplay:
@@ -55,7 +56,7 @@ class StudyDisplay:
         self._show_counts()
         began = self._started.get(job.folder)
         took = f", {time.monotonic() - began:.0f} s" if began is not None else ""
-        best = f", best {ended.score:.2f}" if ended.score is not None else ""
+        best = f", best {number_text(ended.score)}" if ended.score is not None else ""
         what = f"failed: {ended.error}" if failed else f"{ended.status}{best}{took}"
         if failed or not sys.stderr.isatty():
             self.message(f"[{self._done + self._failed}/{self._jobs}] {job.label}: {what}")

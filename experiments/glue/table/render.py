@@ -10,6 +10,7 @@ from typing import TypeGuard
 from experiments.glue.statistics.difference import Difference
 from experiments.glue.statistics.intervals import Interval
 from experiments.glue.table.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
+from experiments.glue.table.number_text import number_text
 from experiments.glue.table.paper import Paper, PaperRow
 from experiments.glue.table.protocol import about_protocol
 from experiments.glue.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
@@ -253,11 +254,6 @@ def _with_bold(rows: Sequence[Row], average: int) -> tuple[Row, ...]:
 
 def _shown(std: float | None) -> TypeGuard[float]:
     return std is not None and not math.isnan(std)
-
-
-def number_text(value: float, signed: bool = False) -> str:
-    """Two decimals, with the sign of a difference; ``NaN``."""
-    return "NaN" if math.isnan(value) else f"{value:{'+' if signed else ''}.2f}"
 
 
 def markdown(table: Table, paper: Paper) -> str:

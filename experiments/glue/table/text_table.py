@@ -65,10 +65,5 @@ def setting_text(value: Any) -> str:
         mantissa, _, exponent = f"{value:.3e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:z.6g}"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def score_text(score: float) -> str:
-    """A score in percent with two digits; NaN as such."""
-    return "NaN" if math.isnan(score) else f"{score:.2f}"
