@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,13 +33,14 @@ import numpy as np
 from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
+from data_utils.json_file import write_json
 from data_utils.names import check_name
 from data_utils.yaml_file import read_yaml
 from experiments.glue.comparison.comparisons import compare_seeds, pairs
 from experiments.glue.launch.launcher import check_launcher
 from experiments.glue.launch.pool import Job
 from experiments.glue.launch.worker import RunFunction
-from experiments.glue.plan import describe, make_job, parse_seeds
+from experiments.glue.plan import command_line, describe, make_job, parse_seeds
 from experiments.glue.recipe import Recipe, parse_overrides, run_configs
 from experiments.glue.significance import Significance, write_significance
 from experiments.glue.study import add_place_arguments, compute, list_failures, list_jobs
@@ -156,12 +156,13 @@ def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | 
     out = chosen.results_dir / check_name("ablation", chosen.name or ablation.name)
     out.mkdir(parents=True, exist_ok=True)
     cells = {label: describe(some, chosen)["cells"] for label, some in jobs_of.items()}
-    described = {"output_dir": str(chosen.output_dir), "command": shlex.join(sys.argv), "variants": cells}
-    write_text_atomic(out / "study.json", json.dumps(described, indent=2) + "\n")
+    described = {"output_dir": str(chosen.output_dir), "command": command_line(), "variants": cells}
+    write_json(out / "study.json", described)
     report, stopped = compute(jobs, chosen, run)
     if stopped:
         return stopped
     table, logged = read_variants(cells, chosen.output_dir)
+    table = replace(table, command=command_line())
     files = write_tables(table, out)
     for name, text in (("logged.md", logged_markdown(logged) + "\n"), ("logged.csv", logged_csv(logged))):
         files.append(out / name)

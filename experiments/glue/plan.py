@@ -28,6 +28,8 @@ from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.results import RunDirectory
 
+_ROOT = Path(__file__).resolve().parents[2]
+
 
 def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
     """All runs of the study: recipes x tasks x seeds.
@@ -106,9 +108,18 @@ def describe(jobs: Sequence[Job], chosen: argparse.Namespace) -> dict[str, Any]:
     keys = ("encoder", "method", "task", "run_id", "recipe", "trials")
     return {
         "output_dir": str(chosen.output_dir),
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
         "cells": [{**dict(zip(keys, cell, strict=True)), "seeds": s} for cell, s in seeds.items()],
     }
+
+
+def command_line() -> str:
+    """This process's command, as it can be given again."""
+    program, *arguments = sys.argv
+    path = Path(program).resolve()
+    module = path.relative_to(_ROOT).with_suffix("").parts if path.is_relative_to(_ROOT) else ()
+    called = ["python", "-m", ".".join(module)] if module[:1] == ("experiments",) else [program]
+    return shlex.join([*called, *arguments])
 
 
 def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
+from data_utils.json_file import write_json
 from experiments.glue.launch.display import StudyDisplay
 from experiments.glue.launch.launcher import add_launcher_arguments, launch, retries
 from experiments.glue.launch.pool import Job, Pool, Report
@@ -141,7 +140,7 @@ def run_study(
     out = chosen.results_dir / study_name(chosen, jobs)
     study_json = out / "study.json"
     out.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(study_json, json.dumps(describe(jobs, chosen), indent=2) + "\n")
+    write_json(study_json, describe(jobs, chosen))
     report, stopped = compute(jobs, chosen, run)
     if stopped:
         return stopped

@@ -24,8 +24,9 @@ from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from experiments.glue.table.cells import Table, gather
 from experiments.glue.table.csv_text import cells_csv, seeds_csv
+from experiments.glue.table.latex import latex
 from experiments.glue.table.paper import Paper, load_paper
-from experiments.glue.table.render import latex, markdown
+from experiments.glue.table.render import markdown
 from experiments.glue.table.wanted import Wanted
 
 

@@ -101,12 +101,7 @@ def sections(
                 Section(
                     encoder, f"{title}, over dev examples", (), _EXAMPLE_COLUMNS,
                     tuple(_example_row(c) for c in shown), tuple(c.pair for c in shown),
-                    tuple(
-                        f"{_name(c.pair)}, {_task(c.pair, c.metric)}: without seeds {', '.join(map(str, c.without))}, "
-                        "whose predictions were not kept."
-                        for c in shown
-                        if c.without
-                    ),
+                    tuple(_example_remarks(shown)),
                 )
             )  # fmt: skip
     return found
@@ -144,7 +139,8 @@ def _seed_row(c: SeedComparison) -> tuple[str, ...]:
 
 def _example_row(c: ExampleComparison) -> tuple[str, ...]:
     return (
-        _name(c.pair), _task(c.pair, c.metric), str(c.examples), str(len(c.by_seed)), number_text(c.difference, signed=True),
+        _name(c.pair), _task(c.pair, c.metric), str(c.examples), str(len(c.by_seed)),
+        number_text(c.difference, signed=True),
         _interval(c.these_models), _p(c.p_mcnemar), _p(c.p_mcnemar_holm), _interval(c.new_models), _p(c.p_bootstrap),
         _p(c.p_bootstrap_holm),
     )  # fmt: skip
@@ -154,9 +150,13 @@ def _remarks(family: Sequence[SeedComparison]) -> list[str]:
     """What is wrong with an interval, or drawn instead of exact."""
     found: dict[str, list[str]] = {}
     for c in family:
+        name = f"{_name(c.pair)} {_task(c.pair, c.metric)}"
         if c.bca.degenerate:
-            found.setdefault(c.bca.degenerate, []).append(f"{_name(c.pair)} {_task(c.pair, c.metric)}")
-    remarks = [f"Not to be relied on, {reason}: {'; '.join(names)}." for reason, names in found.items()]
+            what = "No interval" if math.isnan(c.bca.low) else "Not to be relied on"
+            found.setdefault(f"{what}, {c.bca.degenerate}", []).append(name)
+        if c.order is not None and (reason := c.order.degenerate):
+            found.setdefault(f"{'No ε' if math.isnan(c.order.violation) else 'No ε_min'}, {reason}", []).append(name)
+    remarks = [f"{reason}: {'; '.join(names)}." for reason, names in found.items()]
     others = {
         _name(c.pair): method_title(control)
         for c in family
@@ -167,6 +167,18 @@ def _remarks(family: Sequence[SeedComparison]) -> list[str]:
         remarks.append(f"Not compared with their own control: {named}.")
     if any(not c.sign_flip.exact for c in family):
         remarks.append("p with more than 20 seeds: of random sign flips, not of all.")
+    return remarks
+
+
+def _example_remarks(shown: Sequence[ExampleComparison]) -> list[str]:
+    """Seeds that are not in, and intervals that cannot be given."""
+    remarks = []
+    for c in shown:
+        name = f"{_name(c.pair)}, {_task(c.pair, c.metric)}"
+        if c.without:
+            remarks.append(f"{name}: without seeds {', '.join(map(str, c.without))}, whose predictions were not kept.")
+        reasons = dict.fromkeys(i.degenerate for i in (c.these_models, c.new_models) if i.degenerate)
+        remarks += [f"{name}: no interval, {reason}." for reason in reasons]
     return remarks
 
 

@@ -11,7 +11,6 @@ from experiments.glue.table.paper import Paper
 from mt_dnn.results import Status
 
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: their full-width forms
-_BLANK = ("\t", "\r", "\n")
 
 
 def cells_csv(table: Table, paper: Paper) -> str:
@@ -70,7 +69,10 @@ def csv_text(rows: Sequence[Sequence[object]]) -> str:
 
 def _inert(value: object) -> object:
     """A text that begins like a formula with ``'`` before it, as spreadsheets write it; anything else as it is."""
-    if not isinstance(value, str) or not (value.startswith(_BLANK) or value.lstrip().startswith(_FORMULA)):
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r", " ")  # readers of CSV take it for the end of a line
+    if not (value.startswith(("\t", "\n")) or value.lstrip().startswith(_FORMULA)):
         return value
     try:
         float(value)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.glue.table.render import escape_latex, markdown_table
+from experiments.glue.table.latex import escape_latex
+from experiments.glue.table.render import markdown_table
 
 
 @dataclass(frozen=True, slots=True)
