@@ -200,10 +200,17 @@ def test_seeds() -> None:
     assert parse_seeds("5") == [1, 2, 3, 4, 5]
     assert parse_seeds("3,7,11") == [3, 7, 11]
     assert parse_seeds("3,") == [3]
-    assert parse_seeds("7,7,0") == [7, 0]
-    for wrong in ("", ",", "-1", "0", "1.5"):
-        with pytest.raises(SettingError, match="--seeds"):
+    assert parse_seeds(f"7,{2**63 - 1},0") == [7, 2**63 - 1, 0]
+    assert len(parse_seeds("1000")) == 1000
+    for wrong, message in (
+        ("", "give a count"), (",", "give a count"), ("-1", "give a count"), ("-1,2", "give a count"),
+        ("0", "give a count"), ("1.5", "give a count"), ("\u0663", "give a count"), ("1001", "at most 1000"),
+        ("99999999999999999999", "too large"), (f"1,{2**63}", "too large"), ("9" * 5000, "too large"),
+        ("7,7,0", "seed 7 stands there twice"), ("03,3", "seed 3 stands there twice"),
+    ):  # fmt: skip
+        with pytest.raises(SettingError, match=f"--seeds.*{message}") as caught:
             parse_seeds(wrong)
+        assert len(str(caught.value)) < 300
 
 
 def test_cores_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:

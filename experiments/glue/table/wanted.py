@@ -9,7 +9,7 @@ from typing import Any
 
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
-from experiments.glue.table.json_fields import Fields
+from experiments.glue.fields import Fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The fields of a mapping from a JSON file, each checked where it is read."""
+"""The fields of a mapping from a JSON or YAML file, each checked where it is read."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ class Fields:
     Args:
         values: What the file holds.
         where: File and place in it, for messages.
+        inner: Whether that is a place in the file, not the whole.
 
     Raises:
         SettingError: it is no mapping; so do all methods for a value of another kind, or one that is missing.
     """
 
-    def __init__(self, values: object, where: str) -> None:
+    def __init__(self, values: object, where: str, inner: bool = False) -> None:
         if not isinstance(values, Mapping):
             raise SettingError(f"{where} is {shown(values)}; it must be a mapping")
-        self.values, self.where = values, where
+        self.values, self.where, self._inner = values, where, inner
 
     def get(self, key: str, legal: str, holds: Callable[[Any], bool], default: Any = _REQUIRED) -> Any:
         """A value that holds.
@@ -40,12 +41,16 @@ class Fields:
         """
         if key not in self.values:
             if default is _REQUIRED:
-                raise SettingError(f"{self.where}: {key} is missing; legal: {legal}")
+                raise SettingError(f"{self.name_of(key)} is missing; legal: {legal}")
             return default
         value = self.values[key]
         if not holds(value):
-            raise SettingError(f"{self.where}: {key} is {shown(value)}; legal: {legal}")
+            raise SettingError(f"{self.name_of(key)} is {shown(value)}; legal: {legal}")
         return value
+
+    def name_of(self, key: str) -> str:
+        """The place of a field, for messages."""
+        return f"{self.where}{'.' if self._inner else ': '}{key}"
 
     def text(self, key: str, default: Any = _REQUIRED) -> str:
         """A text that can be printed."""
@@ -75,18 +80,18 @@ class Fields:
 
         return tuple(self.get(key, "a list of different seeds, integers >= 0", holds))
 
-    def mapping(self, key: str) -> Fields:
+    def mapping(self, key: str, default: Any = _REQUIRED) -> Fields:
         """A mapping."""
-        return Fields(self.get(key, "a mapping", lambda v: isinstance(v, Mapping)), f"{self.where}: {key}")
+        return Fields(self.get(key, "a mapping", lambda v: isinstance(v, Mapping), default), self.name_of(key), True)
 
     def mappings(self, key: str) -> list[Fields]:
         """A list of mappings."""
         values = self.get(key, "a list of mappings", lambda v: isinstance(v, list))
-        return [Fields(value, f"{self.where}: {key}[{i}]") for i, value in enumerate(values)]
+        return [Fields(value, f"{self.name_of(key)}[{i}]", inner=True) for i, value in enumerate(values)]
 
 
 def is_number(value: object) -> bool:
-    """Whether a JSON value is a finite number that fits a float."""
+    """Whether a value is a finite number that fits a float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
