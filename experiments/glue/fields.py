@@ -100,6 +100,11 @@ def is_number(value: object) -> bool:
         return False
 
 
+def is_share(value: object) -> bool:
+    """Whether a value is a number in (0, 1)."""
+    return is_number(value) and 0.0 < value < 1.0  # type: ignore[operator]
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" or c == "\0" for c in value)
 

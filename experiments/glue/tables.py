@@ -13,7 +13,6 @@ table; a failed run is missing. A run without any score makes its cell NaN: it i
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +21,8 @@ from pathlib import Path
 from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
+from experiments.glue.fields import Fields
 from experiments.glue.table.cells import Table, gather
 from experiments.glue.table.csv_text import cells_csv, seeds_csv
 from experiments.glue.table.latex import latex
@@ -61,12 +62,11 @@ def read_step_times(path: Path) -> dict[str, float]:
         SettingError: the file is no such result, or cannot be read.
     """
     try:
-        costs = json.loads(path.read_text(encoding="utf-8"))["methods"]
-        return {"vanilla": 1.0} | {method: float(cost["time_factor"]["median"]) for method, cost in costs.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingError(
-            f"--step_times {path}: no result of benchmarks.methods ({type(error).__name__}: {error})"
-        ) from None
+        costs = Fields(read_json(path), f"--step_times {path}").mapping("methods")
+    except FileNotFoundError:
+        raise SettingError(f"--step_times: no file {path}; give a result of python -m benchmarks.methods") from None
+    factors = {method: costs.mapping(method).mapping("time_factor").number("median") for method in costs.values}
+    return {"vanilla": 1.0} | factors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -192,13 +192,13 @@ def test_a_log_is_read_past_torn_and_foreign_lines(tmp_path: Path) -> None:
 
 def test_files_are_read_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: Counter[Path] = Counter()
-    real = Path.read_text
+    for name in ("read_text", "read_bytes"):
 
-    def count(path: Path, *args: Any, **more: Any) -> str:
-        read[path] += path.name in ("result.json", "metrics.jsonl", "run.json")
-        return real(path, *args, **more)
+        def count(path: Path, *args: Any, real: Any = getattr(Path, name), **more: Any) -> Any:
+            read[path] += path.name in ("result.json", "metrics.jsonl", "run.json")
+            return real(path, *args, **more)
 
-    monkeypatch.setattr(Path, "read_text", count)
+        monkeypatch.setattr(Path, name, count)
     page_of(runs)
     assert {path for path, n in read.items() if n} == {
         path for name in ("metrics.jsonl", "run.json") for path in runs.rglob(name)

@@ -486,6 +486,13 @@ def test_step_times_stand_in_a_last_column(tmp_path: Path, capsys: pytest.Captur
     assert line(shown, "PATS - vanilla", "Best dev epoch, minus the control")[-1] == "1.08x"
     assert line(shown, "PATS, paper")[-1] == "-"
     assert "1.08x" in (tmp_path / "out/table.tex").read_text()
-    costs.write_text("{}")
-    assert main([str(tmp_path / "runs"), "--step_times", str(costs)]) == 2
-    assert "no result of benchmarks.methods (KeyError: 'methods')" in capsys.readouterr().err
+    for text, message in (
+        ("{}", "methods is missing; legal: a mapping"), ('{"methods": []}', "methods is []; legal: a mapping"),
+        ('{"methods": {"pats": {"time_factor": {"median": "x"}}}}', "pats.time_factor.median is 'x'; legal: a number"),
+        ("[]", "holds a list, not a mapping"), ("[" * 100_000, "nested too deeply"),
+    ):  # fmt: skip
+        costs.write_text(text)
+        assert main([str(tmp_path / "runs"), "--step_times", str(costs)]) == 2
+        assert message in capsys.readouterr().err
+    assert main([str(tmp_path / "runs"), "--step_times", str(tmp_path / "none")]) == 2
+    assert "none; give a result of python -m benchmarks.methods" in capsys.readouterr().err

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
+from data_utils.json_file import read_json
+from experiments.glue.fields import Fields
 from experiments.glue.launch.pool import Job
 from experiments.glue.table.cells import Cell, Table, run_folders
 from experiments.glue.table.titles import method_title
-from module.sensitivity_summary import SensitivitySummary
+from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, bin_edges
 from mt_dnn.results import RunDirectory, RunResult, Status
 
 BETA = 0.75
@@ -25,19 +27,45 @@ STATISTICS = (
     "mean", "median", "std", "std_in_range", "std_log10", "gini", "entropy", "top_share", "below_range", "above_range",
 )  # fmt: skip
 """Fields of :class:`SensitivitySummary` that are one number."""
+_PATH = re.compile(r"[^.]+\.\d+\..")
 
 
 def read_summary(path: Path) -> SensitivitySummary:
     """Read a ``sensitivity.json``.
 
     Raises:
-        SettingError: it is damaged.
-        OSError: it cannot be read.
+        SettingError: there is none, or it is damaged.
     """
     try:
-        return SensitivitySummary.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise SettingError(f"{path} is damaged ({error}); delete the run's folder to run it again") from None
+        values = read_json(path)
+        _check(Fields(values, str(path)))
+        return SensitivitySummary.from_json(values)
+    except FileNotFoundError:
+        raise SettingError(f"{path} is missing: the run did not record it, or it was removed; delete the run's folder "
+                           "to run it again") from None  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        reason = str(error) if isinstance(error, SettingError) else f"{path} is damaged ({shown(str(error))})"
+        raise SettingError(f"{reason}; delete the run's folder to run it again") from None
+
+
+def _check(values: Fields) -> None:
+    """Check the kinds of all fields, so that no picture meets with a text among its numbers."""
+
+    def number(value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    for name in ("beta", *STATISTICS):
+        values.get(name, "a number", number)
+    values.integer("n", 1)
+    for name, span in (("paper_counts", PAPER_RANGE), ("full_counts", FULL_RANGE)):
+        bins = len(bin_edges(*span)) + 1
+        values.get(
+            name, f"{bins} counts",
+            lambda v, n=bins: isinstance(v, list) and len(v) == n and all(type(c) is int and c >= 0 for c in v),
+        )  # fmt: skip
+    for tensor in values.mappings("tensors"):
+        tensor.get("path", "such as layer.0.output.dense.weight", lambda v: isinstance(v, str) and _PATH.match(v))
+        tensor.get("mean", "a number", number)
 
 
 def check_recorded(jobs: Iterable[Job]) -> None:

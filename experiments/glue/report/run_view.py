@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from experiments.glue.table.cells import Cell, Table
+from experiments.glue.table.metrics_log import read_records
 from mt_dnn.results import RunDirectory, RunResult
 
 _SHORTEST_SILENCE = 600.0  # seconds without a sign of life before a run is called silent
@@ -110,32 +112,30 @@ def _view(cell: Cell, seed: int, runs: Path, now: float) -> RunView:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except (SettingError, FileNotFoundError):
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def read_log(metrics_jsonl: Path) -> Log:
     """Read ``metrics.jsonl``; a line that is still being written, or is no record, is left out."""
     try:
-        lines = metrics_jsonl.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        records = read_records(metrics_jsonl, strict=False)
+    except SettingError:
         return Log()
     curve: dict[int, float] = {}
     losses: list[tuple[int, float]] = []
     step = epoch = 0
     per_epoch = None
-    for line in lines:
+    for record in records:
         try:
-            record = json.loads(line)
             step, epoch = int(record["step"]), int(record["epoch"])
             if "evaluation" in record:
                 curve[epoch] = float(record["score"])
                 per_epoch = step // epoch
             elif "loss" in record:
                 losses.append((step, float(record["loss"])))
-        except (ValueError, KeyError, TypeError, ZeroDivisionError):
+        except (ValueError, KeyError, TypeError, OverflowError, ZeroDivisionError):
             continue
     return Log(curve, tuple(losses), step, epoch, per_epoch)
 

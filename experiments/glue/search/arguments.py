@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 
 from data_utils.errors import SettingError
+from experiments.glue.search.results import SAMPLERS
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of a search."""
     group = parser.add_argument_group("search", "instead of a table, choose settings from the recipes' grids")
     group.add_argument(
-        "--search", choices=["grid", "sobol", "halton", "tpe"],
+        "--search", choices=SAMPLERS,
         help="every combination (or with --trials a random part of them), a quasi-random sequence over the grid, or "
         "optuna's TPE (requirements-search.txt)",
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.glue.launch.worker import RunFunction
+from experiments.glue.table.metrics_log import number_of, read_records
 from mt_dnn.config import RunConfig, run_dir
 
 MIN_OTHERS = 4
@@ -58,19 +58,9 @@ def below_median(best: float, epoch: int, others: Iterable[Sequence[float]]) -> 
 
 def read_choices(folder: Path) -> list[float]:
     """The score by which epochs are chosen, by epoch, from a run's ``metrics.jsonl``; empty when there is none."""
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    choices = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break  # a line that is being written, or was cut by a kill
-        if "evaluation" in record:
-            choices.append(float(record.get("held_out", record["score"])))
-    return choices
+    path = folder / "metrics.jsonl"
+    evaluations = [record for record in read_records(path) if "evaluation" in record]
+    return [number_of(record, "held_out" if "held_out" in record else "score", path) for record in evaluations]
 
 
 def _best(scores: Sequence[float]) -> float:
