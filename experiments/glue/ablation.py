@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.atomic import write_text_atomic
-from data_utils.command_line import CommandParser, status_of
+from data_utils.command_line import CommandParser
 from data_utils.errors import SettingError, shown
 from data_utils.json_file import write_json
 from data_utils.names import check_name
@@ -39,6 +39,7 @@ from experiments.glue.comparison.comparisons import compare_seeds, pairs
 from experiments.glue.fields import Fields
 from experiments.glue.launch.launcher import check_launcher
 from experiments.glue.launch.pool import Job
+from experiments.glue.launch.stopping import study_status
 from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import command_line, describe, make_job, parse_seeds
 from experiments.glue.recipe import Recipe, run_configs
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
         The exit status.
     """
     chosen = build_parser().parse_args(arguments)
-    return status_of(lambda: _compare(load_ablation(chosen.ablation), chosen, run))
+    return study_status(lambda: _compare(load_ablation(chosen.ablation), chosen, run))
 
 
 def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | None) -> int:

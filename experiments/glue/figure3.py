@@ -19,13 +19,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_utils.command_line import status_of
 from data_utils.errors import SettingError
 from data_utils.json_file import write_json
 from experiments.glue.drawing.data_share import SharePoint, draw_data_share
 from experiments.glue.drawing.sensitivities import DEFAULTS, check_recorded, read_cell
 from experiments.glue.figure2 import figure_parser
 from experiments.glue.launch.pool import Job
+from experiments.glue.launch.stopping import study_status
 from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import command_line, describe, plan_jobs, study_name
 from experiments.glue.study import compute, list_failures, list_jobs
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
         "last; the CSV has both; default: %(default)s",
     )  # fmt: skip
     chosen = parser.parse_args(arguments)
-    return status_of(lambda: _figure(chosen, run))
+    return study_status(lambda: _figure(chosen, run))
 
 
 def _figure(chosen: argparse.Namespace, run: RunFunction | None) -> int:

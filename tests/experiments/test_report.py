@@ -192,9 +192,10 @@ def test_a_log_is_read_past_torn_and_foreign_lines(tmp_path: Path) -> None:
 
 def test_files_are_read_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: Counter[Path] = Counter()
-    for name in ("read_text", "read_bytes"):
+    reals = {name: getattr(Path, name) for name in ("read_text", "read_bytes")}
+    for name, real_one in reals.items():
 
-        def count(path: Path, *args: Any, real: Any = getattr(Path, name), **more: Any) -> Any:
+        def count(path: Path, *args: Any, real: Any = real_one, **more: Any) -> Any:
             read[path] += path.name in ("result.json", "metrics.jsonl", "run.json")
             return real(path, *args, **more)
 

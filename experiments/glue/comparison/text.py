@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from experiments.glue.comparison.comparisons import AVERAGE, Pair, SeedComparison, families
 from experiments.glue.comparison.example_comparisons import ExampleComparison
+from experiments.glue.number_text import number_text
 from experiments.glue.statistics.intervals import Interval
 from experiments.glue.statistics.paired_tests import LEVEL, seeds_needed, smallest_p
 from experiments.glue.table.cells import known_control
 from experiments.glue.table.csv_text import csv_text
-from experiments.glue.table.number_text import number_text
 from experiments.glue.table.render import interval_text, markdown_table
 from experiments.glue.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
+from experiments.glue.number_text import number_text
 from experiments.glue.report.run_view import RunView, State
 from experiments.glue.report.svg import Point, Scale, element, polyline, scale_of
 from experiments.glue.table.cells import SELECTIONS, Cell, Selection, Table
-from experiments.glue.table.number_text import number_text
 from experiments.glue.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
 WIDTH = 360.0  # a phone's width less its margins, so that text is not scaled there

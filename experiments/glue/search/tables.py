@@ -17,11 +17,11 @@ from typing import Any
 
 from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
+from experiments.glue.number_text import number_text
 from experiments.glue.search.chosen_recipes import write_recipes
 from experiments.glue.search.csv_text import learning_rates_csv, ranges_csv, trials_csv
 from experiments.glue.search.results import Search, SearchedCell, TrialStatus, read_search
 from experiments.glue.table.cells import TASK_ORDER
-from experiments.glue.table.number_text import number_text
 from experiments.glue.table.paper import PaperSearch, load_paper_search
 from experiments.glue.table.text_table import TextTable, join_latex, join_markdown, setting_text
 from experiments.glue.table.titles import method_title, metric_title, task_title

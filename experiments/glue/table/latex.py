@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from experiments.glue.number_text import number_text
 from experiments.glue.table.cells import Table
-from experiments.glue.table.number_text import number_text
 from experiments.glue.table.paper import Paper
 from experiments.glue.table.render import Entry, has_deviation, interval_text, layout
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
+from experiments.glue.number_text import number_text
 from experiments.glue.statistics.difference import Difference
 from experiments.glue.statistics.intervals import Interval
 from experiments.glue.table.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
-from experiments.glue.table.number_text import number_text
 from experiments.glue.table.paper import Paper, PaperRow
 from experiments.glue.table.protocol import about_protocol, about_settings
 from experiments.glue.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
