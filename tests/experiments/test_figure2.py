@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from data_utils.errors import SettingError
 from experiments.glue import figure2, figure3
@@ -325,3 +326,19 @@ def test_figures_2_and_3_in_one_folder_leave_each_other_alone(drawn, computed) -
         assert figure3.main([*computed, "--shares", "100"], run=never) == 0
     assert {name: (out / name).read_bytes() for name in before} == before
     assert set(json.loads((out / "figure3.json").read_text())["shares"]) == {"100.0"}
+
+
+@pytest.mark.parametrize("methods", [("pats",), ("vanilla", "noisytune", "sage", "pats")])
+def test_nothing_of_the_heat_map_is_cut_off(tmp_path, saved, methods) -> None:
+    kinds = ("attention.self.query", "intermediate.dense", "a_tree.of_another.kind.dense")
+    tensors = tuple(TensorSummary(f"layer.{i}.{kind}.weight", 8, 1e-6 * (i + 1)) for i in range(24) for kind in kinds)
+    title = "CoLA, an-encoder-with-quite-a-long-name"
+    heat_map.draw_heat_map({method: {1: a_summary(tensors=tensors)} for method in methods}, title, tmp_path / "cut")
+    figure = saved["cut"]
+    # Ticks beyond the ends of the scale have a place outside and are not drawn.
+    texts = [t for t in figure.findobj(Text) if t.get_text() and not t.get_text().startswith("$")]
+    assert any("grey: below" in text.get_text() for text in texts)
+    for text in texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0, text.get_text()
+        assert box.x1 <= figure.bbox.width, text.get_text()
