@@ -20,6 +20,7 @@ Writes into <results_dir>/<name>/: the table (table.md, .tex, .csv, table_seeds.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Hashable, Mapping, Sequence
@@ -48,7 +49,6 @@ from experiments.glue.significance import Significance, write_significance
 from experiments.glue.study import add_place_arguments, compute, list_failures, list_jobs
 from experiments.glue.table.cells import Cell, Table, gather, run_folders
 from experiments.glue.table.csv_text import csv_text
-from experiments.glue.table.metrics_log import read_records
 from experiments.glue.table.paper import load_paper
 from experiments.glue.table.render import markdown, markdown_table
 from experiments.glue.table.titles import task_title
@@ -221,9 +221,11 @@ def read_variants(
 def _logged(directories: Sequence[RunDirectory]) -> dict[str, Logged]:
     runs: dict[str, list[tuple[float, float]]] = {}
     for directory in directories:
+        if not directory.metrics_jsonl.is_file():
+            continue  # diverged before it logged, or cleaned up since
         values: dict[str, list[float]] = {}
-        for record in read_records(directory.metrics_jsonl):  # none: diverged before it logged, or cleaned up since
-            for key, value in record.items():
+        for line in directory.metrics_jsonl.read_text(encoding="utf-8").splitlines():
+            for key, value in json.loads(line).items():
                 _, slash, name = key.partition("/")
                 if slash and isinstance(value, float | int):
                     values.setdefault(name, []).append(float(value))

@@ -23,12 +23,12 @@ from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from experiments.glue.fields import Fields
-from experiments.glue.table.cells import Table, gather
+from experiments.glue.table.arguments import add_table_arguments, read_table
+from experiments.glue.table.cells import Table
 from experiments.glue.table.csv_text import cells_csv, seeds_csv
 from experiments.glue.table.latex import latex
 from experiments.glue.table.paper import Paper, load_paper
 from experiments.glue.table.render import markdown
-from experiments.glue.table.wanted import Wanted
 
 
 def write_tables(table: Table, out: Path, paper: Paper | None = None) -> list[Path]:
@@ -72,9 +72,7 @@ def read_step_times(path: Path) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 for a wrong setting or file."""
     parser = CommandParser("python -m experiments.glue.tables", __doc__)
-    parser.add_argument("runs", type=Path, help="output_dir of the runs")
-    parser.add_argument("--study", type=Path, help="study.json: show its cells, missing ones included, and no others")
-    parser.add_argument("--run_id", action="append", default=[], help="run id to take where a cell has several")
+    add_table_arguments(parser, "show its cells, missing ones included, and no others")
     parser.add_argument(
         "--step_times", type=Path, help="result of python -m benchmarks.methods, for the column step time"
     )
@@ -84,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(chosen: argparse.Namespace) -> None:
-    table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
+    table = read_table(chosen)
     if chosen.step_times is not None:
         table = replace(table, step_times=read_step_times(chosen.step_times))
     print(markdown(table, load_paper()), end="")

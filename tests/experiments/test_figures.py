@@ -7,7 +7,6 @@ import pytest
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
-from data_utils.errors import SettingError
 from experiments.glue.drawing import curves, seed_strips
 from experiments.glue.drawing.curves import learning_curves, read_losses, read_scores
 from experiments.glue.figures import main
@@ -141,21 +140,3 @@ def test_command_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_all_nan_still_draws(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", best=math.nan, last=math.nan)
     assert seed_strips.seed_strips(gather(tmp_path / "runs"), tmp_path / "strip")[0].is_file()
-
-
-def test_a_torn_last_line_is_normal_and_any_other_damage_is_named(tmp_path: Path) -> None:
-    path = write_run(tmp_path) / "metrics.jsonl"
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"step": 4, "epo')
-    assert read_scores(path) == {1: 50.0, 2: 60.0, 3: 59.0}
-    for bad, message in (
-        (b"[" * 100_000, "line 4 is no record"), (b"\xff\xfe", "line 4 is no record"), (b"3", "line 4 is no record"),
-        (b'{"epoch": "x", "score": 1.0, "evaluation": {}}', "epoch is 'x', not a number"),
-        (b'{"epoch": 4, "evaluation": {}}', "score is None, not a number"),
-    ):  # fmt: skip
-        path.write_bytes(whole + bad + b"\n")
-        with pytest.raises(SettingError, match=rf"metrics.jsonl is damaged: {message}"):
-            read_scores(path)
-    path.write_bytes(b'{"step": 0, "epoch": 1, "loss": 0.5}\n')
-    with pytest.raises(SettingError, match="its first epoch has no step"):
-        read_losses(path)

@@ -1,4 +1,5 @@
 import csv
+import importlib
 import io
 import json
 import math
@@ -496,3 +497,24 @@ def test_step_times_stand_in_a_last_column(tmp_path: Path, capsys: pytest.Captur
         assert message in capsys.readouterr().err
     assert main([str(tmp_path / "runs"), "--step_times", str(tmp_path / "none")]) == 2
     assert "none; give a result of python -m benchmarks.methods" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["tables", "figures", "significance", "report"])
+def test_a_folder_without_runs_and_a_study_that_is_not_there_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    name = "report.__main__" if command == "report" else command
+    run = importlib.import_module(f"experiments.glue.{name}").main
+    out = ["--out", str(tmp_path / "out")]
+    runs = write_run(tmp_path / "runs").parents[4]
+    for arguments, message in (
+        ([str(tmp_path / "none")], f"error: no folder {tmp_path / 'none'}: give the output_dir"),
+        ([str(runs / "cola")], f"error: no runs under {runs / 'cola'}: give the output_dir"),
+        ([str(runs), "--study", str(tmp_path / "s.json")], f"error: --study: no file {tmp_path / 's.json'}; give"),
+        ([str(runs), "--study", str(tmp_path)], f"error: {tmp_path} is no regular file"),
+    ):
+        assert run([*arguments, *out]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(message)
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

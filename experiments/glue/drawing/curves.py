@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from data_utils.errors import SettingError
 from experiments.glue.drawing.plotting import (
     COLUMN,
     canvas,
@@ -21,7 +21,6 @@ from experiments.glue.drawing.plotting import (
     style,
 )
 from experiments.glue.table.cells import Cell, Table, run_folders
-from experiments.glue.table.metrics_log import number_of, read_records
 from experiments.glue.table.titles import method_title, metric_title, task_title
 
 if TYPE_CHECKING:
@@ -104,11 +103,7 @@ def _curves(cell: Cell, runs: Path, quantity: Quantity) -> list[dict[float, floa
 
 def read_scores(metrics_jsonl: Path) -> dict[float, float]:
     """Epoch -> dev score in percent, from a run's ``metrics.jsonl``; empty when there is none."""
-    return {
-        number_of(record, "epoch", metrics_jsonl): number_of(record, "score", metrics_jsonl)
-        for record in read_records(metrics_jsonl)
-        if "evaluation" in record
-    }
+    return {record["epoch"]: record["score"] for record in _records(metrics_jsonl) if "evaluation" in record}
 
 
 def read_losses(metrics_jsonl: Path) -> dict[float, float]:
@@ -116,14 +111,14 @@ def read_losses(metrics_jsonl: Path) -> dict[float, float]:
 
     An epoch ends with a log line, so the largest step that is logged for one is its last.
     """
-    records = [
-        {key: number_of(record, key, metrics_jsonl) for key in ("step", "epoch", "loss")}
-        for record in read_records(metrics_jsonl)
-        if "loss" in record
-    ]
+    records = [record for record in _records(metrics_jsonl) if "loss" in record]
     if not records:
         return {}
     per_epoch = max(record["step"] for record in records if record["epoch"] == records[0]["epoch"])
-    if per_epoch < 1:
-        raise SettingError(f"{metrics_jsonl} is damaged: its first epoch has no step; delete {metrics_jsonl.parent}")
     return {round(record["step"] / per_epoch, 6): record["loss"] for record in records}
+
+
+def _records(metrics_jsonl: Path) -> list[dict[str, Any]]:
+    if not metrics_jsonl.is_file():
+        return []
+    return [json.loads(line) for line in metrics_jsonl.read_text(encoding="utf-8").splitlines()]

@@ -12,7 +12,7 @@ from typing import Any
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from experiments.glue.table.cells import Cell, Table
-from experiments.glue.table.metrics_log import read_records
+from mt_dnn.metrics_log import read_records
 from mt_dnn.results import RunDirectory, RunResult
 
 _SHORTEST_SILENCE = 600.0  # seconds without a sign of life before a run is called silent
@@ -135,7 +135,7 @@ def read_log(metrics_jsonl: Path) -> Log:
                 per_epoch = step // epoch
             elif "loss" in record:
                 losses.append((step, float(record["loss"])))
-        except (ValueError, KeyError, TypeError, OverflowError, ZeroDivisionError):
+        except (ValueError, KeyError, OverflowError, ZeroDivisionError):  # no step, or one that is no number
             continue
     return Log(curve, tuple(losses), step, epoch, per_epoch)
 

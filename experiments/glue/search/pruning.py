@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.glue.launch.worker import RunFunction
-from experiments.glue.table.metrics_log import number_of, read_records
 from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.metrics_log import read_records
 
 MIN_OTHERS = 4
 """Trials that must have come as far before one is measured by their median."""
@@ -58,9 +58,8 @@ def below_median(best: float, epoch: int, others: Iterable[Sequence[float]]) -> 
 
 def read_choices(folder: Path) -> list[float]:
     """The score by which epochs are chosen, by epoch, from a run's ``metrics.jsonl``; empty when there is none."""
-    path = folder / "metrics.jsonl"
-    evaluations = [record for record in read_records(path) if "evaluation" in record]
-    return [number_of(record, "held_out" if "held_out" in record else "score", path) for record in evaluations]
+    evaluations = [record for record in read_records(folder / "metrics.jsonl") if "evaluation" in record]
+    return [float(record.get("held_out", record["score"])) for record in evaluations]
 
 
 def _best(scores: Sequence[float]) -> float:

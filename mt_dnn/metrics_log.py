@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import SettingError, shown
+from data_utils.errors import SettingError
+
+_NUMBERS = ("step", "epoch", "loss", "score", "held_out")
 
 
 def read_records(metrics_jsonl: Path, strict: bool = True) -> list[dict[str, Any]]:
@@ -17,6 +20,9 @@ def read_records(metrics_jsonl: Path, strict: bool = True) -> list[dict[str, Any
     Args:
         metrics_jsonl: The file.
         strict: Whether any other line that is no record is refused; else it is left out.
+
+    Returns:
+        The records. Their step, epoch, loss and scores are numbers where they are there; an evaluation has a score.
 
     Raises:
         SettingError: such a line, or a file that cannot be read.
@@ -33,7 +39,7 @@ def read_records(metrics_jsonl: Path, strict: bool = True) -> list[dict[str, Any
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        if isinstance(record, dict):
+        if isinstance(record, dict) and _is_sound(record):
             records.append(record)
         elif strict:
             raise SettingError(
@@ -42,16 +48,8 @@ def read_records(metrics_jsonl: Path, strict: bool = True) -> list[dict[str, Any
     return records
 
 
-def number_of(record: dict[str, Any], key: str, metrics_jsonl: Path) -> float:
-    """A number of a record; NaN and infinities count as numbers.
-
-    Raises:
-        SettingError: there is none under this key.
-    """
-    value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(value, int) and abs(value) > 2**63):
-        raise SettingError(
-            f"{metrics_jsonl} is damaged: {key} is {shown(value)}, not a number; delete {metrics_jsonl.parent} to run "
-            "again"
-        )
-    return value
+def _is_sound(record: Mapping[str, Any]) -> bool:
+    numbers = [record[key] for key in _NUMBERS if key in record]
+    return ("evaluation" not in record or "score" in record) and all(
+        type(value) is float or (type(value) is int and abs(value) < 2**63) for value in numbers
+    )
