@@ -42,7 +42,7 @@ from experiments.glue.launch.launcher import check_launcher
 from experiments.glue.launch.pool import Job
 from experiments.glue.launch.stopping import study_status
 from experiments.glue.launch.worker import RunFunction
-from experiments.glue.plan import command_line, describe, make_job, parse_seeds
+from experiments.glue.plan import command_line, describe, make_job, names_of, parse_seeds
 from experiments.glue.recipe import Recipe, run_configs
 from experiments.glue.settings import check_method, check_settings, check_tasks, parse_overrides
 from experiments.glue.significance import Significance, write_significance
@@ -187,7 +187,7 @@ def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | 
 
 
 def _plan(label: str, recipe: Recipe, chosen: argparse.Namespace) -> list[Job]:
-    tasks = [] if chosen.tasks is None else [task.strip() for task in chosen.tasks.split(",") if task.strip()]
+    tasks = [] if chosen.tasks is None else names_of("tasks", chosen.tasks)
     configs = run_configs(
         recipe, tasks, parse_seeds(chosen.seeds), parse_overrides(chosen.overrides),
         task_def=chosen.task_def, data_dir=chosen.data_dir, output_dir=chosen.output_dir,

@@ -139,7 +139,7 @@ def command_line() -> str:
     path = Path(program).resolve()
     module = path.relative_to(_ROOT).with_suffix("").parts if path.is_relative_to(_ROOT) else ()
     called = ["python", "-m", ".".join(module)] if module[:1] == ("experiments",) else [program]
-    return shlex.join([*called, *arguments])
+    return shlex.join([*called, *arguments]).replace("\n", "'$'\\n''")  # one line, for the same shell words
 
 
 def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:
@@ -153,8 +153,8 @@ def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:
     if chosen.recipes is not None and chosen.controls:
         raise SettingError("--controls finds recipes by --encoder and --methods; list the controls' --recipes yourself")
     if chosen.recipes is not None:
-        return resolve_recipes(_names(chosen.recipes))
-    methods = _names(chosen.methods)
+        return resolve_recipes(names_of("recipes", chosen.recipes))
+    methods = names_of("methods", chosen.methods)
     for method in methods:
         check_method(method, "--methods")
     if chosen.controls:
@@ -164,12 +164,20 @@ def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:
 
 def _tasks(chosen: argparse.Namespace, recipe: Recipe) -> list[str]:
     if chosen.tasks is not None:
-        return _names(chosen.tasks)
+        return names_of("tasks", chosen.tasks)
     return sorted(recipe.tasks, key=lambda task: (*TASK_ORDER, task).index(task))
 
 
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+def names_of(flag: str, text: str) -> list[str]:
+    """The names that a flag lists, each once.
+
+    Raises:
+        SettingError: there is none.
+    """
+    names = list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+    if not names:
+        raise SettingError(f"--{flag} {shown(text)} names none; give some, with commas between them")
+    return names
 
 
 def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:

@@ -75,6 +75,7 @@ def check_key(key: str, where: str, tasks: bool = True) -> None:
     if not dot:
         _check_name(key, where)
     elif group in METHODS:
+        check_method(group, where)  # a package's may not be whole
         own = [field.name for field in dataclasses.fields(METHODS[group].Settings)]
         if rest not in own:
             raise SettingError(

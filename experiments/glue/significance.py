@@ -126,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(chosen: argparse.Namespace) -> None:
-    if chosen.resamples < 100:
-        raise SettingError(f"--resamples {chosen.resamples}: give at least 100; the default is {RESAMPLES}")
+    if not 100 <= chosen.resamples <= 1_000_000:
+        raise SettingError(f"--resamples is {chosen.resamples}; legal: 100 to 1000000; the default is {RESAMPLES}")
     table = read_table(chosen)
     found = analyse(
         table, chosen.runs, chosen.baseline, SELECTIONS if chosen.selection == "both" else (chosen.selection,),

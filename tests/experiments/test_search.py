@@ -305,7 +305,7 @@ def test_a_diverged_trial_is_not_chosen_and_a_failed_one_is_missing(
         (["--search", "grid"], "unequal numbers of trials (vanilla 4, pats 12), so the larger search may"),
         (["--search", "sobol", "--trials", "9"], "(vanilla 4, pats 9), so the larger search may win by itself: give"),
         (["--search", "sobol"], "--search sobol needs --trials"),
-        (["--search", "tpe", "--trials", "0"], "--trials is 0; legal: an integer >= 1"),
+        (["--search", "tpe", "--trials", "0"], "--trials is 0; legal: an integer in [1, 2^31)"),
         (["--search", "tpe", "--trials", "2", "--tpe_round", "0"], "--tpe_round is 0"),
         (["--search", "grid", "--trials", "2", "--prune_after", "0"], "--prune_after is 0"),
         (["--search", "grid", "--trials", "2", "--sampler_seed", "-1"], "--sampler_seed is -1"),

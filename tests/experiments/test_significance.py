@@ -300,7 +300,7 @@ def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     for arguments, message in (
         ([str(tmp_path / "none")], "no folder"),
         ([str(tmp_path / "runs")], "no two methods to compare with a seed in common; the table has vanilla"),
-        ([str(tmp_path / "runs"), "--resamples", "5"], "--resamples 5: give at least 100"),
+        ([str(tmp_path / "runs"), "--resamples", "5"], "--resamples is 5; legal: 100 to 1000000"),
         ([str(tmp_path / "runs"), "--baseline", "pats"], "--baseline 'pats' is not in the table"),
     ):
         assert main(arguments) == 2

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from experiments.glue.search.results import SAMPLERS
+
+_LIMIT = 2**31
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +49,7 @@ def check_search_arguments(chosen: argparse.Namespace) -> None:
         raise SettingError(f"--search {chosen.search} needs --trials, the number of settings to try; legal: >= 1")
     for name in ("trials", "tpe_round", "prune_after"):
         value = getattr(chosen, name)
-        if value is not None and value < 1:
-            raise SettingError(f"--{name} is {value}; legal: an integer >= 1")
-    if chosen.sampler_seed < 0:
-        raise SettingError(f"--sampler_seed is {chosen.sampler_seed}; legal: an integer >= 0")
+        if value is not None and not 1 <= value < _LIMIT:
+            raise SettingError(f"--{name} is {shown(value)}; legal: an integer in [1, 2^31)")
+    if not 0 <= chosen.sampler_seed < _LIMIT:
+        raise SettingError(f"--sampler_seed is {shown(chosen.sampler_seed)}; legal: an integer in [0, 2^31)")

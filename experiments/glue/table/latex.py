@@ -21,7 +21,7 @@ def escape_latex(text: str) -> str:
 def latex(table: Table, paper: Paper) -> str:
     """The table as LaTeX for the package booktabs, one ``table*`` per encoder."""
     parts = ["% needs \\usepackage{booktabs}"]
-    parts += [f"% made of the runs of: {' '.join(table.command.split())}"] if table.command else []
+    parts += [f"% made of the runs of: {table.command}"] if table.command else []
     for shown in layout(table, paper):
         width = len(shown.columns)
         lines = [
