@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,13 +60,14 @@ def _check(values: Fields) -> None:
     values.integer("n", 1)
     for name, span in (("paper_counts", PAPER_RANGE), ("full_counts", FULL_RANGE)):
         bins = len(bin_edges(*span)) + 1
-        values.get(
-            name, f"{bins} counts",
-            lambda v, n=bins: isinstance(v, list) and len(v) == n and all(type(c) is int and c >= 0 for c in v),
-        )  # fmt: skip
+        values.get(name, f"{bins} counts", functools.partial(_are_counts, bins))
     for tensor in values.mappings("tensors"):
-        tensor.get("path", "such as layer.0.output.dense.weight", lambda v: isinstance(v, str) and _PATH.match(v))
+        tensor.get("path", "such as layer.0.output.dense.weight", lambda v: isinstance(v, str) and bool(_PATH.match(v)))
         tensor.get("mean", "a number", number)
+
+
+def _are_counts(bins: int, value: object) -> bool:
+    return isinstance(value, list) and len(value) == bins and all(type(count) is int and count >= 0 for count in value)
 
 
 def check_recorded(jobs: Iterable[Job]) -> None:
