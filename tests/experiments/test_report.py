@@ -359,6 +359,13 @@ def test_the_bar_fills_with_what_is_done(runs: Path) -> None:
     assert bar(runs.parent / "new") == {"state-running": 0.0}, "0 of 4"
 
 
+def test_odd_values_in_run_json_and_half_characters_in_messages_are_shown(runs: Path, tmp_path: Path) -> None:
+    edit_config(next(runs.glob("rte/*/pats/*/seed=3")), batch_size=[1], checkpoint_seconds=10**400, train_size={"a": 1})
+    fail(next(runs.glob("cola/*/vanilla/*/seed=3")), "half a \ud800")
+    assert main([str(runs), "--out", str(tmp_path / "r.html"), "--tests", "none"]) == 0
+    assert "half a ?" in (tmp_path / "r.html").read_text()
+
+
 def test_the_page_names_the_studys_command(runs: Path) -> None:
     study = write_study(runs)
     assert "Command:" not in page_of(runs, study)[0]

@@ -427,14 +427,27 @@ def test_a_study_is_known_by_its_checksum_and_a_cell_stands_once(
 
 
 def test_an_error_that_begins_like_a_formula_is_no_formula_in_the_csv(tmp_path: Path) -> None:
-    texts = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "\uff1d1", "fine = 1"]
+    texts = ["half a \ud800", "=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "\uff1d1"]
+    texts.append("fine = 1")
+        "half a \ud800",
+        "=1+1",
+        "+cmd|' /C calc'!A0",
+        "-2+3",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        " =1",
+        "\uff1d1",
+        "fine = 1",
+    ]
     for seed, text in enumerate(texts, start=1):
         folder = write_run(tmp_path, seed=seed, best=None, last=None, status=Status.FAILED)
         result = json.loads((folder / "result.json").read_text())
         result.pop("checksum", None)
         (folder / "result.json").write_text(json.dumps(result | {"error": text}))
     found = [row["error"] for row in rows(seeds_csv(gather(tmp_path))) if row["selection"] == "best"]
-    assert found == [f"'{text}".replace("\r", " ") for text in texts[:-1]] + texts[-1:]
+    assert found.pop(0) == "half a ?"
+    assert found == [f"'{text}".replace("\r", " ") for text in texts[1:-1]] + texts[-1:]
     assert csv_text([[-1.5, "-1.5", "1e-5", -3, None]]) == "-1.5,-1.5,1e-5,-3,\n", "numbers stay numbers"
 
 

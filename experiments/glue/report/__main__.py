@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_utils.atomic import write_text_atomic
+from data_utils.atomic import write_bytes_atomic
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from experiments.glue.table.arguments import add_table_arguments
@@ -99,7 +99,8 @@ def _write(chosen: argparse.Namespace, study: Study, watching: bool, without_tes
 
     found, why = (None, without_tests) if without_tests else _tests(chosen, study)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(chosen.out, render(study, found, chosen.watch if watching else None, why))
+    page = render(study, found, chosen.watch if watching else None, why)
+    write_bytes_atomic(chosen.out, page.encode(errors="replace"))  # a message may hold half a character
     counts = ", ".join(f"{n} {state}" for state, n in study.counts.items())
     print(f"{chosen.out}: {len(study.views)} runs ({counts or 'none'})", file=sys.stderr)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -11,6 +11,7 @@ from typing import Any
 
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
+from experiments.glue.fields import is_number
 from experiments.glue.table.cells import Cell, Table
 from mt_dnn.metrics_log import read_records
 from mt_dnn.results import RunDirectory, RunResult
@@ -155,7 +156,7 @@ def _last_sign_of_life(directory: RunDirectory) -> float:
 def _patience(description: Mapping[str, Any]) -> float:
     """Seconds after which a run that writes nothing is silent: twice the time between its checkpoints."""
     seconds = config_of(description).get("checkpoint_seconds")
-    between = float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else 0.0
+    between = float(seconds) if is_number(seconds) else 0.0  # type: ignore[arg-type]
     return min(max(2 * between, _SHORTEST_SILENCE), _LONGEST_SILENCE)
 
 
@@ -182,6 +183,6 @@ def _with_totals(views: Iterable[RunView]) -> list[RunView]:
     return filled
 
 
-def _volume(view: RunView) -> tuple[object, ...]:
+def _volume(view: RunView) -> tuple[str, ...]:
     keys = ("batch_size", "grad_accumulation_step", "train_fraction", "train_size", "data_dir")
-    return (view.cell.task, *(config_of(view.description).get(key) for key in keys))
+    return (view.cell.task, *(json.dumps(config_of(view.description).get(key)) for key in keys))

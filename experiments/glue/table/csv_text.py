@@ -71,7 +71,8 @@ def _inert(value: object) -> object:
     """A text that begins like a formula with ``'`` before it, as spreadsheets write it; anything else as it is."""
     if not isinstance(value, str):
         return value
-    value = value.replace("\r", " ")  # readers of CSV take it for the end of a line
+    # Readers of CSV take \r for the end of a line; half a character cannot be written.
+    value = value.replace("\r", " ").encode(errors="replace").decode()
     if not (value.startswith(("\t", "\n")) or value.lstrip().startswith(_FORMULA)):
         return value
     try:
