@@ -1,7 +1,9 @@
 """Names that become parts of paths: task, encoder, method and run names."""
 
+import difflib
 import itertools
 import re
+from collections.abc import Iterable
 from pathlib import PurePath
 
 from data_utils.errors import SettingError, shown
@@ -34,6 +36,12 @@ def check_name(kind: str, value: str) -> str:
         f"{kind} name {shown(value)} is not allowed: use letters, digits and . _ + - "
         f"(first a letter or digit, no '..', at most {_MAX_LENGTH} long)"
     )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``" (did you mean rte?)"`` for a message about an unknown name, or nothing where no known one is near."""
+    near = difflib.get_close_matches(name[:_MAX_LENGTH], known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def slug(name: str) -> str:

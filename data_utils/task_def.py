@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_utils.errors import SettingError, shown
-from data_utils.names import check_name
+from data_utils.names import check_name, did_you_mean
 from data_utils.yaml_file import read_yaml
 
 
@@ -142,7 +142,9 @@ class TaskDefs(dict[str, TaskDef]):
         if name in self.refused:
             raise self.refused[name]
         if name not in self:
-            raise SettingError(f"{setting}: {self.path} does not define {name}; it defines {', '.join(self)}")
+            raise SettingError(
+                f"{setting}: unknown task {shown(name)}{did_you_mean(name, self)}; {self.path} defines {', '.join(self)}"
+            )
         return self[name]
 
 

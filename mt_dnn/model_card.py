@@ -85,7 +85,7 @@ def _scores(run: FinishedRun) -> str:
     for name, score in (("best", run.result.best), ("last", run.result.last)):
         for dataset, metrics in score.metrics.items() if score is not None else ():
             assert score is not None
-            shown = ", ".join(f"{metric} {value:.2f}" for metric, value in metrics.items())
+            shown = ", ".join(f"{metric} {value:z.2f}" for metric, value in metrics.items())
             rows.append(f"| {name} | {score.epoch} | {dataset} | {_dev_examples(run, dataset)} | {shown} |")
     lines = "\n".join(rows)
     return f"""## Scores

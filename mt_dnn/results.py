@@ -21,6 +21,7 @@ from data_utils.errors import SettingError, shown
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
 from data_utils.task_def import Metric
+from mt_dnn.metrics_log import read_records
 
 
 class Status(StrEnum):
@@ -265,16 +266,9 @@ class RunDirectory:
         Raises:
             SettingError: it is damaged, or was not written with this result.
         """
-        if not self.metrics_jsonl.is_file():
-            return []
-        self.check_file(self.metrics_jsonl, result)
-        try:
-            records = [dict(json.loads(line)) for line in self.metrics_jsonl.read_text(encoding="utf-8").splitlines()]
-            for record in records:
-                _number(record["epoch"], int)
-            return records
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise SettingError(f"{self.metrics_jsonl} is damaged ({_reason(error)}); {self._again}") from None
+        if self.metrics_jsonl.is_file():
+            self.check_file(self.metrics_jsonl, result)
+        return read_records(self.metrics_jsonl)
 
     def hashes(self) -> dict[str, str]:
         """Path in the folder -> SHA-256 of what a run leaves beside weights, for :attr:`RunResult.files`."""

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
 from data_utils.task_def import TaskDef, from_settings, load_task_defs, to_settings
 from data_utils.tokenizer import MAX_MAX_SEQ_LEN, TokenizerHandle, load_tokenizer
+from module.methods import METHODS
 from mt_dnn.assembly import assemble, pick_device
 from mt_dnn.checkpoint import WEIGHTS, load_weights, weights_file
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig
@@ -85,6 +86,8 @@ def read_run(path: Path, task_def: Path | None = None) -> FinishedRun:
     if result is None or result.status is Status.FAILED:
         state = "is not finished" if result is None else f"has failed ({result.error})"
         raise SettingError(f"{path} {state}; start its command again and wait for result.json")
+    if gone := [name for name in result.method.split("+") if name not in METHODS]:
+        raise SettingError(f"{path}: its method {shown(gone[0])} is not installed here; install the package it is from")
     for name in ("task", "encoder", "method", "run_id", "seed"):
         if name in description and description[name] != getattr(result, name):
             raise SettingError(

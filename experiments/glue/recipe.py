@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
 from data_utils.task_def import load_task_defs
 from data_utils.yaml_file import read_yaml
+from experiments.glue.fields import Fields
+from experiments.glue.settings import check_key, check_method, check_settings, check_tasks, check_value
 from module.methods import is_control
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig
 from mt_dnn.config_parser import config_from_mapping
@@ -22,19 +22,6 @@ from mt_dnn.config_parser import config_from_mapping
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
 _KEYS = ("encoder", "method", "settings", "tasks", "grid", "chosen_from_grid", "tried", "source")
-# What the study itself decides for every run, and by which flag.
-_OWNED = {
-    "init_checkpoint": "--encoder",
-    "method": "--methods",
-    "train_datasets": "--tasks",
-    "seed": "--seeds",
-    "task_def": "--task_def",
-    "data_dir": "--data_dir",
-    "output_dir": "--output_dir",
-    "device": "--devices",
-    "threads": "--workers_per_device",
-    "recipe": "--recipes",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,35 +59,33 @@ def load_recipe(path: Path) -> Recipe:
     """Read a recipe file and check its shape; the values are checked when a run is made of them.
 
     Raises:
-        SettingError: a missing or unknown key, or a setting that belongs to the study's command line.
+        SettingError: a missing or unknown key, a value of another kind, or a setting that is unknown or belongs to the
+            study's command line.
         OSError: the file cannot be read.
     """
-    content = read_yaml(path)
-    unknown = sorted(set(content) - set(_KEYS))
-    if unknown:
-        raise SettingError(f"{path}: unknown key {', '.join(unknown)}; legal keys: {', '.join(_KEYS)}")
-    for key in ("encoder", "method", "source"):
-        if not isinstance(content.get(key), str):
-            raise SettingError(f"{path}: {key} must be a text; it is {content.get(key)!r}")
-    for key in ("settings", "tasks", "grid"):
-        if not isinstance(content.setdefault(key, {}), dict):
-            raise SettingError(f"{path}: {key} must be a mapping; it is {content[key]!r}")
-    if not isinstance(content.setdefault("chosen_from_grid", False), bool):
-        raise SettingError(f"{path}: chosen_from_grid must be true or false; it is {content['chosen_from_grid']!r}")
-    for task, settings in content["tasks"].items():
-        if not isinstance(settings, dict):
-            raise SettingError(f"{path}: tasks.{task} must be a mapping of settings; it is {settings!r}")
-        _refuse_owned(settings, f"{path}: tasks.{task}")
-    _refuse_owned(content["settings"], f"{path}: settings")
-    for key, values in content["grid"].items():
-        if not isinstance(values, list) or not values:
-            raise SettingError(f"{path}: grid.{key} must be a list of values; it is {values!r}")
-    if content["chosen_from_grid"] and not content["grid"]:
+    content = Fields(read_yaml(path), str(path))
+    if unknown := [key for key in content.values if key not in _KEYS]:
+        raise SettingError(f"{path}: unknown key {', '.join(unknown)[:200]}; legal keys: {', '.join(_KEYS)}")
+    settings, tasks, grid = (content.mapping(key, {}) for key in ("settings", "tasks", "grid"))
+    check_settings(settings.values, settings.where)
+    check_tasks(tasks)
+    for key in grid.values:
+        values = grid.get(key, "a list of values, at least one", lambda v: isinstance(v, list) and len(v) > 0)
+        check_key(str(key), grid.where, tasks=False)
+        check_value(values, f"{path}: grid.{key}")
+    chosen = content.get("chosen_from_grid", "true or false", lambda v: isinstance(v, bool), False)
+    if chosen and not grid.values:
         raise SettingError(f"{path}: chosen_from_grid is true, but there is no grid: write the values that were tried")
-    tried = content.setdefault("tried", None)
-    if tried is not None and (not content["chosen_from_grid"] or not isinstance(tried, int) or tried < 1):
-        raise SettingError(f"{path}: tried is {tried!r}; legal: an integer >= 1, together with chosen_from_grid: true")
-    return Recipe(name=check_name("recipe", path.stem), path=path, **{key: content[key] for key in _KEYS})
+    tried = content.integer("tried", 1) if content.values.get("tried") is not None else None
+    if tried is not None and not chosen:
+        raise SettingError(f"{path}: tried is {tried}, which goes together with chosen_from_grid: true")
+    method = content.text("method")
+    check_method(method, f"{path}: method")
+    return Recipe(
+        name=check_name("recipe", path.stem), path=path, encoder=content.text("encoder"), method=method,
+        settings=settings.values, tasks=tasks.values, grid=grid.values, chosen_from_grid=chosen, tried=tried,
+        source=content.text("source"),
+    )  # fmt: skip
 
 
 def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) -> list[Recipe]:
@@ -113,11 +98,12 @@ def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) 
         base: Encoder (slug) whose recipes to take instead, for an encoder that has none.
 
     Raises:
-        SettingError: no recipe for a method; the message says where one was looked for and what to do.
+        SettingError: an unknown method, or no recipe for one; the message says where one was looked for and what to do.
     """
     owner = slug(encoder) if base is None else check_name("recipe_base", base)
     recipes = []
     for method in methods:
+        check_method(method, "--methods")
         parts = method.split("+")
         try:
             plain = ["vanilla"] if is_control(method) else []
@@ -150,7 +136,7 @@ def resolve_recipes(names: Sequence[str]) -> list[Recipe]:
             path = RECIPES / f"{name.removesuffix('.yml')}.yml"
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yml")))
-            raise SettingError(f"no recipe {name!r}: give a file, or one of {known}")
+            raise SettingError(f"no recipe {shown(name)}: give a file, or one of {known}")
         recipes.append(load_recipe(path))
     return recipes
 
@@ -171,28 +157,6 @@ def check_budgets(recipes: Sequence[Recipe]) -> None:
             )
 
 
-def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read ``key=value`` pairs; values are YAML (``1e-4`` is a number, ``null`` is none).
-
-    Returns:
-        Dotted setting -> value.
-
-    Raises:
-        SettingError: no ``=``, an unreadable value, or a setting that has a flag of its own.
-    """
-    overrides: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise SettingError(f"--set {pair!r} is not key=value, such as epochs=3 or pats.noise_scale=8e-3")
-        try:
-            overrides[key] = _number(yaml.safe_load(text))
-        except yaml.YAMLError:
-            raise SettingError(f"--set {pair!r}: cannot read the value {text!r}") from None
-    _refuse_owned(overrides, "--set")
-    return overrides
-
-
 def run_configs(
     recipe: Recipe,
     tasks: Sequence[str],
@@ -202,6 +166,7 @@ def run_configs(
     task_def: Path = GLUE_TASK_DEF,
     data_dir: Path | None = None,
     output_dir: Path | None = None,
+    origin: str = "--set",
 ) -> list[RunConfig]:
     """All runs of one recipe: task x seed.
 
@@ -214,32 +179,52 @@ def run_configs(
         task_def: File with the task definitions.
         data_dir: Folder with the canonical TSV files; default RunConfig's.
         output_dir: Folder of all runs; default RunConfig's.
+        origin: Where the overrides are given, for messages.
 
     Raises:
         SettingError: a task that the recipe or the task definitions do not hold, or an illegal setting.
     """
     defined = load_task_defs(task_def)
-    for task in recipe.tasks:
-        if task not in defined:
-            raise SettingError(f"{recipe.path}: unknown task {task!r}; {task_def} defines {', '.join(defined)}")
     paths = {"task_def": task_def, "data_dir": data_dir, "output_dir": output_dir}
     configs = []
     for task in tasks or recipe.tasks:
+        defined.find(task, str(recipe.path) if task in recipe.tasks else "--tasks")
         if task not in recipe.tasks:
             raise SettingError(
                 f"{recipe.path} has no settings for task {task!r}; it has {', '.join(recipe.tasks)} "
                 f"(write tasks: {{{task}: {{}}}} to take the defaults)"
             )
-        values = task_settings(recipe, task, overrides, defined)
-        values |= {key: str(path) for key, path in paths.items() if path is not None}
-        values |= {"init_checkpoint": recipe.encoder, "method": recipe.method, "train_datasets": task}
-        values["recipe"] = recipe.name
+        fixed = {key: str(path) for key, path in paths.items() if path is not None}
+        fixed |= {"init_checkpoint": recipe.encoder, "method": recipe.method, "train_datasets": task}
+        fixed["recipe"] = recipe.name
+
+        def make(chosen: Mapping[str, Any], task: str = task, fixed: Mapping[str, str] = fixed) -> RunConfig:
+            return config_from_mapping({**task_settings(recipe, task, chosen, defined), **fixed})
+
         try:
-            config = config_from_mapping(values)
+            config = make(overrides)
         except SettingError as error:
-            raise SettingError(f"{recipe.path}, task {task}: {error}") from None
+            at_fault = _at_fault(overrides, make, origin)
+            raise SettingError(f"{at_fault or f'{recipe.path}, task {task}'}: {error}") from None
         configs += [dataclasses.replace(config, seed=seed) for seed in seeds]
     return configs
+
+
+def _at_fault(overrides: Mapping[str, Any], make: Callable[[Mapping[str, Any]], RunConfig], origin: str) -> str:
+    """The override that makes no run of a recipe that is one without it; empty where the recipe is none either."""
+
+    def fails(chosen: Mapping[str, Any]) -> bool:
+        try:
+            make(chosen)
+        except SettingError:
+            return True
+        return False
+
+    if fails({}):
+        return ""
+    alone = next(({key: value} for key, value in overrides.items() if fails({key: value})), overrides)
+    texts = {key: value if isinstance(value, str) else shown(value) for key, value in alone.items()}
+    return " ".join([origin, *(f"{key}={text}" for key, text in texts.items())])
 
 
 def task_settings(recipe: Recipe, task: str, overrides: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
@@ -250,12 +235,8 @@ def task_settings(recipe: Recipe, task: str, overrides: Mapping[str, Any], tasks
         task: A task that it holds.
         overrides: As in :func:`run_configs`.
         tasks: Names of all tasks, to tell a task's override from a method's.
-
-    Raises:
-        SettingError: an override of a setting that the study sets.
     """
     own = of_task(overrides, task, tasks)
-    _refuse_owned(own, f"--set, task {task}")
     return merged(merged(recipe.settings, recipe.tasks[task]), nested(own, recipe.method))
 
 
@@ -269,22 +250,6 @@ def of_task(overrides: Mapping[str, Any], task: str, tasks: Collection[str]) -> 
         elif group == task:
             own[rest] = value
     return general | own
-
-
-def _refuse_owned(settings: Mapping[str, Any], where: str) -> None:
-    for key in settings:
-        if key in _OWNED:
-            raise SettingError(f"{where}: {key} is not set here; the study sets it ({_OWNED[key]})")
-
-
-def _number(value: Any) -> Any:
-    # YAML 1.1 reads 1e-4, with no dot, as a text.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def nested(overrides: Mapping[str, Any], method: str) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def test_a_damaged_cache_is_named_and_mended(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--tasks", "nope"], "tasks.yml does not define nope; it defines pair, single, empty"),
+        (["--tasks", "nope"], "unknown task 'nope'"),
         (["--tasks", "single,empty"], "no file of task empty (looked for empty_train, empty_dev, empty_test"),
         (["--root_dir", "nowhere"], "no canonical file of pair, single, empty"),
         (["--max_seq_len", "2"], "max_seq_len is 2"),

@@ -191,7 +191,7 @@ def test_a_task_that_cannot_be_run_is_refused_when_it_is_asked_for(tmp_path: Pat
         ("ranking", f"{path}: task ranking: task_type is 'Ranking'; legal values: Classification, Regression"),
         ("spans", f"{path}: task spans: data_format is 'MRC'; legal values: PremiseOnly, PremiseAndOneHypothesis"),
         ("odd", f"{path}: task odd: must be a mapping"),
-        ("other", f"--tasks: {path} does not define other; it defines toy"),
+        ("other", f"--tasks: unknown task 'other'; {path} defines toy"),
     ):
         with pytest.raises(SettingError) as caught:
             tasks.find(name, "--tasks")

@@ -91,7 +91,7 @@ def test_what_a_method_logs_has_its_median_and_last_step(place: Place, capsys: p
     [
         (("baseline: plain", "baseline: none"), "baseline is 'none'; legal: one of two or more variants: plain, quiet"),
         (("encoder: all-MiniLM-L6-v2\n", ""), "it must have the keys encoder, baseline, settings, tasks, variants"),
-        (("{method: vanilla}", "vanilla"), "variants.plain must be a mapping with a method; it is 'vanilla'"),
+        (("{method: vanilla}", "vanilla"), "variants.plain is 'vanilla'; legal: a mapping"),
         (("noise_scale: 2.0e-2", "noise_scale: -1"), "task cola: .*noise_scale"),
         (("noise_scale: 2.0e-2", "noise_scales: 1"), "task cola: .*noise_scales"),
     ],

@@ -11,7 +11,7 @@ from data_utils.errors import SettingError
 from data_utils.metrics import compute_metrics
 from data_utils.task_def import load_task_defs
 from experiments.glue.comparison.comparisons import AVERAGE, compare_seeds, pairs
-from experiments.glue.comparison.text import markdown, what_n_shows
+from experiments.glue.comparison.text import comparisons_csv, markdown, what_n_shows
 from experiments.glue.significance import Significance, analyse, main, write_significance
 from experiments.glue.statistics.paired_tests import holm
 from experiments.glue.statistics.stochastic_order import almost_stochastic_order
@@ -294,8 +294,31 @@ def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     for arguments, message in (
         ([str(tmp_path / "none")], "no folder"),
         ([str(tmp_path / "runs")], "no two methods to compare with a seed in common; the table has vanilla"),
-        ([str(tmp_path / "runs"), "--resamples", "5"], "--resamples 5: give at least 100"),
+        ([str(tmp_path / "runs"), "--resamples", "5"], "--resamples is 5; legal: 100 to 1000000"),
         ([str(tmp_path / "runs"), "--baseline", "pats"], "--baseline 'pats' is not in the table"),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_equal_differences_and_equal_models_are_told_and_have_no_interval(tmp_path: Path) -> None:
+    labels = np.arange(N) % 2
+    for seed in (1, 2, 3):
+        for method in ("vanilla", "pats"):
+            folder = write_run(tmp_path, "rte", method, seed, 100.0, 98.0 + (method == "pats"))
+            arrays = {"uids": np.arange(N).astype("S"), "labels": labels, "best_logits": np.eye(2)[labels]}
+            RunDirectory(folder).write_predictions({f"rte_dev.{name}": value for name, value in arrays.items()})
+    table = gather(tmp_path)
+    over_examples = analyse(table, tmp_path, selections=["best"], resamples=200)
+    text = markdown(over_examples.seeds, over_examples.examples, over_examples.alone)
+    assert "No interval, all pairs differ by the same: PATS - vanilla RTE acc." in text
+    assert "No ε, both have the same scores: PATS - vanilla RTE acc." in text
+    assert "PATS - vanilla, RTE acc: no interval, every sample gives the same difference." in text
+    (c,) = over_examples.examples
+    assert (c.p_mcnemar, c.p_bootstrap) == (1.0, 1.0)
+    (last,) = analyse(table, tmp_path, selections=["last"], examples=False).seeds
+    assert math.isnan(last.difference.interval.low)
+    assert last.sign_flip.p == 0.25, "three differences of one sign: 2 of 2^3 flips"
+    assert "No ε_min, each method scores the same with every seed" in markdown([last], [], [])
+    row = next(csv.DictReader(io.StringIO(comparisons_csv([last], []))))
+    assert (row["t_low"], row["bca_low"], row["epsilon_min"]) == ("nan", "nan", "nan")

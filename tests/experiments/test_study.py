@@ -15,6 +15,7 @@ from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.results import RunResult
 from tests.edits import edit_json
 from tests.experiments.fake_runs import behave, calls, fake_run
+from tests.tiny import TASK_DEF
 
 RECIPE = """
 encoder: all-MiniLM-L6-v2
@@ -154,6 +155,13 @@ def test_overrides_reach_the_runs_and_their_identity(place: Place, capsys: pytes
         (["--name", "../up"], "study name '../up' is not allowed"),
         (["--data_dir", "nowhere"], "nowhere/cola_train.tsv does not exist; make it with"),
         (["--task_def", "nowhere.yml"], "nowhere.yml"),
+        (["--seeds", "99999999999999999999"], "--seeds: '99999999999999999999' is too large"),
+        (["--tasks", "colla"], "--tasks: unknown task 'colla' (did you mean cola?)"),
+        (["--tasks", ","], "--tasks ',' names none; give some"),
+        (["--set", "epoch=1"], "error: --set: unknown setting 'epoch' (did you mean epochs?)"),
+        (["--set", "learning_rate=-1"], "error: --set learning_rate=-1: learning_rate is -1.0; legal: a number > 0"),
+        (["--set", "config=other.yml"], "--set: unknown setting 'config'"),
+        (["--holdout", "nan"], "--holdout is nan; legal: a share in (0, 1)"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(
@@ -214,6 +222,48 @@ def test_a_holdout_is_part_of_every_run_and_changes_nothing_without(place: Place
     assert place.main("--tasks", "cola", "--holdout", "0", seeds="1") == 2
 
 
+@pytest.mark.parametrize("controls", [[], ["--controls"]])
+def test_an_unknown_method_is_named_and_not_a_recipe(controls: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--encoder", "all-MiniLM-L6-v2", "--methods", "pats,vanila", *controls]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --methods: unknown method 'vanila' (did you mean vanilla?)")
+    assert error.count("\n") == 1
+    assert main(["--encoder", "all-MiniLM-L6-v2", "--methods", "pats+pats", *controls]) == 2
+    assert "error: --methods: Invalid method: 'pats+pats' names a method twice" in capsys.readouterr().err
+
+
+def test_a_task_of_ones_own_needs_no_others_in_its_definitions(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = place.root / "own.yml"
+    own.write_text(TASK_DEF.replace("toy:", "mine:"))
+    for method in ("vanilla", "pats"):
+        recipe = place.root / f"{method}.yml"
+        recipe.write_text(recipe.read_text().replace("rte: {}", "mine: {}"))
+    assert place.main("--tasks", "mine", "--task_def", str(own), "--dry_run") == 2
+    error = capsys.readouterr().err
+    assert "mine_train.tsv does not exist; put it there (docs/data.md" in error, "no glue_prepro makes it"
+    (place.root / "data/mine_train.tsv").write_text("1\t1\tsome words\n" * 40)
+    assert place.main("--tasks", "mine", "--task_def", str(own), "--dry_run") == 0
+    assert "4 runs: 0 done, 4 missing" in capsys.readouterr().out
+
+
+def test_the_table_names_what_set_changed_and_the_command(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Path(study.__file__)
+    monkeypatch.setattr("sys.argv", [str(program), "--set", "train_size=24", "--name", "a b\nc"])
+    assert place.main("--tasks", "cola", "--set", "train_size=24") == 0
+    text = (place.results / "test" / "table.md").read_text()
+    assert "Otherwise than by default, all methods: epochs 1; train_size 24." in text
+    assert "Command: `python -m experiments.glue.study --set train_size=24 --name 'a b'$'\\n''c'`" in text
+    capsys.readouterr()
+    assert place.main("--tasks", "cola", "--set", "train_size=24") == 0
+    assert capsys.readouterr().err == "all 4 runs are already done\n"
+    assert place.main("--tasks", "cola", "--set", "train_size=24", seeds="3") == 0
+    assert "2 of 6 runs to do, 1 at a time, 4 are already done" in capsys.readouterr().err
+
+
 def test_controls_join_the_study(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data_dir", str(place.root / "data"), "--tasks", "cola", "--seeds", "1", "--dry_run"]
     arguments = ["--encoder", "all-MiniLM-L6-v2", "--methods", "pats,no_dropout+sage", "--controls", *data]
@@ -226,10 +276,17 @@ def test_seeds() -> None:
     assert parse_seeds("5") == [1, 2, 3, 4, 5]
     assert parse_seeds("3,7,11") == [3, 7, 11]
     assert parse_seeds("3,") == [3]
-    assert parse_seeds("7,7,0") == [7, 0]
-    for wrong in ("", ",", "-1", "0", "1.5"):
-        with pytest.raises(SettingError, match="--seeds"):
+    assert parse_seeds(f"7,{2**63 - 1},0") == [7, 2**63 - 1, 0]
+    assert len(parse_seeds("1000")) == 1000
+    for wrong, message in (
+        ("", "give a count"), (",", "give a count"), ("-1", "give a count"), ("-1,2", "give a count"),
+        ("0", "give a count"), ("1.5", "give a count"), ("\u0663", "give a count"), ("1001", "at most 1000"),
+        ("99999999999999999999", "too large"), (f"1,{2**63}", "too large"), ("9" * 5000, "too large"),
+        ("7,7,0", "seed 7 stands there twice"), ("03,3", "seed 3 stands there twice"),
+    ):  # fmt: skip
+        with pytest.raises(SettingError, match=f"--seeds.*{message}") as caught:
             parse_seeds(wrong)
+        assert len(str(caught.value)) < 300
 
 
 def test_cores_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,5 +48,5 @@ def test_a_task_that_cannot_be_run_is_refused_by_its_reason(tiny_run, tiny_task,
         f"{own}: task ranking: task_type is 'Ranking'; legal values"
     )
     assert error_of(tiny_run(task_def=own, train_datasets="other")) == (
-        f"train_datasets: {own} does not define other; it defines toy"
+        f"train_datasets: unknown task 'other'; {own} defines toy"
     )

@@ -232,3 +232,9 @@ def test_a_run_from_a_clone_that_has_moved_finds_the_task_definitions(tiny_train
     moved = config | {"task_def": "/elsewhere/experiments/glue/glue_task_def.yml"}
     edit_json(run_dir / "run.json", config=moved, identity=None)  # as an earlier version wrote it
     assert read_run(run_dir).task_def.name == "cola"
+
+
+def test_a_run_of_a_method_that_was_uninstalled_says_so(tiny_trained, monkeypatch):
+    monkeypatch.setattr("mt_dnn.trained.METHODS", {})
+    with pytest.raises(SettingError, match=r"its method '\w+' is not installed here; install the package it is from"):
+        read_run(tiny_trained["cola"])

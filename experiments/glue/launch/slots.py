@@ -47,7 +47,7 @@ def plan_slots(devices: str, workers_per_device: int | None, runs: int) -> list[
                 f"--devices {devices}: no device {bad[0]!r}; legal: cpu, or indices below {there} (CUDA)"
             )
         each = [f"cuda:{int(index)}" for index in dict.fromkeys(indices)]
-        names = (each * (workers_per_device or 1))[:runs]
+        names = (each * min(workers_per_device or 1, runs))[:runs]
     return [Slot(name, max(1, cores // len(names))) for name in names]
 
 

@@ -11,19 +11,19 @@ import dataclasses
 import functools
 import hashlib
 import json
-import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
+from data_utils.json_file import write_json
 from data_utils.names import slug
 from data_utils.task_def import load_task_defs
 from experiments.glue.launch.pool import Job, Report
 from experiments.glue.launch.worker import RunFunction
+from experiments.glue.plan import command_line
 from experiments.glue.recipe import Recipe, of_task, task_settings
 from experiments.glue.search.arguments import check_search_arguments
 from experiments.glue.search.pruning import PrunedRun
@@ -150,7 +150,7 @@ def run_search(
         for cell in cells:
             cell.advance()
         out.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(out / "search.json", json.dumps(_describe(cells, chosen), indent=1) + "\n")
+        write_json(out / "search.json", _describe(cells, chosen))
         todo = [job for cell in cells for job in cell.missing() if job.folder not in failures]
         if not todo:
             break
@@ -273,7 +273,7 @@ def _list(cells: Sequence[_Cell]) -> None:
 def _describe(cells: Sequence[_Cell], chosen: argparse.Namespace) -> dict[str, Any]:
     return {
         "output_dir": str(chosen.output_dir),
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
         "sampler": chosen.search,
         "sampler_seed": chosen.sampler_seed,
         "seeds": [base.config.seed for base in cells[0].bases],

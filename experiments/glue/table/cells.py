@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from experiments.glue.statistics.difference import Difference, sample_std
 from experiments.glue.table.contents import Finished, refuse_mixture
+from experiments.glue.table.wanted import Wanted
 from module.methods import METHODS, control_of, is_control
+from mt_dnn.config import NOT_IDENTITY
 from mt_dnn.identity import Identity
 from mt_dnn.results import RunDirectory, RunResult, Status
 
@@ -108,6 +110,8 @@ class Table:
     """Method -> measured time of a step over plain fine-tuning's; empty: not to be shown."""
     unmatched: tuple[str, ...] = ()
     """``<task>/<encoder>/<method>/<run id>`` of wanted cells without a folder."""
+    command: str = ""
+    """Of the study; empty: not known."""
 
     def cell(self, encoder: str, method: str, task: str) -> Cell | None:
         """The cell, or None where nothing was run."""
@@ -168,38 +172,6 @@ class _Run:
     description: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The cells that a study consists of, as its ``study.json`` says."""
-
-    cells: Mapping[tuple[str, str, str], tuple[str, tuple[int, ...]]]
-    """(encoder, method, task) -> (run id, seeds)."""
-    trials: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
-    """Of the same keys -> settings tried; 1 where a study says nothing."""
-
-    @classmethod
-    def read(cls, path: Path) -> Wanted:
-        """Read ``study.json``.
-
-        Raises:
-            SettingError: the file is not a study's.
-            OSError: it cannot be read.
-        """
-        try:
-            return cls.of(json.loads(path.read_text(encoding="utf-8"))["cells"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise SettingError(f"{path} is not a study.json ({type(error).__name__}: {error})") from None
-
-    @classmethod
-    def of(cls, cells: Iterable[Mapping[str, Any]]) -> Wanted:
-        """The cells of ``study.json``, each a mapping of encoder, method, task, run_id, seeds and trials."""
-        keyed = [((c["encoder"], c["method"], c["task"]), c) for c in cells]
-        return cls(
-            {key: (c["run_id"], tuple(c["seeds"])) for key, c in keyed},
-            {key: int(c.get("trials", 1)) for key, c in keyed},
-        )
-
-
 def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = ()) -> Table:
     """Read the runs under a folder into a table.
 
@@ -243,7 +215,7 @@ def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = 
     encoders, methods, tasks = ({key[i] for key in cells} for i in range(3))
     return Table(
         cells, tuple(sorted(encoders)), _beside_controls(methods), _ordered(tasks, TASK_ORDER),
-        unmatched=tuple(unmatched),
+        command=wanted.command if wanted is not None else "", unmatched=tuple(unmatched),
     )  # fmt: skip
 
 
@@ -338,11 +310,14 @@ def _settings(descriptions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _differences(configs: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """Each run id with the settings that tell it from the others; paths and devices only where nothing else does."""
     keys = sorted({key for config in configs.values() for key in config})
     differing = [key for key in keys if len({json.dumps(c.get(key), default=str) for c in configs.values()}) > 1]
+    differing = [key for key in differing if key not in NOT_IDENTITY] or differing
+    more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
     for run_id, config in configs.items():
-        shown = ", ".join(f"{key} {config.get(key)}" for key in differing[:4])
-        yield f"{run_id} ({shown})" if shown else run_id
+        listed = ", ".join(f"{key} {shown(config.get(key))}" for key in differing[:6])
+        yield f"{run_id} ({listed}{more})" if listed else run_id
 
 
 def known_control(method: str) -> str | None:
