@@ -142,9 +142,8 @@ class TaskDefs(dict[str, TaskDef]):
         if name in self.refused:
             raise self.refused[name]
         if name not in self:
-            raise SettingError(
-                f"{setting}: unknown task {shown(name)}{did_you_mean(name, self)}; {self.path} defines {', '.join(self)}"
-            )
+            meant = did_you_mean(name, self)
+            raise SettingError(f"{setting}: unknown task {shown(name)}{meant}; {self.path} defines {', '.join(self)}")
         return self[name]
 
 
