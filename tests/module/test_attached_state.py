@@ -39,6 +39,23 @@ def trained(steps=3):
 
 
 @pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({"rule": {}, "state": {}}, "No state of PATS: it lacks noise_seed"),
+        ([], "No state of PATS: it lacks noise_seed, rule, state"),
+        ({"rule": {}, "noise_seed": -1, "state": {}}, "Invalid noise_seed: -1"),
+        ({"rule": {}, "noise_seed": 0, "state": {"layer.1.output.dense.bias": [1]}}, "is a list: step, sensitivity"),
+    ],
+)
+def test_what_is_no_state_of_pats_is_refused(saved, message):
+    _, _, pats = trained()
+    before = copy.deepcopy(pats.state_dict())
+    with pytest.raises((ValueError, TypeError), match=message):
+        pats.load_state_dict(saved)
+    assert_nested_equal(pats.state_dict(), before)
+
+
+@pytest.mark.parametrize(
     ("entry", "message"),
     [
         ({"sensitivity": torch.zeros(3)}, r"^sensitivity of .* has shape \(3,\), the parameter \(33, 31\)"),
