@@ -60,8 +60,8 @@ class PATS(PATSState):
 
     The optimizer's ``state_dict`` carries this object's state from then on, and its ``load_state_dict`` restores it, so
     that the checkpoints of a training loop that saves the optimizer (transformers.Trainer, Lightning) are complete:
-    the sensitivities come back in float32 and the noise goes on where it stood. Copies and pickles of the optimizer take
-    this object along.
+    the sensitivities come back in float32 and the noise goes on where it stood. Copies and pickles of the optimizer
+    take this object along.
 
     Gradients that are not finite are refused with ``NonFiniteGradient``, before the optimizer sees them. On a GPU the
     host does not wait to see: PATS leaves such a step out, the optimizer does with it what it does, and
