@@ -135,6 +135,10 @@ class KernelOptimizer(Optimizer):
         Raises:
             NonFiniteGradient: If a gradient on the CPU is not finite; nothing has been changed then. On a GPU the host
                 does not wait to see: the step is skipped there, and :meth:`check_refused` raises.
+            TypeError: If a parameter, gradient or entry of the state is no plain tensor of its dtype; nothing has been
+                changed then.
+            ValueError: If its shape, device, layout or storage is another than the parameter's, or two share memory;
+                nothing has been changed then.
         """
         loss = None
         if closure is not None:

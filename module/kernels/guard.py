@@ -222,7 +222,7 @@ def _fix(part: str) -> str:
 def _extent(tensor: Tensor) -> int:
     """Bytes from the first entry to the end of the last in memory."""
     if tensor.is_contiguous():
-        return tensor.nbytes
+        return tensor.numel() * tensor.itemsize
     sizes = [size - 1 for size in tensor.shape]
     return int(1 + sum(map(operator.mul, sizes, tensor.stride()))) * tensor.itemsize if tensor.numel() else 0
 

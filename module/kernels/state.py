@@ -83,6 +83,8 @@ def loaded_entries(name: str, parameter: Tensor, saved: Mapping[str, Any], keys:
         TypeError: If one is missing or no plain tensor.
         ValueError: If one has another shape than the parameter.
     """
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"The state of {name!r} is a {type(saved).__name__}: {', '.join(keys)} are needed")
     state = {}
     for key in keys:
         value = saved.get(key)

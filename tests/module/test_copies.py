@@ -83,7 +83,6 @@ def test_copies_of_all_three_go_on_alike(base, steps, copied):
         same(model, one)
         assert_nested_equal(other.state_dict(), optimizer.state_dict())
         assert_nested_equal(its.state_dict(), pats.state_dict())
-    same(plain, copy.deepcopy(plain))
     assert any(not torch.equal(p, q) for p, q in zip(plain.parameters(), model.parameters(), strict=True))
 
 
