@@ -151,7 +151,8 @@ def _limits(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
     if epoch == "best":
         limits.insert(1, "The epoch was chosen by the dev score, so that score is optimistic; the last epoch's is not.")
     if run.result.status is Status.DEGENERATE:
-        limits.insert(0, "**It predicts one class (or one value) for every dev example.**")
+        reason = run.result.error or "it predicts one class (or one value) for every dev example"
+        limits.insert(0, f"**Its scores tell nothing: {reason}.**")
     if run.result.status is Status.DIVERGED:
         limits.insert(0, f"Training diverged after this epoch: {run.result.error}.")
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits) + "\n"

@@ -28,8 +28,8 @@ class Status(StrEnum):
     """How a run ended."""
 
     OK = "ok"
-    DEGENERATE = "degenerate"  # the best epoch predicts one class (or one value) for every dev example
-    DIVERGED = "diverged"  # a loss or gradient was NaN or infinite
+    DEGENERATE = "degenerate"  # its scores tell nothing, and ``error`` why: one class or value predicted, one label
+    DIVERGED = "diverged"  # a loss, gradient, weight or logit was NaN or infinite
     FAILED = "failed"  # an error; the next start tries again
     PRUNED = "pruned"  # a search gave it up after an epoch; outside that search the next start goes on
 

@@ -163,7 +163,7 @@ def test_degenerate_runs_count_and_are_named(tmp_path: Path) -> None:
     write_run(tmp_path, seed=2, best=0.0, last=0.0, status=Status.DEGENERATE)
     text = markdown(gather(tmp_path), PAPER_TABLES)
     assert line(text, "vanilla")[0] == "30.00 ± 42.43 [1]"
-    assert "seed 2: one value predicted for every example (counted)" in text
+    assert "seed 2: one value predicted for every example, or labels all the same (counted)" in text
 
 
 def test_a_run_without_a_score_makes_its_cell_nan(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class State(StrEnum):
 
 MEANINGS = {
     State.OK: "finished",
-    State.DEGENERATE: "finished; its best epoch predicts one value for every dev example (counted)",
+    State.DEGENERATE: "finished; one value predicted for every dev example, or labels all the same (counted)",
     State.DIVERGED: "a loss or gradient became NaN or infinite (counted; NaN where there is no score)",
     State.FAILED: "ended with an error (not counted); the next start of the study tries it again",
     State.RUNNING: "started, no result yet, and it has written something lately",

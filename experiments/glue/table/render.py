@@ -191,7 +191,7 @@ def _about_controls(table: Table, encoder: str) -> str:
 def _note(cell: Cell) -> str:
     failed = [r.seed for r in cell.results if r.status is Status.FAILED]
     happened = {
-        "one value predicted for every example (counted)": [
+        "one value predicted for every example, or labels all the same (counted)": [
             r.seed for r in cell.results if r.status is Status.DEGENERATE
         ],
         "diverged (counted; NaN where there is no score)": [
