@@ -429,17 +429,6 @@ def test_a_study_is_known_by_its_checksum_and_a_cell_stands_once(
 def test_an_error_that_begins_like_a_formula_is_no_formula_in_the_csv(tmp_path: Path) -> None:
     texts = ["half a \ud800", "=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "\uff1d1"]
     texts.append("fine = 1")
-        "half a \ud800",
-        "=1+1",
-        "+cmd|' /C calc'!A0",
-        "-2+3",
-        "@SUM(A1)",
-        "\t=1",
-        "\r=1",
-        " =1",
-        "\uff1d1",
-        "fine = 1",
-    ]
     for seed, text in enumerate(texts, start=1):
         folder = write_run(tmp_path, seed=seed, best=None, last=None, status=Status.FAILED)
         result = json.loads((folder / "result.json").read_text())
