@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import math
 import os
@@ -170,6 +171,19 @@ def test_points_are_distinct_legal_and_the_first_of_those_of_a_larger_search(
     assert all(0 <= i < n for point in found for i, n in zip(point, shape, strict=True))
     larger = points(trials + 7)
     assert larger[:trials] == found or (sampler == "grid" and trials + 7 >= space.size)
+
+
+def test_a_full_disk_is_told_with_the_journals_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    from experiments.glue.search.tpe import TpeSampler
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    sampler = TpeSampler(tmp_path / "tpe.journal", "one", Space((Axis("kind", (1, 2, 3)),)), 3, 0, 1)
+    monkeypatch.setattr("optuna.storages.journal.JournalFileBackend.append_logs", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*tpe.journal'"):
+        sampler.ask({})
 
 
 @pytest.mark.usefixtures("no_figures")

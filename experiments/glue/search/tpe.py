@@ -190,7 +190,11 @@ class TpeSampler:
         """One process at a time asks; the operating system lets go of a killed one's lock."""
         with self._journal.with_suffix(".lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            except OSError as error:  # of a full disk optuna does not say which
+                error.filename = error.filename or str(self._journal)
+                raise
 
 
 def _is_record(line: bytes) -> bool:
