@@ -10,13 +10,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
 from data_utils.task_def import split_dataset_name
 from module.methods import METHODS, build_method, parse_method
-from mt_dnn.setting_types import described, fits
+from mt_dnn.setting_types import described, fits, hints_of
 
 GLUE_TASK_DEF = Path(__file__).resolve().parents[1] / "experiments" / "glue" / "glue_task_def.yml"
 
@@ -138,7 +138,7 @@ class RunConfig:
         Raises:
             SettingError: a value out of its range, an unknown method, or settings of a method that is not used.
         """
-        for name, hint in get_type_hints(type(self)).items():
+        for name, hint in hints_of(type(self)).items():
             value = getattr(self, name)
             if not fits(value, hint) or (value is not None and name in _RANGES and not _RANGES[name][1](value)):
                 raise SettingError(f"{name} is {shown(value)}; legal: {legal_values(name)}")
@@ -169,7 +169,7 @@ class RunConfig:
         except (ValueError, TypeError) as error:  # settings that do not allow the other methods, or of another method
             raise SettingError(str(error)) from None
         for name, values in settings.items():
-            for key, hint in get_type_hints(type(values)).items():
+            for key, hint in hints_of(type(values)).items():
                 if not fits(value := getattr(values, key), hint):
                     raise SettingError(f"{name}.{key} is {shown(value)}; legal: {described(hint)}")
                 if isinstance(value, int) and abs(value) >= 2**31:
@@ -264,7 +264,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 def legal_values(name: str) -> str:
     """What a setting may be, for messages."""
-    return _RANGES[name][0] if name in _RANGES else described(get_type_hints(RunConfig)[name])
+    return _RANGES[name][0] if name in _RANGES else described(hints_of(RunConfig)[name])
 
 
 def check_device(setting: str) -> None:

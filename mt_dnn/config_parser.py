@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import jsonargparse
 import yaml
@@ -19,7 +19,7 @@ from data_utils.errors import SettingError, shown
 from data_utils.yaml_file import read_yaml
 from module.methods import METHODS, parse_method
 from mt_dnn.config import RunConfig, legal_values
-from mt_dnn.setting_types import described
+from mt_dnn.setting_types import described, hints_of
 
 _DESCRIPTION = """\
 Fine-tune a pretrained encoder on one task with one method and one seed.
@@ -164,7 +164,7 @@ def _settings_of(name: str) -> type:
 
 def _read_settings(path: str) -> dict[str, Any]:
     """The settings in a file of ``--config``, each of them known and of its type."""
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise SettingError(f"--config: {path} does not exist; name a YAML file with settings")
     values = read_yaml(path)
     try:
@@ -202,7 +202,7 @@ def _check_keys(values: Mapping[str, Any], legal: Sequence[str], group: str) -> 
             meant = f" (did you mean {group}{near[0]}?)" if near else ""
             if dot and method in METHODS:
                 meant = f" (write {method}: {{{name}: ...}})"
-            raise SettingError(f"unknown setting {group}{str(key)[:120]}{meant}")
+            raise SettingError(f"unknown setting {group}{' '.join(str(key).split())[:120]}{meant}")
         is_method = not group and key in METHODS and key not in _SETTINGS
         if not is_method and not _is_plain(value):
             raise SettingError(f"{group}{key} is {shown(value)}; legal: {_legal(group + key)}")
@@ -246,7 +246,9 @@ def _told(error: Exception) -> str:
 def _legal(setting: str) -> str:
     """What a setting, such as ``epochs`` or ``pats.noise_scale``, may be."""
     group, dot, name = setting.partition(".")
-    return described(get_type_hints(_settings_of(group)).get(name)) if dot and group in METHODS else legal_values(group)
+    if dot and group in METHODS:
+        return described(hints_of(_settings_of(group)).get(name, Any))
+    return legal_values(group)
 
 
 def _as_yaml(config: RunConfig) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _NAMES = {
     int: "an integer",
@@ -14,6 +15,15 @@ _NAMES = {
     Path: "a path",
     NoneType: "null",
 }
+
+
+@cache
+def hints_of(settings: type) -> dict[str, Any]:
+    """Types of a dataclass's fields by name; none where a package's own are not to be found at run time."""
+    try:
+        return get_type_hints(settings)
+    except NameError:
+        return {}
 
 
 def fits(value: object, hint: Any) -> bool:

@@ -103,7 +103,7 @@ def read_run(path: Path, task_def: Path | None = None) -> FinishedRun:
             values["task_def"] = str(GLUE_TASK_DEF)  # the clone it was trained with is elsewhere
         config = config_from_mapping({**values, **settings})
     except (ValueError, KeyError, TypeError) as error:
-        raise SettingError(f"{directory.run_json} asks for what is not here: {error}") from None
+        raise SettingError(f"{directory.run_json} cannot be read by this version: {error}") from None
     if task_def is not None:
         config = replace(config, task_def=task_def)
     definition = _task_def(path, config, identity, given=task_def is not None)

@@ -92,9 +92,9 @@ def parse_method(spec: str) -> tuple[str, ...]:
                 f"+; {METHODS.trouble or 'no installed package brings it'}"
             )
     if len(set(names)) < len(names):
-        raise ValueError(f"Invalid method: {spec!r} names a method twice: name each once")
+        raise ValueError(f"Invalid method: {spec[:60]!r} names a method twice: name each once")
     if len(names) > 1 and "vanilla" in names:
-        raise ValueError(f"Invalid method: {spec!r}: vanilla is what remains without a method: leave it out")
+        raise ValueError(f"Invalid method: {spec[:60]!r}: vanilla is what remains without a method: leave it out")
     check_exclusive([METHODS[name] for name in names])
     return names
 

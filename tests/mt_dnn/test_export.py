@@ -222,7 +222,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tiny_trained, tmp_path, capsys,
     assert "is not finished" in error_of(capsys, run_dir, out)
     (run_dir / "run.json").write_text('{"config": {"nonsense": 1}}')
     (run_dir / "result.json").write_bytes(result)
-    assert "run.json asks for what is not here" in error_of(capsys, run_dir, out)
+    assert "run.json cannot be read by this version" in error_of(capsys, run_dir, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "run"]
 
 

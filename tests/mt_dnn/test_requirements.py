@@ -42,6 +42,10 @@ def test_compile_on_a_cpu_wants_a_compiler(monkeypatch):
         (["--methods", "lora"], "error: Method lora needs the package peft"),
         (["--methods", "vanilla", "--devices", "99"], "error: --devices 99: no device '99'"),
         (["--methods", "sage", "--set", "optimizer=adamw"], "error: Method sage scales the step inside Adamax"),
+        (
+            ["--methods", "vanilla", "--set", "precision=fp16"],
+            "error: precision: fp16 needs a CUDA device, this run is on",
+        ),
     ],
 )
 def test_a_study_says_so_before_anything_slow(tmp_path, monkeypatch, capsys, arguments, message):
