@@ -229,4 +229,4 @@ def _extent(tensor: Tensor) -> int:
 
 def _needed(tensor: Tensor) -> int:
     """Bytes that the storage must have."""
-    return tensor.storage_offset() * tensor.itemsize + _extent(tensor)
+    return int(tensor.storage_offset()) * tensor.itemsize + _extent(tensor)
