@@ -113,8 +113,7 @@ def config_from_arguments(arguments: Sequence[str]) -> RunConfig:
         _refuse_nested(rest)
         config = _to_config(names, build_parser(names).parse_args(rest, namespace=below))
     except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
-        parser = build_parser()
-        raise SettingError(f"{plain(_told(error), parser)}; see python train.py --help") from None
+        raise SettingError(f"{plain(_told(error), build_parser())}; see python train.py --help") from None
     except OverflowError:
         raise SettingError(f"{shown(max(arguments, key=len))} is too large for a number") from None
     if known.print_config:

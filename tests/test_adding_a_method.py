@@ -137,8 +137,9 @@ def test_what_is_wrong_with_an_entry_point_is_said_to_who_asks_for_it(
     assert done.stderr.count("\n") == 1
     assert f"error: Method {method!r} of an installed package (entry point " in done.stderr
     assert message in done.stderr
-    done = python("train.py", "--method", "vanilla", "--epochs", "0", path=package)
-    assert done.stderr.startswith("error: epochs is 0;")
+    done = python("train.py", "--method", "vanilla", "--epochs", "none", path=package)
+    assert done.stderr.startswith("error: epochs is none;")
+    assert python("train.py", "--help", path=package).returncode == 0
 
 
 def test_a_method_that_is_not_installed_any_more_is_named(package: Path) -> None:

@@ -32,16 +32,17 @@ class Registry(Mapping[str, type[FineTuningMethod]]):
             self.trouble = f"the metadata of installed packages cannot be read: {' '.join(str(error).split())[:200]}"
         for point in points:
             self._declared.setdefault(point.name, []).append(point)
-        self.own = tuple(self._classes)
-        """Names of the project's methods."""
+        self._own = tuple(self._classes)
+        self.own = tuple(name for name in self._own if name not in self._declared)
+        """Names of the project's methods, but for those that a package takes too."""
         self.foreign = tuple(name for name in self._declared if name not in self._classes)
         """Names of the methods that packages bring."""
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*self.own, *self.foreign))
+        return iter((*self._own, *self.foreign))
 
     def __len__(self) -> int:
-        return len(self.own) + len(self.foreign)
+        return len(self._own) + len(self.foreign)
 
     def __contains__(self, name: object) -> bool:
         return name in self._classes or name in self._declared
@@ -60,7 +61,7 @@ class Registry(Mapping[str, type[FineTuningMethod]]):
         where = f"Method {name!r} of an installed package (entry point {points[0].value} of group {self._group})"
         if not name.isidentifier():
             raise ValueError(f"{where} has a name that no setting can have: use letters, digits and _")
-        if len(points) > 1 or name in self.own:
+        if len(points) > 1 or name in self._own:
             raise ValueError(f"{where} takes the name of another method: uninstall one of them, or rename it")
         if name not in self._classes:
             self._classes[name] = _load(points[0], where)
