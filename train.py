@@ -82,7 +82,7 @@ def _tell(config: RunConfig, result: RunResult, first: bool, again: bool) -> int
     if first:
         for name, score in (("best", result.best), ("last", result.last)):
             if score is not None:
-                print(f"{name} epoch {score.epoch}: {result.primary_metric} {score.score:.2f}")
+                print(f"{name} epoch {score.epoch}: {result.primary_metric} {score.score:z.2f}")
         notes = [note for note in (result.error, "done already: nothing was computed" if again else None) if note]
         print(f"{result.status}: {run_dir(config)}" + (f" ({'; '.join(notes)})" if notes else ""))
     return 1 if result.status is Status.FAILED else 0

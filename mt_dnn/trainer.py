@@ -261,9 +261,9 @@ class Trainer:
         if first:
             self.tracker.evaluated(state.step, last, raw)
         log.info(
-            "%s %s %s seed=%d epoch %d/%d %s %.2f best %.2f (epoch %d)",
+            "%s %s %s seed=%d epoch %d/%d %s %s best %s (epoch %d)",
             config.task, config.encoder, config.method, config.seed, epoch, config.epochs,
-            self.data.task_def.primary_metric, last.score, best.score, best.epoch,
+            self.data.task_def.primary_metric, f"{last.score:z.2f}", f"{best.score:z.2f}", best.epoch,
         )  # fmt: skip
 
     def _keep(self, name: str, epoch: int) -> None:
