@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Sequence[str], rank: str) -> int:
-    from data_utils.errors import SettingError
+    from data_utils.errors import SettingError, error_line
     from mt_dnn.config import run_dir
     from mt_dnn.config_parser import config_from_arguments
     from mt_dnn.interrupt import Interrupted, RankLost
@@ -63,7 +63,7 @@ def _train(arguments: Sequence[str], rank: str) -> int:
     except (SettingError, OSError) as error:
         if rank == "0":
             raise
-        raise SettingError(f"process {rank}: {error}") from None
+        raise SettingError(f"process {rank}: {error_line(error)}") from None
     except RankLost as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
