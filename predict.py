@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from data_utils.command_line import CommandParser, status_of
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,7 @@ def _parser() -> CommandParser:
     add("--submission", type=Path, metavar="DIR", help="write the GLUE files of the task's test sets to DIR instead")
     add("--data_dir", type=Path, help="canonical files for --submission [the run's; data/canonical_data]")
     add("--epoch", choices=("best", "last"), help="weights of a run directory [best]")
-    add("--task_def", type=Path, help="task definitions of a run directory [the run's]")
+    add("--task_def", type=Path, help="task definitions of a run directory [the run's own]")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:<index> [%(default)s]")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="[the run's; fp32 for an exported folder]")
     add("--eval_batch_tokens", type=int, default=8192, help="tokens of a batch [%(default)s]")
@@ -61,14 +61,11 @@ def _parser() -> CommandParser:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    try:
-        if options.submission is not None:
-            _refuse(options, "--submission reads the test sets of the task and writes its own files")
-            _write_submission(options)
-        else:
-            _write_predictions(options)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if options.submission is not None:
+        _refuse(options, "--submission reads the test sets of the task and writes its own files")
+        _write_submission(options)
+    else:
+        _write_predictions(options)
 
 
 def _refuse(options: argparse.Namespace, reason: str) -> None:
@@ -107,17 +104,44 @@ def _write_predictions(options: argparse.Namespace) -> None:
     task_def = model.task_def
     columns = parse_columns(options.columns, task_def) if options.columns else canonical_columns(task_def)
     line = _tsv_lines if options.format == "tsv" else _json_lines
-    with _opened(options.input) as (file, name), _target(options.out) as target:
-        if options.format == "tsv":
-            target.write(_header(task_def).encode())
-        for rows, logits in _predicted(model, file, name, columns, options):
-            target.write("".join(line(task_def, rows.uids, logits)).encode())
-            target.flush()
+    with _opened(options.input) as (file, name):
+        lines = _lines(file, name, columns, task_def, options.skip_header)
+        with _target(options.out) as target:
+            if options.format == "tsv":
+                target.write(_header(task_def).encode())
+            for rows, logits in _predicted(model, lines, name, columns, options):
+                target.write("".join(line(task_def, rows.uids, logits)).encode())
+                target.flush()
+
+
+def _lines(
+    file: BinaryIO, name: str, columns: Sequence[str], task_def: TaskDef, skip_header: bool
+) -> Iterator[tuple[int, str]]:
+    """The numbered lines of a file that are rows.
+
+    Raises:
+        SettingError: the first is a header, and nobody said so.
+    """
+    from data_utils.canonical_tsv import decode_lines, watch_quotes, without_blank_end
+    from data_utils.text_rows import looks_like_header
+
+    lines = watch_quotes(name, decode_lines(file, name))
+    if len(columns) > 1:  # an empty line of one column is an empty text
+        lines = without_blank_end(lines)
+    first = list(itertools.islice(lines, 1))
+    if skip_header:
+        return lines
+    if first and looks_like_header(first[0][1], columns, task_def):
+        told = f"{name}: line 1 ({shown(first[0][1])}) looks like a header"
+        if len(columns) > 1:
+            raise SettingError(f"{told}, not like a row of {', '.join(columns)}; pass over it with --skip_header")
+        print(f"warning: {told} and is scored as a text; --skip_header passes over it", file=sys.stderr)
+    return itertools.chain(first, lines)
 
 
 def _predicted(
     model: TrainedModel,
-    file: BinaryIO,
+    lines: Iterator[tuple[int, str]],
     name: str,
     columns: Sequence[str],
     options: argparse.Namespace,
@@ -125,15 +149,11 @@ def _predicted(
     """The rows of a file with their logits, piece by piece, under a progress bar."""
     from tqdm import tqdm
 
-    from data_utils.canonical_tsv import decode_lines
     from data_utils.text_rows import iterate_rows
     from mt_dnn.prediction import PIECE, predict
 
-    lines = decode_lines(file, name)
-    if options.skip_header:
-        next(lines, None)
     with tqdm(desc=name, unit="row", disable=None, dynamic_ncols=True) as bar:
-        for rows, logits in predict(model, iterate_rows(lines, name, columns, PIECE), options.eval_batch_tokens):
+        for rows, logits in predict(model, iterate_rows(lines, name, columns, PIECE), options.eval_batch_tokens, name):
             yield rows, logits
             bar.update(len(rows.uids))
 
@@ -170,12 +190,14 @@ def _write_submission(options: argparse.Namespace) -> None:
     from experiments.glue.submission import FILES, HEADER, official_rows, submission_lines, test_sets
 
     model, data_dir = _load(options)
+    columns = canonical_columns(model.task_def)
     for dataset, path in test_sets(model.task_def, data_dir).items():
         options.submission.mkdir(parents=True, exist_ok=True)
         out, n = options.submission / FILES[dataset], 0
         with path.open("rb") as file, _target(out) as target:
+            lines = _lines(file, str(path), columns, model.task_def, skip_header=False)
             target.write(HEADER.encode())
-            for rows, logits in _predicted(model, file, str(path), canonical_columns(model.task_def), options):
+            for rows, logits in _predicted(model, lines, str(path), columns, options):
                 target.write("".join(submission_lines(model.task_def, dataset, rows.uids, logits)).encode())
                 n += len(rows.uids)
         print(f"{out}: {n} rows")

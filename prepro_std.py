@@ -17,11 +17,12 @@ from pathlib import Path
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from data_utils.names import check_name, slug
-from data_utils.task_def import TaskDef, load_task_defs
+from data_utils.task_def import TaskDef, TaskDefs, load_task_defs
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
 
 _TASK_DEF = Path(__file__).resolve().parent / "experiments/glue/glue_task_def.yml"
+_log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +71,7 @@ def prepare(args: argparse.Namespace) -> None:
         print(describe(cache), flush=True)
 
 
-def find_datasets(root: Path, task_defs: dict[str, TaskDef], tasks: str | None) -> list[tuple[str, TaskDef]]:
+def find_datasets(root: Path, task_defs: TaskDefs, tasks: str | None) -> list[tuple[str, TaskDef]]:
     """Return (data set name, task) for every canonical file that is there.
 
     Args:
@@ -82,19 +83,21 @@ def find_datasets(root: Path, task_defs: dict[str, TaskDef], tasks: str | None) 
         SettingError: an unknown task, a named task without any file, or no file at all.
     """
     names = list(task_defs) if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
-    unknown = [name for name in names if name not in task_defs]
-    if unknown:
-        raise SettingError(f"--tasks: {unknown[0]!r} is not defined; defined: {', '.join(task_defs)}")
+    if tasks is None:
+        for error in task_defs.refused.values():
+            _log.warning("%s; left out", error)
     found = []
     for name in names:
-        task_def = task_defs[name]
+        task_def = task_defs.find(name, "--tasks")
         datasets = [task_def.dataset_name(split) for split in task_def.split_names]
         present = [dataset for dataset in datasets if (root / f"{dataset}.tsv").is_file()]
         if tasks is not None and not present:
             raise SettingError(f"{root}: no file of task {name} (looked for {', '.join(datasets)}, each .tsv)")
         found += [(dataset, task_def) for dataset in present]
     if not found:
-        raise SettingError(f"{root}: no canonical file of {', '.join(names)}; make them with glue_prepro.py")
+        glue = Path(task_defs.path).resolve() == _TASK_DEF
+        remedy = "make them with glue_prepro.py" if glue else "docs/data.md tells the form of <task>_train.tsv"
+        raise SettingError(f"{root}: no canonical file of {', '.join(names)}; {remedy}")
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.glue_rows import TASKS
 from benchmarks.peers.contender import CONTENDERS
+from mt_dnn.config import MAX_THREADS
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -32,7 +33,7 @@ def make_parser(description: str | None, contenders: str) -> argparse.ArgumentPa
     parser.add_argument("--encoder", default="all-MiniLM-L6-v2", help="one that has recipes; default: %(default)s")
     parser.add_argument("--data_dir", type=Path, help="folder with canonical <task>_<split>.tsv; default: see above")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto; default: %(default)s")
-    parser.add_argument("--threads", type=at_least_one, help="threads of torch; default: torch's choice")
+    parser.add_argument("--threads", type=thread_count, help="threads of torch; default: torch's choice")
     parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
     return parser
 
@@ -54,6 +55,13 @@ def at_least_one(text: str) -> int:
     """Type of an option that counts something."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 1")
+    return int(text)
+
+
+def thread_count(text: str) -> int:
+    """Type of an option that says how many threads compute."""
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no whole number in [1, {MAX_THREADS}]")
     return int(text)
 
 

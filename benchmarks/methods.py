@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.command_line import at_least_one, some_of, write_json
+from benchmarks.command_line import at_least_one, some_of, thread_count, write_json
 from benchmarks.glue_rows import TASKS, find_data
 from benchmarks.machine import machine_facts
 from benchmarks.memory import measure
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--encoder", default="all-MiniLM-L6-v2", help="one that has recipes; default: %(default)s")
     parser.add_argument("--data_dir", type=Path, help="folder with canonical <task>_<split>.tsv; default: see above")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto; default: %(default)s")
-    parser.add_argument("--threads", type=at_least_one, help="threads of torch; default: torch's choice")
+    parser.add_argument("--threads", type=thread_count, help="threads of torch; default: torch's choice")
     parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
     parser.add_argument("--table", type=Path, help="Markdown file for the table")
     options = parser.parse_args(argv)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command_line import thread_count
 from benchmarks.machine import machine_facts
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
 from module.param_index import Kind, ParamIndex
@@ -132,7 +133,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="Time one optimizer step on the shapes of the demo's encoder.")
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count (default 15)")
-    parser.add_argument("--threads", type=int, help="threads of torch and of the kernel (default: torch's)")
+    parser.add_argument("--threads", type=thread_count, help="threads of torch and of the kernel (default: torch's)")
     parser.add_argument("--out", type=Path, help="JSON file for the figures and the machine")
     arguments = parser.parse_args()
     if arguments.threads is not None:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.command_line import thread_count
 from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
 from data_utils.task_def import TaskDef, load_task_defs
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, help="folder with canonical <task>_train.tsv; default: see above")
     parser.add_argument("--turns", type=int, default=9, help="turns of each layout; default: %(default)s")
     parser.add_argument("--max_seq_len", type=int, default=512, help="default: %(default)s")
-    parser.add_argument("--threads", type=int, help="threads of torch; default: torch's choice")
+    parser.add_argument("--threads", type=thread_count, help="threads of torch; default: torch's choice")
     parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
     options = parser.parse_args()
     if options.threads:

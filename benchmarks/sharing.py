@@ -47,7 +47,16 @@ class Quiet:
         self.moments: list[float] = []
         self.failures: list[str] = []
 
+    def started(self, job: Job) -> None:
+        """Nothing to show."""
+
+    def put_back(self, job: Job) -> None:
+        """Nothing to show."""
+
     def advanced(self, job: Job, step: int, total_steps: int) -> None:
+        """Nothing to show."""
+
+    def tick(self) -> None:
         """Nothing to show."""
 
     def ended(self, job: Job, ended: Ended) -> None:

@@ -30,6 +30,7 @@ from experiments.glue.plan import plan_jobs
 from experiments.glue.study import build_parser
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig, run_id
 from mt_dnn.encoder_source import PACKAGED, resolve_encoder
+from mt_dnn.identity import KEY, identity_of
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +63,9 @@ def finish_study(arguments: list[str]) -> int:
     task_defs = load_task_defs(GLUE_TASK_DEF)
     for number, job in enumerate(jobs):
         job.folder.mkdir(parents=True)
-        RunDirectory(job.folder).write_result(_result(job.config, task_defs[job.config.task], 60.0 + number % 17))
+        directory = RunDirectory(job.folder)
+        directory.start({"config": job.config.as_dict(), KEY: identity_of(job.config).as_dict()})
+        directory.write_result(_result(job.config, task_defs[job.config.task], 60.0 + number % 17))
     return len(jobs)
 
 

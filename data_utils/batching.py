@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.token_cache import TokenCache
 
 Sampler = Literal["reshuffle", "mtdnn", "length"]
@@ -160,7 +160,7 @@ def epoch_batches(
         ValueError: no examples, or no or wrongly many lengths for ``length``.
     """
     if sampler not in SAMPLERS:
-        raise SettingError(f"sampler is {sampler!r}; legal values: {', '.join(SAMPLERS)}")
+        raise SettingError(f"sampler is {shown(sampler)}; legal values: {', '.join(SAMPLERS)}")
     if batch_size < 1:
         raise SettingError(f"batch_size is {batch_size}; it must be at least 1")
     if n < 1:

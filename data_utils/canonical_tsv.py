@@ -6,6 +6,7 @@ U+2028, U+0085 and their like are ordinary characters, which rules out str.split
 """
 
 import itertools
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_utils.atomic import write_bytes_atomic
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.task_def import DataFormat, TaskDef, TaskType
 
 _BOM = b"\xef\xbb\xbf"
 _FORBIDDEN = re.compile(r"[\t\r\n]")
 _MAX_UID_BYTES = 256
+_MANY = 30  # labels that a message lists
+_MAX_SCORE = float(np.finfo(np.float32).max)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,18 @@ def decode_lines(file: BinaryIO, path: str | Path) -> Iterator[tuple[int, str]]:
             ) from None
 
 
+def without_blank_end(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Yield numbered lines without the empty ones that end a file; one in between is a line like any other."""
+    blank: list[tuple[int, str]] = []
+    for number, line in lines:
+        if not line:
+            blank.append((number, line))
+            continue
+        yield from blank
+        blank.clear()
+        yield number, line
+
+
 def read_canonical(path: str | Path, task_def: TaskDef) -> Rows:
     """Read a canonical file as one piece; see `iterate_canonical`."""
     return next(iterate_canonical(path, task_def, size=None))
@@ -84,14 +100,39 @@ def iterate_canonical(path: str | Path, task_def: TaskDef, size: int | None) -> 
     Raises:
         SettingError: no row at all, or a malformed one; names file, line and reason.
         OSError: the file cannot be read.
+
+    Rows that look quoted by a CSV writer are warned about at the end (`watch_quotes`).
     """
-    lines = iterate_lines(path)
+    lines = watch_quotes(path, without_blank_end(iterate_lines(path)))
     rows = _read_rows(path, itertools.islice(lines, size), task_def)
     if rows is None:
         raise SettingError(f"{path}: holds no rows")
     while rows is not None:
         yield rows
         rows = _read_rows(path, itertools.islice(lines, size), task_def)
+
+
+def watch_quotes(path: str | Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Pass on numbered lines; at their end warn of those that look as if a CSV writer had put texts in quotes."""
+    count = first = 0
+    for number, line in lines:
+        if '""' in line and any(map(_is_csv_quoted, line.split("\t"))):
+            count, first = count + 1, first or number
+        yield number, line
+    if count:
+        _log.warning(
+            "%s: %d rows, the first on line %d, look quoted by a CSV writer; here quotes are text and stay: "
+            "write the file without quoting (docs/data.md)",
+            path,
+            count,
+            first,
+        )
+
+
+def _is_csv_quoted(field: str) -> bool:
+    """Whether a field stands in quotes and each quote inside is doubled; there is one, or it would not be quoted."""
+    inner = field[1:-1]
+    return len(field) > 3 and field[0] == field[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
 
 
 def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: TaskDef) -> Rows | None:
@@ -111,7 +152,8 @@ def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: Tas
             _check_uid(row[0])
             values.append(label_value(row[1], task_def))
         except SettingError as error:
-            raise SettingError(f"{path}: line {number}: {error}") from None
+            hint = "; a canonical file has no header" if number == 1 else ""
+            raise SettingError(f"{path}: line {number}: {error}{hint}") from None
         rows.append(row)
     if not rows:
         return None
@@ -146,7 +188,9 @@ def write_canonical(
     for number, row in enumerate(zip(*columns, strict=True), start=1):
         for field in row:
             if _FORBIDDEN.search(field):
-                raise SettingError(f"{path}: row {number}: {field!r} holds a tab or line end; replace it by a space")
+                raise SettingError(
+                    f"{path}: row {number}: {shown(field)} holds a tab or line end; replace it by a space"
+                )
         lines.append("\t".join(row) + "\n")
     write_bytes_atomic(path, "".join(lines).encode("utf-8"))
 
@@ -161,21 +205,30 @@ def label_value(text: str, task_def: TaskDef) -> float:
         try:
             return task_def.labels.index(text)
         except ValueError:
-            raise SettingError(f"label {text!r} is none of {', '.join(task_def.labels)}") from None
+            raise SettingError(f"label {shown(text)} is none of {_legal(task_def.labels)}") from None
     if task_def.task_type is TaskType.Regression:
         try:
             value = float(text)
         except ValueError:
             value = np.nan
         if not np.isfinite(value):
-            raise SettingError(f"label {text!r} is not a number")
+            raise SettingError(f"label {shown(text)} is not a number")
+        if abs(value) > _MAX_SCORE:
+            raise SettingError(f"label {shown(text)} is beyond what float32 holds, {_MAX_SCORE:.4g}")
         return value
-    if not (text.isascii() and text.isdigit()) or int(text) >= task_def.n_class:
-        raise SettingError(f"label {text!r} is none of {', '.join(map(str, range(task_def.n_class)))}")
-    return int(text)
+    # Digits as many as the largest class has, at most: Python refuses to read thousands of them.
+    digits = text.lstrip("0") or "0"
+    if not (text.isascii() and text.isdigit()) or len(digits) > 9 or int(digits) >= task_def.n_class:
+        raise SettingError(f"label {shown(text)} is none of {_legal(range(task_def.n_class))}")
+    return int(digits)
+
+
+def _legal(labels: Sequence[object]) -> str:
+    more = f", ... ({len(labels)} in all)" if len(labels) > _MANY else ""
+    return ", ".join(map(str, labels[:_MANY])) + more
 
 
 def _check_uid(uid: str) -> None:
     # uids are stored as fixed-width bytes, which end at a NUL and are as wide as the widest.
     if "\0" in uid or len(uid.encode()) > _MAX_UID_BYTES:
-        raise SettingError(f"uid {uid[:40]!r} holds a NUL character or is longer than {_MAX_UID_BYTES} bytes")
+        raise SettingError(f"uid {shown(uid)} holds a NUL character or is longer than {_MAX_UID_BYTES} bytes")

@@ -1,6 +1,11 @@
-"""The one exception for mistakes a user can mend, and how its message shows a value."""
+"""The one exception for mistakes a user can mend, and how messages show values and errors of the system."""
 
+import errno
+import os
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class SettingError(ValueError):
@@ -16,7 +21,63 @@ _SHORT.maxlevel = 3
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 6
 
+# These come from writing alone.
+_WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+_REMEDIES = {
+    errno.EMFILE: "; the limit of open files is reached, raise it with ulimit -n",
+    errno.ENFILE: "; the machine's limit of open files is reached",
+    errno.ENOMEM: "; memory is short here, or limited (ulimit -v)",
+}
+
 
 def shown(value: object) -> str:
     """Return ``repr(value)`` for a message: cut where it is long, so that no value of a file can flood it."""
-    return _SHORT.repr(value)
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python refuses to write whole numbers of thousands of digits
+        return f"a huge {type(value).__name__}"
+
+
+def one_line(text: str) -> str:
+    """Return a text whose control characters and line ends, such as a path may hold, are written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def error_line(error: BaseException) -> str:
+    """Return what is printed of a mistake or of an error of the system: one line, the file named, no error number."""
+    if isinstance(error, MemoryError):
+        return one_line(f"not enough memory {error}".rstrip() + _REMEDIES[errno.ENOMEM])
+    return one_line(_system_error(error) if isinstance(error, OSError) else str(error) or type(error).__name__)
+
+
+@contextmanager
+def naming(path: str | Path, scratch: Path | None = None) -> Iterator[None]:
+    """Errors of the system in this block name a file.
+
+    Args:
+        path: the file.
+        scratch: a folder that stands for it meanwhile; with it, errors that name a file outside keep that.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = str(error.filename or "")
+        if error.errno is not None and (scratch is None or not named or named.startswith(str(scratch))):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _system_error(error: OSError) -> str:
+    reason = error.strerror
+    if error.errno is None or reason is None:
+        return str(error) or type(error).__name__
+    reason += _REMEDIES.get(error.errno, "")
+    does = "cannot write" if error.errno in _WRITE_ERRORS else ""
+    named = error.filename2 if does and error.filename2 is not None else error.filename  # of a copy, the target
+    if not isinstance(named, str | bytes):
+        return f"{does} standard output or a file: {reason}" if does else reason
+    name = os.fsdecode(named)
+    if error.errno == errno.ENOENT:
+        folder = Path(name).parent
+        return f"{name} does not exist" if folder.is_dir() else f"{name}: the folder {folder} does not exist"
+    return f"{does or 'cannot use'} {name}: {reason}"

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data_utils.atomic import write_bytes_atomic
 from data_utils.errors import SettingError
+from data_utils.regular_file import read_regular
 
 _CHECKSUM = "checksum"
 
@@ -40,23 +40,28 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise SettingError(f"{path} is no regular file")
-        content = json.loads(path.read_bytes())
+        data = read_regular(path)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise SettingError(f"{path} cannot be read: {error.strerror or error}") from None
+    return parse_json(data, path)
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    """Read a mapping from the content of the file ``path``, as :func:`read_json` does."""
+    try:
+        content = json.loads(data)
+        if not isinstance(content, dict):
+            raise SettingError(f"{path} is damaged: it holds a {type(content).__name__}, not a mapping")
+        if _CHECKSUM in content and content.pop(_CHECKSUM) != _checksum(content):
+            raise SettingError(f"{path} is damaged: its checksum does not fit its content")
     except RecursionError:
         raise SettingError(f"{path} is damaged: it is nested too deeply") from None
+    except SettingError:
+        raise
     except ValueError as error:
-        if isinstance(error, SettingError):
-            raise
         raise SettingError(f"{path} is damaged: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise SettingError(f"{path} is damaged: it holds a {type(content).__name__}, not a mapping")
-    if _CHECKSUM in content and content.pop(_CHECKSUM) != _checksum(content):
-        raise SettingError(f"{path} is damaged: its checksum does not fit its content")
     return content
 
 

@@ -1,14 +1,20 @@
 """Names that become parts of paths: task, encoder, method and run names."""
 
+import difflib
+import itertools
 import re
+from collections.abc import Iterable
 from pathlib import PurePath
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _MAX_LENGTH = 100
 # Folder names that say what a folder is, not which one: the folder above them is named too.
-_GENERIC = frozenset({"model", "models", "checkpoint", "checkpoints", "best", "last", "export", "encoder", "tokenizer"})
+_GENERIC = re.compile(
+    r"models?|checkpoints?|best|last|final|export|encoder|tokenizer|"
+    r"(?i:checkpoint|ckpt|(global_?)?step|epoch|iter|iteration|seed|fold|run|version)[-_=.]?\d+"
+)
 
 
 def check_name(kind: str, value: str) -> str:
@@ -26,28 +32,34 @@ def check_name(kind: str, value: str) -> str:
     """
     if _NAME.fullmatch(value) and ".." not in value and len(value) <= _MAX_LENGTH:
         return value
-    shown = value if len(value) <= _MAX_LENGTH else value[:_MAX_LENGTH] + "..."
     raise SettingError(
-        f"{kind} name {shown!r} is not allowed: use letters, digits and . _ + - "
+        f"{kind} name {shown(value)} is not allowed: use letters, digits and . _ + - "
         f"(first a letter or digit, no '..', at most {_MAX_LENGTH} long)"
     )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``" (did you mean rte?)"`` for a message about an unknown name, or nothing where no known one is near."""
+    near = difflib.get_close_matches(name[:_MAX_LENGTH], known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def slug(name: str) -> str:
     """Make a plain name of a hub name or a folder, for use in paths.
 
     ``org/model`` becomes ``org--model``. A path (it begins with ``/``, ``.`` or ``~``, ends with ``/``, or has more
-    than one ``/``) becomes its last folder; where that is a word like ``model`` or ``best``, the folder above is put
-    before it: ``/data/bert-x/best/`` becomes ``bert-x--best``.
+    than one ``/``) becomes its last folder; where that is a word like ``best`` or ``checkpoint-500``, the folders above
+    are put before it: ``/data/bert-x/best/`` becomes ``bert-x--best``.
 
     Raises:
         SettingError: nothing of the name can stand in a path.
     """
     parts = [part for part in PurePath(name).parts if part not in {"/", "~", ".", ".."}]
     is_path = name.startswith(("/", ".", "~")) or name.endswith("/") or len(parts) > 2
-    keep = 2 if not is_path or (parts and parts[-1] in _GENERIC) else 1
+    generic = sum(1 for _ in itertools.takewhile(_GENERIC.fullmatch, reversed(parts)))
+    keep = 1 + generic if is_path else 2
     text = "--".join(re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip(".-_+") for part in parts[-keep:])
     text = re.sub(r"\.{2,}", ".", text).strip("-")[:_MAX_LENGTH]
     if not text:
-        raise SettingError(f"name {name!r} has no letter or digit to make a folder name of")
+        raise SettingError(f"name {shown(name)} has no letter or digit to make a folder name of")
     return check_name("folder", text)

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
+from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 
 # File times advance in ticks of some milliseconds: a file written within the same tick twice looks the same. What was
 # written just now is therefore not stamped yet.
@@ -33,10 +35,15 @@ def look(files: Iterable[Path]) -> Look | None:
 def is_stamped(stamp: Path, files: Iterable[Path]) -> bool:
     """Whether all files look as they did when they were last checked."""
     try:
-        before = json.loads(stamp.read_bytes())
-    except (OSError, ValueError):
+        before = read_json(stamp)
+    except (OSError, SettingError):
         return False
-    return before is not None and before == look(files)
+    return before == look(files)
+
+
+def is_settled(seen: Look) -> bool:
+    """Whether files were last written long enough ago that a later write would look different."""
+    return max(max(times[2:]) for times in seen.values()) <= time.time_ns() - _SETTLED_NS
 
 
 def write_stamp(stamp: Path, checked: Look | None) -> None:
@@ -46,7 +53,7 @@ def write_stamp(stamp: Path, checked: Look | None) -> None:
         stamp: the stamp's file.
         checked: how the files looked *before* they were checked.
     """
-    if checked is None or max(max(times[2:]) for times in checked.values()) > time.time_ns() - _SETTLED_NS:
+    if checked is None or not is_settled(checked):
         return
     with suppress(OSError):  # a read-only folder: every start checks again
         write_text_atomic(stamp, json.dumps(checked) + "\n")

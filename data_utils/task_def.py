@@ -8,8 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_utils.errors import SettingError
-from data_utils.names import check_name
+from data_utils.errors import SettingError, shown
+from data_utils.names import check_name, did_you_mean
 from data_utils.yaml_file import read_yaml
 
 
@@ -60,6 +60,8 @@ _LOSS_OF = {
 }
 _REQUIRED = ("data_format", "task_type", "n_class", "metric_meta", "enable_san")
 _OPTIONAL = ("labels", "split_names", "dropout_p", "loss", "kd_loss", "adv_loss")
+_MAX_CLASSES = 1_000_000
+_TEXTS = ("labels", "split_names", "metric_meta")
 _DEFAULT_SPLITS = ("train", "dev", "test")
 _Enum = TypeVar("_Enum", bound=StrEnum)
 
@@ -118,23 +120,55 @@ def split_dataset_name(name: str) -> str:
     return name.split("_", 1)[0]
 
 
-def load_task_defs(path: str | Path) -> dict[str, TaskDef]:
+class TaskDefs(dict[str, TaskDef]):
+    """Task name -> definition, in file order; a task that this project cannot run is told of when it is asked for.
+
+    Attributes:
+        refused: name -> what is wrong with it, of the file's other tasks.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = path
+        self.refused: dict[str, SettingError] = {}
+
+    def find(self, name: str, setting: str) -> TaskDef:
+        """Return the task that a setting asks for.
+
+        Raises:
+            SettingError: it is not defined, or refused: an unknown key or value (the legal ones are listed), or keys
+                that contradict each other.
+        """
+        if name in self.refused:
+            raise self.refused[name]
+        if name not in self:
+            meant = did_you_mean(name, self)
+            raise SettingError(f"{setting}: unknown task {shown(name)}{meant}; {self.path} defines {', '.join(self)}")
+        return self[name]
+
+
+def load_task_defs(path: str | Path) -> TaskDefs:
     """Read and check a task definition file.
 
     Args:
         path: YAML in MT-DNN's schema, one mapping per task.
 
-    Returns:
-        Task name -> definition, in file order.
-
     Raises:
-        SettingError: an unknown key or value (the legal ones are listed), or keys that contradict each other.
+        SettingError: no task is left that can be run; what is wrong with the first.
         OSError: the file cannot be read.
     """
-    content = read_yaml(path)
+    content = read_yaml(path, texts=_TEXTS)
     if not content:
         raise SettingError(f"{path}: holds no task; see experiments/glue/glue_task_def.yml for the form")
-    return {name: _task_def(str(path), name, settings) for name, settings in content.items()}
+    found = TaskDefs(path)
+    for name, settings in content.items():
+        try:
+            found[name] = _task_def(str(path), name, settings)
+        except SettingError as error:
+            found.refused[name] = error
+    if not found:
+        raise next(iter(found.refused.values()))
+    return found
 
 
 def to_settings(task: TaskDef) -> dict[str, Any]:
@@ -153,6 +187,15 @@ def to_settings(task: TaskDef) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
+def from_settings(name: str, settings: Mapping[str, Any], where: str) -> TaskDef:
+    """Undo `to_settings`; ``where`` is what a message names.
+
+    Raises:
+        SettingError: as `load_task_defs`.
+    """
+    return _task_def(where, name, settings)
+
+
 def _task_def(path: str, name: str, settings: Any) -> TaskDef:
     where = f"{path}: task {name}"
     check_name("task", name)
@@ -164,10 +207,10 @@ def _task_def(path: str, name: str, settings: Any) -> TaskDef:
         raise SettingError(f"{where}: must be a mapping with the keys {', '.join(_REQUIRED)}")
     unknown = [str(key) for key in settings if key not in _REQUIRED + _OPTIONAL]
     if unknown:
-        raise SettingError(f"{where}: unknown key {unknown[0]!r}; legal keys: {', '.join(_REQUIRED + _OPTIONAL)}")
+        raise SettingError(f"{where}: unknown key {shown(unknown[0])}; legal keys: {', '.join(_REQUIRED + _OPTIONAL)}")
     missing = [key for key in _REQUIRED if settings.get(key) is None]
     if missing:
-        raise SettingError(f"{where}: key {missing[0]!r} is missing; required keys: {', '.join(_REQUIRED)}")
+        raise SettingError(f"{where}: key {shown(missing[0])} is missing; required keys: {', '.join(_REQUIRED)}")
 
     task_type = _enum(where, "task_type", settings["task_type"], TaskType)
     labels = _texts(where, "labels", settings["labels"]) if settings.get("labels") is not None else None
@@ -196,12 +239,12 @@ def _check_together(where: str, task: TaskDef) -> None:
     """Raise SettingError where single keys are legal and their combination is not."""
     if task.enable_san is not False:
         raise SettingError(
-            f"{where}: enable_san is {task.enable_san!r}; it must be false (this project has no SAN head)"
+            f"{where}: enable_san is {shown(task.enable_san)}; it must be false (this project has no SAN head)"
         )
     regression = task.task_type is TaskType.Regression
-    if (task.n_class != 1) if regression else (task.n_class < 2):
-        legal = "1" if regression else "at least 2"
-        raise SettingError(f"{where}: n_class is {task.n_class}; for task_type {task.task_type} it is {legal}")
+    if (task.n_class != 1) if regression else not 2 <= task.n_class <= _MAX_CLASSES:
+        legal = "1" if regression else f"at least 2 and at most {_MAX_CLASSES:,}"
+        raise SettingError(f"{where}: n_class is {shown(task.n_class)}; for task_type {task.task_type} it is {legal}")
     if task.labels is not None:
         if regression:
             raise SettingError(f"{where}: labels are given for a Regression task; remove them")
@@ -225,7 +268,7 @@ def _enum(where: str, key: str, value: Any, kind: type[_Enum]) -> _Enum:
     try:
         return kind(value)
     except ValueError:
-        raise SettingError(f"{where}: {key} is {value!r}; legal values: {', '.join(kind)}") from None
+        raise SettingError(f"{where}: {key} is {shown(value)}; legal values: {', '.join(kind)}") from None
 
 
 def _optional_enum(where: str, key: str, value: Any, kind: type[_Enum]) -> _Enum | None:
@@ -234,16 +277,15 @@ def _optional_enum(where: str, key: str, value: Any, kind: type[_Enum]) -> _Enum
 
 def _texts(where: str, key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise SettingError(f"{where}: {key} is {value!r}; it must be a list of at least one name")
+        raise SettingError(f"{where}: {key} is {shown(value)}; it must be a list of at least one name")
     texts = []
     for entry in value:
-        # YAML reads bare yes, no, on and off as booleans: a label list [no, yes] would silently become false, true.
-        if isinstance(entry, bool) or not isinstance(entry, str | int):
-            raise SettingError(f"{where}: {key} holds {entry!r}, which YAML does not read as text; put it in quotes")
-        texts.append(str(entry))
+        if not isinstance(entry, str):
+            raise SettingError(f"{where}: {key} holds {shown(entry)}, which is no text; put it in quotes")
+        texts.append(entry)
     for text in texts:
         if not text or any(mark in text for mark in "\t\r\n"):
-            raise SettingError(f"{where}: {key} holds {text!r}; an entry is not empty and has no tab or line end")
+            raise SettingError(f"{where}: {key} holds {shown(text)}; an entry is not empty and has no tab or line end")
     if len(set(texts)) != len(texts):
         raise SettingError(f"{where}: {key} holds an entry twice: {', '.join(texts)}")
     return tuple(texts)
@@ -251,7 +293,7 @@ def _texts(where: str, key: str, value: Any) -> tuple[str, ...]:
 
 def _whole_number(where: str, key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise SettingError(f"{where}: {key} is {value!r}; it must be a whole number")
+        raise SettingError(f"{where}: {key} is {shown(value)}; it must be a whole number")
     return value
 
 
@@ -259,5 +301,5 @@ def _probability(where: str, key: str, value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise SettingError(f"{where}: {key} is {value!r}; it must be a number in [0, 1)")
+        raise SettingError(f"{where}: {key} is {shown(value)}; it must be a number in [0, 1)")
     return float(value)

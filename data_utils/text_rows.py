@@ -4,11 +4,19 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.task_def import DataFormat, TaskDef
 
 COLUMNS = ("uid", "label", "premise", "hypothesis", "-")
 """What a column can be; ``label`` and ``-`` are passed over."""
+
+_HEADINGS = {
+    "uid": frozenset({"uid", "id", "index", "idx", "guid", "pairid", "#1 id", ""}),
+    "label": frozenset({"label", "labels", "gold_label", "class", "target", "score", "quality", "is_duplicate"}),
+    "premise": frozenset({"premise", "sentence", "sentence1", "text", "text1", "question", "question1", "#1 string"}),
+    "hypothesis": frozenset({"hypothesis", "sentence2", "text2", "question2", "sentence", "#2 string"}),
+}
+"""What people write over columns; pandas writes nothing over its index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +47,32 @@ def parse_columns(text: str, task_def: TaskDef) -> tuple[str, ...]:
         if name not in COLUMNS or (name != "-" and columns.count(name) > 1):
             reason = "is given twice" if name in COLUMNS else "is unknown"
             raise SettingError(
-                f"--columns {text!r}: {name!r} {reason}; each of {', '.join(COLUMNS)} once, - any number"
+                f"--columns {shown(text)}: {shown(name)} {reason}; each of {', '.join(COLUMNS)} once, - any number"
             )
     if sorted(set(columns) & {"premise", "hypothesis"}) != sorted(wanted):
-        raise SettingError(f"--columns {text!r}: task {task_def.name} needs {' and '.join(wanted)}")
+        raise SettingError(f"--columns {shown(text)}: task {task_def.name} needs {' and '.join(wanted)}")
     return columns
+
+
+def looks_like_header(line: str, columns: Sequence[str], task_def: TaskDef) -> bool:
+    """Say whether a first line names its columns instead of filling them.
+
+    It does where each column but ``-`` is headed by a usual name of it, or where the label is such a name and no label
+    of the task. A line of one column may be a text for all that: a sentence of one word.
+
+    Args:
+        line: the first line.
+        columns: from `parse_columns`.
+        task_def: its labels are no header.
+    """
+    fields = [field.strip().lower() for field in line.split("\t")]
+    if len(fields) != len(columns):
+        return False
+    named = [field in _HEADINGS[name] for field, name in zip(fields, columns, strict=True) if name != "-"]
+    if all(named) or "label" not in columns:
+        return all(named)
+    label = fields[columns.index("label")]
+    return label in _HEADINGS["label"] and label not in {name.lower() for name in task_def.label_names}
 
 
 def iterate_rows(

@@ -24,7 +24,6 @@ warning and the cache is made anew. ``prepro_std.py`` reads every byte of every 
 import contextlib
 import fcntl
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -36,10 +35,12 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from data_utils.atomic import replace_dir, temporary_sibling, write_bytes_atomic
+from data_utils.atomic import build_dir
 from data_utils.cache_arrays import ARRAYS, write_arrays
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, naming
+from data_utils.json_file import json_bytes, parse_json, write_json
 from data_utils.names import check_name
+from data_utils.regular_file import read_regular
 from data_utils.stamp import is_stamped, look, write_stamp
 from data_utils.task_def import TaskDef
 from data_utils.tokenizer import TokenizerHandle, load_tokenizer
@@ -227,10 +228,8 @@ def _open_if_fresh(path: Path, key: dict[str, Any], report: bool = False) -> Tok
 
 
 def _build(cache_dir: Path, tsv: Path, task_def: TaskDef, tokenizer: TokenizerHandle, key: dict[str, Any]) -> None:
-    temporary = temporary_sibling(cache_dir)
-    temporary.mkdir()
-    try:
-        counts, files = write_arrays(temporary, tsv, task_def, tokenizer, key["max_seq_len"])
+    with build_dir(cache_dir) as folder:
+        counts, files = write_arrays(folder, tsv, task_def, tokenizer, key["max_seq_len"])
         manifest = {
             **key,
             "dataset": cache_dir.name,
@@ -240,11 +239,7 @@ def _build(cache_dir: Path, tsv: Path, task_def: TaskDef, tokenizer: TokenizerHa
             "versions": {"tokenizers": tokenizers.__version__, "numpy": np.__version__},
             "files": files,
         }
-        write_bytes_atomic(temporary / _MANIFEST, _manifest_bytes(manifest))
-        replace_dir(temporary, cache_dir)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        write_json(folder / _MANIFEST, manifest)
 
 
 @contextlib.contextmanager
@@ -270,7 +265,10 @@ def _open_array(path: Path, entry: dict[str, Any]) -> NDArray[Any]:
     if size != entry["bytes"]:
         raise _damaged(path, f"{size} bytes, the manifest says {entry['bytes']}")
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        with naming(path):
+            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, MemoryError):
+        raise  # too many open files, no memory, no permission: the file itself may be sound
     except Exception as error:  # a broken header makes NumPy's parser raise nearly anything
         raise _damaged(path, f"not an array file: {' '.join(str(error).split())}") from None
     if array.ndim != 1 or array.dtype.str != entry["dtype"]:
@@ -281,27 +279,19 @@ def _open_array(path: Path, entry: dict[str, Any]) -> NDArray[Any]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / _MANIFEST
     try:
-        data = file.read_bytes()
+        data = read_regular(file)
     except (FileNotFoundError, NotADirectoryError):
         raise SettingError(f"{path}: no token cache (no {_MANIFEST}); make it with prepro_std.py") from None
     try:
-        manifest = json.loads(data)
-        manifest.pop("checksum")
-        intact = data == _manifest_bytes(manifest)
-    except (ValueError, KeyError, AttributeError, TypeError):
-        intact = False
-    if not intact:
+        manifest = parse_json(data, file)
+    except SettingError:
+        manifest = {}
+    if data != json_bytes(manifest):  # a manifest without its checksum is none either
         raise _damaged(file, "its checksum does not fit its content")
     version = manifest.get("format_version")
     if manifest.get("format") != _FORMAT or version != FORMAT_VERSION:
         raise SettingError(f"{file}: format version {version} instead of {FORMAT_VERSION}; run prepro_std.py again")
-    return dict(manifest)
-
-
-def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
-    """Return the file of a manifest, its checksum included."""
-    checksum = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    return (json.dumps({**manifest, "checksum": checksum}, indent=2) + "\n").encode()
+    return manifest
 
 
 def _damaged(file: Path, reason: str) -> SettingError:

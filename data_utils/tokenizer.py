@@ -1,7 +1,6 @@
 """A fast tokenizer, and text to token arrays with it."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, error_line
+from data_utils.json_file import read_json
 from data_utils.names import slug
 
 MAX_MAX_SEQ_LEN = 65_535
@@ -76,7 +76,11 @@ def load_tokenizer(path: str | Path, name: str | None = None) -> TokenizerHandle
             "transformers.AutoTokenizer and save it there with save_pretrained"
         )
     try:
-        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(file.read_bytes().decode("utf-8"))
+    except OSError:
+        raise
+    except MemoryError:
+        raise SettingError(f"{file}: {error_line(MemoryError('to read it'))}") from None
     except Exception as error:  # the library raises bare Exception
         raise SettingError(f"{file}: not a tokenizer file: {' '.join(str(error).split())}") from None
     try:
@@ -206,8 +210,8 @@ def _named_pad(folder: Path) -> str | None:
     """Return the padding token that the files beside ``tokenizer.json`` name."""
     for file in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
         try:
-            token = json.loads(file.read_text(encoding="utf-8")).get("pad_token")
-        except (OSError, ValueError, AttributeError):
+            token = read_json(file).get("pad_token")
+        except (OSError, SettingError):
             continue  # these files are optional; the usual names are tried without them
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str):

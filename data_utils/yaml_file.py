@@ -1,17 +1,42 @@
 """YAML settings files: safe, without YAML 1.1's surprises about numbers and repeated keys."""
 
+import math
 import re
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
+from data_utils.regular_file import read_regular
+
+_MAX_BYTES = 1 << 20
+_MAX_VALUES = 100_000  # aliases written out: ten lines of them can stand for more than any memory holds
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-4`` as a float and refuses a key given twice."""
+    """SafeLoader that reads ``1e-4`` as a float and refuses a key given twice, and a file that expands without end.
+
+    Under the keys in ``texts`` entries of lists are texts as they were written: 01, no, 12:30 and 2001-01-01 are
+    numbers, truth values and dates to YAML.
+    """
+
+    texts: Collection[str] = ()
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        for key_node, value_node in node.value:
+            if key_node.value in self.texts and isinstance(value_node, yaml.SequenceNode):
+                for entry in value_node.value:
+                    if isinstance(entry, yaml.ScalarNode):
+                        entry.tag = "tag:yaml.org,2002:str"
+        return node
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        if _expanded(node, {}) > _MAX_VALUES:
+            raise SettingError(f"it stands for more than {_MAX_VALUES:,} values, aliases written out; settings are few")
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[Any, int] = {}
@@ -23,9 +48,22 @@ class _Loader(yaml.SafeLoader):
                 continue  # the base class reports it with its place
             line = key_node.start_mark.line + 1
             if key in seen:
-                raise SettingError(f"line {line}: key {key!r} is given twice (first on line {seen[key]}); keep one")
+                raise SettingError(
+                    f"line {line}: key {shown(key)} is given twice (first on line {seen[key]}); keep one"
+                )
             seen[key] = line
         return super().construct_mapping(node, deep=deep)
+
+
+def _expanded(node: yaml.Node, known: dict[int, float]) -> float:
+    """Return how many values a node stands for when its aliases are written out; infinitely many within itself."""
+    size = known.get(id(node))
+    if size is None:
+        known[id(node)] = math.inf
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
+        size = known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
+    return size
 
 
 # YAML 1.1 wants a dot in every float, so "1e-4" would arrive as a string and fail far from its cause.
@@ -34,30 +72,37 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, texts: Collection[str] = ()) -> dict[str, Any]:
     """Read a YAML mapping with string keys; an empty file is an empty mapping.
 
     Args:
-        path: UTF-8 file.
+        path: UTF-8 file of at most 1 MiB, which may stand for at most 100,000 values.
+        texts: keys whose lists hold texts, as they were written: ``[01, no]`` is ``["01", "no"]``.
 
     Returns:
         The mapping; numbers such as ``1e-4`` are floats. Nothing in the file is executed.
 
     Raises:
-        SettingError: not YAML, a key given twice, or a top level that is not a mapping with string keys; the message
-            names the file and, where known, the line.
+        SettingError: not YAML, a key given twice, a file that is too large, or a top level that is not a mapping with
+            string keys; the message names the file and, where known, the line.
         OSError: the file cannot be read.
     """
-    data = Path(path).read_bytes()
+    data = read_regular(Path(path))
+    if len(data) > _MAX_BYTES:
+        raise SettingError(f"{path}: {len(data):,} bytes; a file of settings has at most {_MAX_BYTES:,}")
     try:
-        content = yaml.load(data, Loader=_Loader)
+        loader = _Loader(data)
+        loader.texts = texts
+        content = loader.get_single_data()
     except SettingError as error:
         raise SettingError(f"{path}: {error}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}: " if mark is not None else ""
         raise SettingError(f"{path}: {place}not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise SettingError(f"{path}: not valid YAML: it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SettingError(f"{path}: not valid YAML: {reason}") from None
     if content is None:
@@ -66,5 +111,5 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise SettingError(f"{path}: the top level is a {type(content).__name__}; it must be a mapping (key: value)")
     for key in content:
         if not isinstance(key, str):
-            raise SettingError(f"{path}: key {key!r} is a {type(key).__name__}; quote it to make it a name")
+            raise SettingError(f"{path}: key {shown(key)} is a {type(key).__name__}; quote it to make it a name")
     return content

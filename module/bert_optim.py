@@ -24,7 +24,7 @@ Not supported, with an error that says so: complex, sparse and float64 gradients
 
 from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -62,6 +62,8 @@ class Adamax(KernelOptimizer):
         NotImplementedError: If a parameter is neither on the CPU nor on CUDA.
     """
 
+    former_defaults: ClassVar[dict[str, Any]] = {"rule": "mtdnn"}
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -76,6 +78,9 @@ class Adamax(KernelOptimizer):
     def check_group(self, group: Group) -> None:
         """Raise ValueError if a hyper-parameter of a group is out of range."""
         _check_rule(group["rule"])
+        for switch in ("maximize", "differentiable"):  # in groups of torch's own Adamax
+            if group.get(switch):
+                raise ValueError(f"Invalid {switch}: {group[switch]}: False is needed, there is no such step here")
         _check("learning rate", group["lr"], 0.0, float("inf"))
         for i in (0, 1):
             _check(f"beta parameter at index {i}", group["betas"][i], 0.0, 1.0)
@@ -125,6 +130,7 @@ class SAGEAdamax(Adamax):
     """
 
     selection_key = "scale"
+    former_defaults: ClassVar[dict[str, Any]] = {"rule": "mtdnn", "sensitivity_beta": 0.75, "sensitivity_eps": 1e-12}
 
     def __init__(
         self,
@@ -153,7 +159,6 @@ class SAGEAdamax(Adamax):
         table.rows["scale"] = table.rows["track"]
         for group, span in table.spans:
             fill_sensitivity(table.rows[span], group["sensitivity_beta"], group["sensitivity_eps"])
-        table.advance_sensitivity_means()
 
     def device_group(self, group: Group) -> DeviceGroup:
         """Say the same of one group to the kernels of a GPU."""
@@ -183,6 +188,7 @@ class PATSAdamax(Adamax):
     """
 
     selection_key = "perturb"
+    former_defaults: ClassVar[dict[str, Any]] = {"rule": "mtdnn", "noise_seed": 0, **asdict(PATSRule())}
 
     def __init__(
         self,
@@ -214,7 +220,7 @@ class PATSAdamax(Adamax):
         rules = [rule_of(group) for group, _ in table.spans]
         for rule, (_, span) in zip(rules, table.spans, strict=True):
             fill_sensitivity(rows[span], rule.sensitivity_beta, rule.sensitivity_eps)
-        means = table.advance_sensitivity_means()
+        means = table.sensitivity_means()
         tracked = rows["track"] == 1
         whole = model_mean(means[tracked], rows["size"][tracked])
         for rule, (group, span) in zip(rules, table.spans, strict=True):
@@ -232,6 +238,7 @@ class PATSAdamax(Adamax):
 
     def observations(self) -> list[Observation]:
         """Return what the statistics of :mod:`module.sensitivity` are made of; empty before the first step."""
+        selection = self._selection()
         return [
             Observation(
                 rule_of(group),
@@ -242,7 +249,7 @@ class PATSAdamax(Adamax):
             )
             for group in self.param_groups
             for parameter in group["params"]
-            if SENSITIVITY in (state := self.state.get(parameter, {}))
+            if SENSITIVITY in (state := self.state.get(parameter, {})) and selection[id(parameter)] is not None
         ]
 
 

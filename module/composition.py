@@ -32,6 +32,10 @@ class Composition(FineTuningMethod):
     def anchors(self) -> frozenset[str]:  # noqa: D102
         return frozenset().union(*(method.anchors for method in self.methods))
 
+    def check_run(self, settings: OptimizerSettings) -> None:  # noqa: D102
+        for method in self.methods:
+            method.check_run(settings)
+
     def configure(self, rates: DropoutRates) -> DropoutRates:  # noqa: D102
         for method in self.methods:
             rates = method.configure(rates)

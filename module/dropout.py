@@ -6,6 +6,7 @@ b >> 24, 0, 0)``: word ``j >> 9`` of its output, the lower 16 bits for an even `
 64-bit seed. A mask takes the next ``ceil(n / 2048)`` blocks, so the stream's whole state is the number of blocks taken.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,14 +52,15 @@ class DropoutStream:
                 f"Invalid dropout probability: {p}: 0, or a number in [{1 / _LEVELS}, {1 - 1 / _LEVELS}] is needed"
             )
         bits = _BITS[like.dtype]
-        kept = int(torch.tensor(_LEVELS / threshold, dtype=like.dtype).view(bits))  # positive, so the sign bit is 0
+        factor = torch.tensor(_LEVELS / threshold, dtype=like.dtype, device="cpu")
+        kept = int(factor.view(bits))  # positive, so the sign bit is 0
         blocks = -(-like.numel() // DROPOUT_BLOCK)
-        out = torch.empty(blocks * DROPOUT_BLOCK, dtype=bits)
-        words = out.numpy().view("uint32" if bits == torch.int32 else "uint16")
+        # numpy's own memory: a tensor may be a wrapper of a transform (torch.func), whose memory is not its numbers'.
+        words = np.empty(blocks * DROPOUT_BLOCK, np.uint32 if bits == torch.int32 else np.uint16)
         place, low, high = self.position, self.seed & WORD, self.seed >> 32
         for_each_chunk(blocks, lambda a, b: dropout_blocks(place, a, b, low, high, threshold, kept, words))
         self.position += blocks
-        return out.view(like.dtype)[: like.numel()].view(like.shape)
+        return torch.from_numpy(words).view(like.dtype)[: like.numel()].view(like.shape)
 
     def __call__(self, x: Tensor, p: float) -> Tensor:
         """Drop entries of ``x`` with probability ``p`` in [0, 1)."""

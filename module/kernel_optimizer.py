@@ -7,19 +7,24 @@ from typing import Any, ClassVar, overload
 import numpy as np
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from .kernels.cpu import update_rows
 from .kernels.device_step import DeviceGroup, DeviceStep, Member, on_device, raise_refused
 from .kernels.device_table import Setting
-from .kernels.rows import INFINITY_NORM, MOMENTUM, SENSITIVITY, SENSITIVITY_MEAN, STEP
+from .kernels.guard import check_apart
+from .kernels.rows import SENSITIVITY_MEAN, STATE_COLUMNS, STEP
+from .kernels.state import MOMENTS, TRACKED, State, addresses, at_home, new_entries, steps_made
 from .kernels.step import (
     Operand,
     check_parameter,
     first_pass,
     split_row_sparse,
     warn_about_low_precision,
+    warn_that_nothing_is_chosen,
 )
+from .loading import prepare_state_dict
 from .noise import tensor_id
 from .param_index import Kind, ParamIndex, encoder_path
 
@@ -31,7 +36,7 @@ class StepTable:
     """One step's tensors, row by row."""
 
     rows: np.ndarray
-    states: list[dict[str, Any]]
+    states: list[State]
     identities: list[int | None]
     """Identity in the noise stream of selected tensors; None: not selected."""
     means: np.ndarray
@@ -39,15 +44,21 @@ class StepTable:
     spans: list[tuple[Group, slice]]
     """Parameter groups and their rows."""
 
-    def advance_sensitivity_means(self) -> np.ndarray:
-        """Advance the mean sensitivity of each selected tensor: the average is linear, so its mean needs no pass."""
-        advanced = np.zeros(len(self.rows))
-        for i in np.flatnonzero(self.rows["track"]):
-            beta, rest = float(self.rows["beta"][i]), float(self.rows["one_minus_beta"][i])
-            mean = self.states[i][SENSITIVITY_MEAN]
-            advanced[i] = beta * float(mean) + rest * self.means[i]
-            mean.fill_(advanced[i])
+    def sensitivity_means(self) -> np.ndarray:
+        """Mean sensitivity of each selected tensor after the step: the average is linear, so its mean needs no pass."""
+        tracked = self.rows["track"].tolist()
+        before = [float(s[SENSITIVITY_MEAN]) if there else 0.0 for s, there in zip(self.states, tracked, strict=True)]
+        beta, rest = (self.rows[name].astype(np.float64) for name in ("beta", "one_minus_beta"))
+        advanced: np.ndarray = np.where(tracked, beta * np.array(before) + rest * self.means, 0.0)
         return advanced
+
+    def advance(self) -> None:
+        """Count the step, and keep the means."""
+        means = self.sensitivity_means().tolist()
+        for state, tracked, mean in zip(self.states, self.rows["track"].tolist(), means, strict=True):
+            state[STEP] += 1
+            if tracked:
+                state[SENSITIVITY_MEAN].fill_(mean)
 
 
 class KernelOptimizer(Optimizer):
@@ -61,18 +72,28 @@ class KernelOptimizer(Optimizer):
     selection_key: ClassVar[str | None] = None
     takes_row_sparse: ClassVar[bool] = True
     """Whether gradients of tensors without a sensitivity may be row-sparse."""
+    former_defaults: ClassVar[dict[str, Any]] = {}
+    """Values of hyper-parameters that pickles of earlier versions lack."""
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
-        self._selected: dict[int, int | None] | None = None  # id of a parameter -> its identity if selected
+        self._selected: dict[int, int | None] = {}  # id of a parameter -> its identity if selected
+        self._asked: list[Any] | None = None  # what that follows from
         self._device_steps: dict[torch.device, DeviceStep] = {}
         super().__init__(params, defaults)
-        self._selection()
+        selection = self._selection()
+        if self.selection_key and not any(p.requires_grad and selection[id(p)] is not None for p in self._parameters()):
+            warn_that_nothing_is_chosen(type(self).__name__, self.selection_key, stacklevel=4)
         warn_about_low_precision(self._named_parameters())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore after pickling, copying or loading."""
         super().__setstate__(state)
-        self._selected = None
+        for key, value in self.former_defaults.items():
+            self.defaults.setdefault(key, value)
+        for group in self.param_groups:
+            for key in self.defaults.keys() - {"differentiable"}:  # which torch adds to the defaults of copies
+                group.setdefault(key, self.defaults[key])
+        self._asked = None
         self.__dict__.setdefault("_device_steps", {})  # loading keeps them: captured graphs use their tables
 
     def check_group(self, group: Group) -> None:
@@ -98,12 +119,12 @@ class KernelOptimizer(Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
-        self._selected = None
 
     @overload
     def step(self, closure: None = None) -> None: ...
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
+    @_disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Do one step.
@@ -114,15 +135,24 @@ class KernelOptimizer(Optimizer):
         Raises:
             NonFiniteGradient: If a gradient on the CPU is not finite; nothing has been changed then. On a GPU the host
                 does not wait to see: the step is skipped there, and :meth:`check_refused` raises.
+            TypeError: If a parameter, gradient or entry of the state is no plain tensor of its dtype; nothing has been
+                changed then.
+            ValueError: If its shape, device, layout or storage is another than the parameter's, or two share memory;
+                nothing has been changed then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        # Everything that can be refused is, before anything is changed.
         operands, spans = self._operands()
+        device_steps = self._begin_on_devices(with_host=bool(operands))
         if operands:
             self._step_on_host(operands, spans)
-        self._step_on_devices(with_host=bool(operands))
+        for step in device_steps:
+            self.state.update((member.parameter, member.state) for member in step.members)
+            step.measure(getattr(self, "found_inf", None))
+            step.update()
         return loss
 
     def _step_on_host(self, operands: list[Operand], spans: list[tuple[Group, slice]]) -> None:
@@ -132,17 +162,24 @@ class KernelOptimizer(Optimizer):
         states = [
             self._state_of(operand.parameter, tracked) for operand, tracked in zip(operands, rows["track"], strict=True)
         ]
-        rows["momentum"] = [state[MOMENTUM].data_ptr() for state in states]
-        rows["infinity_norm"] = [state[INFINITY_NORM].data_ptr() for state in states]
-        rows["sensitivity"] = [state[SENSITIVITY].data_ptr() if SENSITIVITY in state else 0 for state in states]
-        rows["step"] = [int(state[STEP]) + 1 for state in states]
-        self.fill(StepTable(rows, states, identities, means, spans))
+        found = [
+            addresses(operand.name, operand.parameter, state, MOMENTS if identity is None else (*MOMENTS, *TRACKED))
+            for operand, state, identity in zip(operands, states, identities, strict=True)
+        ]
+        rows["momentum"], rows["infinity_norm"] = np.array([at[1:3] for at in found], np.int64).T
+        rows["sensitivity"] = [at[3] if len(at) > 3 else 0 for at in found]
+        parts = {key: rows[column] for key, column in STATE_COLUMNS.items()}
+        check_apart([o.name for o in operands], [o.parameter for o in operands], parts)
+        rows["step"] = [steps_made(o.name, state) + 1 for o, state in zip(operands, states, strict=True)]
+        table = StepTable(rows, states, identities, means, spans)
+        self.fill(table)
         update_rows(split_row_sparse(rows, operands))
         for operand, state in zip(operands, states, strict=True):
             operand.write_back()
-            state[STEP] += 1
+            self.state[operand.parameter] = state
+        table.advance()
 
-    def _step_on_devices(self, with_host: bool) -> None:
+    def _begin_on_devices(self, with_host: bool) -> list[DeviceStep]:
         selection = self._selection()
         members: dict[torch.device, list[Member]] = {}
         for number, group in enumerate(self.param_groups):
@@ -153,17 +190,15 @@ class KernelOptimizer(Optimizer):
                     member = Member(name, parameter, number, identity, state)
                     members.setdefault(parameter.device, []).append(member)
         if not members:
-            return
+            return []
         groups = [self.device_group(group) for group in self.param_groups]
         if len(members) + with_host > 1 and any(group.settings[Setting.MODEL_MEAN] for group in groups):
             raise ValueError("Invalid mean_scope: 'model' with parameters on several devices: 'tensor' is needed there")
         for device, there in members.items():
             if device not in self._device_steps:
                 self._device_steps[device] = DeviceStep(device)
-            step = self._device_steps[device]
-            step.begin(there, groups, getattr(self, "grad_scale", None))
-            step.measure(getattr(self, "found_inf", None))
-            step.update()
+            self._device_steps[device].begin(there, groups, getattr(self, "grad_scale", None))
+        return [self._device_steps[device] for device in members]
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -189,24 +224,24 @@ class KernelOptimizer(Optimizer):
             spans.append((group, slice(start, len(operands))))
         return operands, spans
 
-    def _state_of(self, parameter: Tensor, tracked: bool) -> dict[str, Any]:
-        state: dict[str, Any] = self.state[parameter]
-        shape, device = parameter.shape, parameter.device
-        if not state:
-            state[STEP] = torch.zeros((), dtype=torch.float32, device=device)
-            state[MOMENTUM] = torch.zeros(shape, dtype=torch.float32, device=device)
-            state[INFINITY_NORM] = torch.zeros(shape, dtype=torch.float32, device=device)
-        elif state[STEP].device != device:  # the model has been moved
-            state.update({key: value.to(device) for key, value in state.items()})
-        if tracked and SENSITIVITY not in state:
-            state[SENSITIVITY] = torch.zeros(shape, dtype=torch.float32, device=device)
-            state[SENSITIVITY_MEAN] = torch.zeros((), dtype=torch.float64, device=device)
+    def _state_of(self, parameter: Tensor, tracked: bool) -> State:
+        """The state for the next step, which the optimizer's own becomes when the step is done."""
+        state: State = self.state.get(parameter) or new_entries(parameter, MOMENTS)
+        state = at_home(state, parameter.device)
+        if tracked and not any(key in state for key in TRACKED):
+            state = {**state, **new_entries(parameter, TRACKED)}
         return state
 
     def _selection(self) -> dict[int, int | None]:
-        """Per parameter its identity in the noise stream, or None if it is not selected; worked out once."""
-        if self._selected is None:
-            self._selected = self._select() if self.selection_key else {id(p): None for p in self._parameters()}
+        """Per parameter its identity in the noise stream, or None if it is not selected; as the groups say now."""
+        key = self.selection_key
+        asked = [
+            (list(map(id, group["params"])), key and group.get(key), group.get("perturb_biases"))
+            for group in self.param_groups
+        ]
+        if self._asked != asked:
+            self._selected = self._select() if key else {id(p): None for p in self._parameters()}
+            self._asked = asked
         return self._selected
 
     def _select(self) -> dict[int, int | None]:
@@ -236,15 +271,27 @@ class KernelOptimizer(Optimizer):
     def _named_parameters(self) -> Iterator[tuple[str, Any]]:
         return (pair for number, group in enumerate(self.param_groups) for pair in named_in_group(group, number))
 
+    @_disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict; the state keeps its own precision, which torch casts to the parameters'."""
-        super().load_state_dict(state_dict)
-        saved_ids = (i for group in state_dict["param_groups"] for i in group["params"])
-        for saved_id, parameter in zip(saved_ids, list(self._parameters()), strict=True):
-            for key, value in state_dict["state"].get(saved_id, {}).items():
-                if isinstance(value, Tensor):
-                    dtype = torch.float64 if key == SENSITIVITY_MEAN else torch.float32
-                    self.state[parameter][key] = value.detach().to(parameter.device, dtype, copy=True).contiguous()
+        """Load a state dict; the state keeps its own precision, which torch casts to the parameters'.
+
+        A state of :class:`torch.optim.Adamax`, or of another optimizer of this module, is taken as far as it goes: what
+        groups lack stays as it is, and a sensitivity that is missing starts at zero.
+
+        Raises:
+            ValueError: If it does not fit these parameters, or is another optimizer's; nothing has been changed then.
+            TypeError: As ValueError.
+        """
+        handle = self.register_load_state_dict_pre_hook(_prepared)  # the last of them: it sees what others return
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+
+def _prepared(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    assert isinstance(optimizer, KernelOptimizer)
+    return prepare_state_dict(optimizer, state_dict, optimizer.check_group)
 
 
 def named_in_group(group: Group, number: int) -> Iterator[tuple[str, Any]]:

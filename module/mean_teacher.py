@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .evaluating import evaluating
+from .kernels.guard import check_saved
 
 
 class MeanTeacher:
@@ -38,9 +39,15 @@ class MeanTeacher:
                 parameter.data = own[name]
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over saved ``weights``, from any device."""
-        for name, weight in self.weights.items():
-            weight.copy_(weights[name])
+        """Take over saved ``weights``, from any device.
+
+        Raises:
+            TypeError: If one is missing or no plain tensor; nothing has been changed then.
+            ValueError: If one has another shape.
+        """
+        found = [check_saved(name, "teacher", weights.get(name), own.shape) for name, own in self.weights.items()]
+        for own, weight in zip(self.weights.values(), found, strict=True):
+            own.copy_(weight)
 
 
 @contextmanager

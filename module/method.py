@@ -109,6 +109,16 @@ class FineTuningMethod:
             ValueError: Names both methods and the reason.
         """
 
+    def check_run(self, settings: OptimizerSettings) -> None:
+        """Refuse a run that cannot be, before its data and its encoder are loaded: a package may be missing.
+
+        Args:
+            settings: What the run asks of its optimizer.
+
+        Raises:
+            ValueError: Names the method, what is wrong and what to do.
+        """
+
     def configure(self, rates: DropoutRates) -> DropoutRates:
         """Choose the network's dropout, before it is built."""
         return rates

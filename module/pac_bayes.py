@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .kernels.guard import check_saved
+
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # Adam's for the widths, as in the authors' code
 _HEAD_DECAY, _HEAD_DECAY_STEPS = 0.9, 10  # their head's step shrinks by a tenth every ten steps
 
@@ -173,15 +175,24 @@ class NoiseWidths:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        for own, saved in (
-            (self._values, state["values"]),
-            (self._means, state["means"]),
-            (self._squares, state["squares"]),
-            ([self._count], [state["count"]]),
-        ):
-            for tensor, value in zip(own, saved, strict=True):
-                tensor.copy_(value)
+        """Restore what :meth:`state_dict` gave.
+
+        Raises:
+            TypeError: If something is no plain tensor; nothing has been changed then.
+            ValueError: If there are more or fewer widths than weights, or one has another shape.
+        """
+        counts = [len(state[part]) for part in ("values", "means", "squares")]
+        if counts != [len(self._values)] * 3:
+            wanted = len(self._values)
+            raise ValueError(f"The checkpoint has widths of {counts} tensors, the model of {wanted}: load its own")
+        pairs = [
+            (own, check_saved(f"weight {i}", part, saved, own.shape))
+            for part, tensors in (("values", self._values), ("means", self._means), ("squares", self._squares))
+            for i, (own, saved) in enumerate(zip(tensors, state[part], strict=True))
+        ]
+        pairs.append((self._count, check_saved("widths", "count", state["count"], self._count.shape)))
+        for own, saved in pairs:
+            own.copy_(saved)
 
     def _level(self, in_head: bool, factor: float) -> None:
         """Set p of one part of the network to ``factor * log(mean |theta0|)``."""

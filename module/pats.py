@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from .bert_optim import PATSAdamax
+from .copied_hooks import keep_in_copies, owners, remove_hooks
 from .kernels.cpu import update_rows
 from .kernels.device_step import (
     DeviceGroup,
@@ -24,27 +24,28 @@ from .kernels.device_step import (
     on_device,
     raise_refused,
 )
-from .kernels.rows import new_table
+from .kernels.guard import PARAMETER, address, at_hand, check_apart
+from .kernels.rows import SENSITIVITY, SENSITIVITY_MEAN, STEP, new_table
+from .kernels.state import State, addresses, steps_made
 from .kernels.step import (
     Operand,
     check_parameter,
     fill_noise,
     fill_sensitivity,
     first_pass,
-    float32_copy,
     model_mean,
+    warn_that_nothing_is_chosen,
 )
-from .noise import WORD, check_seed, tensor_id
+from .noise import WORD, tensor_id
 from .noise_spread import SPREADS, misplaced, spread_evenly
-from .param_index import Kind, ParamIndex, ParamInfo
+from .param_index import ParamIndex, ParamInfo
+from .pats_entries import ENTRIES
 from .pats_rule import PATSRule
+from .pats_state import STATE_KEY, PATSState
 from .sensitivity import Observation
 
-STATE_KEY = "pats"
-"""Where this state stands in the state dict of the optimizer."""
 
-
-class PATS:
+class PATS(PATSState):
     """Perturb parameters according to their sensitivity after each step of an optimizer.
 
     Before the step the sensitivities are updated from the parameters and gradients; after it the noise is subtracted:
@@ -58,8 +59,9 @@ class PATS:
         pats.attach(optimizer)  # from here on, optimizer.step() is PATS
 
     The optimizer's ``state_dict`` carries this object's state from then on, and its ``load_state_dict`` restores it, so
-    that the checkpoints of any training loop that saves its optimizer (transformers.Trainer, Lightning) are complete:
-    the sensitivities come back in float32 and the noise goes on where it stood.
+    that the checkpoints of a training loop that saves the optimizer (transformers.Trainer, Lightning) are complete:
+    the sensitivities come back in float32 and the noise goes on where it stood. Copies and pickles of the optimizer
+    take this object along.
 
     Gradients that are not finite are refused with ``NonFiniteGradient``, before the optimizer sees them. On a GPU the
     host does not wait to see: PATS leaves such a step out, the optimizer does with it what it does, and
@@ -88,21 +90,20 @@ class PATS:
         if spread not in SPREADS:
             raise ValueError(f"Invalid spread: {spread!r}: one of {', '.join(SPREADS)} is needed")
         self.spread = spread
-        self.rule = PATSRule(**switches)
-        self.noise_seed = check_seed(noise_seed)
-        index = ParamIndex(named_parameters)
-        self._perturbed = [info for info in index if info.in_layer and self._is_perturbed(info)]
-        for info in self._perturbed:
-            check_parameter(info.name, info.parameter)
-        self._state: dict[str, dict[str, Any]] = {}
-        self._handles: list[RemovableHandle] = []
+        super().__init__(ParamIndex(named_parameters), PATSRule(**switches), noise_seed)
         self._optimizer: Optimizer | None = None
-        self._state_key: str | None = None
         self._pending: list[ParamInfo] = []
         self._device_steps: dict[torch.device, DeviceStep] = {}
 
-    def _is_perturbed(self, info: ParamInfo) -> bool:
-        return info.kind == Kind.WEIGHT or (info.kind == Kind.BIAS and self.rule.perturb_biases)
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold; the optimizer and its parameters are part of it."""
+        return {**self.__dict__, "_pending": [], "_loading": None, "_device_steps": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore after copying or pickling."""
+        self.__dict__.update(state)
+        if self._optimizer is not None:
+            keep_in_copies(self._optimizer, PATS)
 
     def attach(self, optimizer: Optimizer, state_key: str | None = STATE_KEY) -> PATS:
         """Hook into an optimizer and return self.
@@ -114,55 +115,35 @@ class PATS:
         Raises:
             ValueError: If this object is attached already, the optimizer perturbs by itself and this object would too,
                 or has another PATS under this key, or a trainable parameter to be perturbed is not one of the
-                optimizer's.
+                optimizer's (asked again at each step: what is frozen now may be trained later).
         """
         if self._optimizer is not None:
             raise ValueError("This PATS is attached already: call detach() first")
         if isinstance(optimizer, PATSAdamax) and not self.rule.is_silent:
             raise ValueError("PATSAdamax perturbs by itself: attach PATS to another optimizer, or use PATSAdamax alone")
-        hooks = optimizer._optimizer_step_pre_hooks.values()
-        others = [other for hook in hooks if isinstance(other := getattr(hook, "__self__", None), PATS)]
-        if any(other._state_key == state_key is not None for other in others):
+        if state_key is not None and any(other._state_key == state_key for other in owners(optimizer, PATS)):
             raise ValueError("This optimizer has another PATS attached: call its detach() first")
-        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for info in self._perturbed:
-            if info.parameter.requires_grad and id(info.parameter) not in owned:
-                raise ValueError(
-                    f"{info.name!r} is to be perturbed, but is not a parameter of the optimizer: "
-                    "pass both the same model"
-                )
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        _check_owned(optimizer, self._perturbed)
+        if not any(info.parameter.requires_grad for info in self._perturbed):
+            warn_that_nothing_is_chosen("PATS", "watch" if self.rule.is_silent else "perturb", stacklevel=3)
         if state_key is not None:
-            self._handles += [
-                optimizer.register_state_dict_post_hook(self._save_with),
-                optimizer.register_load_state_dict_pre_hook(self._load_with),
-            ]
+            self.take_over(optimizer, state_key)
+            optimizer.register_state_dict_post_hook(self._save_with)
+            optimizer.register_load_state_dict_pre_hook(self._load_with)
+            optimizer.register_load_state_dict_post_hook(self._after_loading)
+        optimizer.register_step_pre_hook(self._before_step)
+        optimizer.register_step_post_hook(self._after_step)
+        keep_in_copies(optimizer, PATS)
         self._optimizer, self._state_key = optimizer, state_key
         return self
 
     def detach(self) -> None:
         """Leave the optimizer as it was before :meth:`attach`; the state is kept."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._optimizer = [], None
+        if self._optimizer is not None:
+            remove_hooks(self._optimizer, self)
+        self._optimizer = None
 
-    def _save_with(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-        assert self._state_key is not None
-        state_dict[self._state_key] = self.state_dict()
-
-    def _load_with(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-        if self._state_key in state_dict:
-            self.load_state_dict(state_dict[self._state_key])
-        elif state_dict.get("state"):
-            warnings.warn(
-                "The optimizer's checkpoint was written without PATS: its sensitivities and its noise start anew, "
-                "unless PATS.load_state_dict restores them",
-                stacklevel=4,
-            )
-
+    @_disable_dynamo
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -192,6 +173,7 @@ class PATS:
     def _observe(self, optimizer: Optimizer) -> None:
         self._pending = []
         infos = [info for info in self._perturbed if info.parameter.grad is not None and info.parameter.numel()]
+        infos = _check_owned(optimizer, infos)
         here, there = _by_device(infos)
         if there and self.spread != "sensitivity":
             raise NotImplementedError(f"spread {self.spread!r} is for parameters on the CPU: move the model there")
@@ -201,10 +183,12 @@ class PATS:
         scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         if here and scale is not None:
             raise ValueError("The gradients are scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)")
+        steps = [self._begin(device, some, optimizer, scale) for device, some in there.items()]
         if here and not (found_inf is not None and found_inf.item()):
             self._observe_on_host(here)
-        for device, some in there.items():
-            step = self._begin(device, some, optimizer, scale)
+        for step, some in zip(steps, there.values(), strict=True):
+            paths = {info.name: info.path for info in some}
+            self._state.update((paths[member.name], member.state) for member in step.members)
             step.measure(found_inf)
             step.update(after=False)
             self._pending += some
@@ -215,10 +199,10 @@ class PATS:
         if device not in self._device_steps:
             self._device_steps[device] = DeviceStep(device)
         number_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
-        members = [
-            Member(info.name, info.parameter, number_of[id(info.parameter)], tensor_id(info.path), self._state_of(info))
-            for info in infos
-        ]
+        members = []
+        for info in infos:
+            number, identity = number_of[id(info.parameter)], tensor_id(info.path)
+            members.append(Member(info.name, info.parameter, number, identity, self._state_of(info), moments=False))
         settings = new_settings()
         fill_device_rule(settings, self.rule, self.noise_seed)
         plain = DeviceGroup(settings, noise=not self.rule.is_silent)
@@ -229,19 +213,25 @@ class PATS:
         operands = [Operand(info.name, info.parameter) for info in infos]
         rows, means = first_pass(operands, [True] * len(operands))
         states = [self._state_of(info) for info in infos]
-        rows["sensitivity"] = [state["sensitivity"].data_ptr() for state in states]
-        rule = self.rule
-        fill_sensitivity(rows, rule.sensitivity_beta, rule.sensitivity_eps)
+        rows["sensitivity"] = _sensitivities_of(infos, states)
+        rows["step"] = [steps_made(info.name, state) for info, state in zip(infos, states, strict=True)]
+        check_apart([o.name for o in operands], [o.parameter for o in operands], {SENSITIVITY: rows["sensitivity"]})
+        fill_sensitivity(rows, self.rule.sensitivity_beta, self.rule.sensitivity_eps)
         update_rows(rows)
         beta, rest = float(rows["beta"][0]), float(rows["one_minus_beta"][0])
-        for state, mean in zip(states, means, strict=True):
-            state["sensitivity_mean"].mul_(beta).add_(rest * mean)
-            state["step"] += 1
+        for info, state, mean in zip(infos, states, means, strict=True):
+            state[SENSITIVITY_MEAN].mul_(beta).add_(rest * mean)
+            state[STEP] += 1
+            self._state[info.path] = state
         self._pending += infos
 
+    @_disable_dynamo
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         here, there = _by_device([] if self.rule.is_silent else self._pending)
+        if self._pending and not optimizer.state:
+            # Of SGD, say: an empty state would make torch.distributed.checkpoint do a step to see what it looks like.
+            optimizer.state[self._pending[0].parameter] = {}
         self._pending = []
         if here:
             self._perturb_on_host(optimizer, here)
@@ -253,11 +243,13 @@ class PATS:
         # Sorted by learning rate: one fill per value.
         infos = sorted(infos, key=lambda info: lr_of[id(info.parameter)])
         states = [self._state[info.path] for info in infos]
-        thetas = [float32_copy(info.parameter.detach()) for info in infos]
-        rows = new_table([theta.numel() for theta in thetas])
-        rows["theta"] = [theta.data_ptr() for theta in thetas]
-        rows["sensitivity"] = [state["sensitivity"].data_ptr() for state in states]
-        rows["step"] = [int(state["step"]) for state in states]
+        rows, found = new_table([info.parameter.numel() for info in infos]), []
+        for info in infos:
+            check_parameter(info.name, info.parameter)
+            found.append(at_hand(info.name, PARAMETER, info.parameter, torch.float32))
+        rows["theta"] = [where for _, where in found]
+        rows["sensitivity"] = _sensitivities_of(infos, states)
+        rows["step"] = [steps_made(info.name, state) for info, state in zip(infos, states, strict=True)]
         identities = [tensor_id(info.path) for info in infos]
         rows["id_low"] = [identity & WORD for identity in identities]
         rows["id_high"] = [identity >> 32 for identity in identities]
@@ -274,10 +266,11 @@ class PATS:
             spread_evenly(rows, sensitivities, self.rule)
         elif self.spread == "shuffled":
             sensitivities = [misplaced(s, self.noise_seed, i.path) for s, i in zip(sensitivities, infos, strict=True)]
-            rows["sensitivity"] = [s.data_ptr() for s in sensitivities]
+            flat = [torch.Size((info.parameter.numel(),)) for info in infos]
+            rows["sensitivity"] = list(map(_address, infos, repeat(SENSITIVITY), sensitivities, flat))
         update_rows(rows)
-        for info, theta in zip(infos, thetas, strict=True):
-            if theta.data_ptr() != info.parameter.data_ptr():
+        for info, (theta, _) in zip(infos, found, strict=True):
+            if theta is not info.parameter:
                 info.parameter.detach().copy_(theta)
 
     def check_refused(self) -> None:
@@ -287,52 +280,6 @@ class PATS:
             NonFiniteGradient: With the name of the first tensor. Steps that a gradient scaler skips do not count.
         """
         raise_refused(self._device_steps.values())
-
-    def _state_of(self, info: ParamInfo) -> dict[str, Any]:
-        device, state = info.parameter.device, self._state.get(info.path)
-        if state is None:
-            state = self._state[info.path] = {
-                "step": torch.zeros((), dtype=torch.float32, device=device),
-                "sensitivity": torch.zeros(info.parameter.shape, dtype=torch.float32, device=device),
-                "sensitivity_mean": torch.zeros((), dtype=torch.float64, device=device),
-            }
-        elif state["sensitivity"].device != device:  # loaded, or the model has been moved
-            state.update({key: value.to(device) for key, value in state.items()})
-        return state
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the rule, the seed and the state by the parameters' paths, which do not depend on any prefix."""
-        return {
-            "rule": asdict(self.rule),
-            "noise_seed": self.noise_seed,
-            "state": {k: dict(v) for k, v in self._state.items()},
-        }
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore a state dict, including its rule and seed.
-
-        Raises:
-            ValueError: If it holds a parameter that this object does not perturb, or one of another shape.
-        """
-        parameters = {info.path: info.parameter for info in self._perturbed}
-        for path, state in state_dict["state"].items():
-            if path not in parameters:
-                raise ValueError(
-                    f"The state holds {path!r}, which is not perturbed here: load it into the same model and rule"
-                )
-            if state["sensitivity"].shape != parameters[path].shape:
-                found, wanted = tuple(state["sensitivity"].shape), tuple(parameters[path].shape)
-                raise ValueError(f"The state of {path!r} has shape {found}, the parameter {wanted}")
-        self.rule = PATSRule(**state_dict["rule"])
-        self.noise_seed = check_seed(state_dict["noise_seed"])
-        dtypes = {"step": torch.float32, "sensitivity": torch.float32, "sensitivity_mean": torch.float64}
-        self._state = {
-            path: {
-                key: state[key].detach().to(parameters[path].device, dtype, copy=True).contiguous()
-                for key, dtype in dtypes.items()
-            }
-            for path, state in state_dict["state"].items()
-        }
 
     def observations(self) -> list[Observation]:
         """Return what the statistics of :mod:`module.sensitivity` are made of; no update is known here."""
@@ -348,6 +295,28 @@ class PATS:
             for info in self._perturbed
             if (state := self._state.get(info.path)) is not None
         ]
+
+
+def _check_owned(optimizer: Optimizer, infos: list[ParamInfo]) -> list[ParamInfo]:
+    """Return those that are the optimizer's; others must be frozen."""
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for info in infos:
+        if info.parameter.requires_grad and id(info.parameter) not in owned:
+            raise ValueError(
+                f"{info.name!r} is to be perturbed, but is not a parameter of the optimizer: pass both the same model "
+                "(a layer that another optimizer trains is not for this PATS)"
+            )
+    return [info for info in infos if id(info.parameter) in owned]
+
+
+def _address(info: ParamInfo, part: str, tensor: Tensor, shape: torch.Size) -> int:
+    return address(info.name, part, tensor, shape, torch.float32, info.parameter.device)
+
+
+def _sensitivities_of(infos: list[ParamInfo], states: list[State]) -> list[int]:
+    """Where they lie; the rest of the states is checked too."""
+    found = [addresses(info.name, info.parameter, state, ENTRIES) for info, state in zip(infos, states, strict=True)]
+    return [at[ENTRIES.index(SENSITIVITY)] for at in found]
 
 
 def _by_device(infos: list[ParamInfo]) -> tuple[list[ParamInfo], dict[torch.device, list[ParamInfo]]]:

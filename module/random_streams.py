@@ -28,11 +28,11 @@ class RandomStream:
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normals of a tensor's shape, float32."""
-        return torch.randn(like.shape, generator=self._generator, device=self.device)
+        return torch.randn(like.shape, generator=self._generator, dtype=torch.float32, device=self.device)
 
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform numbers in [0, 1) of a tensor's shape, float32."""
-        return torch.rand(like.shape, generator=self._generator, device=self.device)
+        return torch.rand(like.shape, generator=self._generator, dtype=torch.float32, device=self.device)
 
     def kept(self, like: Tensor, probability: float) -> Tensor:
         """Factors 1 / p with probability p, else 0, of a tensor's shape; p in (0, 1], float32.
@@ -40,11 +40,11 @@ class RandomStream:
         On the CPU p is realised to the nearest 1/65536.
         """
         if probability == 1.0:
-            return torch.ones(like.shape, device=self.device)
+            return torch.ones(like.shape, dtype=torch.float32, device=self.device)
         if self._masks is not None:
-            return self._masks.factors(torch.empty(like.shape), 1.0 - probability)
-        drawn = torch.empty(like.shape, device=self.device).bernoulli_(probability, generator=self._generator)
-        return drawn.div_(probability)
+            return self._masks.factors(torch.empty(like.shape, dtype=torch.float32, device="cpu"), 1.0 - probability)
+        drawn = torch.empty(like.shape, dtype=torch.float32, device=self.device)
+        return drawn.bernoulli_(probability, generator=self._generator).div_(probability)
 
     def restart(self, seed: int | None = None) -> None:
         """Go back to the start, or to that of another seed's stream."""

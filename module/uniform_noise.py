@@ -62,6 +62,6 @@ def add_uniform_noise(params: Iterable[ParamInfo], noise_scale: float, seed: int
         if weights.numel() <= 1 or not (info.pretrained or include_head):
             continue
         generator = torch.Generator().manual_seed(stream_seed(seed, f"noisytune/{info.path}"))
-        uniform = torch.rand(weights.shape, generator=generator) - 0.5
+        uniform = torch.rand(weights.shape, generator=generator, dtype=torch.float32, device="cpu") - 0.5
         std = weights.std()
         weights.add_((uniform * noise_scale).to(weights.device) * std)

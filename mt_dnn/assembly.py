@@ -10,17 +10,17 @@ from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef
 from module.composition import Composition
 from module.context import DropoutRates, MethodContext
-from module.method import OptimizerSettings
 from module.methods import build_method
 from module.param_index import ParamIndex, weight_decay_groups
 from module.random_streams import RandomStreams
 from module.seeds import stream_seed
-from mt_dnn.config import RunConfig
+from mt_dnn.config import RunConfig, check_device
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder import EncoderSource, load_encoder
 from mt_dnn.model import TrainingModel
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision
+from mt_dnn.requirements import optimizer_settings
 
 _DEFAULT_HEAD_DROPOUT = 0.1  # MT-DNN's, where neither the command line nor the task definition says
 
@@ -101,7 +101,7 @@ def assemble(
         context.params = ParamIndex(network.named_parameters())  # parameters may have come or gone
         groups = weight_decay_groups(context.params, config.weight_decay)
         groups = method.param_groups(context, [{**group, "lr": config.learning_rate} for group in groups])
-        optimizer = method.make_optimizer(groups, _optimizer_settings(config))
+        optimizer = method.make_optimizer(groups, optimizer_settings(config))
     except ValueError as error:  # a tree whose roles are not known, a method that the optimizer cannot carry
         raise SettingError(f"method {config.method} on {config.encoder}: {error}") from None
     if getattr(optimizer, "takes_row_sparse", False) and not method.needs_dense_gradients:
@@ -116,18 +116,6 @@ def assemble(
     return Parts(network, model, method, optimizer, context, streams)
 
 
-def _optimizer_settings(config: RunConfig) -> OptimizerSettings:
-    return OptimizerSettings(
-        optimizer=config.optimizer,
-        learning_rate=config.learning_rate,
-        betas=config.betas,
-        eps=config.adam_eps,
-        weight_decay=config.weight_decay,
-        adamax_rule=config.adamax_rule,
-        noise_seed=stream_seed(config.seed, "noise"),
-    )
-
-
 def pick_device(setting: str) -> torch.device:
     """The device of a run.
 
@@ -135,8 +123,9 @@ def pick_device(setting: str) -> torch.device:
         setting: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<index>``.
 
     Raises:
-        SettingError: the device is not there.
+        SettingError: the device is not there, or no device is called so.
     """
+    check_device(setting)
     if setting == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(setting)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import pickle
 import shutil
@@ -20,11 +18,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_utils.errors import SettingError
+from data_utils.file_hash import sha256_of
+from data_utils.json_file import read_json, write_json
+from mt_dnn.encoder_source import in_one_line
 
 _MODEL = "model.safetensors"
 _STATE = "state.pt"
 _SUMS = "sha256.json"
 _LAST = "last-"
+WEIGHTS = ("best", "last")
+"""Epochs whose weights may be kept."""
 _NO_SPACE = 1 << 16  # bytes left on a disk that has just refused a write
 
 
@@ -59,11 +62,10 @@ def save_last(folder: Path, step: int, network: nn.Module, state: Mapping[str, A
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        save_file(_contiguous(network), scratch / _MODEL)
+        _write_weights(network, scratch / _MODEL)
         torch.save(dict(state), scratch / _STATE)
-        sums = {name: _sha256(scratch / name) for name in (_MODEL, _STATE)}
-        (scratch / _SUMS).write_text(json.dumps(sums), encoding="utf-8")
-        for name in (_MODEL, _STATE, _SUMS):
+        write_json(scratch / _SUMS, {name: sha256_of(scratch / name) for name in (_MODEL, _STATE)})
+        for name in (_MODEL, _STATE):
             _sync(scratch / name)
         scratch.rename(target)
         _sync(folder)
@@ -87,16 +89,16 @@ def load_last(folder: Path) -> Checkpoint | None:
         return None
     step, path = found[-1]
     try:
-        sums = json.loads((path / _SUMS).read_text(encoding="utf-8"))
+        sums = read_json(path / _SUMS)
         for name in (_MODEL, _STATE):
-            if _sha256(path / name) != sums[name]:
-                raise SettingError(_damaged(path / name, "its checksum differs", path))
+            if sha256_of(path / name) != sums[name]:
+                raise SettingError(f"{path / name} is damaged (its checksum differs)")
         state = torch.load(path / _STATE, map_location="cpu", weights_only=True)
         return Checkpoint(step, load_file(path / _MODEL), state)
     except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
         if isinstance(error, SettingError):
-            raise
-        raise SettingError(_damaged(path, str(error).splitlines()[0], path)) from None
+            raise SettingError(f"{error}; delete {path} to start this run again from its beginning") from None
+        raise SettingError(f"{path} is damaged ({in_one_line(error)}); delete it to start this run again") from None
 
 
 def drop_last(folder: Path) -> None:
@@ -105,7 +107,7 @@ def drop_last(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def save_weights(folder: Path, name: str, network: nn.Module) -> None:
+def save_weights(folder: Path, name: str, network: nn.Module) -> str:
     """Write the weights alone to ``<folder>/<name>/model.safetensors``, atomically.
 
     Args:
@@ -113,20 +115,25 @@ def save_weights(folder: Path, name: str, network: nn.Module) -> None:
         name: ``best`` or ``last``.
         network: The trained network.
 
+    Returns:
+        SHA-256 of the file.
+
     Raises:
         SettingError: the file could not be written.
     """
-    target = folder / name / _MODEL
+    target = weights_file(folder, name)
     scratch = target.with_name(f".{_MODEL}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(_contiguous(network), scratch)
+        _write_weights(network, scratch)
+        digest = sha256_of(scratch)
         _sync(scratch)
         os.replace(scratch, target)
     except (OSError, RuntimeError, SafetensorError) as error:
         refusal = _unwritable(target, error)
         scratch.unlink(missing_ok=True)
         raise refusal from None
+    return digest
 
 
 def load_weights(folder: Path, name: str) -> dict[str, Tensor]:
@@ -135,11 +142,29 @@ def load_weights(folder: Path, name: str) -> dict[str, Tensor]:
     Raises:
         SettingError: the file is missing or damaged.
     """
-    path = folder / name / _MODEL
+    path = weights_file(folder, name)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise SettingError(f"cannot read the weights {path}: {str(error).splitlines()[0]}") from None
+        raise SettingError(f"cannot read the weights {path}: {in_one_line(error)}") from None
+
+
+def weights_file(folder: Path, name: str) -> Path:
+    """Where :func:`save_weights` writes."""
+    return folder / name / _MODEL
+
+
+def drop_weights(folder: Path, name: str) -> None:
+    """Remove what :func:`save_weights` wrote, if it did."""
+    shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _write_weights(network: nn.Module, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.touch()  # with the mode of any other file: safetensors makes its own readable for its owner alone
+    mode = path.stat().st_mode
+    save_file(_contiguous(network), path)
+    path.chmod(mode)
 
 
 def _contiguous(network: nn.Module) -> dict[str, Tensor]:
@@ -152,11 +177,6 @@ def _found(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(path.name[len(_LAST) :]), path) for path in paths)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -166,7 +186,7 @@ def _sync(path: Path) -> None:
 
 
 def _unwritable(path: Path, error: Exception) -> SettingError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else in_one_line(error)
     with suppress(OSError):  # torch and safetensors say of a full disk only that a write came short
         if shutil.disk_usage(path.parent.parent).free < _NO_SPACE:
             reason = os.strerror(errno.ENOSPC)
@@ -174,7 +194,3 @@ def _unwritable(path: Path, error: Exception) -> SettingError:
         f"cannot write {path} ({reason}); free space or make the folder writable and start the same command again, "
         f"the checkpoint before it is intact"
     )
-
-
-def _damaged(path: Path, reason: str, folder: Path) -> str:
-    return f"{path} is damaged ({reason}); delete {folder} to start this run again from its beginning"

@@ -6,15 +6,17 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
 from data_utils.task_def import split_dataset_name
 from module.methods import METHODS, build_method, parse_method
+from mt_dnn.setting_types import described, fits, hints_of
 
 GLUE_TASK_DEF = Path(__file__).resolve().parents[1] / "experiments" / "glue" / "glue_task_def.yml"
 
@@ -28,6 +30,10 @@ NOT_IDENTITY = frozenset(
 )  # fmt: skip
 # Settings that came later: left at None they change nothing, and runs made before them keep their identity.
 _ABSENT_WHEN_NONE = frozenset({"holdout"})
+
+MAX_THREADS = 1024
+"""Of torch and the kernels in one process; from about 4,000 on OpenMP ends the process instead of refusing."""
+_DEVICE = re.compile("auto|cpu|cuda(:[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +138,10 @@ class RunConfig:
         Raises:
             SettingError: a value out of its range, an unknown method, or settings of a method that is not used.
         """
-        for name, legal, holds in _RANGES:
+        for name, hint in hints_of(type(self)).items():  # type: ignore[arg-type]  # taken for an instance
             value = getattr(self, name)
-            if value is not None and not holds(value):
-                raise SettingError(f"{name} is {value!r}; legal: {legal}")
+            if not fits(value, hint) or (value is not None and name in _RANGES and not _RANGES[name][1](value)):
+                raise SettingError(f"{name} is {shown(value)}; legal: {legal_values(name)}")
         if self.train_fraction is not None and self.train_size is not None:
             raise SettingError(
                 f"train_fraction is {self.train_fraction} and train_size is {self.train_size}; give one of the two"
@@ -160,8 +166,14 @@ class RunConfig:
         }
         try:
             build_method(self.method, settings)
-        except ValueError as error:  # methods whose settings do not allow the others
+        except (ValueError, TypeError) as error:  # settings that do not allow the other methods, or of another method
             raise SettingError(str(error)) from None
+        for name, values in settings.items():
+            for key, hint in hints_of(type(values)).items():  # type: ignore[arg-type]  # as above
+                if not fits(value := getattr(values, key), hint):
+                    raise SettingError(f"{name}.{key} is {shown(value)}; legal: {described(hint)}")
+                if isinstance(value, int) and abs(value) >= 2**31:
+                    raise SettingError(f"{name}.{key} is {shown(value)}; legal: {described(hint)} below 2^31")
         object.__setattr__(self, "method_settings", settings)
 
     @property
@@ -219,31 +231,47 @@ def _not_negative(value: float) -> bool:
     return value >= 0.0 and math.isfinite(value)
 
 
-_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("epochs", "an integer >= 1", lambda v: v >= 1),
-    ("batch_size", "an integer >= 1", lambda v: v >= 1),
-    ("grad_accumulation_step", "an integer >= 1", lambda v: v >= 1),
-    ("learning_rate", "a number > 0", _positive),
-    ("warmup", "a share in [0, 1)", _share),
-    ("adam_eps", "a number > 0", _positive),
-    ("betas", "two numbers in [0, 1)", lambda v: len(v) == 2 and all(map(_share, v))),
-    ("weight_decay", "a number >= 0", _not_negative),
-    ("global_grad_clipping", "a number >= 0 (0 = off)", _not_negative),
-    ("dropout_p", "a probability in [0, 1)", _share),
-    ("bert_dropout_p", "a probability in [0, 1)", _share),
-    ("max_seq_len", "an integer >= 8", lambda v: v >= 8),
-    ("train_fraction", "a share in (0, 1]", lambda v: 0.0 < v <= 1.0),
-    ("train_size", "an integer >= 1", lambda v: v >= 1),
-    ("holdout", "a share in (0, 1)", lambda v: 0.0 < v < 1.0),
-    ("eval_batch_tokens", "an integer >= 1", lambda v: v >= 1),
-    ("sensitivity_beta", "a share in [0, 1)", _share),
-    ("seed", "an integer in [0, 2^63)", lambda v: 0 <= v < 2**63),
-    ("checkpoint_seconds", "a number >= 0", _not_negative),
-    ("log_per_updates", "an integer >= 1", lambda v: v >= 1),
-    ("threads", "an integer >= 1", lambda v: v >= 1),
-    (
-        "device",
-        "auto, cpu, cuda or cuda:<index>",
-        lambda v: v in ("auto", "cpu", "cuda") or (v.startswith("cuda:") and v[5:].isdecimal()),
-    ),
-)
+def _from_one(value: int) -> bool:
+    return 1 <= value < 2**31
+
+
+_COUNT = ("an integer >= 1, below 2^31", _from_one)
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "epochs": _COUNT,
+    "batch_size": _COUNT,
+    "grad_accumulation_step": _COUNT,
+    "learning_rate": ("a number > 0, at most 1e30", lambda v: 0.0 < v <= 1e30),  # above it optimizers leave float32
+    "warmup": ("a share in [0, 1)", _share),
+    "adam_eps": ("a number > 0", _positive),
+    "betas": ("two numbers in [0, 1)", lambda v: all(map(_share, v))),
+    "weight_decay": ("a number >= 0", _not_negative),
+    "global_grad_clipping": ("a number >= 0 (0 = off)", _not_negative),
+    "dropout_p": ("a probability in [0, 1)", _share),
+    "bert_dropout_p": ("a probability in [0, 1)", _share),
+    "max_seq_len": ("an integer in [8, 65535]", lambda v: 8 <= v <= 65535),
+    "train_fraction": ("a share in (0, 1]", lambda v: 0.0 < v <= 1.0),
+    "train_size": _COUNT,
+    "holdout": ("a share in (0, 1)", lambda v: 0.0 < v < 1.0),
+    "eval_batch_tokens": _COUNT,
+    "sensitivity_beta": ("a share in [0, 1)", _share),
+    "seed": ("an integer in [0, 2^63)", lambda v: 0 <= v < 2**63),
+    "checkpoint_seconds": ("a number >= 0", _not_negative),
+    "log_per_updates": _COUNT,
+    "threads": (f"an integer in [1, {MAX_THREADS}]", lambda v: 1 <= v <= MAX_THREADS),
+    "device": ("auto, cpu, cuda or cuda:<index>, such as cuda:0", lambda v: bool(_DEVICE.fullmatch(v))),
+}
+
+
+def legal_values(name: str) -> str:
+    """What a setting may be, for messages."""
+    return _RANGES[name][0] if name in _RANGES else described(hints_of(RunConfig)[name])
+
+
+def check_device(setting: str) -> None:
+    """Refuse a device that no machine can have.
+
+    Raises:
+        SettingError: names the legal ones.
+    """
+    if not _DEVICE.fullmatch(setting):
+        raise SettingError(f"device is {shown(setting)}; legal: {legal_values('device')}")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import yaml
 
 from data_utils.command_line import plain
-from data_utils.errors import SettingError
-from module.methods import METHODS
-from mt_dnn.config import RunConfig
+from data_utils.errors import SettingError, shown
+from data_utils.yaml_file import read_yaml
+from module.methods import METHODS, parse_method
+from mt_dnn.config import RunConfig, legal_values
+from mt_dnn.setting_types import described, hints_of
 
 _DESCRIPTION = """\
 Fine-tune a pretrained encoder on one task with one method and one seed.
@@ -26,7 +32,10 @@ Fine-tune a pretrained encoder on one task with one method and one seed.
 
 A finished run is not run again; a broken-off one goes on where its last checkpoint stands.
 Exit status: 0 done, 1 the run failed or another of its processes ended, 2 a setting or file is wrong, 75 stopped by a
-signal (start it again)."""
+signal (start it again), 130 stopped at once by a second Ctrl-C (the last checkpoint stands)."""
+_SUB_CONFIG = "CONFIG"  # what jsonargparse calls the file of a group
+_RESERVED = frozenset({"config", "print_config", "help", *(f.name for f in dataclasses.fields(RunConfig))})
+_SETTINGS = tuple(f.name for f in dataclasses.fields(RunConfig) if f.name != "method_settings")
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -35,9 +44,13 @@ class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionH
     def _get_help_string(self, action: argparse.Action) -> str:
         return str(super()._get_help_string(action)).replace("type: %(type)s, ", "").replace("(type: %(type)s)", "")
 
+    def add_argument(self, action: argparse.Action) -> None:
+        if action.metavar != _SUB_CONFIG:
+            super().add_argument(action)
+
 
 @cache
-def build_parser(methods: tuple[str, ...] = tuple(METHODS)) -> jsonargparse.ArgumentParser:
+def build_parser(methods: tuple[str, ...] = METHODS.own) -> jsonargparse.ArgumentParser:
     """Parser of every run setting, one group per method.
 
     Args:
@@ -45,21 +58,29 @@ def build_parser(methods: tuple[str, ...] = tuple(METHODS)) -> jsonargparse.Argu
 
     Returns:
         A parser that raises instead of exiting, so that its message can be shown in one line.
+
+    Raises:
+        SettingError: a method cannot be imported.
     """
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    others = ", ".join(name for name in METHODS.foreign if name not in methods)
     parser = jsonargparse.ArgumentParser(
         prog="train.py",
         usage="python train.py [--config FILE] [--SETTING VALUE ...]",
         description=_DESCRIPTION,
+        epilog=f"Methods of installed packages: {others}; their settings: --method NAME --help" if others else None,
         exit_on_error=False,
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", help="YAML file with settings; the command line wins over it.")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with settings; the command line wins over it.")
+    parser.add_argument("--print_config", action="store_true", help="Print the whole configuration and stop.")
     parser.add_class_arguments(RunConfig, None, skip={"method_settings"})
     for name in methods:
-        if dataclasses.fields(METHODS[name].Settings):
-            parser.add_class_arguments(METHODS[name].Settings, name, help=f"Settings of --method {name}")
+        settings = _settings_of(name)
+        if dataclasses.fields(settings):
+            parser.add_class_arguments(settings, name, help=f"Settings of --method {name}")
+            del parser._option_string_actions[f"--{name}"]  # would load a file, which only --config does
     return parser
 
 
@@ -70,13 +91,35 @@ def config_from_arguments(arguments: Sequence[str]) -> RunConfig:
         arguments: Command line without the program's name.
 
     Raises:
-        SettingError: an unknown flag, a wrong type or a value out of range.
+        SettingError: an unknown flag, a wrong type or a value out of range, also in the file of ``--config``.
+        SystemExit: after ``--help`` or ``--print_config``.
     """
-    parser = build_parser()
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--config", action="append", default=[])
+    first.add_argument("--print_config", action="store_true")
+    first.add_argument("--method")
     try:
-        return _to_config(parser, parser.parse_args(list(arguments)))
-    except jsonargparse.ArgumentError as error:
-        raise SettingError(f"{plain(_one_line(error), parser)}; see python train.py --help") from None
+        known, rest = first.parse_known_args(list(arguments))
+        if {"-h", "--help"} & set(rest):
+            given = {} if known.method is None else {"method": known.method}
+            build_parser(tuple(dict.fromkeys((*METHODS.own, *_named(given, rest))))).parse_args(["--help"])
+        values: dict[str, Any] = {}
+        for file in known.config:
+            values |= _read_settings(file)
+        if known.method is not None:
+            values["method"] = known.method
+        names = _named(values, rest)
+        below = _parsed(values, names)
+        _refuse_nested(rest)
+        config = _to_config(names, build_parser(names).parse_args(rest, namespace=below))
+    except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
+        raise SettingError(f"{plain(_told(error), build_parser())}; see python train.py --help") from None
+    except OverflowError:
+        raise SettingError(f"{shown(max(arguments, key=len))} is too large for a number") from None
+    if known.print_config:
+        print(_as_yaml(config), end="")
+        raise SystemExit(0)
+    return config
 
 
 def config_from_mapping(values: Mapping[str, Any]) -> RunConfig:
@@ -88,30 +131,128 @@ def config_from_mapping(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         SettingError: an unknown setting, a wrong type or a value out of range.
     """
-    named = {*str(values.get("method", "")).split("+"), *values}
-    parser = build_parser(tuple(name for name in METHODS if name in named))
+    names = _named(values, ())
+    return _to_config(names, _parsed(values, names))
+
+
+def _named(values: Mapping[str, Any], arguments: Iterable[str]) -> tuple[str, ...]:
+    """Methods that settings choose or have settings of: the others' are not read, nor the packages imported."""
+    method = values.get("method")
+    named = {*(method.split("+") if isinstance(method, str) else ()), *(key for key in values if key not in _SETTINGS)}
+    named |= {argument[2:].partition(".")[0] for argument in arguments if argument.startswith("--") and "." in argument}
+    return tuple(name for name in METHODS if name in named)
+
+
+def _refuse_nested(arguments: Sequence[str]) -> None:
+    """Refuse ``--epochs.x``, which jsonargparse takes for a part of ``epochs``."""
+    for argument in arguments:
+        group, dot, _ = argument.partition("=")[0].partition(".")
+        if argument.startswith("--") and dot and group[2:] not in METHODS:
+            raise SettingError(f"unknown setting {argument[:120]}; see python train.py --help")
+
+
+def _settings_of(name: str) -> type:
     try:
-        return _to_config(parser, parser.parse_object(dict(values)))
+        settings = METHODS[name].Settings
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+    if name in _RESERVED:
+        raise SettingError(f"method {name!r} of an installed package has the name of a setting: rename it")
+    return settings
+
+
+def _read_settings(path: str) -> dict[str, Any]:
+    """The settings in a file of ``--config``, each of them known and of its type."""
+    if not Path(path).exists():
+        raise SettingError(f"--config: {path} does not exist; name a YAML file with settings")
+    values = read_yaml(path)
+    try:
+        _parsed(values, _named(values, ()))
+    except SettingError as error:
+        raise SettingError(f"--config: {path}: {error}") from None
+    return values
+
+
+def _parsed(values: Mapping[str, Any], names: tuple[str, ...]) -> jsonargparse.Namespace:
+    """A mapping through the parser, after a look at its keys: jsonargparse would load files that some of them name."""
+    if isinstance(method := values.get("method"), str):
+        try:
+            parse_method(method)
+        except ValueError as error:  # said before its settings are called unknown
+            raise SettingError(str(error)) from None
+    _check_keys(values, (*_SETTINGS, *METHODS), "")
+    for name in names:
+        own = values.get(name, {})
+        if not isinstance(own, Mapping):
+            raise SettingError(f"{name} is {shown(own)}; legal: a mapping with settings of the method {name}")
+        _check_keys(own, [f.name for f in dataclasses.fields(_settings_of(name))], f"{name}.")
+    try:
+        parsed: jsonargparse.Namespace = build_parser(names).parse_object(dict(values))
+        return parsed
     except jsonargparse.ArgumentError as error:
-        raise SettingError(_one_line(error)) from None
+        raise SettingError(_told(error)) from None
 
 
-def _to_config(parser: jsonargparse.ArgumentParser, namespace: jsonargparse.Namespace) -> RunConfig:
-    defaults = parser.get_defaults()
-    values = {f.name: namespace[f.name] for f in dataclasses.fields(RunConfig) if f.name != "method_settings"}
-    chosen = values["method"].split("+")
+def _check_keys(values: Mapping[str, Any], legal: Sequence[str], group: str) -> None:
+    for key, value in values.items():
+        if key not in legal:
+            method, dot, name = str(key).partition(".")
+            near = difflib.get_close_matches(str(key), legal, n=1)
+            meant = f" (did you mean {group}{near[0]}?)" if near else ""
+            if dot and method in METHODS:
+                meant = f" (write {method}: {{{name}: ...}})"
+            raise SettingError(f"unknown setting {group}{' '.join(str(key).split())[:120]}{meant}")
+        is_method = not group and key in METHODS and key not in _SETTINGS
+        if not is_method and not _is_plain(value):
+            raise SettingError(f"{group}{key} is {shown(value)}; legal: {_legal(group + key)}")
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is no mapping, and no list but a short one of numbers or texts; a float holds its integers."""
+    if isinstance(value, list | tuple):
+        return len(value) <= 100 and not any(isinstance(v, list | tuple) for v in value) and all(map(_is_plain, value))
+    return not isinstance(value, Mapping) and not (isinstance(value, int) and abs(value) >= 10**300)
+
+
+def _to_config(names: Sequence[str], namespace: jsonargparse.Namespace) -> RunConfig:
+    defaults = build_parser(tuple(names)).get_defaults()
+    values = {name: namespace[name] for name in _SETTINGS}
+    chosen = str(values["method"]).split("+")
     settings = {}
-    for name, method in METHODS.items():
+    for name in names:
         given = namespace.get(name)
         # Settings left at their defaults are no sign that the method is wanted.
         if given is None or (name not in chosen and given == defaults.get(name)):
             continue
         try:
-            settings[name] = method.Settings(**vars(given))
+            settings[name] = METHODS[name].Settings(**vars(given))
         except ValueError as error:
             raise SettingError(f"{name}: {error}") from None
     return RunConfig(**values, method_settings=settings)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).replace("<class '", "").replace("'>", "")
+def _told(error: Exception) -> str:
+    """A message of jsonargparse in our words: setting, value, what is legal."""
+    text = " ".join(str(error).split())
+    found = re.match(r'Parser key "([\w.]+)": (.*)$', text)
+    if found is None or found[1].partition(".")[0] not in (*_SETTINGS, *METHODS):
+        return text[:500]
+    setting, said = found[1], re.sub(r".*?(?:Got|Given) value: ", "is ", found[2], count=1)
+    told = said if len(said) <= 120 else f"{said[:60]}...{said[-57:]}"
+    return f"{setting} {told}; legal: {_legal(setting)}" if told.startswith("is ") else f"{setting}: {told}"
+
+
+def _legal(setting: str) -> str:
+    """What a setting, such as ``epochs`` or ``pats.noise_scale``, may be."""
+    group, dot, name = setting.partition(".")
+    if dot and group in METHODS:
+        return described(hints_of(_settings_of(group)).get(name, Any))
+    return legal_values(group)
+
+
+def _as_yaml(config: RunConfig) -> str:
+    values = config.as_dict()
+    settings = values.pop("method_settings")
+    plain_values = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+    own = {m: {k: list(v) if isinstance(v, tuple) else v for k, v in s.items()} for m, s in settings.items()}
+    return str(yaml.safe_dump({**plain_values, **own}, sort_keys=False))

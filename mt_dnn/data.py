@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.holdout import held_out_rows, take
-from data_utils.task_def import TaskDef, TaskType, load_task_defs, split_dataset_name
+from data_utils.task_def import TaskDef, TaskDefs, TaskType, load_task_defs, split_dataset_name
+from data_utils.text_rows import canonical_columns
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
-from mt_dnn.config import RunConfig
+from mt_dnn.config import GLUE_TASK_DEF, RunConfig
 from mt_dnn.encoder_source import resolve_encoder
 
 
@@ -38,10 +39,9 @@ class Datasets:
         return self.dev | self.held_out
 
     @property
-    def fingerprint(self) -> str:
-        """Hash of the contents of all sets."""
-        parts = [self.train.fingerprint, *(f"{name}:{cache.fingerprint}" for name, cache in sorted(self.dev.items()))]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    def sources(self) -> dict[str, str]:
+        """File name of each TSV -> SHA-256 that it had when it was tokenised."""
+        return {f"{c.manifest['dataset']}.tsv": c.manifest["tsv_sha256"] for c in (self.train, *self.dev.values())}
 
 
 def open_datasets(config: RunConfig) -> Datasets:
@@ -50,27 +50,37 @@ def open_datasets(config: RunConfig) -> Datasets:
     Raises:
         SettingError: unknown task or dev set, missing or malformed TSV file, damaged cache.
     """
-    task_def = _task_def(config)
+    task_def = find_task_def(config)
+    dev_names = dev_sets(config, task_def)
     source = resolve_encoder(config.init_checkpoint)
     tokenizer = load_tokenizer(source.folder)
     root = config.cache_dir or config.data_dir / "cache"
 
     def opened(dataset: str) -> TokenCache:
-        tsv = Path(config.data_dir) / f"{dataset}.tsv"
-        if not tsv.is_file():
-            raise SettingError(
-                f"data_dir: {tsv} does not exist; make it with "
-                f"python experiments/glue/glue_prepro.py --root_dir <raw GLUE folder> --out {config.data_dir}"
-            )
         folder = cache_dir_for(root, source.name, config.max_seq_len, dataset)
-        return ensure_cache(tsv, task_def, tokenizer, folder, config.max_seq_len)
+        return ensure_cache(tsv_of(config, dataset), task_def, tokenizer, folder, config.max_seq_len)
 
     train = opened(task_def.dataset_name("train"))
-    dev = {name: opened(name) for name in _dev_sets(config, task_def)}
+    dev = {name: opened(name) for name in dev_names}
     if len(train) == 0:
         raise SettingError(f"{task_def.dataset_name('train')}.tsv has no rows")
     train_rows, held_out = _split(train, task_def, config.holdout)
     return Datasets(task_def, train, train_rows, dev, held_out, tokenizer.pad_id)
+
+
+def missing_file(config: RunConfig, dataset: str) -> str:
+    """Return what to tell of a canonical file that is not there, and where it comes from.
+
+    Raises:
+        SettingError: the run's task is not defined.
+    """
+    task_def = find_task_def(config)
+    told = f"data_dir: {Path(config.data_dir) / dataset}.tsv does not exist"
+    if config.task_def.resolve() == GLUE_TASK_DEF.resolve():
+        command = "python experiments/glue/glue_prepro.py --root_dir <raw GLUE folder>"
+        return f"{told}; make it with {command} --out {config.data_dir}"
+    columns = ", ".join(canonical_columns(task_def))
+    return f"{told}; it is a file of your own: a row a line, columns {columns} between tabs, no header (docs/data.md)"
 
 
 def _split(
@@ -84,20 +94,47 @@ def _split(
     return np.setdiff1d(rows, held_out), {f"{task_def.name}_holdout": take(train, held_out)}
 
 
-def _task_def(config: RunConfig) -> TaskDef:
+def tsv_of(config: RunConfig, dataset: str) -> Path:
+    """The canonical file of a data set.
+
+    Raises:
+        SettingError: it does not exist.
+    """
+    tsv = Path(config.data_dir) / f"{dataset}.tsv"
+    if not tsv.is_file():
+        raise SettingError(missing_file(config, dataset))
+    return tsv
+
+
+def find_task_def(config: RunConfig) -> TaskDef:
+    """The definition of a run's task.
+
+    Raises:
+        SettingError: its file is missing or wrong, or does not define the task.
+    """
     if not config.task_def.is_file():
         raise SettingError(f"task_def: {config.task_def} does not exist; name a YAML file with task definitions")
-    task_defs = load_task_defs(config.task_def)
-    if config.task not in task_defs:
-        raise SettingError(
-            f"train_datasets is {config.train_datasets!r}; tasks in {config.task_def}: {', '.join(task_defs)}"
-        )
-    return task_defs[config.task]
+    return _definitions(config.task_def, config.task_def.read_bytes()).find(config.task, "train_datasets")
 
 
-def _dev_sets(config: RunConfig, task_def: TaskDef) -> list[str]:
-    """Dataset names to evaluate; MT-DNN's short forms (``mnli_matched``) get their ``_dev``."""
+@lru_cache(maxsize=4)
+def _definitions(path: Path, content: bytes) -> TaskDefs:
+    """What a file defines, parsed once per content: a study of a thousand runs asks a thousand times."""
+    return load_task_defs(path)
+
+
+def dev_sets(config: RunConfig, task_def: TaskDef) -> list[str]:
+    """Dataset names to evaluate; MT-DNN's short forms (``mnli_matched``) get their ``_dev``.
+
+    Raises:
+        SettingError: a name that is no dev set of the task.
+    """
     legal = [task_def.dataset_name(split) for split in task_def.dev_splits]
+    if not legal:
+        raise SettingError(
+            f"{config.task_def}: task {task_def.name}: none of the split_names {', '.join(task_def.split_names)} "
+            f"ends in dev, so nothing would be scored; name one dev and its file {task_def.dataset_name('dev')}.tsv"
+        )
     if config.test_datasets is None:
         return legal
     chosen = []
@@ -105,6 +142,8 @@ def _dev_sets(config: RunConfig, task_def: TaskDef) -> list[str]:
         name = given.strip()
         full = name if name.endswith("_dev") else f"{name}_dev"
         if split_dataset_name(full) != task_def.name or full not in legal:
-            raise SettingError(f"test_datasets: {name!r} is no dev set of {task_def.name}; legal: {', '.join(legal)}")
+            raise SettingError(
+                f"test_datasets: {shown(name)} is no dev set of {task_def.name}; legal: {', '.join(legal)}"
+            )
         chosen.append(full)
     return chosen

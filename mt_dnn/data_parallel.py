@@ -99,7 +99,7 @@ class Ranks:
         """Largest of the ranks' values."""
         if self.size == 1:
             return value
-        box = torch.tensor(value)
+        box = torch.tensor(value, dtype=torch.int64, device="cpu")
         with self._talking():
             dist.all_reduce(box, dist.ReduceOp.MAX)
         return int(box)
@@ -268,7 +268,7 @@ class GradientSum:
         """The kind of each gradient: a rank without an example has none to look at. Agreed on once, on the hosts."""
         parameters, own = [id(parameter) for _, parameter in named], [_kind(parameter) for _, parameter in named]
         if parameters != self._parameters:
-            kinds = torch.tensor(own)
+            kinds = torch.tensor(own, dtype=torch.int64, device="cpu")
             self._ranks.add_up(kinds, dist.ReduceOp.MAX)
             self._parameters, self._kinds = parameters, kinds.tolist()
         for (name, _), kind, agreed in zip(named, own, self._kinds, strict=True):
@@ -281,7 +281,7 @@ class GradientSum:
     def _all_rows(self, parameter: nn.Parameter) -> Tensor:
         """Give a row-sparse gradient the rows of all ranks; returns its values (R, E), zeros where a row is new."""
         own = gradient_values(parameter)
-        touched = torch.zeros(len(parameter), dtype=torch.uint8)
+        touched = torch.zeros(len(parameter), dtype=torch.uint8, device="cpu")
         if own is not None:
             assert parameter.grad is not None
             mine = parameter.grad.indices()[0]

@@ -20,6 +20,7 @@ from module.row_sparse import RowSparseEmbedding, can_be_row_sparse
 from mt_dnn import packed_attention
 from mt_dnn.batch import Batch, PackedTensors, PaddedTensors, collate
 from mt_dnn.encoder_files import read_config, read_model, set_dropouts, weights_stamp
+from mt_dnn.encoder_limits import EncoderLimits
 from mt_dnn.encoder_source import EncoderSource, resolve_encoder, tokenizer_folder
 
 __all__ = ["Encoder", "EncoderSource", "load_encoder", "resolve_encoder", "tokenizer_folder"]
@@ -45,7 +46,7 @@ class Encoder(nn.Module):
         hidden_size: D.
         initializer_range: standard deviation the pretraining drew its weights with; new layers use it too.
         pad_id: padding token.
-        max_tokens: longest example the position table holds; None where the architecture has no table.
+        limits: what its tables hold.
         supports_packed: whether the architecture can run packed batches.
         packed: whether it does so in this run.
         token_types: how many types of tokens (segments) the architecture knows, 0 where it knows none.
@@ -65,8 +66,7 @@ class Encoder(nn.Module):
         self.dropout_stream: DropoutStream | None = None
         self.embedding_hooks: list[EmbeddingHook] = []
         self._offset = self.pad_id + 1 if config.model_type in _OFFSET_FAMILIES else 0
-        positions = getattr(config, "max_position_embeddings", None)
-        self.max_tokens: int | None = positions - self._offset if positions and positions > 0 else None
+        self.limits = EncoderLimits.of(model)
         self.token_types: int = getattr(config, "type_vocab_size", 0) or 0
 
     @property
@@ -113,10 +113,9 @@ class Encoder(nn.Module):
             SettingError: when an example is longer than the position table, or a packed batch meets an architecture
                 that cannot run it.
         """
-        if self.max_tokens is not None and batch.max_seqlen > self.max_tokens:
-            raise SettingError(
-                f"max_seq_len: an example has {batch.max_seqlen} tokens, this encoder takes {self.max_tokens}"
-            )
+        most = self.limits.max_tokens
+        if most is not None and batch.max_seqlen > most:
+            raise SettingError(f"max_seq_len: an example has {batch.max_seqlen} tokens, this encoder takes {most}")
         if self.training and self.embedding_hooks:
             inputs_embeds = self.embed(batch) if inputs_embeds is None else inputs_embeds
             for hook in self.embedding_hooks:

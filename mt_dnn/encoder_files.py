@@ -14,15 +14,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
+from data_utils.json_file import read_json
+from data_utils.stamp import look
 from mt_dnn import packed_attention
-from mt_dnn.encoder_source import EncoderSource, first_line
+from mt_dnn.encoder_source import EncoderSource, in_one_line
 
 logger = logging.getLogger(__name__)
 
 # What the families call their two dropouts.
 _HIDDEN_DROPOUTS = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout")
 _ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")
+# What the network is built by, and how large it is in an encoder that exists.
+_SIZES = {
+    "hidden_size": (1, 2**20),
+    "num_hidden_layers": (1, 1000),
+    "num_attention_heads": (1, 2**16),
+    "intermediate_size": (1, 2**24),
+    "vocab_size": (1, 2**24),
+    "max_position_embeddings": (-1, 2**24),
+    "type_vocab_size": (0, 2**16),
+    "pad_token_id": (0, 2**24),
+    "chunk_size_feed_forward": (0, 0),
+}
+_NEEDED = ("hidden_size", "num_hidden_layers", "vocab_size")
 # An encoder without these is not the pretrained one: a layer's weights, the word embeddings.
 _VITAL = re.compile(r"\.\d+\.|word_embeddings|tok_embeddings")
 
@@ -36,15 +51,35 @@ def read_config(source: EncoderSource) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+    path = source.folder / "config.json"
     try:
+        kind = read_json(path).get("model_type")  # transformers trips over what is no mapping, and over any depth
+        if isinstance(kind, str) and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+            raise SettingError(f"{source.name} is of type {shown(kind)}, not a bidirectional encoder")
         with quiet_transformers():
             config = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise SettingError(f"encoder: cannot read {source.folder}/config.json: {first_line(error)}") from error
+    except SettingError as error:
+        raise SettingError(f"encoder: {error}") from None
+    except Exception as error:  # of transformers' checks of the values, which differ from family to family
+        raise SettingError(f"encoder: cannot read {path}: {in_one_line(error)}") from error
     # Masked language models see both sides, which the first token needs; encoder-decoders have no such token.
-    if config.is_encoder_decoder or config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise SettingError(f"encoder: {source.name} is of type {config.model_type}, not a bidirectional encoder")
+    if config.is_encoder_decoder or getattr(config, "is_decoder", False):
+        raise SettingError(
+            f"encoder: {source.name} has a decoder ({config.model_type}), it is no bidirectional encoder"
+        )
+    _check_sizes(config, path)
     return config
+
+
+def _check_sizes(config: Any, path: Path) -> None:
+    for name, (least, most) in _SIZES.items():
+        size = getattr(config, name, None)
+        missing = size is None and name not in _NEEDED
+        if not missing and not (isinstance(size, int) and not isinstance(size, bool) and least <= size <= most):
+            raise SettingError(f"encoder: {path}: {name} is {shown(size)}; legal: an integer in [{least}, {most}]")
+    spread = getattr(config, "initializer_range", 0.02)  # the head is drawn with it
+    if isinstance(spread, bool) or not isinstance(spread, int | float) or not 0.0 < spread < 100.0:
+        raise SettingError(f"encoder: {path}: initializer_range is {shown(spread)}; legal: a number in (0, 100)")
 
 
 def set_dropouts(config: Any, hidden: float, attention: float) -> None:
@@ -96,14 +131,17 @@ def read_model(source: EncoderSource, config: Any, attention: str | None) -> nn.
                 **({"add_pooling_layer": False} if takes_pooler else {}),
             )
     except Exception as error:
-        raise SettingError(f"encoder: cannot load {source.folder}: {first_line(error)}") from error
+        reason = in_one_line(error)
+        if "ignore_mismatched_sizes" in reason:  # and the report that it speaks of is switched off
+            reason = "its weights have other shapes than its config.json says"
+        raise SettingError(f"encoder: cannot load {source.folder}: {reason}") from error
     _check_missing(source, sorted(info["missing_keys"]))
     return model  # type: ignore[no-any-return]
 
 
-def weights_stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of each weights file: differs when a file was replaced."""
-    return tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.safetensors")))
+def weights_stamp(folder: Path) -> str:
+    """Name and look of each weights file: differs when a file was written or replaced, whatever its time says."""
+    return str(look(sorted(folder.glob("*.safetensors"))))
 
 
 def _check_missing(source: EncoderSource, missing: list[str]) -> None:

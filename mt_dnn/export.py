@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_utils.atomic import replace_dir, temporary_sibling
+from data_utils.atomic import build_dir
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 
@@ -25,9 +25,9 @@ Write a trained model so that transformers loads it, with the logits that it has
   AutoModelForSequenceClassification.from_pretrained("exported/cola")
   pipeline("text-classification", model="exported/cola")
 
-OUT holds configuration, weights, tokenizer, the task's definition and a model card (README.md). It appears whole or
-not at all. The written files are loaded and compared with the run's network before that. Families whose classification
-head is not ours are refused: docs/predict.md.
+OUT holds configuration, weights, tokenizer, the task's definition, their checksums and a model card (README.md). It
+appears whole or not at all. The written files are loaded and compared with the run's network before that. Families
+whose classification head is not ours are refused: docs/predict.md.
 Exit status: 0 done, 2 a setting or file is wrong."""
 
 
@@ -72,32 +72,32 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
         OSError: a file cannot be written.
     """
     import yaml
+    from safetensors import SafetensorError
 
     from data_utils.task_def import to_settings
     from mt_dnn.encoder_files import quiet_transformers
     from mt_dnn.encoder_source import resolve_encoder
     from mt_dnn.model_card import model_card
-    from mt_dnn.trained import TASK_DEF, load_run
+    from mt_dnn.trained import TASK_DEF, load_run, write_sums
 
     check_target(out)
     with quiet_transformers():
         model = load_run(run, epoch, device="cpu", precision="fp32")
         classifier = sequence_classifier(model, run.config.pooler_actf)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    scratch = temporary_sibling(out.absolute())
-    scratch.mkdir()
-    try:
-        with quiet_transformers():
-            write_parts(model, classifier, resolve_encoder(run.config.init_checkpoint).folder, scratch)
+    encoder = resolve_encoder(run.config.init_checkpoint).folder
+    with build_dir(out.absolute()) as scratch:
+        try:
+            with quiet_transformers():
+                write_parts(model, classifier, encoder, scratch)
+        except SafetensorError as error:  # its text holds the system's reason, such as a full disk
+            raise SettingError(f"cannot write {out}: {' '.join(str(error).split())}") from None
         task = {model.task_def.name: to_settings(model.task_def)}
         (scratch / TASK_DEF).write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
+        write_sums(scratch)
         (scratch / "README.md").write_text(model_card(run, model, epoch), encoding="utf-8")
         for file in scratch.iterdir():  # safetensors makes its file readable for its owner alone
             shutil.copymode(scratch / "README.md", file)
-        replace_dir(scratch, out.absolute())
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
 
 
 def write_parts(model: TrainedModel, classifier: Any, encoder: Path, folder: Path) -> None:
@@ -217,7 +217,7 @@ def _write_tokenizer(model: TrainedModel, encoder: Path, folder: Path) -> None:
     if backend is None or wrap_tokenizer(backend, ours.name, tokenizer.pad_token).hash != ours.hash:
         # The family's class builds its own from the vocabulary; the one that was trained with is the file's.
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=ours.tokenizer, **tokenizer.special_tokens_map)
-    positions = model.network.encoder.max_tokens
+    positions = model.network.encoder.limits.max_tokens
     tokenizer.model_max_length = min(model.max_seq_len, positions or model.max_seq_len)
     # A tokenizer without a class of its family would leave out the types, or give some that the model does not know.
     types = ["token_type_ids"] if model.network.encoder.token_types > 1 else []

@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from data_utils.task_def import DataFormat, Metric, TaskType
@@ -86,7 +85,7 @@ def _scores(run: FinishedRun) -> str:
     for name, score in (("best", run.result.best), ("last", run.result.last)):
         for dataset, metrics in score.metrics.items() if score is not None else ():
             assert score is not None
-            shown = ", ".join(f"{metric} {value:.2f}" for metric, value in metrics.items())
+            shown = ", ".join(f"{metric} {value:z.2f}" for metric, value in metrics.items())
             rows.append(f"| {name} | {score.epoch} | {dataset} | {_dev_examples(run, dataset)} | {shown} |")
     lines = "\n".join(rows)
     return f"""## Scores
@@ -100,8 +99,7 @@ In percent, on the dev set.
 
 
 def _dev_examples(run: FinishedRun, dataset: str) -> int:
-    with np.load(run.directory.predictions_npz) as arrays:
-        return len(arrays[f"{dataset}.labels"])
+    return len(run.directory.read_predictions(run.result)[f"{dataset}.labels"])
 
 
 def _settings(run: FinishedRun) -> str:
@@ -143,8 +141,9 @@ parts.
 
 
 def _limits(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
+    most = model.network.encoder.limits.max_tokens
     limits = [
-        f"Texts are cut at {min(model.max_seq_len, model.network.encoder.max_tokens or model.max_seq_len)} tokens.",
+        f"Texts are cut at {min(model.max_seq_len, most or model.max_seq_len)} tokens.",
         "One seed: these scores do not say how another seed would do.",
         "It was scored on the dev set above and on nothing else.",
         "This card states no licence: those of the pretrained encoder and of the data apply.",
@@ -152,7 +151,8 @@ def _limits(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
     if epoch == "best":
         limits.insert(1, "The epoch was chosen by the dev score, so that score is optimistic; the last epoch's is not.")
     if run.result.status is Status.DEGENERATE:
-        limits.insert(0, "**It predicts one class (or one value) for every dev example.**")
+        reason = run.result.error or "it predicts one class (or one value) for every dev example"
+        limits.insert(0, f"**Its scores tell nothing: {reason}.**")
     if run.result.status is Status.DIVERGED:
         limits.insert(0, f"Training diverged after this epoch: {run.result.error}.")
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits) + "\n"

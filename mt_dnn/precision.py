@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from data_utils.errors import SettingError
+from mt_dnn.requirements import check_fp16
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,8 +50,8 @@ def resolve_precision(setting: str, device: torch.device) -> Precision:
     if setting not in PRECISIONS:
         raise SettingError(f"precision: {setting!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     name = _automatic(device) if setting == "auto" else setting
-    if name == "fp16" and device.type != "cuda":
-        raise SettingError(f"precision: fp16 needs a CUDA device, this run is on {device.type}; use bf16, fp32 or auto")
+    if name == "fp16":
+        check_fp16(device.type)
     if name == "bf16" and device.type == "cuda" and _capability(device) < _BF16_CAPABILITY:
         raise SettingError(f"precision: {device} has no bf16 instructions (compute capability 8.0 and up); use fp16")
     return Precision(name, device.type)

@@ -22,7 +22,7 @@ PIECE = 1024
 
 
 def predict(
-    model: TrainedModel, pieces: Iterable[TextRows], batch_tokens: int = 8192
+    model: TrainedModel, pieces: Iterable[TextRows], batch_tokens: int = 8192, name: str = "texts"
 ) -> Iterator[tuple[TextRows, npt.NDArray[np.float32]]]:
     """Compute the logits of texts; the next piece is tokenised meanwhile.
 
@@ -30,10 +30,15 @@ def predict(
         model: from ``mt_dnn.trained``.
         pieces: rows, piece by piece.
         batch_tokens: tokens of a batch.
+        name: where the texts come from, for messages.
 
     Yields:
         Each piece with its (N, K) logits, rows in their order.
+
+    Raises:
+        SettingError: a text does not fit into the encoder's tables.
     """
+    first = 1
     waiting: deque[TextRows] = deque()
 
     def texts() -> Iterator[Texts]:
@@ -43,7 +48,10 @@ def predict(
 
     pair = model.task_def.data_format is DataFormat.PremiseAndOneHypothesis
     for encoded in encode_batches(model.tokenizer, texts(), pair=pair, max_seq_len=model.max_seq_len):
-        yield waiting.popleft(), logits_of(model, encoded, batch_tokens)
+        rows = waiting.popleft()
+        model.network.encoder.limits.check(name, unlabelled(encoded), uids=rows.uids, first=first)
+        first += len(rows.uids)
+        yield rows, logits_of(model, encoded, batch_tokens)
 
 
 def logits_of(model: TrainedModel, encoded: Encoded, batch_tokens: int) -> npt.NDArray[np.float32]:

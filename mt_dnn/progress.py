@@ -31,7 +31,7 @@ def progress_bar(label: str, shown: bool = True) -> Iterator[Callable[[Progress]
 
         def report(progress: Progress) -> None:
             bar.total = progress.total_steps
-            best = "" if progress.best_score is None else f" best {progress.best_score:.2f}"
+            best = "" if progress.best_score is None else f" best {progress.best_score:z.2f}"
             bar.set_postfix_str(f"epoch {progress.epoch}{best}", refresh=False)
             bar.update(progress.step - bar.n)
 

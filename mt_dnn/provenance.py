@@ -45,7 +45,7 @@ def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         versions[package] = importlib.metadata.version(package)
-    return versions
+    return versions | {"torch": str(torch.__version__)}  # with its build, such as +cpu, which computes other bits
 
 
 def _machine() -> dict[str, Any]:

@@ -16,16 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.atomic import write_bytes_atomic, write_text_atomic
-from data_utils.errors import SettingError
+from data_utils.atomic import write_bytes_atomic
+from data_utils.errors import SettingError, shown
+from data_utils.file_hash import sha256_of
+from data_utils.json_file import read_json, write_json
+from data_utils.task_def import Metric
+from mt_dnn.metrics_log import read_records
 
 
 class Status(StrEnum):
     """How a run ended."""
 
     OK = "ok"
-    DEGENERATE = "degenerate"  # the best epoch predicts one class (or one value) for every dev example
-    DIVERGED = "diverged"  # a loss or gradient was NaN or infinite
+    DEGENERATE = "degenerate"  # its scores tell nothing, and ``error`` why: one class or value predicted, one label
+    DIVERGED = "diverged"  # a loss, gradient, weight or logit was NaN or infinite
     FAILED = "failed"  # an error; the next start tries again
     PRUNED = "pruned"  # a search gave it up after an epoch; outside that search the next start goes on
 
@@ -51,6 +55,21 @@ class EpochScore:
     def choice(self) -> float:
         """The score that epochs are chosen by: held-out where there is one, else dev."""
         return self.score if self.held_out is None else self.held_out
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EpochScore:
+        """Read what ``result.json`` has of an epoch.
+
+        Raises:
+            ValueError, TypeError, KeyError: it has not all of it, or something of another type.
+        """
+        held_out = values.get("held_out")
+        return cls(
+            _number(values["epoch"], int),
+            _number(values["score"]),
+            {name: {m: _number(v) for m, v in of_set.items()} for name, of_set in values["metrics"].items()},
+            None if held_out is None else _number(held_out),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +98,8 @@ class RunResult:
     error: str | None = None
     sessions: int = field(default=1)
     """Processes that it took: 1 plus the number of resumptions."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Of the run's folder: path in it -> SHA-256. Empty in a failed run and in runs of earlier versions."""
 
     @property
     def done(self) -> bool:
@@ -87,9 +108,31 @@ class RunResult:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunResult:
-        """Read what :meth:`RunDirectory.write_result` wrote."""
-        scores = {key: EpochScore(**values[key]) if values[key] else None for key in ("best", "last")}
-        return cls(**{**values, **scores, "status": Status(values["status"])})
+        """Read what :meth:`RunDirectory.write_result` wrote.
+
+        Raises:
+            ValueError, TypeError, KeyError: it has not all of it, or something of another type.
+        """
+        scores = {key: EpochScore.from_json(values[key]) if values[key] else None for key in ("best", "last")}
+        for name in ("task", "encoder", "method", "run_id"):
+            if not isinstance(values[name], str):
+                raise ValueError(f"{name} is {shown(values[name])}")
+        for name in ("seed", "epochs", "steps", "train_examples"):
+            _number(values[name], int)
+        datasets, metric = values["datasets"], Metric(values["primary_metric"])
+        if not isinstance(datasets, list) or not datasets:
+            raise ValueError(f"datasets is {shown(datasets)}")
+        for epoch in filter(None, scores.values()):
+            for dataset in datasets:
+                epoch.metrics[dataset][metric]  # KeyError: a score is missing
+        parsed = {"status": Status(values["status"]), "files": dict(values.get("files", {}))}
+        return cls(**{**values, **scores, **parsed, "primary_metric": str(metric)})
+
+
+def _number(value: Any, kind: type[int] | type[float] = float) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, kind)):
+        raise ValueError(f"{shown(value)} stands where a number should")
+    return value
 
 
 class RunDirectory:
@@ -134,40 +177,46 @@ class RunDirectory:
         finally:
             os.close(handle)
 
-    def read_result(self) -> RunResult | None:
+    def read_result(self, moved: bool = False) -> RunResult | None:
         """The result, or None when there is none yet.
 
+        Args:
+            moved: Whether the folder may be a copy elsewhere, whose path says nothing.
+
         Raises:
-            SettingError: ``result.json`` is there but damaged.
+            SettingError: ``result.json`` is there but damaged, or is that of another run.
         """
         try:
-            values = json.loads(self.result_json.read_text(encoding="utf-8"))
-            return RunResult.from_json(values)
+            result = RunResult.from_json(read_json(self.result_json))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError) as error:
-            raise SettingError(f"{self.result_json} is damaged ({error}); delete it to run again") from None
+        except SettingError as error:
+            raise SettingError(f"{error}; delete it to run again") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SettingError(f"{self.result_json} is damaged ({_reason(error)}); delete it to run again") from None
+        own = (result.task, result.encoder, result.method, result.run_id, f"seed={result.seed}")
+        place = Path(os.path.abspath(self.path)).parts[-len(own) :]
+        if not moved and place != own:
+            raise SettingError(
+                f"{self.result_json} is the result of {'/'.join(own)} and not of its folder; put it back, or delete it "
+                "to run again"
+            )
+        return result
 
-    def start(self, description: Mapping[str, Any]) -> None:
-        """Write ``run.json``, or check that the one of an earlier session is of the same run.
-
-        Args:
-            description: Configuration, identity, data fingerprint, versions, machine, command.
+    def read_description(self) -> dict[str, Any] | None:
+        """``run.json``, or None when there is none yet.
 
         Raises:
-            SettingError: the earlier session had other data or another encoder behind the same names.
+            SettingError: it is there but damaged.
         """
-        if self.run_json.is_file() and self.checkpoints.is_dir():
-            try:
-                earlier = json.loads(self.run_json.read_text(encoding="utf-8"))
-            except ValueError:
-                earlier = {}  # rewritten below; the checkpoint has its own checksums
-            for key in ("data_fingerprint", "encoder_fingerprint"):
-                if key in earlier and earlier[key] != description[key]:
-                    raise SettingError(
-                        f"{self.path} was started with other contents ({key} differs); delete the folder to start over"
-                    )
-        write_text_atomic(self.run_json, json.dumps(description, indent=2) + "\n")
+        try:
+            return read_json(self.run_json)
+        except FileNotFoundError:
+            return None
+
+    def start(self, description: Mapping[str, Any]) -> None:
+        """Write ``run.json``: configuration, identity, versions, machine, command."""
+        write_json(self.run_json, description)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
@@ -198,9 +247,74 @@ class RunDirectory:
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no ** mapping
         write_bytes_atomic(self.predictions_npz, buffer.getvalue())
 
+    def read_predictions(self, result: RunResult) -> dict[str, np.ndarray]:
+        """Read what :meth:`write_predictions` wrote.
+
+        Raises:
+            SettingError: the file is damaged or missing, or was not written with this result.
+        """
+        self.check_file(self.predictions_npz, result)
+        try:
+            with np.load(self.predictions_npz, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise nearly anything
+            raise SettingError(f"{self.predictions_npz} is damaged ({_reason(error)}); {self._again}") from None
+
+    def read_metrics(self, result: RunResult) -> list[dict[str, Any]]:
+        """Lines of a finished run's ``metrics.jsonl``; none where it was not kept.
+
+        Raises:
+            SettingError: it is damaged, or was not written with this result.
+        """
+        if self.metrics_jsonl.is_file():
+            self.check_file(self.metrics_jsonl, result)
+        return read_records(self.metrics_jsonl)
+
+    def hashes(self) -> dict[str, str]:
+        """Path in the folder -> SHA-256 of what a run leaves beside weights, for :attr:`RunResult.files`."""
+        files = (self.predictions_npz, self.sensitivity_json, self.metrics_jsonl)
+        return {file.name: sha256_of(file) for file in files if file.is_file()}
+
+    def check_file(self, file: Path, result: RunResult) -> None:
+        """Refuse a file of the folder that is not the one that the result was written with.
+
+        Results of failed runs and of earlier versions name no files: nothing is checked then.
+
+        Raises:
+            SettingError: its checksum is another one, or the result knows no such file; the line says what to do.
+        """
+        if not result.files:
+            return
+        expected = result.files.get(file.relative_to(self.path).as_posix())
+        try:
+            found = sha256_of(file) if file.is_file() else None
+        except OSError as error:
+            raise SettingError(f"{file} cannot be read: {error.strerror or error}") from None
+        if expected is None or found is None:
+            raise SettingError(f"{file} {'is missing' if found is None else 'is not of this run'}; {self._again}")
+        if found != expected:
+            raise SettingError(f"{file} is damaged or of another run (result.json has another checksum); {self._again}")
+
+    @property
+    def _again(self) -> str:
+        return f"delete {self.path} to run again"
+
     def write_result(self, result: RunResult) -> None:
         """Write ``result.json``: from now on the run is done (or has failed)."""
-        write_text_atomic(self.result_json, json.dumps(asdict(result), indent=2) + "\n")
+        write_json(self.result_json, asdict(result))
+
+    def leftovers(self, done: bool) -> list[Path]:
+        """What killed processes left: files that were being written and, once the run is done, its checkpoints."""
+        found = [*self.path.glob(".*.tmp*"), *self.checkpoints.rglob(".*.tmp*")]
+        return found + (list(self.checkpoints.glob("last-*")) if done else [])
+
+    def sweep(self, done: bool) -> None:
+        """Remove :meth:`leftovers`; the lock must be held, so nobody is at work on them."""
+        for path in self.leftovers(done):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def reopen(self) -> None:
         """Take the result of a pruned run away, so that the run can go on."""
@@ -211,3 +325,8 @@ class RunDirectory:
         for file in (self.predictions_npz, self.sensitivity_json, self.result_json):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.tensorboard, ignore_errors=True)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())[:200]
+    return f"{text} is missing" if isinstance(error, KeyError) else text or type(error).__name__

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import TypeGuard
+from functools import partial
 
 import torch
 
@@ -20,11 +17,13 @@ from mt_dnn.assembly import pick_device
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import Datasets, open_datasets
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
-from mt_dnn.encoder import EncoderSource, resolve_encoder
+from mt_dnn.encoder import resolve_encoder
+from mt_dnn.identity import KEY, Identity, check_same, finished_result, identity_of
 from mt_dnn.interrupt import Interrupted, RankLost, StopRequest
 from mt_dnn.precision import Precision, resolve_precision
 from mt_dnn.provenance import provenance
-from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.requirements import check_requirements
+from mt_dnn.results import RunDirectory, RunLocked, RunResult, Status
 from mt_dnn.trainer import Progress, PruneRule, Trainer
 
 log = logging.getLogger(__name__)
@@ -49,14 +48,16 @@ def run(
         The result, as in ``result.json``. An unexpected error gives status ``failed``; the next call tries again.
 
     Raises:
-        SettingError: a setting, file or checkpoint is wrong, or a file cannot be written; no result is written.
+        SettingError: a setting, file or checkpoint is wrong, a file cannot be written, or data, task definition or
+            encoder are not those that the run was done or begun with; no result is written.
         RunLocked: another process is computing this run.
         Interrupted: a signal asked to stop; a checkpoint was written.
         RankLost: another process of the run ended; no result is written.
     """
     directory = RunDirectory(run_dir(config))
-    finished = ranks.on_first(directory.read_result)
-    if _is_over(finished, prune):
+    finished = ranks.on_first(lambda: finished_result(config, prune is not None))
+    if finished is not None:
+        ranks.on_first(partial(_tidy, directory, finished.done))
         return finished
     keep_memory_between_steps()
     if config.threads is not None:
@@ -69,25 +70,29 @@ def run(
         # Pinned memory belongs to the current device: without this every process would hold memory of the first GPU.
         torch.cuda.set_device(device)
     precision = resolve_precision(config.precision, device)
+    check_requirements(config, on_cpu=device.type == "cpu")
     data, source = ranks.first_before_others(lambda: (open_datasets(config), resolve_encoder(config.init_checkpoint)))
     with ExitStack() as held, StopRequest(patient=ranks.size > 1) as stop:
         ranks.on_first(lambda: held.enter_context(directory.lock()))
-        finished = ranks.on_first(directory.read_result)
-        if _is_over(finished, prune):
+        finished = ranks.on_first(lambda: finished_result(config, prune is not None))
+        if finished is not None:
             return finished
+        identity = _identity(config, data)
+        ranks.check_same("run_id", run_id(config))
+        ranks.check_same("seed", config.seed)
+        ranks.check_same("content of data and encoder", identity.digest)
+        given_up = ranks.on_first(lambda: _open(directory, identity))
         try:
-            description = _description(config, data, source, precision, ranks)
-            for key in ("run_id", "seed", "data_fingerprint", "encoder_fingerprint"):
-                ranks.check_same(key, description[key])
             # Before run.json is written: what the method refuses leaves none behind either.
             trainer = Trainer(config, data, source, directory, stop, on_progress, prune, ranks)
 
             def begin() -> None:
-                if finished is not None and finished.status is Status.PRUNED:
+                if given_up is not None and given_up.status is Status.PRUNED:
                     directory.reopen()
-                elif finished is not None:
+                elif given_up is not None:
                     directory.clear()
-                directory.start(description)
+                directory.sweep(done=False)
+                directory.start(_description(config, identity, precision, ranks))
 
             ranks.on_first(begin)
             return _fit(trainer, directory, ranks)
@@ -98,9 +103,35 @@ def run(
             ) from error
 
 
-def _is_over(result: RunResult | None, prune: PruneRule | None) -> TypeGuard[RunResult]:
-    """Whether there is nothing left to do: a run that was pruned is over for those who prune."""
-    return result is not None and (result.done or (prune is not None and result.status is Status.PRUNED))
+def _tidy(directory: RunDirectory, done: bool) -> None:
+    """Remove what a kill between the result and the end left; leave it where another process is at work."""
+    if directory.leftovers(done):
+        with suppress(RunLocked, SettingError, OSError), directory.lock():
+            directory.sweep(done)
+
+
+def _identity(config: RunConfig, data: Datasets) -> Identity:
+    """What the run is made of, the data as they were tokenised.
+
+    Raises:
+        SettingError: a file was written anew between the two.
+    """
+    identity = identity_of(config)
+    for name, digest in identity.data.items():
+        if data.sources[name] != digest:
+            raise SettingError(f"data_dir: {name} was changed while the run started; start the same command again")
+    return identity
+
+
+def _open(directory: RunDirectory, identity: Identity) -> RunResult | None:
+    """The result of an earlier attempt that failed or was pruned.
+
+    Raises:
+        SettingError: what there is to go on from was made of something else.
+    """
+    if directory.checkpoints.is_dir() and any(directory.checkpoints.iterdir()):
+        check_same(directory, identity)
+    return directory.read_result()
 
 
 def _fit(trainer: Trainer, directory: RunDirectory, ranks: Ranks) -> RunResult:
@@ -119,9 +150,7 @@ def _fit(trainer: Trainer, directory: RunDirectory, ranks: Ranks) -> RunResult:
         return result
 
 
-def _description(
-    config: RunConfig, data: Datasets, source: EncoderSource, precision: Precision, ranks: Ranks
-) -> dict[str, object]:
+def _description(config: RunConfig, identity: Identity, precision: Precision, ranks: Ranks) -> dict[str, object]:
     return {
         "run_id": run_id(config),
         "task": config.task,
@@ -130,22 +159,8 @@ def _description(
         "seed": config.seed,
         "recipe": config.recipe,
         "config": config.as_dict(),
-        "data_fingerprint": data.fingerprint,
-        "encoder_fingerprint": encoder_fingerprint(source.folder),
+        KEY: identity.as_dict(),
         "resolved_precision": precision.name,
         "processes": ranks.size,
         **provenance(),
     }
-
-
-def encoder_fingerprint(folder: Path) -> str:
-    """Hash of an encoder's ``config.json`` and of its weight files' names, sizes and headers.
-
-    The tensors themselves are not read: a large encoder would cost seconds at every start.
-    """
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            header = stream.read(int.from_bytes(stream.read(8), "little") % (1 << 24))
-        digest.update(json.dumps([file.name, file.stat().st_size]).encode() + header)
-    return digest.hexdigest()

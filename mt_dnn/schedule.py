@@ -30,3 +30,8 @@ def learning_rate_multiplier(step: int, total_steps: int, warmup: float, schedul
     if schedule == "linear_legacy":
         return 1.0 - x
     raise ValueError(f"schedule is {schedule!r}; legal: linear, linear_legacy")
+
+
+def learns_nothing(total_steps: int, warmup: float, schedule: str) -> bool:
+    """Whether no update of a run has a multiplier above 0: its only one stands at the start of the warm-up."""
+    return learning_rate_multiplier(total_steps - 1, total_steps, warmup, schedule) == 0.0

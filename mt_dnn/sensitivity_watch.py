@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
+from data_utils.json_file import write_json
 from module.pats import PATS
 from module.sensitivity_summary import summarise
 from mt_dnn.results import RunDirectory
@@ -66,4 +65,4 @@ class SensitivityWatch:
             return
         state = self._pats.state_dict()["state"]
         summary = summarise({path: entry["sensitivity"] for path, entry in state.items()}, self._beta)
-        write_text_atomic(directory.sensitivity_json, json.dumps(asdict(summary)) + "\n")
+        write_json(directory.sensitivity_json, asdict(summary))

@@ -17,7 +17,7 @@ class TrainState:
 
     step: int = 0
     """Optimizer steps made."""
-    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float32, device="cpu"))
     """Sum of the losses of the examples seen since the last log line; on the device, read only when logged."""
     loss_examples: int = 0
     """Their number."""
@@ -27,6 +27,8 @@ class TrainState:
     """The newest evaluated epoch."""
     logits: dict[str, Tensor] = field(default_factory=dict)
     """``<dataset>.best_logits`` and ``<dataset>.last_logits`` -> (N, K)."""
+    kept: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """``best`` and ``last`` -> epoch and SHA-256 of the weights that lie in the run's checkpoints under that name."""
     seconds: float = 0.0
     """Time spent, over all sessions."""
     sessions: int = 1

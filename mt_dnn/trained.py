@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,23 +12,31 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from data_utils.errors import SettingError
-from data_utils.task_def import TaskDef, load_task_defs
+from data_utils.errors import SettingError, shown
+from data_utils.file_hash import sha256_of
+from data_utils.json_file import read_json, write_json
+from data_utils.task_def import TaskDef, from_settings, load_task_defs, to_settings
 from data_utils.tokenizer import MAX_MAX_SEQ_LEN, TokenizerHandle, load_tokenizer
+from module.methods import METHODS
 from mt_dnn.assembly import assemble, pick_device
-from mt_dnn.checkpoint import load_weights
+from mt_dnn.checkpoint import WEIGHTS, load_weights, weights_file
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig
 from mt_dnn.config_parser import config_from_mapping
 from mt_dnn.encoder import load_encoder
 from mt_dnn.encoder_files import read_config
-from mt_dnn.encoder_source import EncoderSource, resolve_encoder
+from mt_dnn.encoder_source import EncoderSource, content_files, resolve_encoder
 from mt_dnn.head_layout import find_layout
+from mt_dnn.identity import COMMIT, Identity, encoder_content
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision, resolve_precision
 from mt_dnn.results import RunDirectory, RunResult, Status
 
 TASK_DEF = "task_def.yml"
 """Task definition in an exported folder: what makes it known as one."""
+SUMS = "sha256.json"
+"""In an exported folder: name of each file that a prediction depends on -> SHA-256."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +61,10 @@ class FinishedRun:
     description: Mapping[str, Any]
     """``run.json``."""
 
-    @property
-    def task_def(self) -> TaskDef:
-        """The task's definition.
-
-        Raises:
-            SettingError: its file is missing, or does not define the task.
-        """
-        path = self.config.task_def
-        if not path.is_file():
-            raise SettingError(f"task_def: {path}, which the run was trained with, does not exist; give --task_def")
-        found = load_task_defs(path)
-        if self.config.task not in found:
-            raise SettingError(f"task_def: {path} does not define {self.config.task}; it defines {', '.join(found)}")
-        return found[self.config.task]
+    identity: Identity | None
+    """What it was made of; None in a run of an earlier version."""
+    task_def: TaskDef
+    """The definition that it was trained with; of a run of an earlier version the one that its file has now."""
 
 
 def read_run(path: Path, task_def: Path | None = None) -> FinishedRun:
@@ -73,20 +72,30 @@ def read_run(path: Path, task_def: Path | None = None) -> FinishedRun:
 
     Args:
         path: the folder ``seed=<seed>`` of a run.
-        task_def: task definition file to use instead of the run's, which may have moved.
+        task_def: task definition file, where the run does not know its own or its file was changed since.
 
     Raises:
-        SettingError: no run, one that is not done or has failed, or a ``run.json`` of another version of this code.
+        SettingError: no run, one that is not done or has failed, a damaged file, files of two runs, a task definition
+            that is not the run's, or a ``run.json`` of another version of this code.
     """
     directory = RunDirectory(path)
-    if not directory.run_json.is_file():
+    description = directory.read_description()
+    if description is None:
         raise SettingError(f"{path} is no run directory (no run.json); give a folder like runs/cola/.../seed=1")
-    result = directory.read_result()
+    result = directory.read_result(moved=True)
     if result is None or result.status is Status.FAILED:
         state = "is not finished" if result is None else f"has failed ({result.error})"
         raise SettingError(f"{path} {state}; start its command again and wait for result.json")
+    if gone := [name for name in result.method.split("+") if name not in METHODS]:
+        raise SettingError(f"{path}: its method {shown(gone[0])} is not installed here; install the package it is from")
+    for name in ("task", "encoder", "method", "run_id", "seed"):
+        if name in description and description[name] != getattr(result, name):
+            raise SettingError(
+                f"{path}: result.json is of another run than run.json ({name} {getattr(result, name)}, not "
+                f"{description[name]}); put the right one back, or delete the folder to run again"
+            )
     try:
-        description = json.loads(directory.run_json.read_text(encoding="utf-8"))
+        identity = Identity.of_description(description)
         values = dict(description["config"])
         settings = values.pop("method_settings")
         recorded = Path(values["task_def"])
@@ -97,7 +106,35 @@ def read_run(path: Path, task_def: Path | None = None) -> FinishedRun:
         raise SettingError(f"{directory.run_json} cannot be read by this version: {error}") from None
     if task_def is not None:
         config = replace(config, task_def=task_def)
-    return FinishedRun(directory, config, result, description)
+    definition = _task_def(path, config, identity, given=task_def is not None)
+    return FinishedRun(directory, config, result, description, identity, definition)
+
+
+def _task_def(path: Path, config: RunConfig, identity: Identity | None, given: bool) -> TaskDef:
+    """The definition that a run was trained with.
+
+    Args:
+        path: the run's folder.
+        config: its configuration; ``task_def`` may be another file.
+        identity: what it was made of.
+        given: whether that file was asked for.
+    """
+    if not config.task_def.is_file() and (given or identity is None):
+        raise SettingError(
+            f"task_def: {config.task_def}, which the run was trained with, does not exist; give --task_def"
+        )
+    found = load_task_defs(config.task_def) if config.task_def.is_file() else {}
+    if config.task not in found and (given or identity is None):
+        raise SettingError(f"task_def: {config.task_def} does not define {config.task}; it defines {', '.join(found)}")
+    if identity is None:
+        return found[config.task]
+    present = to_settings(found[config.task]) if config.task in found else identity.task_def
+    if difference := identity.task_difference(replace(identity, task_def=present)):
+        raise SettingError(
+            f"task_def: {config.task_def} is not what {path} was trained with: {difference}; restore it, or give "
+            "--task_def with a file that holds the run's (task_def in its run.json)"
+        )
+    return from_settings(config.task, identity.task_def, where=str(path / "run.json"))
 
 
 def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str | None = None) -> TrainedModel:
@@ -117,6 +154,7 @@ def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str 
     where = pick_device(device)
     used = resolve_precision(precision or config.precision, where)
     source, task_def = resolve_encoder(config.init_checkpoint), run.task_def
+    _check_encoder(run, source)
     network = assemble(config, task_def, source, where, used, total_steps=1).network
     try:
         network.load_state_dict(load_weights(run.directory.checkpoints, epoch))
@@ -137,7 +175,11 @@ def load_exported(folder: Path, device: str = "auto", precision: str | None = No
     Raises:
         SettingError: a file is missing or damaged.
     """
-    (task_def,) = load_task_defs(folder / TASK_DEF).values()
+    _check_sums(folder)
+    found = load_task_defs(folder / TASK_DEF)
+    if len(found) != 1:
+        raise SettingError(f"{folder / TASK_DEF} defines {len(found)} tasks, an exported folder's one; export it again")
+    (task_def,) = found.values()
     source = EncoderSource("exported", folder)
     config = read_config(source)
     layout = find_layout(config.model_type, "tanh")
@@ -172,15 +214,61 @@ def _max_length(folder: Path) -> int:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["model_max_length"]
         return min(int(found), MAX_MAX_SEQ_LEN)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SettingError(f"{path} names no model_max_length ({error}); export it again") from None
+
+
+def write_sums(folder: Path) -> None:
+    """Write the checksums of an exported folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_json(folder / SUMS, {file.name: sha256_of(file) for file in (*content_files(folder), folder / TASK_DEF)})
+
+
+def _check_sums(folder: Path) -> None:
+    try:
+        expected = read_json(folder / SUMS)
+    except FileNotFoundError:
+        log.warning("%s has no %s (an earlier version exported it), so damage to it would not be seen", folder, SUMS)
+        return
+    except SettingError as error:
+        raise SettingError(f"{error}; export it again") from None
+    present = {file.name: file for file in (*content_files(folder), folder / TASK_DEF)}
+    for name in sorted({*expected, *present}):
+        if name not in present or sha256_of(present[name]) != expected.get(name):
+            raise SettingError(f"{folder / name} is not what was exported (its checksum differs); export it again")
+
+
+def _check_encoder(run: FinishedRun, source: EncoderSource) -> None:
+    """Refuse an encoder whose configuration or tokenizer is not the run's; its weights are not used.
+
+    Another revision on the Hub may have the same files, so it is only told.
+    """
+    if run.identity is None:
+        return
+    contents = (run.identity.encoder, encoder_content(source.folder))
+    recorded, present = (
+        replace(run.identity, encoder={name: digest for name, digest in one.items() if "safetensors" not in name})
+        for one in contents
+    )
+    difference = recorded.encoder_difference(present)
+    if not difference:
+        return
+    if any(COMMIT in one for one in contents):
+        log.warning("%s is not what %s was trained with", difference, run.directory.path)
+        return
+    raise SettingError(f"{difference} in {source.folder} is not what {run.directory.path} was trained with; restore it")
 
 
 def _check_kept(run: FinishedRun, epoch: str) -> None:
     folder = run.directory.checkpoints
-    if (folder / epoch / "model.safetensors").is_file():
+    file = weights_file(folder, epoch)
+    if file.is_file():
+        run.directory.check_file(file, run.result)
         return
-    kept = [name for name in ("best", "last") if (folder / name / "model.safetensors").is_file()]
+    kept = [name for name in WEIGHTS if weights_file(folder, name).is_file()]
     again = f"to get them, delete {run.directory.result_json} and start the run again with --save"
     if kept:
         raise SettingError(

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from data_utils.batching import epoch_batches, evaluation_batches, share_of, training_subset
+from data_utils.file_hash import sha256_of
 from module.bert_optim import Adamax, NonFiniteGradient
 from module.seeds import stream_seed
 from mt_dnn import checkpoint
@@ -29,11 +30,12 @@ from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.precision import resolve_precision
 from mt_dnn.prefetch import prefetch
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
-from mt_dnn.schedule import learning_rate_multiplier
+from mt_dnn.schedule import learning_rate_multiplier, learns_nothing
 from mt_dnn.sensitivity_watch import SensitivityWatch
 from mt_dnn.tracking import Tracker
 from mt_dnn.train_state import TrainState
 from mt_dnn.training_step import TrainingStep
+from mt_dnn.verdict import constant_labels, degenerate_because
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ PruneRule = Callable[[int, float], bool]
 
 
 class Diverged(RuntimeError):
-    """A loss or gradient is NaN or infinite."""
+    """A loss, weight or logit is NaN or infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +83,17 @@ class Trainer:
         self.lengths = data.train.lengths[self.rows]
         self.steps_per_epoch = math.ceil(len(self.rows) / config.window)
         self.total_steps = config.epochs * self.steps_per_epoch
-        self.state = TrainState(loss_sum=torch.zeros((), device=self.device))
+        self.state = TrainState(loss_sum=torch.zeros((), dtype=torch.float32, device=self.device))
         self.evaluation_batches = {
             name: evaluation_batches(cache.lengths, config.eval_batch_tokens) for name, cache in data.evaluated.items()
         }
         self.tracker = Tracker(directory, config.tensorboard)
         self._started = self._saved_at = time.monotonic()
         parts = assemble(config, data.task_def, source, self.device, self.precision, self.total_steps, ranks)
+        limits = parts.network.encoder.limits
+        limits.check(data.task_def.dataset_name("train"), data.train, self.rows)
+        for name, cache in data.evaluated.items():
+            limits.check(name, cache)
         parts.model.n_examples, parts.model.passes = len(self.rows), self._one_pass
         self.network, self.method, self.optimizer = parts.network, parts.method, parts.optimizer
         self.context, self.streams = parts.context, parts.streams
@@ -103,6 +109,7 @@ class Trainer:
             Interrupted: a signal asked to stop; a checkpoint was written.
         """
         self._resume()
+        self._warn_of_nothing_to_learn()
         self.ranks.check_copies(self.network.state_dict())
         error = None
         try:
@@ -114,15 +121,40 @@ class Trainer:
             error = str(reason)
             self.state.last = None  # the last epoch was never reached
             log.warning("%s diverged at step %d: %s", self.directory.path, self.state.step, error)
-        result = self.result(Status.DIVERGED if error else self._status(), error)
+        result = self.result(Status.DIVERGED, error) if error else self._ended()
         if self.ranks.first:
             self.directory.write_predictions(self._predictions())
+            self.directory.sensitivity_json.unlink(missing_ok=True)  # of a session that watched and was killed here
             if error is None:
                 self.watch.write(self.directory)
-            self.directory.write_result(result)
+            result = self._write_result(result)
             checkpoint.drop_last(self.directory.checkpoints)
             self.tracker.close()
         return result
+
+    def _write_result(self, result: RunResult) -> RunResult:
+        """Write the result with the checksums of its files; kept weights of epochs that it does not name go first."""
+        files = self.directory.hashes()
+        for name, score in (("best", result.best), ("last", result.last)):
+            epoch, digest = self.state.kept.get(name, (None, ""))
+            if score is None or score.epoch != epoch:
+                checkpoint.drop_weights(self.directory.checkpoints, name)
+                continue
+            file = checkpoint.weights_file(self.directory.checkpoints, name)
+            files[file.relative_to(self.directory.path).as_posix()] = digest
+        result = replace(result, files=files)
+        self.directory.write_result(result)
+        return result
+
+    def _warn_of_nothing_to_learn(self) -> None:
+        """Say beforehand what makes every method score the same."""
+        if learns_nothing(self.total_steps, self.config.warmup, self.config.schedule):
+            log.warning(
+                "%s: its only step stands at the start of the warm-up, where the learning rate is 0: nothing is "
+                "learned; train for more steps or with warmup 0", self.directory.path,
+            )  # fmt: skip
+        for fault in constant_labels(self.data, self.rows):
+            log.warning("%s: %s: the scores will tell nothing", self.directory.path, fault)
 
     def _is_hopeless(self) -> bool:
         """Whether an epoch but the last is over and the rule says to give up."""
@@ -138,8 +170,7 @@ class Trainer:
         else:
             checkpoint.drop_last(self.directory.checkpoints)
         self.state.last = None  # the last epoch was never reached
-        result = self.result(Status.PRUNED, None)
-        self.directory.write_result(result)
+        result = self._write_result(self.result(Status.PRUNED, None))
         self.tracker.close()
         return result
 
@@ -203,7 +234,7 @@ class Trainer:
         }
         if self.ranks.first:
             self.tracker.log(record)
-        state.loss_sum, state.loss_examples = torch.zeros((), device=self.device), 0
+        state.loss_sum, state.loss_examples = torch.zeros((), dtype=torch.float32, device=self.device), 0
         if isinstance(self.optimizer, Adamax):
             self.optimizer.check_refused()  # on a GPU it could not say so at the step itself
         if not math.isfinite(loss):
@@ -213,6 +244,7 @@ class Trainer:
         """Score every set; keep logits and weights of the last and of the best epoch."""
         config, state, first = self.config, self.state, self.ranks.first
         self.ranks.check_copies(self.network.state_dict())
+        self._check_weights(epoch)
         raw = self._dev_scores(epoch)[0] if self.method.evaluates_other_weights else None
         with self.method.evaluation(self.context):
             last, logits = self._dev_scores(epoch)
@@ -222,22 +254,44 @@ class Trainer:
                 state.best = last
                 state.logits |= {f"{name}.best_logits": values for name, values in logits.items()}
                 if first and config.save in ("best", "both"):
-                    checkpoint.save_weights(self.directory.checkpoints, "best", self.network)
+                    self._keep("best", epoch)
             if first and epoch == config.epochs and config.save in ("last", "both"):
-                checkpoint.save_weights(self.directory.checkpoints, "last", self.network)
+                self._keep("last", epoch)
         best = state.best or last
         if first:
             self.tracker.evaluated(state.step, last, raw)
         log.info(
-            "%s %s %s seed=%d epoch %d/%d %s %.2f best %.2f (epoch %d)",
+            "%s %s %s seed=%d epoch %d/%d %s %s best %s (epoch %d)",
             config.task, config.encoder, config.method, config.seed, epoch, config.epochs,
-            self.data.task_def.primary_metric, last.score, best.score, best.epoch,
+            self.data.task_def.primary_metric, f"{last.score:z.2f}", f"{best.score:z.2f}", best.epoch,
         )  # fmt: skip
 
+    def _keep(self, name: str, epoch: int) -> None:
+        self.state.kept[name] = epoch, checkpoint.save_weights(self.directory.checkpoints, name, self.network)
+
+    def _check_weights(self, epoch: int) -> None:
+        """Look for what no dev example need show, such as the embedding of a word that none of them has.
+
+        Raises:
+            Diverged: a weight is NaN or infinite.
+        """
+        named = {name: p.detach() for name, p in self.network.named_parameters() if p.numel()}
+        finite = torch.stack([torch.linalg.vector_norm(p, math.inf) for p in named.values()]).isfinite().tolist()
+        if not all(finite):
+            name = list(named)[finite.index(False)]
+            raise Diverged(f"the weight {name!r} is NaN or infinite after epoch {epoch}")
+
     def _dev_scores(self, epoch: int) -> tuple[EpochScore, dict[str, Tensor]]:
-        """Scores of the weights as they are, and each set's (N, K) logits."""
+        """Scores of the weights as they are, and each set's (N, K) logits.
+
+        Raises:
+            Diverged: a logit is NaN or infinite; metrics would make a class or a number of it.
+        """
         data, task_def, batches = self.data, self.data.task_def, self.evaluation_batches
         found = evaluate_sets(self.network, data.evaluated, task_def, batches, self.device, self.precision, self.ranks)
+        for name, evaluation in found.items():
+            if not np.isfinite(evaluation.logits).all():
+                raise Diverged(f"a logit of {name} after epoch {epoch} is NaN or infinite")
         metrics = {name: evaluation.metrics for name, evaluation in found.items()}
         score = float(np.mean([metrics[name][task_def.primary_metric] for name in data.dev]))
         held_out = next((metrics[name][task_def.primary_metric] for name in data.held_out), None)
@@ -295,7 +349,7 @@ class Trainer:
         self.ranks.check_same("the step of the newest checkpoint", 0 if loaded is None else loaded.step)
         if loaded is None:
             if self.ranks.first:
-                self.tracker.start(metrics_size=0, step=0)
+                self._begin_files(metrics_size=0)
             with self.streams.aside():
                 self.method.before_fit(self.context)
             if self.ranks.size > 1:
@@ -310,14 +364,26 @@ class Trainer:
         self.state = TrainState.from_plain(plain["state"], self.device)
         self.streams.resume(plain["random"], self.ranks.size, loaded.step)
         if self.ranks.first:
-            self.tracker.start(metrics_size=plain["metrics_size"], step=loaded.step)
+            self._begin_files(plain["metrics_size"])
         log.info("%s goes on at step %d of %d", self.directory.path, loaded.step, self.total_steps)
 
-    def _status(self) -> Status:
-        """Whether the best epoch tells the dev examples apart at all."""
-        n_class, logits = self.data.task_def.n_class, self.state.logits
-        constant = all(_constant(logits[f"{name}.best_logits"], n_class) for name in self.data.dev)
-        return Status.DEGENERATE if constant else Status.OK
+    def _begin_files(self, metrics_size: int) -> None:
+        """Bring metrics and kept weights back to where the state stands: a killed session may have gone further."""
+        self.tracker.start(metrics_size, self.state.step)
+        for name in checkpoint.WEIGHTS:
+            file = checkpoint.weights_file(self.directory.checkpoints, name)
+            if name not in self.state.kept or not file.is_file() or sha256_of(file) != self.state.kept[name][1]:
+                checkpoint.drop_weights(self.directory.checkpoints, name)
+                self.state.kept.pop(name, None)
+
+    def _ended(self) -> RunResult:
+        """The result of a run that reached its end: ok, or degenerate where its scores tell nothing."""
+        state, data = self.state, self.data
+        assert state.best is not None
+        assert state.last is not None
+        logits = {name: state.logits[f"{name}.best_logits"] for name in data.dev}
+        reason = degenerate_because(data, self.rows, logits, {"best": state.best, "last": state.last})
+        return self.result(Status.DEGENERATE if reason else Status.OK, reason)
 
     def _predictions(self) -> dict[str, npt.NDArray[Any]]:
         arrays: dict[str, npt.NDArray[Any]] = {name: logits.numpy() for name, logits in self.state.logits.items()}
@@ -355,9 +421,3 @@ def _better(new: EpochScore, best: EpochScore | None) -> bool:
     if best is None or math.isnan(new.choice):
         return best is None
     return math.isnan(best.choice) or new.choice > best.choice
-
-
-def _constant(logits: Tensor, n_class: int) -> bool:
-    """Whether (N, K) logits predict one class, or one value in a regression, for all N > 1 examples."""
-    predictions = logits.argmax(dim=1) if n_class > 1 else logits[:, 0]
-    return len(predictions) > 1 and bool((predictions == predictions[0]).all())

@@ -82,7 +82,8 @@ class TrainingStep:
     def _begin(self, examples: int) -> None:
         self.parts.context.examples = examples
         if self.scaler.is_enabled():
-            self.parts.context.gradient_scale = self.scaler.scale(torch.ones((), device=self.device))
+            one = torch.ones((), dtype=torch.float32, device=self.device)
+            self.parts.context.gradient_scale = self.scaler.scale(one)
 
     def _over_all_ranks(self, loss: Tensor) -> Tensor:
         """Gradients and buffers of the step as all ranks shall have them, and the sum of their losses."""
@@ -96,7 +97,7 @@ class TrainingStep:
 
     def _complete_gradients(self) -> None:
         """What ``context.complete_gradients`` does: the sum over the ranks before the hook ``gradients`` is over."""
-        self._gradient_sum(self._trained, torch.zeros((), device=self.device))
+        self._gradient_sum(self._trained, torch.zeros((), dtype=torch.float32, device=self.device))
         self._complete = True
 
     def _accumulate(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
@@ -106,7 +107,7 @@ class TrainingStep:
             if any(parameter.grad is not None for _, parameter in self._trained):
                 raise RuntimeError("a method adds a pass to complete gradients: it must set them to None before")
             self._complete = False
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), dtype=torch.float32, device=self.device)
         for batch in batches:
             logits = parts.model.logits(batch)
             loss = parts.model.loss(logits, batch)

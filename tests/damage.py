@@ -28,6 +28,7 @@ from pathlib import Path
 
 KINDS = ("named", "harmless", "silent", "traceback")
 _SECONDS = 120  # after which a command hangs
+_SETUP_SECONDS = 1800
 _HANGS, _RAISED = 97, 98  # exit statuses of a child that no command has
 # Clock times, and how long something took.
 _TIMES = re.compile(r"\d+:\d\d(:\d\d)?|\d+(\.\d+)? ?s\b")
@@ -218,10 +219,10 @@ def make(root: Path) -> None:
     shutil.rmtree(root / "tiny")
     for method in ("vanilla", "pats"):
         (root / f"{method}.yml").write_text(_RECIPE.format(encoder=root / "encoder", method=method))
-    _must(_outcome(_study, root))
-    _must(_outcome(_search, root))
-    _must(_outcome(_break_off, root), 75)
-    _must(_outcome(_export_once, root))
+    _must(_outcome(_study, root, _SETUP_SECONDS))
+    _must(_outcome(_search, root, _SETUP_SECONDS))
+    _must(_outcome(_break_off, root, _SETUP_SECONDS), 75)
+    _must(_outcome(_export_once, root, _SETUP_SECONDS))
     shutil.rmtree(root / "out", ignore_errors=True)
 
 
@@ -263,12 +264,12 @@ def _must(outcome: Outcome, status: int = 0) -> None:
         raise RuntimeError(f"exit status {outcome.status}, not {status}:\n{outcome.answer}\n{outcome.errors}")
 
 
-def _outcome(command: Command, root: Path) -> Outcome:
+def _outcome(command: Command, root: Path, seconds: int = _SECONDS) -> Outcome:
     """Run a command in a child process, which may crash or hang."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         child = os.fork()
         if child == 0:
-            _in_child(command, root, out.fileno(), errors.fileno())
+            _in_child(command, root, out.fileno(), errors.fileno(), seconds)
         _, code = os.waitpid(child, 0)
         texts = []
         for file in (out, errors):
@@ -277,14 +278,14 @@ def _outcome(command: Command, root: Path) -> Outcome:
     return Outcome(os.waitstatus_to_exitcode(code), _TIMES.sub("", texts[0]), texts[1])
 
 
-def _in_child(command: Command, root: Path, out: int, errors: int) -> None:
+def _in_child(command: Command, root: Path, out: int, errors: int, seconds: int) -> None:
     status = _RAISED
     try:
         os.dup2(out, 1)
         os.dup2(errors, 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         signal.signal(signal.SIGALRM, lambda *_: os._exit(_HANGS))
-        signal.alarm(_SECONDS)
+        signal.alarm(seconds)
         try:
             status = command(root) or 0
         except SystemExit as end:

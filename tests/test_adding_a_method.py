@@ -51,24 +51,109 @@ def test_the_method_and_its_test_are_under_sixty_lines_of_code_and_pass(package:
 
 
 def test_its_settings_are_explained_and_checked(package: Path) -> None:
-    done = python("train.py", "--help", path=package)
+    done = python("train.py", "--method", "smooth_logits", "--help", path=package)
     assert "--smooth_logits.noise_scale" in done.stdout
     assert "Standard deviation of the noise on the logits" in done.stdout
     done = python("train.py", "--method", "smooth_logits+pats", "--smooth_logits.smoothing", "2", path=package)
     assert done.returncode == 2
     assert done.stderr == "error: smooth_logits: Invalid smoothing: 2.0: a number in [0, 1) is needed\n"
+    done = python("train.py", "--smooth_logits.smoothing", "0.2", path=package)
+    assert done.stderr.startswith("error: settings are given for smooth_logits, but method is 'vanilla'")
+
+
+LISTING = """\
+import sys
+from mt_dnn.config_parser import config_from_arguments
+config_from_arguments(["--method", "vanilla"])
+import experiments.glue.tables, experiments.glue.study
+from experiments.glue.table.cells import _beside_controls
+from module.methods import METHODS
+print("smooth_logits" in METHODS, list(METHODS)[-1], "smooth_logits" in sys.modules)
+print(_beside_controls(["pats", "smooth_logits", "vanilla"]), "smooth_logits" in sys.modules)
+"""
+
+
+def test_only_who_asks_for_it_imports_it(package: Path) -> None:
+    done = python("-c", LISTING, path=package)
+    assert done.stdout.splitlines() == [
+        "True smooth_logits False",
+        "('vanilla', 'pats', 'smooth_logits') True",  # a table that has it must know what it is compared with
+    ]
+    (package / "smooth_logits.py").write_text("class Broken(:", encoding="utf-8")
+    done = python("-c", LISTING, path=package)
+    assert done.stdout.splitlines()[1] == "('vanilla', 'pats', 'smooth_logits') False"
+    done = python("train.py", "--help", path=package)
+    assert done.returncode == 0
+    assert "Methods of installed packages: smooth_logits; their settings: --method NAME --help" in done.stdout
+
+
+BROKEN = {
+    "syntax": "class Broken(:",
+    "exit": "raise SystemExit(3)",
+    "missing": "import nosuch",
+    "other": "SmoothLogits = 3",
+}
 
 
 @pytest.mark.parametrize(
-    ("entry", "message"),
+    ("entry", "code", "method", "message"),
     [
-        ("smooth_logits = nosuch:Method", "cannot be loaded: No module named 'nosuch'"),
-        ("smooth = smooth_logits:SmoothLogits", "is no subclass of FineTuningMethod with name = 'smooth'"),
-        ("pats = module.methods.pats:PATS", "takes the name of another method: rename it"),
+        ("smooth_logits = nosuch:Method", None, "smooth_logits", "ModuleNotFoundError: No module named 'nosuch'"),
+        (
+            "smooth_logits = smooth_logits:Absent",
+            None,
+            "smooth_logits",
+            "AttributeError: module 'smooth_logits' has no",
+        ),
+        (
+            "smooth_logits = smooth_logits:SmoothLogits",
+            "syntax",
+            "smooth_logits",
+            "SyntaxError: invalid syntax (smooth",
+        ),
+        ("smooth_logits = smooth_logits:SmoothLogits", "exit", "smooth_logits", "cannot be imported: SystemExit: 3"),
+        ("smooth_logits = smooth_logits:SmoothLogits", "missing", "smooth_logits", "No module named 'nosuch'"),
+        (
+            "smooth_logits = smooth_logits:SmoothLogits",
+            "other",
+            "smooth_logits",
+            "no subclass of FineTuningMethod with",
+        ),
+        ("smooth = smooth_logits:SmoothLogits", None, "smooth", "no subclass of FineTuningMethod with name = 'smooth'"),
+        ("pats = module.methods.pats:PATS", None, "pats", "takes the name of another method: uninstall one of them"),
+        ("smooth/x = smooth_logits:SmoothLogits", None, "smooth/x", "has a name that no setting can have"),
+        ("seed = smooth_logits:SmoothLogits", None, "seed", "no subclass of FineTuningMethod with name = 'seed'"),
     ],
 )
-def test_what_is_wrong_with_an_entry_point_is_said(package: Path, entry: str, message: str) -> None:
+def test_what_is_wrong_with_an_entry_point_is_said_to_who_asks_for_it(
+    package: Path, entry: str, code: str | None, method: str, message: str
+) -> None:
     file = package / "smooth_logits-1.0.dist-info" / "entry_points.txt"
     file.write_text(f"[pats.methods]\n{entry}\n", encoding="utf-8")
-    done = python("-c", "import module.methods", path=package)
-    assert message in done.stderr.splitlines()[-1]
+    if code is not None:
+        (package / "smooth_logits.py").write_text(BROKEN[code] + "\n", encoding="utf-8")
+    done = python("train.py", "--method", method, "--epochs", "0", path=package)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"error: Method {method!r} of an installed package (entry point " in done.stderr
+    assert message in done.stderr
+    done = python("train.py", "--method", "vanilla", "--epochs", "none", path=package)
+    assert done.stderr.startswith("error: epochs is none;")
+    assert python("train.py", "--help", path=package).returncode == 0
+
+
+def test_a_method_that_is_not_installed_any_more_is_named(package: Path) -> None:
+    code = "from mt_dnn.config_parser import config_from_mapping as f; f({'method': 'gone', 'gone': {'x': 1}})"
+    done = python("-c", code, path=package)
+    assert "Invalid method: 'gone' in 'gone': known are vanilla," in done.stderr
+    assert done.stderr.splitlines()[-1].endswith("smooth_logits, joined with +; no installed package brings it")
+
+
+def test_damaged_metadata_of_a_package_are_in_nobodys_way(package: Path) -> None:
+    (package / "smooth_logits-1.0.dist-info" / "entry_points.txt").write_bytes(b"[pats.methods]\nnonsense\n\xff\n")
+    done = python("train.py", "--method", "vanilla", "--epochs", "0", path=package)
+    assert done.stderr.startswith("error: epochs is 0;")
+    done = python("train.py", "--method", "smooth_logits", path=package)
+    assert done.returncode == 2
+    assert "the metadata of installed packages cannot be read: " in done.stderr
+    assert done.stderr.count("\n") == 1

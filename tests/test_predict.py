@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import predict as command
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.task_def import load_task_defs
-from data_utils.text_rows import TextRows, iterate_rows, parse_columns
+from data_utils.text_rows import TextRows, iterate_rows, looks_like_header, parse_columns
 from experiments.glue.submission import FILES, official_rows, submission_lines, test_sets
 from mt_dnn import prediction
 from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.export import export
 from mt_dnn.trained import load_run, read_run
+from tests.full_disk import no_file_longer_than
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = load_task_defs(GLUE_TASK_DEF)
@@ -184,6 +185,108 @@ def test_mistakes_are_one_line_and_leave_nothing(models, tiny_trained, tmp_path,
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     assert "standard input is a terminal" in error_of(capsys, run)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.tsv"]
+
+
+@pytest.mark.parametrize(
+    ("task", "header", "columns"),
+    [
+        ("cola", "uid\tlabel\tpremise", "uid,label,premise"),
+        ("cola", "\tlabel\tsentence", "uid,label,premise"),
+        ("cola", "7\tLabel\ta good film", "uid,label,premise"),
+        ("cola", "id\ttext", "uid,premise"),
+        ("stsb", "index\tscore\tsentence1\tsentence2", "uid,label,premise,hypothesis"),
+        ("stsb", "sentence1\tsentence2\twhatever", "premise,hypothesis,-"),
+    ],
+)
+def test_a_header_is_no_example(models, tmp_path, capsys, task, header, columns):
+    file, out = tmp_path / "in.tsv", tmp_path / "out.tsv"
+    row = "\t".join({"uid": "9", "label": "1"}.get(name, "good film") for name in columns.split(","))
+    file.write_text(f"{header}\n{row}\n", encoding="utf-8")
+    run = models["run", task]
+    told = error_of(capsys, run, file, "--columns", columns, "--out", out)
+    assert f"{file}: line 1 ({shown(header)}) looks like a header" in told
+    assert "--skip_header" in told
+    assert not out.exists()
+    assert main(run, file, "--columns", columns, "--skip_header", "--out", out) == 0
+    assert len(out.read_text().splitlines()) == 2
+
+
+def test_rows_that_are_no_header_are_scored(models, tmp_path, capsys):
+    run = models["run", "cola"]
+    for text, columns in (
+        ("label\n", "premise"),  # a sentence of one word
+        ("a\t?\tgood\n", "uid,label,premise"),  # nobody knows its label
+        ("uid\t1\tpremise\n", "uid,label,premise"),
+        ("id\tlabel\n", "uid,premise"),
+    ):
+        (tmp_path / "in.tsv").write_text(text)
+        assert main(run, tmp_path / "in.tsv", "--columns", columns, "--out", tmp_path / "out.tsv") == 0
+        assert len((tmp_path / "out.tsv").read_text().splitlines()) == 2
+        assert capsys.readouterr().err == ""
+    (tmp_path / "in.tsv").write_text("sentence\ngood\n")
+    assert main(run, tmp_path / "in.tsv", "--columns", "premise", "--out", tmp_path / "out.tsv") == 0
+    assert "line 1 ('sentence') looks like a header and is scored as a text" in capsys.readouterr().err
+    assert len((tmp_path / "out.tsv").read_text().splitlines()) == 3
+
+
+def test_a_label_of_the_task_is_no_heading():
+    task = replace(TASKS["cola"], labels=("label", "other"))
+    assert not looks_like_header("0\tlabel\tgood", ("uid", "label", "premise"), task)
+    assert looks_like_header("0\ttarget\tgood", ("uid", "label", "premise"), task)
+    assert not looks_like_header("uid\tlabel", ("uid", "label", "premise"), task)
+
+
+def test_empty_lines_at_the_end_are_no_rows_but_empty_texts_are(models, tmp_path):
+    file, out = tmp_path / "in.tsv", tmp_path / "out.tsv"
+    for text, more, n in (("0\t1\tgood\n\n\r\n", (), 1), ("good\n\n\n", ("--columns", "premise"), 3)):
+        file.write_text(text, newline="")
+        assert main(models["run", "cola"], file, "--out", out, *more) == 0
+        assert len(out.read_text().splitlines()) == 1 + n
+
+
+@pytest.mark.parametrize("kind", ["run", "exported"])
+def test_texts_that_the_encoder_cannot_take_are_named(kind, models, tmp_path, capsys, monkeypatch):
+    file, out = tmp_path / "in.tsv", tmp_path / "out.tsv"
+    file.write_text("a\t1\tgood\nb\t1\t" + "good " * 700 + "\n")
+    if kind == "exported":  # cut to what its tokenizer says, which fits
+        assert main(models[kind, "cola"], file, "--out", out) == 0
+        return
+    told = error_of(capsys, models[kind, "cola"], file, "--out", out)
+    assert f"{file}: row 2 (uid 'b') has 512 tokens, and this encoder takes 64; shorten the text" in told
+    assert not out.exists()
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(models, tiny_trained, tmp_path, capsys):
+    data = data_of(tiny_trained)
+    run = models["run", "cola"]
+    with no_file_longer_than(100):
+        told = error_of(capsys, run, data / "cola_dev.tsv", "--out", tmp_path / "out.tsv")
+        assert told == f"error: cannot write {tmp_path / 'out.tsv'}: File too large"
+        told = error_of(capsys, run, "--submission", tmp_path)
+        assert told == f"error: cannot write {tmp_path / 'CoLA.tsv'}: File too large"
+    assert list(tmp_path.iterdir()) == []
+    told = error_of(capsys, run, tmp_path / "none.tsv")
+    assert told == f"error: {tmp_path / 'none.tsv'} does not exist"
+
+
+def test_a_token_without_an_embedding_is_named(tiny_trained):
+    model = load_run(read_run(tiny_trained["cola"]), "best", "cpu")
+    size = model.network.encoder.limits.vocab_size
+    model.tokenizer.tokenizer.add_tokens(["newword"])
+    rows = [TextRows([str(i)], [text], None) for i, text in enumerate(["good", "bad", "a newword"])]
+    found = prediction.predict(model, rows, name="in.tsv")
+    assert [next(found)[0].uids, next(found)[0].uids] == [["0"], ["1"]]
+    with pytest.raises(SettingError, match=rf"^in.tsv: row 3 \(uid '2'\) holds token id {size}, .* {size} rows"):
+        next(found)
+
+
+def test_an_ascii_terminal_gets_the_uids_as_they_are(models, tmp_path):
+    (tmp_path / "in.tsv").write_text("é\t1\tgood\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, ROOT / "predict.py", models["run", "cola"], tmp_path / "in.tsv", "--device", "cpu"],
+        capture_output=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[1].startswith("é\t".encode())
 
 
 TEXT = st.text(st.characters(exclude_characters="\t\r\n", exclude_categories=["Cs"]))

@@ -55,7 +55,7 @@ def download(folder: Path) -> Path:
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-binary", PACKAGE, "--require-hashes", "-r", str(REQUIREMENT), "-d", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     archives = sorted(folder.glob(f"{PACKAGE}-*.zip"))
     if done.returncode != 0 or not archives:
         said = [line.strip() for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no archive came"]
@@ -76,7 +76,9 @@ def read_member(archive: Path) -> bytes:
             if member is None:  # a link or a folder of that name
                 raise KeyError(MEMBER)
             return member.read()
-    except (KeyError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # zlib.error and the like, which the archives' readers let through
         raise SettingError(f"{archive.name}: cannot read {MEMBER} ({error})") from error
 
 

@@ -20,11 +20,9 @@ Writes into <results_dir>/<name>/: the table (table.md, .tex, .csv, table_seeds.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,23 +30,29 @@ from typing import Any
 import numpy as np
 
 from data_utils.atomic import write_text_atomic
-from data_utils.command_line import CommandParser, status_of
-from data_utils.errors import SettingError
+from data_utils.command_line import CommandParser
+from data_utils.errors import SettingError, shown
+from data_utils.json_file import write_json
 from data_utils.names import check_name
 from data_utils.yaml_file import read_yaml
 from experiments.glue.comparison.comparisons import compare_seeds, pairs
+from experiments.glue.fields import Fields
 from experiments.glue.launch.launcher import check_launcher
 from experiments.glue.launch.pool import Job
+from experiments.glue.launch.stopping import study_status
 from experiments.glue.launch.worker import RunFunction
-from experiments.glue.plan import describe, make_job, parse_seeds
-from experiments.glue.recipe import Recipe, parse_overrides, run_configs
+from experiments.glue.plan import command_line, describe, make_job, names_of, parse_seeds
+from experiments.glue.recipe import Recipe, run_configs
+from experiments.glue.settings import check_method, check_settings, check_tasks, parse_overrides
 from experiments.glue.significance import Significance, write_significance
 from experiments.glue.study import add_place_arguments, compute, list_failures, list_jobs
-from experiments.glue.table.cells import Cell, Table, Wanted, gather, run_folders
+from experiments.glue.table.cells import Cell, Table, finished_runs, gather, run_folders
+from experiments.glue.table.contents import refuse_mixture
 from experiments.glue.table.csv_text import csv_text
 from experiments.glue.table.paper import load_paper
 from experiments.glue.table.render import markdown, markdown_table
 from experiments.glue.table.titles import task_title
+from experiments.glue.table.wanted import Wanted
 from experiments.glue.tables import write_tables
 from mt_dnn.config import run_dir
 from mt_dnn.results import RunDirectory
@@ -90,25 +94,31 @@ def load_ablation(source: str) -> Ablation:
         path = ABLATIONS / f"{source.removesuffix('.yml')}.yml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in ABLATIONS.glob("*.yml")))
-        raise SettingError(f"no ablation {source!r}: give a file, or one of {known}")
+        raise SettingError(f"no ablation {shown(source)}: give a file, or one of {known}")
     content = read_yaml(path)
-    if set(content) != set(_KEYS) or not all(isinstance(content[key], dict) for key in _KEYS[2:]):
+    if set(content) != set(_KEYS):
         raise SettingError(
-            f"{path}: it must have the keys {', '.join(_KEYS)}, the last three mappings, and has {', '.join(content)}"
+            f"{path}: it must have the keys {', '.join(_KEYS)}, the last three mappings, and has "
+            f"{', '.join(content)[:200] or 'none'}"
         )
-    encoder, baseline, settings, tasks, variants = (content[key] for key in _KEYS)
-    if baseline not in variants or len(variants) < 2:
-        raise SettingError(
-            f"{path}: baseline is {baseline!r}; legal: one of two or more variants: {', '.join(variants)}"
-        )
+    fields = Fields(content, str(path))
+    encoder, settings = fields.text("encoder"), fields.mapping("settings")
+    tasks, variants = fields.mapping("tasks"), fields.mapping("variants")
+    baseline = fields.get(
+        "baseline", f"one of two or more variants: {', '.join(map(str, variants.values))[:500]}",
+        lambda label: isinstance(label, Hashable) and label in variants.values and len(variants.values) > 1,
+    )  # fmt: skip
+    check_settings(settings.values, settings.where)
+    check_tasks(tasks)
     recipes = {}
-    for label, own in variants.items():
-        if not isinstance(own, dict) or not isinstance(own.get("method"), str):
-            raise SettingError(f"{path}: variants.{label} must be a mapping with a method; it is {own!r}")
-        rest = {key: value for key, value in own.items() if key != "method"}
+    for label in variants.values:
+        own = variants.mapping(label)
+        method, rest = own.text("method"), {key: value for key, value in own.values.items() if key != "method"}
+        check_method(method, f"{own.where}: method")
+        check_settings(rest, own.where)
         recipes[str(label)] = Recipe(
-            name=check_name("ablation", path.stem), path=path, encoder=encoder, method=own["method"],
-            settings=settings, tasks={task: {**of_task, **rest} for task, of_task in tasks.items()},
+            name=check_name("ablation", path.stem), path=path, encoder=encoder, method=method,
+            settings=settings.values, tasks={task: {**of_task, **rest} for task, of_task in tasks.values.items()},
             grid={}, chosen_from_grid=False, tried=None, source=f"{path.name}, {label}",
         )  # fmt: skip
     return Ablation(path.stem, encoder, str(baseline), recipes)
@@ -143,7 +153,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
         The exit status.
     """
     chosen = build_parser().parse_args(arguments)
-    return status_of(lambda: _compare(load_ablation(chosen.ablation), chosen, run))
+    return study_status(lambda: _compare(load_ablation(chosen.ablation), chosen, run))
 
 
 def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | None) -> int:
@@ -155,12 +165,13 @@ def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | 
     out = chosen.results_dir / check_name("ablation", chosen.name or ablation.name)
     out.mkdir(parents=True, exist_ok=True)
     cells = {label: describe(some, chosen)["cells"] for label, some in jobs_of.items()}
-    described = {"output_dir": str(chosen.output_dir), "command": shlex.join(sys.argv), "variants": cells}
-    write_text_atomic(out / "study.json", json.dumps(described, indent=2) + "\n")
+    described = {"output_dir": str(chosen.output_dir), "command": command_line(), "variants": cells}
+    write_json(out / "study.json", described)
     report, stopped = compute(jobs, chosen, run)
     if stopped:
         return stopped
     table, logged = read_variants(cells, chosen.output_dir)
+    table = replace(table, command=command_line())
     files = write_tables(table, out)
     for name, text in (("logged.md", logged_markdown(logged) + "\n"), ("logged.csv", logged_csv(logged))):
         files.append(out / name)
@@ -176,7 +187,7 @@ def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | 
 
 
 def _plan(label: str, recipe: Recipe, chosen: argparse.Namespace) -> list[Job]:
-    tasks = [] if chosen.tasks is None else [task.strip() for task in chosen.tasks.split(",") if task.strip()]
+    tasks = [] if chosen.tasks is None else names_of("tasks", chosen.tasks)
     configs = run_configs(
         recipe, tasks, parse_seeds(chosen.seeds), parse_overrides(chosen.overrides),
         task_def=chosen.task_def, data_dir=chosen.data_dir, output_dir=chosen.output_dir,
@@ -203,18 +214,18 @@ def read_variants(
         whole = gather(runs, Wanted.of(some))
         for (encoder, _, task), cell in whole.cells.items():
             found[encoder, label, task] = replace(cell, method=label)
-            logged[task, label] = _logged([RunDirectory(path) for path in run_folders(cell, runs).values()])
+            folders = run_folders(cell, runs)
+            logged[task, label] = _logged([RunDirectory(folders[r.seed]).read_metrics(r) for r in cell.results])
+    refuse_mixture(run for cell in found.values() for run in finished_runs(cell, runs))
     return Table(found, whole.encoders, tuple(cells), whole.tasks), logged
 
 
-def _logged(directories: Sequence[RunDirectory]) -> dict[str, Logged]:
+def _logged(of_runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Logged]:
     runs: dict[str, list[tuple[float, float]]] = {}
-    for directory in directories:
-        if not directory.metrics_jsonl.is_file():
-            continue  # diverged before it logged, or cleaned up since
+    for records in of_runs:
         values: dict[str, list[float]] = {}
-        for line in directory.metrics_jsonl.read_text(encoding="utf-8").splitlines():
-            for key, value in json.loads(line).items():
+        for record in records:
+            for key, value in record.items():
                 _, slash, name = key.partition("/")
                 if slash and isinstance(value, float | int):
                     values.setdefault(name, []).append(float(value))
@@ -249,7 +260,7 @@ def logged_markdown(logged: Mapping[tuple[str, str], Mapping[str, Logged]]) -> s
 
 
 def _logged_text(value: Logged | None) -> str:
-    return "-" if value is None else f"{value.median:.3g} ({value.last:.3g})"
+    return "-" if value is None else f"{value.median:z.3g} ({value.last:z.3g})"
 
 
 if __name__ == "__main__":

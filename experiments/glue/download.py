@@ -4,6 +4,7 @@ Called by ``scripts/download_glue.sh``. An archive goes to ``<out_dir>/.download
 folder there and checked by row counts; only then its files appear in ``<out_dir>/<Task>/``.
 """
 
+import argparse
 import fcntl
 import os
 import shutil
@@ -16,8 +17,8 @@ from pathlib import Path, PurePosixPath
 if __package__ in {None, ""}:  # run as a script: the project root is two folders up
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data_utils.command_line import CommandParser
-from data_utils.errors import SettingError
+from data_utils.command_line import CommandParser, status_of
+from data_utils.errors import SettingError, error_line, naming, shown
 from data_utils.task_def import TaskDef, load_task_defs
 from experiments.glue.fetch import fetch
 from experiments.glue.glue_prepro import TASK_DEF, task_names
@@ -68,28 +69,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="server with the same layout; also the environment variable GLUE_BASE_URL [%(default)s]",
     )
     args = parser.parse_args(argv)
+    return status_of(lambda: _download(args))
+
+
+def _download(args: argparse.Namespace) -> int:
+    names = task_names(args.tasks) or ()
+    if not args.base_url.startswith(("http://", "https://")):
+        raise SettingError(f"--base_url {shown(args.base_url)}: must begin with http:// or https://")
+    definitions = load_task_defs(TASK_DEF)
+    work = args.out_dir / ".download"
+    work.mkdir(parents=True, exist_ok=True)
     failed = []
-    try:
-        names = task_names(args.tasks) or ()
-        if not args.base_url.startswith(("http://", "https://")):
-            raise SettingError(f"--base_url {args.base_url!r}: must begin with http:// or https://")
-        definitions = load_task_defs(TASK_DEF)
-        work = args.out_dir / ".download"
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two downloads into one folder would mix their bytes
-            for name in names:
-                try:
-                    print(download_task(args.out_dir, definitions[name], args.base_url.rstrip("/")), flush=True)
-                except (SettingError, OSError) as error:
-                    failed.append(name)
-                    print(f"error: {name}: {error}", file=sys.stderr)
-    except (SettingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with (work / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two downloads into one folder would mix their bytes
+        for name in names:
+            try:
+                print(download_task(args.out_dir, definitions[name], args.base_url.rstrip("/")), flush=True)
+            except (SettingError, OSError) as error:
+                failed.append(name)
+                print(f"error: {name}: {error_line(error)}", file=sys.stderr)
     if failed:
-        print(f"error: not fetched: {', '.join(failed)}; run the same command again to go on", file=sys.stderr)
-    return 2 if failed else 0
+        raise SettingError(f"not fetched: {', '.join(failed)}; run the same command again to go on")
+    return 0
 
 
 def download_task(out_dir: Path, task_def: TaskDef, base_url: str) -> str:
@@ -151,12 +152,14 @@ def unpack(archive: Path, target: Path, task: str) -> None:
                 path = PurePosixPath(member.filename.replace("\\", "/"))
                 is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
                 if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or is_link:
-                    raise SettingError(f"{archive.name}: member {member.filename!r} points outside; nothing unpacked")
+                    raise SettingError(
+                        f"{archive.name}: member {shown(member.filename)} points outside; nothing unpacked"
+                    )
             for name in wanted:
                 member = _find_member(members, name, archive.name)
                 if member.file_size > _MAX_UNPACKED:
                     raise SettingError(f"{archive.name}: {member.filename} would unpack to {member.file_size} bytes")
-                with content.open(member) as source, (target / name).open("wb") as out:
+                with naming(target / name), content.open(member) as source, (target / name).open("wb") as out:
                     shutil.copyfileobj(source, out)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise SettingError(f"{archive.name}: damaged archive ({error}); run again to fetch it anew") from None

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
-from data_utils.command_line import status_of
 from experiments.glue.drawing.curves import learning_curves
 from experiments.glue.drawing.distribution import draw_concentration, draw_distribution
 from experiments.glue.drawing.heat_map import draw_heat_map
@@ -35,6 +34,7 @@ from experiments.glue.drawing.sensitivities import (
     statistics_markdown,
     statistics_rows,
 )
+from experiments.glue.launch.stopping import study_status
 from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import plan_jobs
 from experiments.glue.study import build_parser, run_study
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
         check_recorded(plan_jobs(chosen))
         return run_study(chosen, run, lambda table, out: draw(table, chosen.output_dir, out))
 
-    return status_of(work)
+    return study_status(work)
 
 
 def draw(table: Table, runs: Path, out: Path) -> list[Path]:

@@ -7,31 +7,31 @@ Trains what is missing, as experiments.glue.study does (started again, it goes o
 --set save=none beneath your own --set, and writes into <results_dir>/<encoder>/:
     <task>_data_share        the figure (PNG, PDF), mean and band over the seeds; its numbers (CSV)
     <task>_data_share_runs   .csv: a line per run
-    study.json               the runs of every share
+    figure3.json             the runs of every share
 A smaller share is a subset of a larger one of the same seed. The whole set is Figure 2's run. docs/figures.md has more.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_utils.atomic import write_text_atomic
-from data_utils.command_line import status_of
 from data_utils.errors import SettingError
+from data_utils.json_file import write_json
 from experiments.glue.drawing.data_share import SharePoint, draw_data_share
 from experiments.glue.drawing.sensitivities import DEFAULTS, check_recorded, read_cell
 from experiments.glue.figure2 import figure_parser
 from experiments.glue.launch.pool import Job
+from experiments.glue.launch.stopping import study_status
 from experiments.glue.launch.worker import RunFunction
-from experiments.glue.plan import describe, plan_jobs, study_name
+from experiments.glue.plan import command_line, describe, plan_jobs, study_name
 from experiments.glue.study import compute, list_failures, list_jobs
-from experiments.glue.table.cells import SELECTIONS, Selection, Table, Wanted, gather
+from experiments.glue.table.cells import SELECTIONS, Selection, Table, finished_runs, gather
+from experiments.glue.table.contents import refuse_mixture
+from experiments.glue.table.wanted import Wanted
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
         "last; the CSV has both; default: %(default)s",
     )  # fmt: skip
     chosen = parser.parse_args(arguments)
-    return status_of(lambda: _figure(chosen, run))
+    return study_status(lambda: _figure(chosen, run))
 
 
 def _figure(chosen: argparse.Namespace, run: RunFunction | None) -> int:
@@ -65,12 +65,13 @@ def _figure(chosen: argparse.Namespace, run: RunFunction | None) -> int:
     out = chosen.results_dir / study_name(chosen, jobs)
     out.mkdir(parents=True, exist_ok=True)
     cells = {share: describe(some, chosen)["cells"] for share, some in jobs_of.items()}
-    described = {"output_dir": str(chosen.output_dir), "command": shlex.join(sys.argv), "shares": cells}
-    write_text_atomic(out / "study.json", json.dumps(described, indent=2) + "\n")
+    write_json(out / "figure3.json", {"output_dir": str(chosen.output_dir), "command": command_line(), "shares": cells})
     report, stopped = compute(jobs, chosen, run)
     if stopped:
         return stopped
     tables = {share: gather(chosen.output_dir, Wanted.of(some)) for share, some in cells.items()}
+    every = [cell for table in tables.values() for cell in table.cells.values()]
+    refuse_mixture(run for cell in every for run in finished_runs(cell, chosen.output_dir))
     print("\n".join(map(str, draw(tables, chosen.output_dir, out, chosen.selection))))
     list_failures(report)
     return 0 if all(table.complete for table in tables.values()) else 1

@@ -16,15 +16,13 @@ from pathlib import Path
 from data_utils.command_line import CommandParser, status_of
 from experiments.glue.drawing.curves import learning_curves
 from experiments.glue.drawing.seed_strips import seed_strips
-from experiments.glue.table.cells import Wanted, gather
+from experiments.glue.table.arguments import add_table_arguments, read_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 for a wrong setting or file."""
     parser = CommandParser("python -m experiments.glue.figures", __doc__)
-    parser.add_argument("runs", type=Path, help="output_dir of the runs")
-    parser.add_argument("--study", type=Path, help="study.json: show its cells and no others")
-    parser.add_argument("--run_id", action="append", default=[], help="run id to take where a cell has several")
+    add_table_arguments(parser, "show its cells and no others")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--curves", action="store_true", help="learning curves too")
     chosen = parser.parse_args(arguments)
@@ -32,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _draw(chosen: argparse.Namespace) -> None:
-    table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
+    table = read_table(chosen)
     files = seed_strips(table, chosen.out / "strip")
     files += learning_curves(table, chosen.runs, chosen.out / "curves") if chosen.curves else []
     print("\n".join(map(str, files)))

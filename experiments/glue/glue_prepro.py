@@ -16,7 +16,7 @@ if __package__ in {None, ""}:  # run as a script: the project root is two folder
 
 from data_utils.canonical_tsv import write_canonical
 from data_utils.command_line import CommandParser, status_of
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.task_def import TaskDef, load_task_defs
 from experiments.glue.glue_readers import MSR_FILES, TASKS, RawSplit, read_msr_paraphrase, read_split
 
@@ -51,7 +51,9 @@ def task_names(text: str | None) -> tuple[str, ...] | None:
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in TASKS]
     if unknown or not names:
-        raise SettingError(f"--tasks {text!r}: {unknown[0] if unknown else 'nothing'!r} is none of {', '.join(TASKS)}")
+        raise SettingError(
+            f"--tasks {shown(text)}: {shown(unknown[0] if unknown else 'nothing')} is none of {', '.join(TASKS)}"
+        )
     return names
 
 
@@ -81,10 +83,9 @@ def convert(root: Path, out: Path, tasks: Sequence[str] | None = None, task_def:
         if not sources:
             absent.append(name)
             continue
-        if name not in definitions:
-            raise SettingError(f"{task_def}: does not define {name}; it defines {', '.join(definitions)}")
+        definition = definitions.find(name, "--task_def")
         out.mkdir(parents=True, exist_ok=True)
-        written += _convert_task(out, definitions[name], sources)
+        written += _convert_task(out, definition, sources)
     if absent and tasks:
         raise SettingError(f"{root}: no files of {', '.join(absent)} (looked for {_folders(absent)})")
     if not written:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_utils.canonical_tsv import iterate_lines, label_value
-from data_utils.errors import SettingError
+from data_utils.canonical_tsv import iterate_lines, label_value, without_blank_end
+from data_utils.errors import SettingError, shown
 from data_utils.task_def import TaskDef
 
 
@@ -142,7 +142,7 @@ def read_split(path: str | Path, task_def: TaskDef, split: str) -> RawSplit:
     """
     task = TASKS[task_def.name]
     source = task.splits[split]
-    lines = _without_blank_end(path)
+    lines = without_blank_end(iterate_lines(path))
     without_header = bool(task.headerless) and source.labelled(task)
     header = list(task.headerless) if without_header else _header(next(lines, (1, ""))[1])
     return _read_rows(path, lines, header, task_def, source)
@@ -163,8 +163,8 @@ def read_msr_paraphrase(folder: str | Path, task_def: TaskDef) -> dict[str, RawS
     ids_path = next((file for file in map(Path(folder).joinpath, MSR_DEV_IDS) if file.is_file()), None)
     if ids_path is None:
         raise SettingError(f"{path}: needs {MSR_DEV_IDS[0]} beside it: the list of GLUE's dev pairs")
-    wanted = {tuple(line.strip().split("\t")) for _, line in _without_blank_end(ids_path)}
-    lines = _without_blank_end(path)
+    wanted = {tuple(line.strip().split("\t")) for _, line in without_blank_end(iterate_lines(ids_path))}
+    lines = without_blank_end(iterate_lines(path))
     header = _header(next(lines, (1, ""))[1])
     if header[1:3] != ["#1 ID", "#2 ID"]:
         raise SettingError(f"{path}: line 1: columns 2 and 3 must be '#1 ID' and '#2 ID', found {', '.join(header)}")
@@ -190,8 +190,8 @@ def _read_rows(
     missing = [name for name in wanted if name not in header]
     if missing:
         raise SettingError(
-            f"{path}: line 1: no column {missing[0]!r}; {task.folder} needs {', '.join(wanted)}; "
-            f"found {', '.join(header)[:200]!r}"
+            f"{path}: line 1: no column {shown(missing[0])}; {task.folder} needs {', '.join(wanted)}; "
+            f"found {shown(', '.join(header))}"
         )
     texts = [header.index(name) for name in source.columns[: task.sentences]]
     label_at = header.index(source.columns[-1])
@@ -227,15 +227,3 @@ def _read_rows(
 
 def _header(line: str) -> list[str]:
     return [name.strip() for name in line.split("\t")]
-
-
-def _without_blank_end(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines without the empty ones that end a file; one in between is a row like any other."""
-    blank: list[tuple[int, str]] = []
-    for number, line in iterate_lines(path):
-        if not line:
-            blank.append((number, line))
-            continue
-        yield from blank
-        blank.clear()
-        yield number, line

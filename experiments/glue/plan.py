@@ -7,11 +7,12 @@ import functools
 import math
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
 from experiments.glue.launch.launcher import check_launcher
 from experiments.glue.launch.pool import Job
@@ -19,14 +20,18 @@ from experiments.glue.recipe import (
     Recipe,
     check_budgets,
     find_recipes,
-    parse_overrides,
     resolve_recipes,
     run_configs,
 )
+from experiments.glue.settings import check_method, parse_overrides
 from experiments.glue.table.cells import TASK_ORDER
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
-from mt_dnn.results import RunDirectory
+from mt_dnn.data import missing_file
+from mt_dnn.identity import finished_result
+
+_ROOT = Path(__file__).resolve().parents[2]
+_MOST_SEEDS = 1000  # of a cell; a table of more is a slip of the keyboard
 
 
 def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
@@ -63,27 +68,45 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
     return [make_job(c, folder, by_name[c.encoder, c.method]) for folder, c in configs.items()]
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, flag: str = "--seeds") -> list[int]:
     """``"5"`` -> 1 to 5; ``"3,7,11"`` -> those.
 
+    Args:
+        text: What is given.
+        flag: By which flag, for messages.
+
     Raises:
-        SettingError: anything else.
+        SettingError: anything else, more than 1,000 of them, a seed beyond 2^63 or one that stands twice.
     """
-    parts = [part for part in text.split(",") if part.strip()]
-    if not parts or not all(part.strip().isdecimal() for part in parts) or ("," not in text and int(text) < 1):
-        raise SettingError(f"--seeds {text!r}: give a count such as 5, or seeds such as 3,7,11 (3, is the one seed 3)")
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isascii() and part.isdecimal() for part in parts) or text.strip("0 ") == "":
+        raise SettingError(
+            f"{flag} {shown(text)}: give a count such as 5, or seeds such as 3,7,11 (3, is the one seed 3)"
+        )
+    if long := [part for part in parts if len(part) > 19 or int(part) >= 2**63]:
+        raise SettingError(f"{flag}: {shown(long[0])} is too large; legal: seeds in [0, 2^63)")
     seeds = [int(part) for part in parts]
-    return list(dict.fromkeys(seeds)) if "," in text else list(range(1, seeds[0] + 1))
+    if (len(seeds) if "," in text else seeds[0]) > _MOST_SEEDS:
+        raise SettingError(f"{flag} {shown(text)}: legal: at most {_MOST_SEEDS} seeds")
+    if twice := [seed for seed, n in Counter(seeds).items() if n > 1]:
+        raise SettingError(f"{flag} {shown(text)}: seed {twice[0]} stands there twice; give each once")
+    return seeds if "," in text else list(range(1, seeds[0] + 1))
 
 
 def chosen_overrides(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Dotted setting -> value, of ``--set`` and ``--holdout``."""
+    """Dotted setting -> value, of ``--set`` and ``--holdout``.
+
+    Raises:
+        SettingError: an unknown setting, or one that is not set so.
+    """
+    if chosen.holdout is not None and not 0.0 < chosen.holdout < 1.0:
+        raise SettingError(f"--holdout is {chosen.holdout}; legal: a share in (0, 1)")
     overrides = parse_overrides(chosen.overrides)
     return overrides if chosen.holdout is None else {**overrides, "holdout": chosen.holdout}
 
 
 def _search_seeds(chosen: argparse.Namespace) -> list[int]:
-    seeds = parse_seeds(chosen.search_seeds)
+    seeds = parse_seeds(chosen.search_seeds, "--search_seeds")
     if both := sorted(set(seeds) & set(parse_seeds(chosen.seeds))):
         raise SettingError(
             f"--search_seeds {chosen.search_seeds}: {both[0]} is one of --seeds {chosen.seeds} too, so the table of "
@@ -106,9 +129,18 @@ def describe(jobs: Sequence[Job], chosen: argparse.Namespace) -> dict[str, Any]:
     keys = ("encoder", "method", "task", "run_id", "recipe", "trials")
     return {
         "output_dir": str(chosen.output_dir),
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
         "cells": [{**dict(zip(keys, cell, strict=True)), "seeds": s} for cell, s in seeds.items()],
     }
+
+
+def command_line() -> str:
+    """This process's command, as it can be given again."""
+    program, *arguments = sys.argv
+    path = Path(program).resolve()
+    module = path.relative_to(_ROOT).with_suffix("").parts if path.is_relative_to(_ROOT) else ()
+    called = ["python", "-m", ".".join(module)] if module[:1] == ("experiments",) else [program]
+    return shlex.join([*called, *arguments]).replace("\n", "'$'\\n''")  # one line, for the same shell words
 
 
 def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:
@@ -122,8 +154,10 @@ def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:
     if chosen.recipes is not None and chosen.controls:
         raise SettingError("--controls finds recipes by --encoder and --methods; list the controls' --recipes yourself")
     if chosen.recipes is not None:
-        return resolve_recipes(_names(chosen.recipes))
-    methods = _names(chosen.methods)
+        return resolve_recipes(names_of("recipes", chosen.recipes))
+    methods = names_of("methods", chosen.methods)
+    for method in methods:
+        check_method(method, "--methods")
     if chosen.controls:
         methods = list(dict.fromkeys([*(c for m in methods if (c := control_of(m)) is not None), *methods]))
     return find_recipes(chosen.encoder, methods, chosen.recipe_base)
@@ -131,12 +165,20 @@ def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:
 
 def _tasks(chosen: argparse.Namespace, recipe: Recipe) -> list[str]:
     if chosen.tasks is not None:
-        return _names(chosen.tasks)
+        return names_of("tasks", chosen.tasks)
     return sorted(recipe.tasks, key=lambda task: (*TASK_ORDER, task).index(task))
 
 
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+def names_of(flag: str, text: str) -> list[str]:
+    """The names that a flag lists, each once.
+
+    Raises:
+        SettingError: there is none.
+    """
+    names = list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+    if not names:
+        raise SettingError(f"--{flag} {shown(text)} names none; give some, with commas between them")
+    return names
 
 
 def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
@@ -147,10 +189,7 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
     """
     tsv = config.data_dir / f"{config.task}_train.tsv"
     if not tsv.is_file():
-        raise SettingError(
-            f"--data_dir: {tsv} does not exist; make it with python experiments/glue/glue_prepro.py "
-            f"--root_dir <raw GLUE folder> --out {config.data_dir}, or leave {config.task} out of --tasks"
-        )
+        raise SettingError(f"{missing_file(config, tsv.stem)}; or leave {config.task} out of --tasks")
     rows = _count_rows(tsv)
     used = config.train_size or math.ceil(rows * (1.0 - (config.holdout or 0.0)) * (config.train_fraction or 1.0))
     steps = config.epochs * math.ceil(used / config.window)
@@ -164,6 +203,9 @@ def _count_rows(tsv: Path) -> int:
 
 
 def is_done(job: Job) -> bool:
-    """Whether there is nothing left to compute of a run."""
-    result = RunDirectory(job.folder).read_result()
-    return result is not None and result.done
+    """Whether there is nothing left to compute of a run.
+
+    Raises:
+        SettingError: it was computed on other data, with another task definition or encoder, or a file is damaged.
+    """
+    return finished_result(job.config) is not None

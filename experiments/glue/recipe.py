@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
 from data_utils.task_def import load_task_defs
-from data_utils.yaml_file import read_yaml
-from module.methods import METHODS
+from experiments.glue.recipe_file import RECIPES, find_recipe_file, merged, read_recipe
+from experiments.glue.settings import check_method
+from module.methods import is_control
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig
 from mt_dnn.config_parser import config_from_mapping
-
-RECIPES = Path(__file__).resolve().parent / "recipes"
-
-_KEYS = ("like", "encoder", "method", "settings", "tasks", "grid", "chosen_from_grid", "tried", "source")
-# What the study itself decides for every run, and by which flag.
-_OWNED = {
-    "init_checkpoint": "--encoder",
-    "method": "--methods",
-    "train_datasets": "--tasks",
-    "seed": "--seeds",
-    "task_def": "--task_def",
-    "data_dir": "--data_dir",
-    "output_dir": "--output_dir",
-    "device": "--devices",
-    "threads": "--workers_per_device",
-    "recipe": "--recipes",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,77 +54,24 @@ def load_recipe(path: Path) -> Recipe:
     """Read a recipe file and check its shape; the values are checked when a run is made of them.
 
     Raises:
-        SettingError: a missing or unknown key, or a setting that belongs to the study's command line.
+        SettingError: a missing or unknown key, a value of another kind, or a setting that is unknown or belongs to the
+            study's command line.
         OSError: the file cannot be read.
     """
-    content = _whole(path)
-    unknown = sorted(set(content) - set(_KEYS))
-    if unknown:
-        raise SettingError(f"{path}: unknown key {', '.join(unknown)}; legal keys: {', '.join(_KEYS)}")
-    for key in ("encoder", "method", "source"):
-        if not isinstance(content.get(key), str):
-            raise SettingError(f"{path}: {key} must be a text; it is {content.get(key)!r}")
-    for key in ("settings", "tasks", "grid"):
-        if not isinstance(content.setdefault(key, {}), dict):
-            raise SettingError(f"{path}: {key} must be a mapping; it is {content[key]!r}")
-    if not isinstance(content.setdefault("chosen_from_grid", False), bool):
-        raise SettingError(f"{path}: chosen_from_grid must be true or false; it is {content['chosen_from_grid']!r}")
-    for task, settings in content["tasks"].items():
-        if not isinstance(settings, dict):
-            raise SettingError(f"{path}: tasks.{task} must be a mapping of settings; it is {settings!r}")
-        _refuse_owned(settings, f"{path}: tasks.{task}")
-    _refuse_owned(content["settings"], f"{path}: settings")
-    for key, values in content["grid"].items():
-        if not isinstance(values, list) or not values:
-            raise SettingError(f"{path}: grid.{key} must be a list of values; it is {values!r}")
-    if content["chosen_from_grid"] and not content["grid"]:
+    content = read_recipe(path)
+    grid = content.mapping("grid", {}).values
+    chosen = content.get("chosen_from_grid", "true or false", lambda v: isinstance(v, bool), False)
+    if chosen and not grid:
         raise SettingError(f"{path}: chosen_from_grid is true, but there is no grid: write the values that were tried")
-    tried = content.setdefault("tried", None)
-    if tried is not None and (not content["chosen_from_grid"] or not isinstance(tried, int) or tried < 1):
-        raise SettingError(f"{path}: tried is {tried!r}; legal: an integer >= 1, together with chosen_from_grid: true")
-    return Recipe(name=check_name("recipe", path.stem), path=path, **{key: content[key] for key in _KEYS if key != "like"})
-
-
-def _whole(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A recipe file's content with what it takes from the recipe that it is ``like``."""
-    own = read_yaml(path)
-    if "like" not in own:
-        return own
-    base_path = _named(own.pop("like"), path)
-    if base_path in above:
-        raise SettingError(f"{path}: like goes in a circle: {' -> '.join(p.stem for p in (*above, base_path))}")
-    base = _whole(base_path, (*above, base_path))
-    content = {key: base[key] for key in ("encoder", "method", "source")} | own
-    for key in ("settings", "tasks", "grid"):
-        content.setdefault(key, {})
-    parts = content["method"].split("+")
-    settings, grid = (_of_methods(base.get(key, {}), parts) for key in ("settings", "grid"))
-    tasks = {task: _without(_of_methods(own, parts), content["settings"]) for task, own in base["tasks"].items()}
-    content["settings"] = merged(settings, content["settings"])
-    content["tasks"] = {k: v for k, v in merged(tasks, content["tasks"]).items() if v is not None}
-    content["grid"] = {k: v for k, v in merged(grid, content["grid"]).items() if v is not None}
-    return content
-
-
-def _named(name: str, path: Path) -> Path:
-    return next(f for folder in (path.parent, RECIPES) if (f := folder / f"{name}.yml").is_file())
-
-
-def _of_methods(settings: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
-    groups = {key: key.partition(".")[0] for key in settings}
-    return {key: settings[key] for key, group in groups.items() if group not in METHODS or group in parts}
-
-
-def _without(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """``low`` without what ``high`` sets; mappings in them likewise."""
-    result = {}
-    for key, value in low.items():
-        above = high.get(key)
-        if isinstance(value, dict) and isinstance(above, dict):
-            result[key] = _without(value, above)
-        elif key not in high:
-            result[key] = value
-    return result
+    tried = content.integer("tried", 1) if content.values.get("tried") is not None else None
+    if tried is not None and not chosen:
+        raise SettingError(f"{path}: tried is {tried}, which goes together with chosen_from_grid: true")
+    return Recipe(
+        name=check_name("recipe", path.stem), path=path, encoder=content.text("encoder"),
+        method=content.text("method"), settings=content.mapping("settings", {}).values,
+        tasks=content.mapping("tasks", {}).values, grid=grid, chosen_from_grid=chosen, tried=tried,
+        source=content.text("source"),
+    )  # fmt: skip
 
 
 def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) -> list[Recipe]:
@@ -155,13 +84,17 @@ def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) 
         base: Encoder (slug) whose recipes to take instead, for an encoder that has none.
 
     Raises:
-        SettingError: no recipe for a method; the message says where one was looked for and what to do.
+        SettingError: an unknown method, or no recipe for one; the message says where one was looked for and what to do.
     """
     owner = slug(encoder) if base is None else check_name("recipe_base", base)
     recipes = []
     for method in methods:
+        check_method(method, "--methods")
         parts = method.split("+")
-        plain = ["vanilla"] if all(part in METHODS and METHODS[part].is_control for part in parts) else []
+        try:
+            plain = ["vanilla"] if is_control(method) else []
+        except ValueError as error:
+            raise SettingError(str(error)) from None
         candidates = [RECIPES / f"{owner}_{name}.yml" for name in dict.fromkeys((method, parts[-1], *plain))]
         found = next((path for path in candidates if path.is_file()), None)
         if found is None:
@@ -182,16 +115,7 @@ def resolve_recipes(names: Sequence[str]) -> list[Recipe]:
     Raises:
         SettingError: a name that is neither.
     """
-    recipes = []
-    for name in names:
-        path = Path(name)
-        if not path.is_file():
-            path = RECIPES / f"{name.removesuffix('.yml')}.yml"
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yml")))
-            raise SettingError(f"no recipe {name!r}: give a file, or one of {known}")
-        recipes.append(load_recipe(path))
-    return recipes
+    return [load_recipe(find_recipe_file(name, "--recipes")) for name in names]
 
 
 def check_budgets(recipes: Sequence[Recipe]) -> None:
@@ -210,28 +134,6 @@ def check_budgets(recipes: Sequence[Recipe]) -> None:
             )
 
 
-def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read ``key=value`` pairs; values are YAML (``1e-4`` is a number, ``null`` is none).
-
-    Returns:
-        Dotted setting -> value.
-
-    Raises:
-        SettingError: no ``=``, an unreadable value, or a setting that has a flag of its own.
-    """
-    overrides: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise SettingError(f"--set {pair!r} is not key=value, such as epochs=3 or pats.noise_scale=8e-3")
-        try:
-            overrides[key] = _number(yaml.safe_load(text))
-        except yaml.YAMLError:
-            raise SettingError(f"--set {pair!r}: cannot read the value {text!r}") from None
-    _refuse_owned(overrides, "--set")
-    return overrides
-
-
 def run_configs(
     recipe: Recipe,
     tasks: Sequence[str],
@@ -241,6 +143,7 @@ def run_configs(
     task_def: Path = GLUE_TASK_DEF,
     data_dir: Path | None = None,
     output_dir: Path | None = None,
+    origin: str = "--set",
 ) -> list[RunConfig]:
     """All runs of one recipe: task x seed.
 
@@ -253,32 +156,52 @@ def run_configs(
         task_def: File with the task definitions.
         data_dir: Folder with the canonical TSV files; default RunConfig's.
         output_dir: Folder of all runs; default RunConfig's.
+        origin: Where the overrides are given, for messages.
 
     Raises:
         SettingError: a task that the recipe or the task definitions do not hold, or an illegal setting.
     """
     defined = load_task_defs(task_def)
-    for task in recipe.tasks:
-        if task not in defined:
-            raise SettingError(f"{recipe.path}: unknown task {task!r}; {task_def} defines {', '.join(defined)}")
     paths = {"task_def": task_def, "data_dir": data_dir, "output_dir": output_dir}
     configs = []
     for task in tasks or recipe.tasks:
+        defined.find(task, str(recipe.path) if task in recipe.tasks else "--tasks")
         if task not in recipe.tasks:
             raise SettingError(
                 f"{recipe.path} has no settings for task {task!r}; it has {', '.join(recipe.tasks)} "
                 f"(write tasks: {{{task}: {{}}}} to take the defaults)"
             )
-        values = task_settings(recipe, task, overrides, defined)
-        values |= {key: str(path) for key, path in paths.items() if path is not None}
-        values |= {"init_checkpoint": recipe.encoder, "method": recipe.method, "train_datasets": task}
-        values["recipe"] = recipe.name
+        fixed = {key: str(path) for key, path in paths.items() if path is not None}
+        fixed |= {"init_checkpoint": recipe.encoder, "method": recipe.method, "train_datasets": task}
+        fixed["recipe"] = recipe.name
+
+        def make(chosen: Mapping[str, Any], task: str = task, fixed: Mapping[str, str] = fixed) -> RunConfig:
+            return config_from_mapping({**task_settings(recipe, task, chosen, defined), **fixed})
+
         try:
-            config = config_from_mapping(values)
+            config = make(overrides)
         except SettingError as error:
-            raise SettingError(f"{recipe.path}, task {task}: {error}") from None
+            at_fault = _at_fault(overrides, make, origin)
+            raise SettingError(f"{at_fault or f'{recipe.path}, task {task}'}: {error}") from None
         configs += [dataclasses.replace(config, seed=seed) for seed in seeds]
     return configs
+
+
+def _at_fault(overrides: Mapping[str, Any], make: Callable[[Mapping[str, Any]], RunConfig], origin: str) -> str:
+    """The override that makes no run of a recipe that is one without it; empty where the recipe is none either."""
+
+    def fails(chosen: Mapping[str, Any]) -> bool:
+        try:
+            make(chosen)
+        except SettingError:
+            return True
+        return False
+
+    if fails({}):
+        return ""
+    alone = next(({key: value} for key, value in overrides.items() if fails({key: value})), overrides)
+    texts = {key: value if isinstance(value, str) else shown(value) for key, value in alone.items()}
+    return " ".join([origin, *(f"{key}={text}" for key, text in texts.items())])
 
 
 def task_settings(recipe: Recipe, task: str, overrides: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
@@ -289,12 +212,8 @@ def task_settings(recipe: Recipe, task: str, overrides: Mapping[str, Any], tasks
         task: A task that it holds.
         overrides: As in :func:`run_configs`.
         tasks: Names of all tasks, to tell a task's override from a method's.
-
-    Raises:
-        SettingError: an override of a setting that the study sets.
     """
     own = of_task(overrides, task, tasks)
-    _refuse_owned(own, f"--set, task {task}")
     return merged(merged(recipe.settings, recipe.tasks[task]), nested(own, recipe.method))
 
 
@@ -310,22 +229,6 @@ def of_task(overrides: Mapping[str, Any], task: str, tasks: Collection[str]) -> 
     return general | own
 
 
-def _refuse_owned(settings: Mapping[str, Any], where: str) -> None:
-    for key in settings:
-        if key in _OWNED:
-            raise SettingError(f"{where}: {key} is not set here; the study sets it ({_OWNED[key]})")
-
-
-def _number(value: Any) -> Any:
-    # YAML 1.1 reads 1e-4, with no dot, as a text.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def nested(overrides: Mapping[str, Any], method: str) -> dict[str, Any]:
     """Dotted settings as a recipe writes them; those of methods that ``method`` does not contain are left out."""
     parts = method.split("+")
@@ -336,15 +239,6 @@ def nested(overrides: Mapping[str, Any], method: str) -> dict[str, Any]:
             result[key] = value
         elif group in parts:
             result.setdefault(group, {})[name] = value
-    return result
-
-
-def merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """Two mappings in one, mappings in them likewise; ``high`` wins."""
-    result = dict(low)
-    for key, value in high.items():
-        below = result.get(key)
-        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return result
 
 

@@ -26,7 +26,8 @@ from experiments.glue.comparison.comparisons import Pair, SeedComparison, compar
 from experiments.glue.comparison.example_comparisons import ExampleComparison, compare_examples
 from experiments.glue.comparison.text import comparisons_csv, markdown, seeds_csv
 from experiments.glue.statistics.intervals import RESAMPLES
-from experiments.glue.table.cells import SELECTIONS, Selection, Table, Wanted, gather
+from experiments.glue.table.arguments import add_table_arguments, read_table
+from experiments.glue.table.cells import SELECTIONS, Selection, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         "python -m experiments.glue.significance", __doc__, "\nExit status: 0 done, 2 a setting or file is wrong."
     )
-    parser.add_argument("runs", type=Path, help="output_dir of the runs")
-    parser.add_argument("--study", type=Path, help="study.json: compare its cells and no others")
-    parser.add_argument("--run_id", action="append", default=[], help="run id to take where a cell has several")
+    add_table_arguments(parser, "compare its cells and no others")
     parser.add_argument(
         "--baseline",
         help="compare every method with this one; default: with its control where there is one, else vanilla",
@@ -127,9 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(chosen: argparse.Namespace) -> None:
-    if chosen.resamples < 100:
-        raise SettingError(f"--resamples {chosen.resamples}: give at least 100; the default is {RESAMPLES}")
-    table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
+    if not 100 <= chosen.resamples <= 1_000_000:
+        raise SettingError(f"--resamples is {chosen.resamples}; legal: 100 to 1000000; the default is {RESAMPLES}")
+    table = read_table(chosen)
     found = analyse(
         table, chosen.runs, chosen.baseline, SELECTIONS if chosen.selection == "both" else (chosen.selection,),
         chosen.resamples, chosen.random_seed, examples=not chosen.no_examples,

@@ -16,30 +16,28 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_utils.atomic import write_text_atomic
-from data_utils.command_line import CommandParser, status_of
+from data_utils.command_line import CommandParser
+from data_utils.json_file import write_json
 from experiments.glue.launch.display import StudyDisplay
-from experiments.glue.launch.launcher import add_launcher_arguments, launch, retries
+from experiments.glue.launch.launcher import add_launcher_arguments, check_machine, launch, retries
 from experiments.glue.launch.pool import Job, Pool, Report
+from experiments.glue.launch.stopping import KILLED, STOPPED, study_status
 from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
 from experiments.glue.search.arguments import add_search_arguments
 from experiments.glue.search.run import run_search
-from experiments.glue.table.cells import Table, Wanted, gather
+from experiments.glue.table.cells import Table, gather
 from experiments.glue.table.paper import load_paper
 from experiments.glue.table.render import markdown
+from experiments.glue.table.wanted import Wanted
 from experiments.glue.tables import write_tables
 from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.data import open_datasets
-
-STOPPED = 75  # EX_TEMPFAIL: started again, it goes on
-KILLED = 128 + signal.SIGINT
+from mt_dnn.schedule import learns_nothing
 
 
 def build_parser(module: str = "study", text: str = __doc__, tasks: str | None = None) -> argparse.ArgumentParser:
@@ -54,8 +52,8 @@ def build_parser(module: str = "study", text: str = __doc__, tasks: str | None =
         f"python -m experiments.glue.{module}",
         text,
         "\nExit status: 0 every run of the table is there, 1 some failed or are missing, 2 a setting "
-        "or file is wrong, 75 stopped by\na signal after checkpoints (start it again to go on), 130 killed by a "
-        "second Ctrl-C.",
+        "or file is wrong, 75 stopped by\na signal, after checkpoints (start it again to go on), 130 killed by a "
+        "second Ctrl-C, or by the first while no run is\ncomputed.",
     )
     what = parser.add_argument_group("what to run")
     what.add_argument("--encoder", help="Hub name, local folder or all-MiniLM-L6-v2; finds recipes/<encoder>_<method>")
@@ -111,7 +109,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
         The exit status.
     """
     chosen = build_parser().parse_args(arguments)
-    return status_of(lambda: run_study(chosen, run))
+    return study_status(lambda: run_study(chosen, run))
 
 
 def run_study(
@@ -140,7 +138,7 @@ def run_study(
     out = chosen.results_dir / study_name(chosen, jobs)
     study_json = out / "study.json"
     out.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(study_json, json.dumps(describe(jobs, chosen), indent=2) + "\n")
+    write_json(study_json, describe(jobs, chosen))
     report, stopped = compute(jobs, chosen, run)
     if stopped:
         return stopped
@@ -163,9 +161,19 @@ def compute(jobs: Sequence[Job], chosen: argparse.Namespace, run: RunFunction | 
 
     Returns:
         What became of them, and 0 or the exit status after a signal.
+
+    Raises:
+        SettingError: a run that is done was made of other data, another task definition or encoder.
     """
     todo = [job for job in jobs if not is_done(job)]
-    return _compute(chosen, run, todo, len(jobs)) if todo else (Report(done=0), 0)
+    if not todo:
+        print(f"all {len(jobs)} runs are already done", file=sys.stderr)
+        return Report(done=0), 0
+    report, stopped = _compute(chosen, run, todo, len(jobs))
+    if not stopped:
+        for job in jobs:
+            is_done(job)  # refuses what another study has made meanwhile of other data, or data that were changed
+    return report, stopped
 
 
 def _compute(
@@ -176,9 +184,12 @@ def _compute(
     wrap: Callable[[RunFunction], RunFunction] | None = None,
 ) -> tuple[Report, int]:
     """Compute runs, of so many altogether; returns the report, and the exit status of a stop by a signal or 0."""
+    check_machine(chosen, todo)
+    _warn_of_idle_runs(todo)
     run = run or _train_run()
     with launch(chosen, wrap(run) if wrap is not None else run, todo) as crew:
-        print(f"{len(todo)} of {total} runs to do, {crew.summary}", file=sys.stderr)
+        done = f", {total - len(todo)} are already done" if len(todo) < total else ""
+        print(f"{len(todo)} of {total} runs to do, {crew.summary}{done}; preparing data and encoders", file=sys.stderr)
         _prepare(todo)
         with StudyDisplay(todo) as display:
             pool = Pool(crew, display, retries(chosen))
@@ -187,6 +198,16 @@ def _compute(
         return report, 0
     print("stopped; the same command goes on", file=sys.stderr)
     return report, KILLED if pool.killed else STOPPED
+
+
+def _warn_of_idle_runs(jobs: Sequence[Job]) -> None:
+    idle = [job for job in jobs if learns_nothing(job.steps, job.config.warmup, job.config.schedule)]
+    if idle:
+        print(
+            f"warning: {len(idle)} of {len(jobs)} runs learn nothing: their only step stands at the start of the "
+            f"warm-up, where the learning rate is 0 (first: {idle[0].label}); give more epochs or --set warmup=0",
+            file=sys.stderr,
+        )
 
 
 def conclude(table: Table, out: Path, report: Report, figures: Callable[[Table, Path], list[Path]]) -> int:

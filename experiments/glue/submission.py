@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.task_def import TaskDef, TaskType
 from experiments.glue.glue_readers import TASKS
 
@@ -63,7 +63,9 @@ def submission_lines(
     """
     for uid, row in zip(uids, logits, strict=True):
         if not (uid.isascii() and uid.isdecimal()):
-            raise SettingError(f"--submission: {dataset}: uid {uid!r} is no number; glue_prepro.py makes test files")
+            raise SettingError(
+                f"--submission: {dataset}: uid {shown(uid)} is no number; glue_prepro.py makes test files"
+            )
         if task_def.task_type is TaskType.Regression:
             yield f"{uid}\t{np.clip(row[0], _LOWEST, _HIGHEST):.3f}\n"
         else:

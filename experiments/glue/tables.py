@@ -13,7 +13,6 @@ table; a failed run is missing. A run without any score makes its cell NaN: it i
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,10 +21,14 @@ from pathlib import Path
 from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
-from experiments.glue.table.cells import Table, Wanted, gather
+from data_utils.json_file import read_json
+from experiments.glue.fields import Fields
+from experiments.glue.table.arguments import add_table_arguments, read_table
+from experiments.glue.table.cells import Table
 from experiments.glue.table.csv_text import cells_csv, seeds_csv
+from experiments.glue.table.latex import latex
 from experiments.glue.table.paper import Paper, load_paper
-from experiments.glue.table.render import latex, markdown
+from experiments.glue.table.render import markdown
 
 
 def write_tables(table: Table, out: Path, paper: Paper | None = None) -> list[Path]:
@@ -59,20 +62,17 @@ def read_step_times(path: Path) -> dict[str, float]:
         SettingError: the file is no such result, or cannot be read.
     """
     try:
-        costs = json.loads(path.read_text(encoding="utf-8"))["methods"]
-        return {"vanilla": 1.0} | {method: float(cost["time_factor"]["median"]) for method, cost in costs.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingError(
-            f"--step_times {path}: no result of benchmarks.methods ({type(error).__name__}: {error})"
-        ) from None
+        costs = Fields(read_json(path), f"--step_times {path}").mapping("methods")
+    except FileNotFoundError:
+        raise SettingError(f"--step_times: no file {path}; give a result of python -m benchmarks.methods") from None
+    factors = {method: costs.mapping(method).mapping("time_factor").number("median") for method in costs.values}
+    return {"vanilla": 1.0} | factors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 for a wrong setting or file."""
     parser = CommandParser("python -m experiments.glue.tables", __doc__)
-    parser.add_argument("runs", type=Path, help="output_dir of the runs")
-    parser.add_argument("--study", type=Path, help="study.json: show its cells, missing ones included, and no others")
-    parser.add_argument("--run_id", action="append", default=[], help="run id to take where a cell has several")
+    add_table_arguments(parser, "show its cells, missing ones included, and no others")
     parser.add_argument(
         "--step_times", type=Path, help="result of python -m benchmarks.methods, for the column step time"
     )
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(chosen: argparse.Namespace) -> None:
-    table = gather(chosen.runs, Wanted.read(chosen.study) if chosen.study else None, chosen.run_id)
+    table = read_table(chosen)
     if chosen.step_times is not None:
         table = replace(table, step_times=read_step_times(chosen.step_times))
     print(markdown(table, load_paper()), end="")

@@ -19,9 +19,11 @@ from torch import Tensor
 from ..noise import BLOCK, WORD, mask_threshold
 from ..pats_rule import PATSRule
 from .device_table import NO_NAME, Column, Draw, Flag, Record, Setting
+from .guard import PARAMETER, address, at_hand, check_apart, one_entry
 from .mirror import Mirror
 from .rows import INFINITY_NORM, MOMENTUM, RULE_NONE, SENSITIVITY, SENSITIVITY_MEAN, STEP
-from .step import NonFiniteGradient
+from .state import MOMENTS, TRACKED, State, addresses
+from .step import DTYPES, NonFiniteGradient, check_gradient, check_parameter
 
 _REDUCE_CHUNK = 1024  # fixes the order of a tensor's sum
 _WARPS = 2  # of a block's program: each thread holds 4 neighbouring entries, 16 bytes, of each quarter
@@ -51,11 +53,20 @@ class DeviceGroup:
 class Member:
     """A parameter in a step, with its state."""
 
-    __slots__ = ("gradient", "group", "identity", "name", "parameter", "state", "theta")
+    __slots__ = ("addresses", "gradient", "group", "identity", "name", "parameter", "state", "theta")
 
-    def __init__(self, name: str, parameter: Tensor, group: int, identity: int | None, state: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        parameter: Tensor,
+        group: int,
+        identity: int | None,
+        state: State,
+        moments: bool = True,
+    ) -> None:
+        check_parameter(name, parameter)
         gradient = parameter if parameter.grad is None else parameter.grad  # none is needed for the noise alone
-        if gradient.layout != torch.strided:
+        if type(gradient) is Tensor and gradient.layout != torch.strided:
             raise RuntimeError(
                 f"The gradient of {name!r} is sparse: on {parameter.device.type} dense gradients are needed "
                 "(Embedding(sparse=False))"
@@ -68,25 +79,27 @@ class Member:
         self.name, self.parameter, self.group, self.state = name, parameter, group, state
         self.identity = identity
         """In the noise stream; None: no sensitivity and no noise."""
-        self.theta = parameter.detach().contiguous()
-        self.gradient = gradient.detach().contiguous()
+        self.theta, theta_at = at_hand(name, PARAMETER, parameter, None)
+        check_gradient(name, "gradient", parameter, gradient)
+        if gradient.dtype not in DTYPES:
+            raise TypeError(f"gradient of {name!r} is {gradient.dtype}: float32, bfloat16 or float16 is needed")
+        self.gradient, gradient_at = at_hand(name, "gradient", gradient, None)
+        keys = (*(MOMENTS if moments else (STEP,)), *(TRACKED if identity is not None else ()))
+        found = dict(zip(keys, addresses(name, parameter, state, keys), strict=True))
+        columns = (MOMENTUM, INFINITY_NORM, SENSITIVITY, STEP, SENSITIVITY_MEAN)
+        self.addresses = (theta_at, gradient_at, *(found.get(key, 0) for key in columns))
 
     def write_back(self) -> None:
         """Copy the updated values into a parameter that is not contiguous."""
-        if self.theta.data_ptr() != self.parameter.data_ptr():
+        if self.theta is not self.parameter:
             self.parameter.detach().copy_(self.theta)
 
     def row(self, lr: Tensor | None, name: int) -> tuple[int, ...]:
         """The columns of the table, with 0 for the first block."""
-        addresses = [
-            0 if (tensor := self.state.get(key)) is None else tensor.data_ptr()
-            for key in (MOMENTUM, INFINITY_NORM, SENSITIVITY, STEP, SENSITIVITY_MEAN)
-        ]
         identity = self.identity or 0
-        if self.identity is None:
-            addresses[2] = addresses[4] = 0
         return (
-            self.theta.data_ptr(), self.gradient.data_ptr(), *addresses, 0 if lr is None else lr.data_ptr(),
+            *self.addresses,
+            0 if lr is None else address("lr", PARAMETER, lr, lr.shape, torch.float32, lr.device),
             self.theta.numel(), 0, identity - ((identity >> 63) << 64), self.group, name,
         )  # fmt: skip
 
@@ -114,15 +127,15 @@ class DeviceStep:
         self.device = device
         self._table, self._settings = Mirror(device), Mirror(device)
         self._block_rows: dict[bytes, Tensor] = {}  # by the tensors' sizes; never changed, so graphs may use them
-        self._blocks = self._zero = torch.zeros(1, device=device)
+        self._blocks = self._zero = torch.zeros(1, dtype=torch.float32, device=device)
         self._flags = torch.tensor([NO_NAME, 0, 0, NO_NAME], dtype=torch.int32, device=device)
-        self._one = torch.ones(1, device=device)
+        self._one = torch.ones(1, dtype=torch.float32, device=device)
         self._names: dict[str, int] = {}
         self._scratch: dict[str, Tensor] = {}
         self._grown: list[Tensor] = []  # former scratch, which a captured graph may still use
         self._launches: list[_Launch] = []
         self._lrs: list[Tensor] = []
-        self._members: list[Member] = []
+        self.members: list[Member] = []
         self._aligned = False
         self._grad_scale = self._one
 
@@ -134,13 +147,16 @@ class DeviceStep:
             groups: The parameter groups, as the members number them.
             grad_scale: What gradients are divided by, one entry; None: 1.
         """
+        _load_kernels()  # or say now that there are none
         kinds = [(_kind(member, groups[member.group]), i) for i, member in enumerate(members)]
         order = [i for _, i in sorted(kinds)]
-        self._members = [members[i] for i in order]
+        self.members = [members[i] for i in order]
         self._lrs = [self._at_home(group.lr) for group in groups if group.lr is not None]
         lr_of = iter(self._lrs)
         lrs = [None if group.lr is None else next(lr_of) for group in groups]
-        rows = np.array([m.row(lrs[m.group], self._number(m.name)) for m in self._members], np.int64)
+        rows = np.array([m.row(lrs[m.group], self._number(m.name)) for m in self.members], np.int64)
+        states = {c.name.lower(): rows[:, c] for c in (Column.MOMENTUM, Column.INFINITY_NORM, Column.SENSITIVITY)}
+        check_apart([m.name for m in self.members], [m.parameter for m in self.members], states)
         blocks = -(-rows[:, Column.SIZE] // BLOCK)
         rows[:, Column.FIRST_BLOCK] = np.cumsum(blocks) - blocks
         self._aligned = not (rows[:, : Column.STEP] % 16).any()
@@ -153,7 +169,7 @@ class DeviceStep:
             self._make_room(len(rows), int(blocks.sum()))
         for _, part in groupby(range(len(rows)), key=lambda i: kinds[order[i]][0]):
             span = list(part)
-            member, first = self._members[span[0]], int(rows[span[0], Column.FIRST_BLOCK])
+            member, first = self.members[span[0]], int(rows[span[0], Column.FIRST_BLOCK])
             dtypes = member.theta.dtype, member.gradient.dtype
             tracked = member.identity is not None
             self._launches.append(_Launch(first, int(blocks[span].sum()), groups[member.group], tracked, *dtypes))
@@ -165,7 +181,7 @@ class DeviceStep:
             found_inf: Not 0 where a gradient scaler has found the step unfit, one entry; None: 0.
         """
         kernels, table, scratch = _load_kernels(), self._table.tensor, self._scratch
-        n = len(self._members)
+        n = len(self.members)
         with _current(self.device):
             for launch in self._launches:
                 kernels.measure_blocks[(launch.blocks,)](
@@ -200,9 +216,9 @@ class DeviceStep:
                     THETA=kernels.DTYPES[launch.theta], GRADIENT=kernels.DTYPES[launch.gradient],
                     num_warps=_WARPS, enable_fp_fusion=False,
                 )  # fmt: skip
-            for member in self._members:
+            for member in self.members:
                 member.write_back()
-        self._members = []
+        self.members = []
 
     def refused(self) -> tuple[int, str | None]:
         """Steps refused since the last call and the name of the first offender; waits for the device."""
@@ -224,6 +240,7 @@ class DeviceStep:
         return self._names.setdefault(name, len(self._names))
 
     def _at_home(self, value: Tensor) -> Tensor:
+        one_entry("lr or scale", value)
         return value.detach().to(self.device, torch.float32, non_blocking=True)
 
     def _make_room(self, rows: int, blocks: int) -> None:

@@ -17,7 +17,7 @@ class Mirror:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.tensor = torch.empty(0, device=device)
+        self.tensor = torch.empty(0, dtype=torch.float32, device=device)
         """The table on the device, as last put."""
         self._last: np.ndarray | None = None
         self._spare: Tensor | None = None  # page-locked: nothing can be allocated while a graph is captured

@@ -7,6 +7,7 @@ from ..noise import BLOCK
 # Names of the optimizers' state, written once.
 STEP, MOMENTUM, INFINITY_NORM = "step", "exp_avg", "exp_inf"
 SENSITIVITY, SENSITIVITY_MEAN = "sensitivity", "sensitivity_mean"
+STATE_COLUMNS = {MOMENTUM: "momentum", INFINITY_NORM: "infinity_norm", SENSITIVITY: "sensitivity"}  # of the table
 
 # Rules of the deterministic update `d`.
 RULE_NONE, RULE_MTDNN, RULE_TORCH = 0, 1, 2

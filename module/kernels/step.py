@@ -8,14 +8,16 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from ..noise import BLOCK, MASK_LEVELS, MAX_ENTRIES, WORD, mask_threshold, tensor_mask_bits
 from ..pats_rule import PATSRule
 from .cpu import sum_rows
+from .guard import PARAMETER, at_hand, check, check_plain, check_writable
 from .rows import new_table, number_blocks
 
 _DEVICES = ("cpu", "cuda")
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ZEROS = np.zeros(BLOCK, np.float32)  # the gradient of untouched rows
 
 
@@ -39,57 +41,92 @@ class Operand:
             masked the parameter's ``grad`` and left the whole one as its attribute ``unmasked_grad``.
     """
 
-    __slots__ = ("gradient", "name", "parameter", "theta", "touched", "update_gradient")
+    __slots__ = ("addresses", "gradient", "name", "parameter", "theta", "touched", "update_gradient")
 
     def __init__(self, name: str, parameter: Tensor) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
         check_parameter(name, parameter)
+        gradient, unmasked = parameter.grad, getattr(parameter, "unmasked_grad", None)
+        assert gradient is not None
         self.touched: Tensor | None = None
-        if gradient.layout != torch.strided:
-            if gradient.layout != torch.sparse_coo or gradient.sparse_dim() != 1:
-                raise RuntimeError(
-                    f"The gradient of {name!r} is sparse in a way that is not supported: sparse rows are needed"
-                )
-            if gradient._nnz() == 0:
-                gradient = gradient.to_dense()
-            else:
-                gradient = gradient.coalesce()
-                self.touched, gradient = gradient.indices()[0], gradient.values()
+        if type(gradient) is Tensor and gradient.layout != torch.strided:
+            if unmasked is not None:
+                raise RuntimeError(f"The gradient of {name!r} is sparse and masked: masks need dense gradients")
+            self.touched, gradient = _rows_of(name, parameter, gradient)
+        else:
+            check_gradient(name, "gradient", parameter, gradient)
         self.name = name
         self.parameter = parameter
-        self.theta = float32_copy(parameter.detach())
-        self.update_gradient = self.gradient = float32_copy(gradient.detach())
-        if (unmasked := getattr(parameter, "unmasked_grad", None)) is not None:
-            self.gradient = float32_copy(unmasked.detach())
+        self.theta, theta_at = at_hand(name, PARAMETER, parameter, torch.float32)
+        self.gradient, gradient_at = self.update_gradient, update_at = at_hand(
+            name, "gradient", gradient, torch.float32
+        )
+        if unmasked is not None:
+            check_gradient(name, "unmasked_grad", parameter, unmasked)
+            self.gradient, gradient_at = at_hand(name, "unmasked_grad", unmasked, torch.float32)
+        self.addresses = theta_at, gradient_at, update_at
 
     def write_back(self) -> None:
         """Copy the updated values into the parameter if they were worked out in a copy."""
-        if self.theta.data_ptr() != self.parameter.data_ptr():
+        if self.theta is not self.parameter:
             self.parameter.detach().copy_(self.theta)
 
 
-def float32_copy(tensor: Tensor) -> Tensor:
-    """Return the tensor itself if it is contiguous float32, else a copy that is."""
-    return tensor.to(torch.float32).contiguous()
+def _rows_of(name: str, parameter: Tensor, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The touched rows of a sparse gradient, (R,) rising, and their values (R, ...); dense where none is touched."""
+    if gradient.layout != torch.sparse_coo or gradient.sparse_dim() != 1:
+        raise RuntimeError(f"The gradient of {name!r} is sparse in a way that is not supported: sparse rows are needed")
+    if gradient.shape != parameter.shape or gradient.device != parameter.device:
+        raise ValueError(
+            f"gradient of {name!r} has shape {tuple(gradient.shape)} on {gradient.device}, the parameter "
+            f"{tuple(parameter.shape)} on {parameter.device}: call zero_grad() and backward() again"
+        )
+    if gradient._nnz() == 0:
+        return None, torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+    gradient = gradient.coalesce()
+    touched, values = gradient.indices()[0], gradient.values()
+    check_plain(name, "gradient", touched)
+    check(name, "gradient", values, torch.Size((len(touched), *parameter.shape[1:])), parameter.device)
+    # A tensor made without torch's checks may hold anything there.
+    if touched[0] < 0 or touched[-1] >= len(parameter) or not (touched.diff() > 0).all():
+        raise ValueError(
+            f"gradient of {name!r} has rows that are not rising in [0, {len(parameter)}): make it with "
+            "check_invariants=True to see where"
+        )
+    return touched, values
 
 
 def check_parameter(name: str, parameter: Tensor) -> None:
     """Refuse what the kernels do not handle.
 
     Raises:
-        TypeError: If the dtype is not float32, bfloat16 or float16.
+        TypeError: If it is no plain tensor (a DTensor, say), or the dtype is not float32, bfloat16 or float16.
         NotImplementedError: If the parameter is neither on the CPU nor on CUDA.
-        ValueError: If it has too many entries for the noise stream.
+        ValueError: If it has too many entries for the noise stream, or several in one place of memory.
     """
     if parameter.device.type not in _DEVICES:
         raise NotImplementedError(
             f"{name!r} is on {parameter.device}: there are kernels for {' and '.join(_DEVICES)}: move the model there"
         )
-    if parameter.dtype not in _DTYPES:
+    if is_lazy(parameter):  # it has no shape yet
+        check_plain(name, PARAMETER, parameter)
+    check(name, PARAMETER, parameter, parameter.shape, parameter.device)
+    if parameter.dtype not in DTYPES:
         raise TypeError(f"{name!r} is {parameter.dtype}: float32, bfloat16 or float16 is needed: model.float()")
     if parameter.numel() > MAX_ENTRIES:
         raise ValueError(f"{name!r} has {parameter.numel()} entries: at most {MAX_ENTRIES} are supported")
+    check_writable(name, parameter)
+
+
+def check_gradient(name: str, part: str, parameter: Tensor, gradient: Tensor) -> None:
+    """Refuse a dense gradient that does not fit its parameter.
+
+    Raises:
+        TypeError: If it is no plain tensor of floating-point numbers.
+        ValueError: If its shape, device or storage is another than the parameter's.
+    """
+    check(name, part, gradient, parameter.shape, parameter.device)
+    if not gradient.dtype.is_floating_point:
+        raise TypeError(f"{part} of {name!r} is {gradient.dtype}: floating-point numbers are needed")
 
 
 def warn_about_low_precision(named: Iterable[tuple[str, Tensor]]) -> None:
@@ -102,6 +139,15 @@ def warn_about_low_precision(named: Iterable[tuple[str, Tensor]]) -> None:
                 stacklevel=3,
             )
             return
+
+
+def warn_that_nothing_is_chosen(who: str, verb: str, stacklevel: int) -> None:
+    """Warn that there is no tensor whose sensitivity counts."""
+    warnings.warn(
+        f"{who} has nothing to {verb}: every weight and bias of the encoder layers is frozen or excluded: unfreeze a "
+        f"layer, or leave {who} out",
+        stacklevel=stacklevel,
+    )
 
 
 def first_pass(operands: Sequence[Operand], track: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
@@ -124,9 +170,7 @@ def first_pass(operands: Sequence[Operand], track: Sequence[bool]) -> tuple[np.n
                 "(Embedding(sparse=False))"
             )
     rows = new_table([operand.gradient.numel() for operand in operands])
-    rows["theta"] = [operand.theta.data_ptr() for operand in operands]
-    rows["gradient"] = [operand.gradient.data_ptr() for operand in operands]
-    rows["update_gradient"] = [operand.update_gradient.data_ptr() for operand in operands]
+    rows["theta"], rows["gradient"], rows["update_gradient"] = np.array([o.addresses for o in operands], np.int64).T
     rows["track"] = track
     sums = sum_rows(rows)
     finite = np.isfinite(sums)
@@ -169,7 +213,7 @@ def _parts(row: np.ndarray, operand: Operand) -> np.ndarray:
         parts[column] += 4 * starts
     n = len(touched)
     parts["size"][:n], parts["size"][n:] = width, gaps[gaps > 0]
-    parts["gradient"][:n] = operand.gradient.data_ptr() + 4 * width * np.arange(n)
+    parts["gradient"][:n] = row["gradient"] + 4 * width * np.arange(n)
     parts["gradient"][n:], parts["gradient_stride"][n:] = _ZEROS.ctypes.data, 0
     parts["update_gradient"] = parts["gradient"]
     return parts[np.argsort(starts)]

@@ -3,8 +3,8 @@
 Methods of other packages join it through the entry point group ``pats.methods``: ``name = "package.module:Class"``.
 """
 
+import difflib
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from typing import Any
 
 from ..composition import Composition, check_exclusive
@@ -29,6 +29,7 @@ from .pgd import PGD
 from .r3f import R3F
 from .rdrop import RDrop
 from .recadam import RecAdam
+from .registry import Registry
 from .reinit import Reinit
 from .sage import SAGE
 from .sam import SAM
@@ -68,30 +69,7 @@ _OWN: tuple[type[FineTuningMethod], ...] = (
     BitFit,
     LoRA,
 )
-
-
-def find_methods() -> dict[str, type[FineTuningMethod]]:
-    """Return this project's methods and those that installed packages bring, by name.
-
-    Raises:
-        ValueError: If an entry point cannot be loaded, is no method, or takes a name that is in use.
-    """
-    methods = {method.name: method for method in _OWN}
-    for point in entry_points(group=ENTRY_POINTS):
-        where = f"Entry point {point.name!r} of group {ENTRY_POINTS} ({point.value})"
-        try:
-            found = point.load()
-        except Exception as error:
-            raise ValueError(f"{where} cannot be loaded: {error}") from error
-        if not (isinstance(found, type) and issubclass(found, FineTuningMethod)) or found.name != point.name:
-            raise ValueError(f"{where} is no subclass of FineTuningMethod with name = {point.name!r}")
-        if point.name in methods:
-            raise ValueError(f"{where} takes the name of another method: rename it")
-        methods[point.name] = found
-    return methods
-
-
-METHODS = find_methods()
+METHODS = Registry(_OWN, ENTRY_POINTS)
 
 
 def parse_method(spec: str) -> tuple[str, ...]:
@@ -101,18 +79,33 @@ def parse_method(spec: str) -> tuple[str, ...]:
         spec: Names of the registry, joined with ``+``, in the order their hooks are called.
 
     Raises:
-        ValueError: If a name is unknown or stands twice, or two of them own one exclusive resource.
+        ValueError: If a name is unknown or stands twice, the package that brings it is broken, or two of them own one
+            exclusive resource.
     """
     names = tuple(spec.split("+"))
     for name in names:
         if name not in METHODS:
-            raise ValueError(f"Invalid method: {name!r} in {spec!r}: known are {', '.join(METHODS)}, joined with +")
+            near = difflib.get_close_matches(name, METHODS, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(
+                f"Invalid method: {name[:60]!r} in {spec[:60]!r}{meant}: known are {', '.join(METHODS)}, joined with "
+                f"+; {METHODS.trouble or 'no installed package brings it'}"
+            )
     if len(set(names)) < len(names):
-        raise ValueError(f"Invalid method: {spec!r} names a method twice: name each once")
+        raise ValueError(f"Invalid method: {spec[:60]!r} names a method twice: name each once")
     if len(names) > 1 and "vanilla" in names:
-        raise ValueError(f"Invalid method: {spec!r}: vanilla is what remains without a method: leave it out")
+        raise ValueError(f"Invalid method: {spec[:60]!r}: vanilla is what remains without a method: leave it out")
     check_exclusive([METHODS[name] for name in names])
     return names
+
+
+def is_control(spec: str) -> bool:
+    """Whether a method is plain fine-tuning, with other changes of protocol or without.
+
+    Raises:
+        ValueError: As in :func:`parse_method`.
+    """
+    return all(METHODS[name].is_control for name in parse_method(spec))
 
 
 def control_of(spec: str) -> str | None:
@@ -124,7 +117,7 @@ def control_of(spec: str) -> str | None:
         ValueError: As in :func:`parse_method`.
     """
     names = parse_method(spec)
-    if all(METHODS[name].is_control for name in names):
+    if is_control(spec):
         return None if spec == "vanilla" else "vanilla"
     controls = [METHODS[name].control for name in names] + [name for name in names if METHODS[name].is_control]
     parts = sorted({part for control in controls for part in control.split("+")} - {"vanilla"})

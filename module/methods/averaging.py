@@ -94,7 +94,10 @@ class WeightAveraging(FineTuningMethod):
         self._count += 1
 
     def _average_of(self, name: str, theta: "Tensor") -> "Tensor":
-        self._average[name] = self._average[name].to(theta.device)  # out of a checkpoint it comes on the CPU
+        from ..kernels.guard import check_saved
+
+        average = check_saved(name, "average", self._average.get(name), theta.shape)
+        self._average[name] = average.to(theta.device)  # out of a checkpoint it comes on the CPU
         return self._average[name]
 
     @property

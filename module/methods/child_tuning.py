@@ -116,8 +116,11 @@ class ChildTuning(FineTuningMethod):
     def _factor(self, context: MethodContext, info: ParamInfo, gradient: "Tensor") -> "Tensor":
         if self.settings.variant == "F":
             return context.stream(self.name).kept(gradient, self.settings.reserve)
-        mask = self._masks[info.name] = self._masks[info.name].to(gradient.device)  # a resume loads it on the CPU
-        return mask
+        from ..kernels.guard import check_saved
+
+        mask = check_saved(info.name, "mask", self._masks[info.name], gradient.shape)
+        self._masks[info.name] = mask.to(gradient.device)  # a resume loads it on the CPU
+        return self._masks[info.name]
 
     def after_step(self, context: MethodContext) -> None:
         """Drop the whole gradients."""

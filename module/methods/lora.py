@@ -1,10 +1,11 @@
 """LoRA (Hu et al., ICLR 2022, arXiv 2106.09685) through the library peft: low-rank updates beside frozen layers."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from ..context import MethodContext
-from ..method import FineTuningMethod, Resource
+from ..method import FineTuningMethod, OptimizerSettings, Resource
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,20 +51,26 @@ class LoRA(FineTuningMethod):
     exclusive = frozenset({Resource.LINEAR_LAYERS})
     rank = -50  # after noise on the pretrained weights, before methods that look for what is trained
 
+    def check_run(self, settings: OptimizerSettings) -> None:
+        """Look for peft.
+
+        Raises:
+            ValueError: If it is missing.
+        """
+        if find_spec("peft") is None:
+            raise ValueError(
+                "Method lora needs the package peft, which is not installed: pip install -r requirements-lora.txt"
+            )
+
     def setup(self, context: MethodContext) -> None:
         """Put the adapters in, and freeze what is pretrained.
 
         Raises:
-            ValueError: If peft is missing, or finds no such layers.
+            ValueError: If peft finds no such layers.
         """
         import torch
+        from peft import LoraConfig, inject_adapter_in_model
 
-        try:
-            from peft import LoraConfig, inject_adapter_in_model
-        except ImportError:
-            raise ValueError(
-                "Method lora needs the package peft, which is not installed: pip install -r requirements-lora.txt"
-            ) from None
         settings: LoRASettings = self.settings
         model = _transformers_model(context.network)
         config = LoraConfig(
@@ -98,5 +105,5 @@ def _draw(context: MethodContext, model: "nn.Module") -> None:
         if isinstance(module, LoraLayer):
             weights = module.lora_A[_ADAPTER].weight.detach()  # (r, fan_in)
             bound = weights.shape[1] ** -0.5
-            drawn = torch.empty(weights.shape).uniform_(-bound, bound, generator=context.rng(f"lora/{name}"))
-            weights.copy_(drawn)
+            drawn = torch.empty(weights.shape, dtype=torch.float32, device="cpu")
+            weights.copy_(drawn.uniform_(-bound, bound, generator=context.rng(f"lora/{name}")))

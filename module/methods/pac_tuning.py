@@ -156,13 +156,13 @@ class PACTuning(FineTuningMethod):
         from ..pac_bayes import fit_k
 
         settings: PACTuningSettings = self.settings
-        widths = torch.linspace(_LOWEST, _HIGHEST, settings.k_levels, dtype=torch.float64).exp()
+        widths = torch.linspace(_LOWEST, _HIGHEST, settings.k_levels, dtype=torch.float64, device="cpu").exp()
         values = [fit_k(self._random_losses(context, float(width)), settings.gamma) for width in widths]
         if not all(map(math.isfinite, values)):
             raise ValueError(
                 f"pac_tuning: the loss of random networks around this encoder is not finite: K is {values}"
             )
-        self._set_curve(widths, torch.tensor(values, dtype=torch.float64))
+        self._set_curve(widths, torch.tensor(values, dtype=torch.float64, device="cpu"))
 
     def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> "Tensor":
         """Take the gradient under noise; in stage 1 add the bound's and learn the noise.

@@ -129,7 +129,7 @@ class PGD(FineTuningMethod):
 
         # Drawn anew from (seed, step) on the CPU: a draw on the GPU would make the host wait.
         generator = context.rng(f"{self.name}/layer/{context.step}")
-        return layers[int(torch.randint(len(layers), (), generator=generator))]
+        return layers[int(torch.randint(len(layers), (), generator=generator, dtype=torch.int64, device="cpu"))]
 
     def _layers(self, context: MethodContext) -> list[list[ParamInfo]]:
         """The trained parameters of the chosen parts, by layer."""

@@ -137,7 +137,8 @@ class RecAdam(FineTuningMethod):
             if info.is_bias or info.kind == Kind.LAYER_NORM:
                 weights.fill_(0.0 if info.is_bias else 1.0)
             else:
-                drawn = torch.randn(weights.shape, generator=context.rng(f"recadam/{info.path}"))
+                rng = context.rng(f"recadam/{info.path}")
+                drawn = torch.randn(weights.shape, generator=rng, dtype=torch.float32, device="cpu")
                 weights.copy_(drawn * self.settings.initializer_range)
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

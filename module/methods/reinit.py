@@ -51,7 +51,8 @@ class Reinit(FineTuningMethod):
                 continue
             values = info.parameter.detach()
             if info.kind == Kind.WEIGHT:
-                noise = torch.randn(values.shape, generator=context.rng(f"reinit/{info.path}"))
+                rng = context.rng(f"reinit/{info.path}")
+                noise = torch.randn(values.shape, generator=rng, dtype=torch.float32, device="cpu")
                 values.copy_(noise * std)
             else:
                 is_gain = info.kind == Kind.LAYER_NORM and info.name.endswith("weight")

@@ -35,6 +35,17 @@ class SAGE(FineTuningMethod):
     exclusive = frozenset({Resource.UPDATE_RULE})
     rank = -10  # before PATS, which attaches to its optimizer
 
+    def check_run(self, settings: OptimizerSettings) -> None:
+        """Refuse another optimizer than Adamax.
+
+        Raises:
+            ValueError: If one is asked for.
+        """
+        if settings.optimizer != "adamax":
+            raise ValueError(
+                f"Method sage scales the step inside Adamax and has no form on {settings.optimizer!r}: use adamax"
+            )
+
     def make_optimizer(
         self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings, made: "Optimizer | None" = None
     ) -> "Optimizer":
@@ -43,10 +54,7 @@ class SAGE(FineTuningMethod):
         Raises:
             ValueError: If another optimizer is asked for.
         """
-        if settings.optimizer != "adamax":
-            raise ValueError(
-                f"Method sage scales the step inside Adamax and has no form on {settings.optimizer!r}: use adamax"
-            )
+        self.check_run(settings)
         from ..bert_optim import SAGEAdamax
 
         own: SAGESettings = self.settings

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import memory, throughput
-from benchmarks.command_line import at_least_one, some_of
+from benchmarks.command_line import at_least_one, some_of, thread_count
 from benchmarks.glue_rows import ROOT
 
 
@@ -52,6 +52,10 @@ def test_options_name_what_is_wrong():
         some_of(("cola", "rte"))("sst")
     with pytest.raises(argparse.ArgumentTypeError, match="'0' is no whole number >= 1"):
         at_least_one("0")
+    assert [thread_count("1"), thread_count("1024")] == [1, 1024]
+    for text in ("0", "1025", "100000", "1e3", "9" * 5000):
+        with pytest.raises((argparse.ArgumentTypeError, ValueError)):
+            thread_count(text)
 
 
 @pytest.mark.slow

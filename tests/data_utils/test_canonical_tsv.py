@@ -1,3 +1,5 @@
+import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_utils.canonical_tsv import iterate_lines, read_canonical, write_canonical
+from data_utils.canonical_tsv import iterate_canonical, iterate_lines, read_canonical, write_canonical
 from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef
 
@@ -115,8 +117,8 @@ def test_class_numbers_are_checked(tmp_path: Path, single_task: TaskDef, label: 
         read_canonical(tmp_path / "a.tsv", single_task)
 
 
-@pytest.mark.parametrize("label", ["nan", "inf", "", "x"])
-def test_scores_are_finite_numbers(tmp_path: Path, score_task: TaskDef, label: str) -> None:
+@pytest.mark.parametrize("label", ["nan", "inf", "-inf", "1e39", "-1e39", "1e400", "", "x", "0x1"])
+def test_scores_are_numbers_that_float32_holds(tmp_path: Path, score_task: TaskDef, label: str) -> None:
     (tmp_path / "a.tsv").write_text(f"0\t{label}\ta\tb\n")
     with pytest.raises(SettingError, match="is not a number"):
         read_canonical(tmp_path / "a.tsv", score_task)
@@ -126,6 +128,66 @@ def test_an_empty_file_is_refused(tmp_path: Path, single_task: TaskDef) -> None:
     (tmp_path / "a.tsv").write_bytes(b"")
     with pytest.raises(SettingError, match="holds no rows"):
         read_canonical(tmp_path / "a.tsv", single_task)
+
+
+def test_labels_too_large_to_hold_are_refused(tmp_path: Path, score_task: TaskDef, single_task: TaskDef) -> None:
+    for label, task, reason in (
+        ("1e39", score_task, "label '1e39' is beyond what float32 holds, 3.403e"),
+        ("-1e300", score_task, "is beyond what float32 holds"),
+        ("9" * 5000, single_task, "is none of 0, 1, 2"),
+    ):
+        (tmp_path / "a.tsv").write_text(f"0\t{label}\ta" + ("\tb\n" if task is score_task else "\n"))
+        with pytest.raises(SettingError, match=f"line 1: .*{reason}") as caught:
+            read_canonical(tmp_path / "a.tsv", task)
+        assert len(str(caught.value)) < 400
+
+
+def test_a_header_is_told_as_one(tmp_path: Path, single_task: TaskDef) -> None:
+    (tmp_path / "a.tsv").write_text("id\tlabel\ttext\n0\t1\ta\n")
+    with pytest.raises(SettingError, match=r"line 1: label 'label' is none of .*; a canonical file has no header$"):
+        read_canonical(tmp_path / "a.tsv", single_task)
+
+
+def test_many_labels_are_not_all_listed(tmp_path: Path, single_task: TaskDef) -> None:
+    (tmp_path / "a.tsv").write_text("0\tx\ta\n")
+    with pytest.raises(SettingError, match=r"is none of 0, 1, .*, 29, \.\.\. \(1000 in all\)"):
+        read_canonical(tmp_path / "a.tsv", dataclasses.replace(single_task, n_class=1000))
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\n\n\n\n", "\r\n\r\n", "\n\r\n"])
+def test_empty_lines_at_the_end_are_no_rows(tmp_path: Path, single_task: TaskDef, end: str) -> None:
+    (tmp_path / "a.tsv").write_bytes(b"0\t1\ta\n1\t0\t" + end.encode())
+    assert read_canonical(tmp_path / "a.tsv", single_task).uids == ["0", "1"]
+    (tmp_path / "a.tsv").write_bytes(b"0\t1\ta" + end.encode() + b"1\t0\tb\n")
+    with pytest.raises(SettingError, match="line 2: 1 columns instead of 3"):
+        read_canonical(tmp_path / "a.tsv", single_task)
+    (tmp_path / "a.tsv").write_bytes(end.encode())
+    with pytest.raises(SettingError, match="holds no rows"):
+        read_canonical(tmp_path / "a.tsv", single_task)
+
+
+def test_texts_that_a_csv_writer_quoted_are_warned_about_once(
+    tmp_path: Path, single_task: TaskDef, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.tsv"
+    texts = ["plain", 'A "red" box', '"all"', "x"]
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows([i, 1, text] for i, text in enumerate(texts))
+    pieces = list(iterate_canonical(path, single_task, 1))
+    assert [piece.premise for piece in pieces] == [["plain"], ['"A ""red"" box"'], ['"""all"""'], ["x"]]  # as it stands
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{path}: 2 rows, the first on line 2, look quoted by a CSV writer; ")
+
+
+@pytest.mark.parametrize(
+    "text", ['"red"', 'a "red" box', '""', '"""', '"a" and "b"', '""a""', '"a ""b', 'a ""b""', '""a']
+)
+def test_quotes_of_ordinary_text_give_no_warning(
+    tmp_path: Path, single_task: TaskDef, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    write_canonical(tmp_path / "a.tsv", ["0"], ["1"], [text])
+    assert read_canonical(tmp_path / "a.tsv", single_task).premise == [text]
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("text", ["a\tb", "a\nb", "a\rb"])

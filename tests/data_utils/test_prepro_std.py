@@ -6,6 +6,7 @@ import pytest
 import prepro_std
 from data_utils import token_cache
 from data_utils.token_cache import TokenCache, open_cache
+from tests.full_disk import no_file_longer_than
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = """
@@ -80,7 +81,7 @@ def test_a_damaged_cache_is_named_and_mended(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--tasks", "nope"], "'nope' is not defined; defined: pair, single, empty"),
+        (["--tasks", "nope"], "unknown task 'nope'"),
         (["--tasks", "single,empty"], "no file of task empty (looked for empty_train, empty_dev, empty_test"),
         (["--root_dir", "nowhere"], "no canonical file of pair, single, empty"),
         (["--max_seq_len", "2"], "max_seq_len is 2"),
@@ -102,3 +103,27 @@ def test_mistakes_are_one_line_and_exit_code_2(
 def test_the_default_task_file_exists() -> None:
     assert prepro_std._TASK_DEF == ROOT / "experiments/glue/glue_task_def.yml"
     assert prepro_std._TASK_DEF.is_file()
+
+
+def test_tasks_that_cannot_be_run_are_left_out(
+    data: Path, wordpiece_folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with (data / "tasks.yml").open("a") as file:
+        file.write(
+            "ranking: {data_format: PremiseOnly, task_type: Ranking, n_class: 2, metric_meta: [ACC], enable_san: no}\n"
+        )
+    assert run(data, wordpiece_folder) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert "task ranking: task_type is 'Ranking'; legal values: Classification, Regression; left out" in caplog.text
+    assert run(data, wordpiece_folder, "--tasks", "single,ranking") == 2
+    assert "task ranking: task_type is 'Ranking'" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_with_the_cache(
+    data: Path, wordpiece_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with no_file_longer_than(64):
+        assert run(data, wordpiece_folder, "--tasks", "pair") == 2
+    folder = data / "cache" / "tiny-bert" / "512" / "pair_train"
+    assert capsys.readouterr().err == f"error: cannot write {folder}: File too large\n"
+    assert [path.name for path in folder.parent.iterdir()] == [".pair_train.lock"]

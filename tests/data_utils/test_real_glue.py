@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_utils.canonical_tsv import read_canonical
+from data_utils.canonical_tsv import iterate_lines, read_canonical, watch_quotes
 from data_utils.task_def import TaskDef, load_task_defs
 from data_utils.token_cache import ensure_cache, verify_cache
 from data_utils.tokenizer import TokenizerHandle, load_tokenizer
@@ -45,6 +45,12 @@ def test_counts_are_the_official_ones(canonical: Path, tasks: dict[str, TaskDef]
         rows = read_canonical(canonical / f"{task}_{split}.tsv", tasks[task])
         assert len(rows) == TASKS[task].splits[split].rows
         assert len(set(rows.uids)) == len(rows)
+
+
+def test_no_text_of_glue_looks_quoted_by_a_csv_writer(glue_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = [path for path in glue_dir.rglob("*") if path.suffix in (".tsv", ".txt")]
+    assert sum(sum(1 for _ in watch_quotes(path, iterate_lines(path))) for path in files) > 30_000
+    assert not caplog.records
 
 
 def test_label_balance_is_glues(canonical: Path, tasks: dict[str, TaskDef]) -> None:

@@ -13,6 +13,7 @@ from data_utils.task_def import (
     TaskType,
     load_task_defs,
     split_dataset_name,
+    to_settings,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +114,8 @@ def test_fingerprint_follows_what_changes_the_cache_and_nothing_else(tmp_path: P
         ({"enable_san": True}, "this project has no SAN head"),
         ({"labels": ["a"]}, "1 labels for n_class 2"),
         ({"labels": ["a", "a"]}, "holds an entry twice"),
-        ({"labels": [False, True]}, "put it in quotes"),
+        ({"labels": [["a"], "b"]}, "holds ['a'], which is no text; put it in quotes"),
+        ({"n_class": 1_000_001}, "at least 2 and at most 1,000,000"),
         ({"labels": ["a", "b\tc"]}, "no tab or line end"),
         ({"labels": ["a", ""]}, "is not empty"),
         ({"dropout_p": 1.0}, "it must be a number in [0, 1)"),
@@ -148,6 +150,61 @@ def test_a_file_without_tasks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.yml").write_text("toy: 3\n")
     with pytest.raises(SettingError, match="must be a mapping"):
         load_task_defs(tmp_path / "empty.yml")
+
+
+BODY = "data_format: PremiseOnly, task_type: Classification, metric_meta: [ACC], enable_san: false"
+
+
+@pytest.mark.parametrize(
+    "labels", [["01", "02"], ["12:30", "13:30"], ["no", "yes"], ["1.0", "2.0"], ["2001-01-01", "null"], ["-1", "+1"]]
+)
+def test_labels_and_splits_are_the_texts_that_were_written(tmp_path: Path, labels: list[str]) -> None:
+    path = tmp_path / "tasks.yml"
+    path.write_text(f"toy: {{{BODY}, n_class: 2, labels: [{', '.join(labels)}], split_names: [train, 01, 1e3]}}\n")
+    task = load_task_defs(path)["toy"]
+    assert task.labels == tuple(labels)
+    assert task.split_names == ("train", "01", "1e3")
+    path.write_text(yaml.safe_dump({"toy": to_settings(task)}))
+    assert load_task_defs(path)["toy"] == task
+
+
+@pytest.mark.parametrize("key", ["on", "01", "2001-01-01", "null", "1e5", "12:30"])
+def test_task_names_that_yaml_does_not_read_as_text_want_quotes(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "tasks.yml"
+    path.write_text(f"{key}: {{{BODY}, n_class: 2}}\n")
+    with pytest.raises(SettingError, match="quote it to make it a name"):
+        load_task_defs(path)
+
+
+def test_a_task_that_cannot_be_run_is_refused_when_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.yml"
+    path.write_text(
+        f"ranking: {{{BODY.replace('Classification', 'Ranking')}, n_class: 2}}\n"
+        f"toy: {{{BODY}, n_class: 2}}\n"
+        f"spans: {{{BODY.replace('PremiseOnly', 'MRC')}, n_class: 2}}\n"
+        "odd: 3\n"
+    )
+    tasks = load_task_defs(path)
+    assert list(tasks) == ["toy"]
+    assert tasks.find("toy", "--tasks") is tasks["toy"]
+    for name, reason in (
+        ("ranking", f"{path}: task ranking: task_type is 'Ranking'; legal values: Classification, Regression"),
+        ("spans", f"{path}: task spans: data_format is 'MRC'; legal values: PremiseOnly, PremiseAndOneHypothesis"),
+        ("odd", f"{path}: task odd: must be a mapping"),
+        ("other", f"--tasks: unknown task 'other'; {path} defines toy"),
+    ):
+        with pytest.raises(SettingError) as caught:
+            tasks.find(name, "--tasks")
+        assert str(caught.value).startswith(reason)
+
+
+def test_values_of_a_file_cannot_flood_a_message(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.yml"
+    for value in ("0x" + "f" * 9000, "'" + "x" * 100_000 + "'", "[" + "[1]," * 1000 + "]"):
+        path.write_text(f"toy: {{{BODY}, n_class: {value}}}\n")
+        with pytest.raises(SettingError, match="n_class is") as caught:
+            load_task_defs(path)
+        assert len(str(caught.value)) < 500
 
 
 def test_mt_dnn_files_load_unchanged(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +10,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,8 @@ from hypothesis import strategies as st
 from data_utils import cache_arrays, stamp, token_cache
 from data_utils.array_file import ArrayWriter
 from data_utils.canonical_tsv import write_canonical
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, error_line
+from data_utils.json_file import json_bytes
 from data_utils.task_def import TaskDef
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache, open_cache, verify_cache
 from data_utils.tokenizer import TokenizerHandle, load_tokenizer, wrap_tokenizer
@@ -222,9 +226,54 @@ def test_a_folder_that_is_no_cache_is_named(tmp_path: Path) -> None:
 def test_a_manifest_of_another_version_is_named(make_cache: Callable[[], TokenCache]) -> None:
     cache = make_cache()
     manifest = {**cache.manifest, "format_version": 99}
-    (cache.path / "manifest.json").write_bytes(token_cache._manifest_bytes(manifest))
+    (cache.path / "manifest.json").write_bytes(json_bytes(manifest))
     with pytest.raises(SettingError, match="format version 99 instead of 1"):
         open_cache(cache.path)
+
+
+def test_a_cache_of_older_code_is_right(make_cache: Callable[[], TokenCache], caplog: pytest.LogCaptureFixture) -> None:
+    cache = make_cache()
+    file = cache.path / "manifest.json"
+    # As the code wrote it that had its own checksum, word for word.
+    checksum = hashlib.sha256(json.dumps(cache.manifest, sort_keys=True).encode()).hexdigest()
+    file.write_bytes((json.dumps({**cache.manifest, "checksum": checksum}, indent=2) + "\n").encode())
+    written = file.stat().st_mtime_ns
+    assert make_cache().manifest == cache.manifest
+    assert file.stat().st_mtime_ns == written
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("data", [b"[]", b"null", b"{}", b"\xff", b"[" * 100_000, b'{"format": "pats token cache"}'])
+def test_a_manifest_that_is_none_is_damaged(make_cache: Callable[[], TokenCache], data: bytes) -> None:
+    cache = make_cache()
+    (cache.path / "manifest.json").write_bytes(data)
+    with pytest.raises(SettingError, match="its checksum does not fit"):
+        open_cache(cache.path)
+
+
+@pytest.mark.parametrize("name", ["pair_train.tsv", *(name for name in FILES if name.endswith(".npy"))])
+@pytest.mark.parametrize("reason", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ENOMEM])
+def test_a_machine_in_trouble_is_no_damage(
+    make_cache: Callable[[], TokenCache], monkeypatch: pytest.MonkeyPatch, name: str, reason: int
+) -> None:
+    cache = make_cache()
+    before = (cache.path / "tokens.npy").stat().st_ino
+    real_open = open
+
+    def fail(file: Any, *more: Any, **options: Any) -> Any:
+        if os.fspath(file).endswith(name):
+            raise OSError(reason, os.strerror(reason), os.fspath(file))
+        return real_open(file, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", fail)  # NumPy's
+        patch.setattr("io.open", fail)  # pathlib's
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            make_cache()
+    assert os.strerror(reason) in error_line(caught.value)
+    assert name in error_line(caught.value)
+    assert (cache.path / "tokens.npy").stat().st_ino == before
+    assert make_cache().fingerprint == cache.fingerprint
 
 
 def test_opening_is_fast(tmp_path: Path, single_task: TaskDef, wordpiece: TokenizerHandle) -> None:
@@ -346,10 +395,12 @@ def test_a_damaged_or_unwritable_stamp_only_costs_time(
     with monkeypatch.context() as patch:
         patch.setattr(stamp, "write_text_atomic", refuse)
         make_cache()
-    (cache.path / "verified.json").write_bytes(b"{")
     reads = count_reads(monkeypatch)
-    assert make_cache().fingerprint == cache.fingerprint
-    assert reads
+    for stamped in (b"{", b"null", b"[" * 100_000, b"\xff"):
+        (cache.path / "verified.json").write_bytes(stamped)
+        reads.clear()
+        assert make_cache().fingerprint == cache.fingerprint
+        assert reads
 
 
 def test_a_failed_build_leaves_the_old_cache_and_no_litter(

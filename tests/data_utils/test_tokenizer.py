@@ -232,3 +232,26 @@ def test_useless_tokenizers_are_refused(tmp_path: Path) -> None:
     unpadded.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
     with pytest.raises(SettingError, match="no padding token"):
         wrap_tokenizer(unpadded, "unpadded")
+
+
+def test_short_memory_and_lost_files_are_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "tokenizer.json"
+    make_wordpiece().save(str(file))
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "read_bytes", lambda path: fail(MemoryError()))
+    with pytest.raises(SettingError, match="not enough memory to read it") as caught:
+        load_tokenizer(tmp_path)
+    assert str(caught.value).startswith(f"{file}: ")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: fail(OSError(24, "Too many open files", str(path))))
+    with pytest.raises(OSError, match="Too many open files"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("beside", [b"[]", b"\xff", b"[" * 100_000, b'{"pad_token": 3}'])
+def test_what_lies_beside_a_tokenizer_is_optional(tmp_path: Path, beside: bytes) -> None:
+    make_wordpiece().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_bytes(beside)
+    assert load_tokenizer(tmp_path).pad_id == 0

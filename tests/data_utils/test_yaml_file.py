@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,52 @@ def test_bad_files_are_named_with_the_reason(tmp_path: Path, text: str | bytes, 
     assert message.startswith(f"{path}: ")
     assert reason in message
     assert "\n" not in message
+
+
+ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n"
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 60))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (ALIASES + "n_class: *j\n", "more than 100,000 values"),  # half a kilobyte that stands for 9**10
+        (MERGES, "more than 100,000 values"),
+        ("a: &a [*a]\n", "more than 100,000 values"),
+        ("a: &a {b: *a}\n", "more than 100,000 values"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a: " + "x" * (1 << 20), "1,048,579 bytes; a file of settings has at most 1,048,576"),
+    ],
+)
+def test_files_that_expand_without_end_are_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(SettingError, match=reason) as caught:
+        read_yaml(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(str(caught.value)) < 300
+
+
+def test_ordinary_aliases_are_read(tmp_path: Path) -> None:
+    assert read_yaml(write(tmp_path, "a: &a [1, 2]\nb: *a\nc: [*a, *a]\n"))["c"] == [[1, 2], [1, 2]]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yml")
+    with pytest.raises(SettingError, match="no regular file"):
+        read_yaml(tmp_path / "a.yml")
+
+
+def test_texts_are_read_as_they_are_written(tmp_path: Path) -> None:
+    written = ["01", "-0", "12:30", "no", "on", "2001-01-01", "null", "~", "1.0", "1e3", "0x1F", "1_000", ".inf", "+1"]
+    path = write(tmp_path, f"a: {{names: [{', '.join(written)}, '02', \"x\"], other: [01, no]}}\nb: {{names: 01}}\n")
+    content = read_yaml(path, texts=("names",))
+    assert content["a"] == {"names": [*written, "02", "x"], "other": [1, False]}
+    assert content["b"] == {"names": 1}
+    merged = read_yaml(write(tmp_path, "x: &x {names: &n [01]}\ny: {<<: *x, k: 1}\nz: {names: *n}\n"), texts=("names",))
+    assert merged == {"x": {"names": ["01"]}, "y": {"names": ["01"], "k": 1}, "z": {"names": ["01"]}}
 
 
 def test_merge_keys_may_be_overridden(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_utils.errors import SettingError
 from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.identity import Identity, finished_result, identity_of
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
 
@@ -48,6 +50,15 @@ def make_result(
     )  # fmt: skip
 
 
+def describe(config: RunConfig, identity: Identity | None = None) -> dict[str, Any]:
+    """A ``run.json``; without an identity that of the files which the configuration names, if they are there."""
+    if identity is None:
+        with suppress(SettingError):
+            identity = identity_of(config)
+    made_of = {} if identity is None else {"identity": identity.as_dict()}
+    return {"run_id": run_id(config), "config": config.as_dict(), **made_of}
+
+
 def write_run(
     output_dir: Path,
     task: str = "cola",
@@ -64,7 +75,7 @@ def write_run(
     config = RunConfig(train_datasets=task, method=method, seed=seed, output_dir=output_dir, **settings)
     directory = RunDirectory(run_dir(config))
     directory.path.mkdir(parents=True, exist_ok=True)
-    directory.start({"run_id": run_id(config), "config": config.as_dict()})
+    directory.start(describe(config, Identity({f"{task}_train.tsv": "a"}, {"n_class": 2}, {"config.json": "b"})))
     if finished:
         directory.write_result(make_result(config, best, last, status))
     for number, score in enumerate((50.0, best, last), start=1):
@@ -97,7 +108,7 @@ def fake_run(config: RunConfig, on_progress: Callable[[Progress], None] | None =
             return finished
         with (config.output_dir / "calls.txt").open("a") as file:
             file.write(f"{config.task} {config.method} {config.seed} {os.getpid()} {config.device} {config.threads}\n")
-        directory.start({"run_id": run_id(config), "config": config.as_dict()})
+        directory.start(describe(config))
         _misbehave(rule, directory)
         slow = rule in ("slow", "stubborn")
         steps = 400 if slow else 3
@@ -112,6 +123,13 @@ def fake_run(config: RunConfig, on_progress: Callable[[Progress], None] | None =
         result = make_result(config, 60.0 + config.seed, 59.0 + config.seed)
         directory.write_result(result)
         return result
+
+
+def finished_run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
+    """Stands for ``mt_dnn.run.run`` on a run that is done: returned for its own data alone."""
+    result = finished_result(config)
+    assert result is not None
+    return result
 
 
 def _misbehave(rule: str, directory: RunDirectory) -> None:

@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data_utils.json_file import read_json
 from mt_dnn.results import RunDirectory, Status
+from tests.edits import edit_json
 
 EVIL = "\"'><script>window.evil=1<script><img src=x onerror=window.evil=1>&amp;"
 
@@ -32,13 +34,14 @@ def fail(folder: Path, error: str) -> None:
 
 def edit_config(folder: Path, **changes: Any) -> None:
     """Change settings in a run's ``run.json``."""
-    path = folder / "run.json"
-    description = json.loads(path.read_text())
-    description["config"] |= changes
-    path.write_text(json.dumps(description))
+    config = read_json(folder / "run.json")["config"]
+    edit_json(folder / "run.json", config=config | changes)
 
 
 def call_method(folder: Path, name: str) -> Path:
     """Give a run's method another name; returns the run's new folder."""
     method = folder.parents[1]
-    return method.rename(method.with_name(name)) / folder.relative_to(method)
+    moved = method.rename(method.with_name(name)) / folder.relative_to(method)
+    for result_json in moved.parents[1].glob("*/seed=*/result.json"):
+        edit_json(result_json, method=name)
+    return moved

@@ -11,6 +11,7 @@ from experiments.glue.launch.pool import Display, Job, Report
 from experiments.glue.launch.worker import Ended, Outcome
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.results import EpochScore, RunDirectory, RunLocked, RunResult, Status
+from tests.experiments.fake_runs import describe
 
 
 def score_of(config: RunConfig) -> float:
@@ -39,7 +40,7 @@ def scored_run(
             return finished
         with (config.output_dir / "calls.txt").open("a") as file:
             file.write(f"{run_id(config)} {config.seed} {os.getpid()}\n")
-        directory.start({"run_id": run_id(config), "config": config.as_dict()})
+        directory.start(describe(config))
         directory.metrics_jsonl.unlink(missing_ok=True)
         time.sleep(float(os.environ.get("SEARCH_TEST_SLEEP", "0")))
         if gate := os.environ.get("SEARCH_TEST_GATE"):

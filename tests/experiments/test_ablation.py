@@ -30,7 +30,8 @@ class Place:
         self.root, self.runs, self.out = root, root / "runs", root / "results/mine"
         (root / "data").mkdir()
         for task in ("cola", "rte"):
-            (root / "data" / f"{task}_train.tsv").write_text("1\t1\tsome words\n" * 40)
+            for split in ("train", "dev"):
+                (root / "data" / f"{task}_{split}.tsv").write_text("1\t1\tsome words\n" * 40)
         (root / "mine.yml").write_text(FILE)
 
     def main(self, *more: str) -> int:
@@ -71,7 +72,7 @@ def test_what_a_method_logs_has_its_median_and_last_step(place: Place, capsys: p
     assert place.main("--tasks", "rte") == 0
     for number, file in enumerate(sorted(place.runs.glob("rte/*/pats/*/seed=*"))):
         values = [0.1 + number, 0.2 + number, math.nan if number == 3 else 0.9 + number]
-        lines = [{"step": step, "loss": 1.0, "pats/spared": value} for step, value in enumerate(values)]
+        lines = [{"step": step, "epoch": 1, "loss": 1.0, "pats/spared": value} for step, value in enumerate(values)]
         (file / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     capsys.readouterr()
     assert place.main("--tasks", "rte") == 0
@@ -90,7 +91,7 @@ def test_what_a_method_logs_has_its_median_and_last_step(place: Place, capsys: p
     [
         (("baseline: plain", "baseline: none"), "baseline is 'none'; legal: one of two or more variants: plain, quiet"),
         (("encoder: all-MiniLM-L6-v2\n", ""), "it must have the keys encoder, baseline, settings, tasks, variants"),
-        (("{method: vanilla}", "vanilla"), "variants.plain must be a mapping with a method; it is 'vanilla'"),
+        (("{method: vanilla}", "vanilla"), "variants.plain is 'vanilla'; legal: a mapping"),
         (("noise_scale: 2.0e-2", "noise_scale: -1"), "task cola: .*noise_scale"),
         (("noise_scale: 2.0e-2", "noise_scales: 1"), "task cola: .*noise_scales"),
     ],

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from data_utils.errors import error_line
 from experiments.glue import download, glue_readers
 from experiments.glue.fetch import fetch
 
@@ -50,6 +51,7 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.ranges = True
         self.break_after: int | None = None
+        self.answer: bytes | None = None  # to every request, word for word
         self.requests: list[tuple[str, str | None]] = []
         outer = self
 
@@ -57,6 +59,10 @@ class Server:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
+                if outer.answer is not None:
+                    self.wfile.write(outer.answer)
+                    self.close_connection = True
+                    return
                 wanted = self.headers.get("Range")
                 outer.requests.append((self.path, wanted))
                 data = outer.files.get(self.path)
@@ -296,6 +302,43 @@ def test_one_task_that_fails_does_not_stop_the_others(
     assert f"error: cola: {server.url}{COLA_URL}: HTTP 404" in err
     assert "error: not fetched: cola; run the same command again" in err
     assert (tmp_path / "data" / "MRPC").is_dir()
+
+
+@pytest.mark.parametrize("length", ["x", "-5", "", "1e3", "9" * 5000, "²"])
+def test_a_length_that_is_none_is_passed_over(
+    server: Server, run: Callable[..., int], tmp_path: Path, length: str
+) -> None:
+    head = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    server.answer = head.encode("latin-1") + cola_zip()
+    assert run() == 0  # whether the archive is whole is seen from itself
+    assert files(tmp_path / "data" / "CoLA") == COLA
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n", "HTTP 302 The HTTP server returned"),
+        ("HTTP/1.1 301 Gone\r\nLocation: http://[bad\r\nContent-Length: 0\r\n\r\n", "no address that can be fetched"),
+        ("HTTP/1.1 301 Gone\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n", "HTTP 301"),
+        ("nonsense\r\n\r\n", "the connection broke off"),
+    ],
+)
+def test_a_server_out_of_its_mind_is_one_line(
+    server: Server, run: Callable[..., int], answer: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answer = answer.encode()
+    assert run() == 2
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: cola: {server.url}{COLA_URL}: {reason}")
+    assert last == "error: not fetched: cola; run the same command again to go on"
+
+
+def test_a_full_disk_names_the_part(server: Server, tmp_path: Path) -> None:
+    server.files = {COLA_URL: cola_zip()}
+    (tmp_path / "CoLA.zip.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        fetch(server.url + COLA_URL, tmp_path / "CoLA.zip")
+    assert error_line(caught.value) == f"cannot write {tmp_path / 'CoLA.zip.part'}: No space left on device"
 
 
 def test_no_connection_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Figures 2 and 3 end to end on a tiny encoder: runs, pictures and the numbers beside them."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -15,12 +16,13 @@ import pytest
 
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from data_utils.errors import SettingError
 from experiments.glue import figure2, figure3
 from experiments.glue.drawing import data_share, distribution, heat_map
 from experiments.glue.drawing.data_share import SharePoint
-from experiments.glue.drawing.sensitivities import DEFAULTS, mean_and_deviation, statistics_markdown
+from experiments.glue.drawing.sensitivities import DEFAULTS, mean_and_deviation, read_summary, statistics_markdown
 from experiments.glue.figure3 import parse_shares
 from experiments.glue.plan import plan_jobs
 from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, TensorSummary, bin_edges
@@ -182,7 +184,7 @@ def test_figure_3_end_to_end(computed, saved, capsys) -> None:
     assert [(line["share_percent"], line["method"], line["n_seeds"]) for line in means] == [
         ("50.0", "vanilla", "2"), ("50.0", "pats", "2"), ("100.0", "vanilla", "2"), ("100.0", "pats", "2"),
     ]  # fmt: skip
-    assert set(json.loads((out / "study.json").read_text())["shares"]) == {"50.0", "100.0"}
+    assert set(json.loads((out / "figure3.json").read_text())["shares"]) == {"50.0", "100.0"}
     capsys.readouterr()
     assert figure3.main([*arguments, "--shares", "25,100", "--dry_run"]) == 0
     listed = capsys.readouterr().out
@@ -292,3 +294,51 @@ def test_statistics_in_words() -> None:
     assert "| gini | 1 ± 0.71 |" in text
     assert "vanilla (n = 2)" in text
     assert "PATS" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"std": "x"}, "std is 'x'; legal: a number"),
+        ({"n": 0}, "n is 0; legal: an integer >= 1"),
+        ({"paper_counts": [1]}, "paper_counts is [1]; legal: "),
+        ({"tensors": 3}, "tensors is 3; legal: a list of mappings"),
+        ({"tensors": [{"path": "query", "mean": 1.0}]}, "tensors[0].path is 'query'; legal"),
+        ({"extra": 1}, "unexpected keyword argument 'extra'"),
+    ],
+)
+def test_a_damaged_summary_is_named_in_one_line(tmp_path, change, message) -> None:
+    path = tmp_path / "sensitivity.json"
+    path.write_text(json.dumps(dataclasses.asdict(a_summary()) | change))
+    with pytest.raises(SettingError) as caught:
+        read_summary(path)
+    assert message in str(caught.value)
+    assert "sensitivity.json" in str(caught.value)
+    with pytest.raises(SettingError, match=r"none\.json is missing"):
+        read_summary(tmp_path / "none.json")
+
+
+def test_figures_2_and_3_in_one_folder_leave_each_other_alone(drawn, computed) -> None:
+    out, _ = drawn
+    before = {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith("toy_data_share")}
+    before.pop("figure3.json", None)
+    with redirect_stdout(io.StringIO()):
+        assert figure3.main([*computed, "--shares", "100"], run=never) == 0
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert set(json.loads((out / "figure3.json").read_text())["shares"]) == {"100.0"}
+
+
+@pytest.mark.parametrize("methods", [("pats",), ("vanilla", "noisytune", "sage", "pats")])
+def test_nothing_of_the_heat_map_is_cut_off(tmp_path, saved, methods) -> None:
+    kinds = ("attention.self.query", "intermediate.dense", "a_tree.of_another.kind.dense")
+    tensors = tuple(TensorSummary(f"layer.{i}.{kind}.weight", 8, 1e-6 * (i + 1)) for i in range(24) for kind in kinds)
+    title = "CoLA, an-encoder-with-quite-a-long-name"
+    heat_map.draw_heat_map({method: {1: a_summary(tensors=tensors)} for method in methods}, title, tmp_path / "cut")
+    figure = saved["cut"]
+    # Ticks beyond the ends of the scale have a place outside and are not drawn.
+    texts = [t for t in figure.findobj(Text) if t.get_text() and not t.get_text().startswith("$")]
+    assert any("grey: below" in text.get_text() for text in texts)
+    for text in texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0, text.get_text()
+        assert box.x1 <= figure.bbox.width, text.get_text()

@@ -11,7 +11,7 @@ from experiments.glue.drawing import curves, seed_strips
 from experiments.glue.drawing.curves import learning_curves, read_losses, read_scores
 from experiments.glue.figures import main
 from experiments.glue.table.cells import gather
-from mt_dnn.results import Status
+from mt_dnn.results import RunDirectory, Status
 from tests.experiments.fake_runs import write_run
 
 
@@ -73,9 +73,9 @@ def test_the_same_runs_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
 
 
 def test_learning_curves_are_the_dev_scores_by_epoch(runs: Path, tmp_path: Path, saved: list[Figure]) -> None:
-    folder = next(runs.glob("cola/*/vanilla/*/seed=1"))
-    assert read_scores(folder / "metrics.jsonl") == {1: 50.0, 2: 61.0, 3: 60.0}
-    assert read_scores(folder / "none.jsonl") == read_losses(folder / "none.jsonl") == {}
+    directory = RunDirectory(next(runs.glob("cola/*/vanilla/*/seed=1")))
+    assert read_scores(directory.read_metrics(directory.read_result())) == {1: 50.0, 2: 61.0, 3: 60.0}
+    assert read_scores([]) == read_losses([]) == {}
     *_, data = learning_curves(gather(runs), runs, tmp_path / "curves")
     score, _, loss, _ = saved[0].axes
     assert (score.get_ylabel(), loss.get_ylabel()) == ("dev mcc (%)", "training loss")
@@ -88,11 +88,12 @@ def test_learning_curves_are_the_dev_scores_by_epoch(runs: Path, tmp_path: Path,
 
 def test_losses_stand_at_the_share_of_the_epochs_that_has_passed(tmp_path: Path, saved: list[Figure]) -> None:
     for seed, shift in ((1, 0.0), (2, 0.2)):
-        path = write_run(tmp_path / "runs", seed=seed) / "metrics.jsonl"
-        with path.open("a") as file:
-            for step, epoch, loss in ((2, 1, 0.9), (4, 1, 0.8), (6, 2, 0.7), (8, 2, 0.6)):
-                file.write(f'{{"step": {step}, "epoch": {epoch}, "loss": {loss + shift}}}\n')
-    assert read_losses(path) == pytest.approx({0.5: 1.1, 1.0: 1.0, 1.5: 0.9, 2.0: 0.8})
+        directory = RunDirectory(write_run(tmp_path / "runs", seed=seed))
+        for step, epoch, loss in ((2, 1, 0.9), (4, 1, 0.8), (6, 2, 0.7), (8, 2, 0.6)):
+            directory.append_metrics({"step": step, "epoch": epoch, "loss": loss + shift})
+    assert read_losses(directory.read_metrics(directory.read_result())) == pytest.approx(
+        {0.5: 1.1, 1.0: 1.0, 1.5: 0.9, 2.0: 0.8}
+    )
     learning_curves(gather(tmp_path / "runs"), tmp_path / "runs", tmp_path / "curves")
     (line,) = saved[0].axes[1].lines
     assert list(line.get_xdata()) == [0.5, 1.0, 1.5, 2.0]

@@ -48,7 +48,7 @@ def test_bca_never_leaves_the_differences_that_there_are() -> None:
         ([], "fewer than two seeds"),
         ([1.0], "fewer than two seeds"),
         ([1.0, math.nan, 2.0], "no score"),
-        ([0.3, 0.3, 0.1 + 0.2], "all differences are equal"),
+        ([0.3, 0.3, 0.1 + 0.2], "all pairs differ by the same"),
     ],
 )
 def test_where_there_is_no_bca_interval_it_is_nan_and_says_why(differences: list[float], reason: str) -> None:
@@ -69,10 +69,18 @@ def test_two_seeds_span_an_interval_that_is_marked() -> None:
 def test_the_t_interval_of_too_little_is_nan() -> None:
     assert math.isnan(t_interval([1.0]).low)
     assert math.isnan(t_interval([1.0, math.nan]).high)
-    assert (t_interval([2.0, 2.0, 2.0]).low, t_interval([2.0, 2.0, 2.0]).degenerate) == (
-        2.0,
-        "all differences are equal",
-    )
+    equal = t_interval([2.0, 2.0, 2.0])
+    assert math.isnan(equal.low)
+    assert math.isnan(equal.high)
+    assert equal.degenerate == "all pairs differ by the same"
+
+
+def test_samples_that_all_give_the_same_have_no_percentile_interval() -> None:
+    found = percentile_interval(np.full(999, 0.25))
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert found.degenerate == "every sample gives the same difference"
+    assert bootstrap_p(np.zeros(999)) == 1.0
 
 
 def test_the_bootstraps_p_agrees_with_its_interval() -> None:

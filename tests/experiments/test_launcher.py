@@ -1,5 +1,10 @@
 import fcntl
 import importlib.util
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.errors import SettingError
-from experiments.glue.launch.ray_crew import Share
+from experiments.glue.launch import ray_crew as ray_module
+from experiments.glue.launch.ray_crew import Share, ray_crew
 from experiments.glue.launch.ray_host import Ground
 from experiments.glue.launch.slots import Slot
+from experiments.glue.launch.stopping import study_status
 from experiments.glue.study import main
 
 
@@ -21,7 +28,7 @@ from experiments.glue.study import main
         ("--retries -1", "--retries is -1; legal: an integer >= 0"),
         ("--launcher ray --gpus_per_run 1.5", "--gpus_per_run is 1.5; legal: a share in (0, 1]"),
         ("--launcher ray --gpus_per_run 0", "--gpus_per_run is 0.0; legal: a share in (0, 1]"),
-        ("--launcher ray --cpus_per_run 0", "--cpus_per_run is 0; legal: an integer >= 1"),
+        ("--launcher ray --cpus_per_run 0", "--cpus_per_run is 0; legal: an integer in [1, 1024]"),
         (
             "--launcher ray --devices 0,1",
             "--devices 0,1: Ray picks the devices; legal with --launcher ray: auto, cpu",
@@ -87,3 +94,48 @@ def test_a_node_must_see_the_folders_and_the_lock_of_the_study(tmp_path: Path) -
         ground.check()
     with pytest.raises(SettingError, match=r"^node \S+ has no folder elsewhere; put it on storage that every node has"):
         Ground(tmp_path, Path("runs"), (Path("elsewhere"),)).check()
+
+
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """Port of a server that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def connect(address: str, tmp_path: Path) -> None:
+    with ray_crew(print, Ground(Path.cwd(), tmp_path), address, None, 1):
+        pytest.fail("there is no cluster")
+
+
+def test_a_cluster_that_does_not_answer_is_given_up_in_time(
+    tmp_path: Path, deaf: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed (requirements-ray.txt)")
+    monkeypatch.setattr(ray_module, "_CONNECT_SECONDS", 0.5)
+    said = rf"^--address 127.0.0.1:{deaf}: no Ray cluster has answered within 0 s; start a cluster with ray start"
+    with pytest.raises(SettingError, match=said):
+        connect(f"127.0.0.1:{deaf}", tmp_path)
+    assert capfd.readouterr() == ("", ""), "Ray's own warnings are not for the user"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(SettingError, match=r"Connection refused; start a cluster with ray start --head, or give"):
+            connect(f"127.0.0.1:{closed.getsockname()[1]}", tmp_path)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_while_it_connects_ends_the_study(
+    tmp_path: Path, deaf: int, number: signal.Signals, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed (requirements-ray.txt)")
+
+    def press() -> int:
+        timer.start()
+        connect(f"127.0.0.1:{deaf}", tmp_path)
+        return 0
+
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), number))
+    assert study_status(press) == status
+    assert capsys.readouterr().err == "stopped; the same command goes on\n"

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -17,10 +18,10 @@ from experiments.glue.launch import worker as worker_module
 from experiments.glue.launch.crew import LocalCrew
 from experiments.glue.launch.pool import Job, Pool, Report
 from experiments.glue.launch.slots import Slot, usable_cores
-from experiments.glue.launch.worker import Ended
+from experiments.glue.launch.worker import Advanced, Died, Ended, Message, Outcome, Ready
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.results import RunDirectory
-from tests.experiments.fake_runs import behave, calls, fake_run, make_result
+from tests.experiments.fake_runs import behave, calls, fake_run, finished_run, make_result
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +33,17 @@ class Recorder:
         self.ends: list[tuple[str, Ended]] = []
         self.messages: list[str] = []
         self.steps: dict[str, int] = {}
+        self.taken: list[str] = []
+        self.waiting: list[str] = []
+
+    def started(self, job: Job) -> None:
+        self.taken.append(job.label)
+
+    def put_back(self, job: Job) -> None:
+        self.waiting.append(job.label)
+
+    def tick(self) -> None:
+        pass
 
     def advanced(self, job: Job, step: int, total_steps: int) -> None:
         self.steps[job.label] = step
@@ -163,6 +175,23 @@ def test_a_worker_gives_the_gpu_memory_of_a_finished_run_back(monkeypatch: pytes
     assert emptied == [True]
 
 
+def test_a_run_that_another_study_finished_on_other_data_is_not_taken(tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        (tmp_path / f"cola_{split}.tsv").write_text("1\t1\tsome words\n" * 4)
+    (job,) = make_jobs(tmp_path / "runs", seeds=1)
+    job = dataclasses.replace(job, config=dataclasses.replace(job.config, data_dir=tmp_path))
+    (tmp_path / "runs").mkdir()
+    fake_run(job.config)
+
+    def take() -> Report:
+        return Pool(LocalCrew(finished_run, [Slot("cpu", 1)]), Recorder()).compute([job])
+
+    assert take().done == 1
+    (tmp_path / "cola_dev.tsv").write_text("1\t0\tsome words\n" * 4)
+    ((_, error),) = take().failures
+    assert error.startswith("cola_dev.tsv is not what ")
+
+
 def test_usable_cores_is_positive() -> None:
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
@@ -257,3 +286,59 @@ def test_a_second_ctrl_c_kills(tmp_path: Path, study: Callable[..., subprocess.P
     output, _ = process.communicate(timeout=10)
     assert output.split()[-1] == "True"
     assert not any(map(is_alive, worker_pids(tmp_path / "runs")))
+
+
+class Clockwork:
+    """A crew of one worker that says what it is told to say, each a number of seconds later."""
+
+    summary = advice = needs = logs = ""
+
+    def __init__(self, clock: list[float], script: list[tuple[float, Message]]) -> None:
+        self.slot, self._clock, self._script, self._hired = Slot("cpu", 1), clock, script, 0
+
+    def hire(self, wanted: int) -> list["Clockwork"]:
+        self._hired += 1
+        return [self] if self._hired == 1 or isinstance(self._last, Died) else []
+
+    def wait(self, seconds: float) -> list["Clockwork"]:
+        return [self]
+
+    def hear(self) -> list[Message]:
+        if not self._script:
+            return []
+        seconds, self._last = self._script.pop(0)
+        self._clock[0] += seconds
+        return [self._last]
+
+    def take(self, config: RunConfig, folder: Path) -> None: ...
+
+    def shares(self, worker: object) -> bool:
+        return False
+
+    release = dismiss = close = ask_to_stop = lambda self: None
+
+
+def test_a_run_takes_from_when_its_worker_took_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(pool_module.time, "monotonic", lambda: clock[0])
+    done = Ended(Outcome.DONE, "ok", 60.0)
+    script: list[tuple[float, Message]] = [
+        (9.0, Ready()), (114.0, Advanced(1, 3)), (3.0, done),
+        # The second run's worker dies after 50 s; the next one needs 20 s more.
+        (50.0, Died("signal 9")), (7.0, Ready()), (20.0, done),
+    ]  # fmt: skip
+    display = Recorder()
+    report = Pool(Clockwork(clock, script), display).compute(make_jobs(tmp_path))  # type: ignore[arg-type]
+    assert report.done == 2
+    assert [ended.seconds for _, ended in display.ends] == [117.0, 70.0]
+    assert [label.split()[-1] for label in display.taken] == ["seed=2", "seed=1", "seed=1"]
+    assert [label.split()[-1] for label in display.waiting] == ["seed=1"]
+
+
+def test_a_result_of_another_study_has_no_time_of_ours(tmp_path: Path) -> None:
+    (job,) = make_jobs(tmp_path, seeds=1)
+    RunDirectory(job.folder).path.mkdir(parents=True)
+    RunDirectory(job.folder).write_result(make_result(job.config, 70.0, 69.0))
+    display = Recorder()
+    Pool(Clockwork([0.0], [(0.0, Ready())]), display).compute([job])  # type: ignore[arg-type]
+    assert [ended.seconds for _, ended in display.ends] == [None]

@@ -6,11 +6,13 @@ import pytest
 
 from data_utils.errors import SettingError
 from data_utils.yaml_file import read_yaml
-from experiments.glue.recipe import RECIPES, Recipe, find_recipes, load_recipe, parse_overrides, run_configs
+from experiments.glue.recipe import RECIPES, Recipe, find_recipes, load_recipe, run_configs
+from experiments.glue.settings import parse_overrides
 from experiments.glue.table.paper import PAPER
 from module.methods import METHODS as REGISTRY
 from mt_dnn.config import RunConfig, run_id
 from mt_dnn.config_parser import config_from_mapping
+from tests.tiny import TASK_DEF
 
 FILES = sorted(RECIPES.glob("*.yml"))
 TASKS = ("cola", "mrpc", "rte", "stsb", "qqp", "qnli", "mnli", "sst")
@@ -137,25 +139,37 @@ def test_an_override_of_one_task_holds_there_alone_and_wins() -> None:
     assert (rte.epochs, cola.epochs) == (7, 2)
     assert (rte.method_settings["pats"].noise_scale, cola.method_settings["pats"].noise_scale) == (1e-3, 2e-3)
     with pytest.raises(SettingError, match=r"--set, task rte: seed is not set here; the study sets it \(--seeds\)"):
-        run_configs(pats, ["rte"], [1], {"rte.seed": 3})
+        parse_overrides(["rte.seed=3"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (("source: here", "origin: here"), r"mine.yml: unknown key origin; legal keys: encoder, method, settings"),
-        (("source: here", ""), r"mine.yml: source must be a text"),
+        (("source: here", ""), r"mine.yml: source is missing; legal: a text"),
         (("epochs: 3", "seed: 3"), r"mine.yml: settings: seed is not set here; the study sets it \(--seeds\)"),
-        (("epochs: 3", "epohcs: 3"), r"mine.yml, task cola: .*epohcs"),
+        (
+            ("epochs: 3", "epohcs: 3"),
+            r"mine.yml: settings: unknown setting 'epohcs' \(did you",
+        ),
         (("epochs: 3", "epochs: 0"), r"mine.yml, task cola: epochs is 0; legal: an integer >= 1"),
         (("epochs: 3", "epochs: many"), r"mine.yml, task cola: .*epochs"),
-        (("rte:", "rtee:"), r"mine.yml: unknown task 'rtee'; .*glue_task_def.yml defines .*cola"),
-        (("{learning_rate: 1.0e-4}", "1.0e-4"), r"mine.yml: tasks.cola must be a mapping"),
-        (("settings: {", "grid: {learning_rate: 3}\nsettings: {"), r"grid.learning_rate must be a list"),
+        (
+            ("rte:", "rtee:"),
+            r"mine.yml: unknown task 'rtee' \(did you mean rte\?\); .* defines .*cola",
+        ),
+        (("{learning_rate: 1.0e-4}", "1.0e-4"), r"mine.yml: tasks.cola is 0.0001; legal: a mapping"),
+        (
+            ("settings: {", "grid: {learning_rate: 3}\nsettings: {"),
+            r"grid.learning_rate is 3; legal: a list",
+        ),
         (("noise_scale: 1.0e-3", "noise_scale: -1"), r"mine.yml, task cola: .*noise_scale"),
-        (("source: here", "source: here\nchosen_from_grid: 3"), r"chosen_from_grid must be true or false; it is 3"),
+        (
+            ("source: here", "source: here\nchosen_from_grid: 3"),
+            r"chosen_from_grid is 3; legal: true or false",
+        ),
         (("source: here", "source: here\nchosen_from_grid: true"), r"chosen_from_grid is true, but there is no grid"),
-        (("source: here", "source: here\ntried: 3"), r"tried is 3; legal: an integer >= 1, together with chosen_from"),
+        (("source: here", "source: here\ntried: 3"), r"tried is 3, which goes together with chosen_from_grid: true"),
     ],
 )
 def test_mistakes_name_the_file_and_what_is_legal(tmp_path: Path, change: tuple[str, str], message: str) -> None:
@@ -205,9 +219,104 @@ def test_overrides_are_yaml_values() -> None:
         ("epochs", "is not key=value"),
         ("=3", "is not key=value"),
         ("seed=3", r"seed is not set here; the study sets it \(--seeds\)"),
-        ("epochs=[", "cannot read the value"),
+        ("epochs=[", "epochs: cannot read the value"),
+        ("epochs=2001-99-99", "epochs: cannot read the value '2001-99-99'"),
+        ("epochs=2001-09-09", "epochs is datetime.date"),
+        ("epochs=" + "9" * 5000, "epochs: cannot read the value"),
+        ("epochs=99999999999999999999", "epochs is an integer that needs more than 64 bits"),
+        ("betas=" + "[" * 100_000, "betas: cannot read the value"),
+        ("betas=&a [*a]", r"betas: aliases \(\*\) are not read"),
+        ("epoch=1", r"unknown setting 'epoch' \(did you mean epochs\?\)"),
+        ("learning-rate=1", r"unknown setting 'learning-rate' \(did you mean learning_rate\?\)"),
+        ("config=other.yml", "unknown setting 'config'"),
+        ("cola.config=other.yml", r"'cola' is no method.*, and 'config' no setting of a task"),
+        ("pats=other.yml", "unknown setting 'pats'"),
+        ("cola.init_checkpoint=x", r"task cola: init_checkpoint is not set here; the study sets it \(--encoder\)"),
+        ("cola.rte.epochs=1", "'cola' is no method"),
+        ("pats.noise=1", "pats has no setting 'noise'"),
+        ("pats.config=other.yml", "pats has no setting 'config'"),
+        ("pat.noise_scale=1", r"'pat' is no method \(did you mean pats\?\)"),
     ],
 )
 def test_bad_overrides_are_refused(pair: str, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         parse_overrides([pair])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        # What loads another file, or reaches past the settings that the study owns.
+        (("epochs: 3", "config: other.yml"), "settings: unknown setting 'config'"),
+        (("epochs: 3", "print_config: x"), "settings: unknown setting 'print_config'"),
+        (("epochs: 3", "help: 1"), "settings: unknown setting 'help'"),
+        (("{learning_rate: 1.0e-4}", "{config: other.yml}"), "tasks.cola: unknown setting 'config'"),
+        (("{noise_scale: 1.0e-3}", "other.yml"), "settings: pats is 'other.yml'; legal: a mapping"),
+        (("epochs: 3", "method_settings: {pats: {}}"), "settings: unknown setting 'method_settings'"),
+        (("epochs: 3", "pats.noise_scale: 3"), "settings: unknown setting 'pats.noise_scale'"),
+        (("epochs: 3", "init-checkpoint: x"), "settings: unknown setting 'init-checkpoint'"),
+        (("{learning_rate: 1.0e-4}", "{init_checkpoint: x}"), "tasks.cola: init_checkpoint is not set here"),
+        (("source: here", "source: here\ngrid: {config: [a.yml]}"), "grid: unknown setting 'config'"),
+        (("source: here", "source: here\ngrid: {cola.seed: [1]}"), "grid 'cola.seed': 'cola' is no method"),
+        # Values of another kind.
+        (("method: pats", "method: [pats]"), "method is ['pats']; legal: a text"),
+        (("method: pats", "method: pat"), "method: unknown method 'pat' (did you mean pats?)"),
+        (("method: pats", "method: pats+pats"), "names a method twice"),
+        (("encoder: bert-base-uncased", "encoder: null"), "encoder is None; legal: a text"),
+        (("settings: {epochs: 3, pats: {noise_scale: 1.0e-3}}", "settings: null"), "settings is None; legal: a map"),
+        (("settings: {epochs: 3, pats: {noise_scale: 1.0e-3}}", "settings: [1]"), "settings is [1]; legal: a mapping"),
+        (("{cola: {learning_rate: 1.0e-4}", "{1: {learning_rate: 1.0e-4}"), "tasks: 1 is no name of a task"),
+        (("{cola: {learning_rate: 1.0e-4}", "{../x: {}"), "task name '../x' is not allowed"),
+        (("{cola: {learning_rate: 1.0e-4}", "{cola: null"), "tasks.cola is None; legal: a mapping"),
+        (("epochs: 3", "1: 3"), "settings: unknown setting 1;"),
+        (("epochs: 3", "epochs: 2001-09-09"), "settings: epochs is datetime.date(2001, 9, 9), a date; quote it"),
+        (("epochs: 3", "epochs: 100000000000000000000"), "epochs is an integer that needs more than 64 bits"),
+        (("epochs: 3", "betas: [[[[[1]]]]]"), "too long or too deeply nested for a setting"),
+        (("source: here", "source: here\ngrid: {epochs: []}"), "grid.epochs is []; legal: a list of values"),
+        (("source: here", "source: here\ntried: true"), "tried is True; legal: an integer >= 1"),
+    ],
+)  # fmt: skip
+def test_what_a_recipe_may_not_hold_is_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    (tmp_path / "other.yml").write_text("seed: 77\ninit_checkpoint: elsewhere\n")
+    text = GOOD.replace(*change)
+    assert text != GOOD
+    with pytest.raises(SettingError) as caught:
+        load_recipe(write(tmp_path, text))
+    assert message in str(caught.value)
+    assert "mine.yml: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_task_that_is_not_asked_for_need_not_be_defined(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, GOOD.replace("rte:", "mine:")))
+    own = tmp_path / "own.yml"
+    own.write_text(TASK_DEF.replace("toy:", "mine:"))
+    (config,) = run_configs(recipe, ["mine"], [1], {}, task_def=own)
+    assert config.task == "mine"
+    with pytest.raises(SettingError, match=r"mine.yml: unknown task 'cola'; .*own.yml defines mine, toyscore"):
+        run_configs(recipe, [], [1], {}, task_def=own)
+    with pytest.raises(SettingError, match=r"^--tasks: unknown task 'rtee' \(did you mean rte\?\); .* defines cola"):
+        run_configs(load_recipe(write(tmp_path, GOOD)), ["rtee"], [1], {})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["learning_rate=-1"], "^--set learning_rate=-1: learning_rate is -1.0; legal: a number > 0"),
+        (["epochs=2", "warmup=7"], "^--set warmup=7: warmup is 7.0"),
+        (["rte.epochs=2", "rte.epochs=many"], "^--set rte.epochs=many: .*epochs"),
+        (["pats.noise_scale=-1"], "^--set pats.noise_scale=-1: .*noise_scale"),
+        (["train_size=5", "train_fraction=0.5"], "^--set train_size=5 train_fraction=0.5: .*give one of the two"),
+    ],
+)
+def test_a_wrong_override_is_blamed_and_not_the_recipe(tmp_path: Path, pairs: list[str], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        run_configs(load_recipe(write(tmp_path, GOOD)), ["rte"], [1], parse_overrides(pairs))
+    with pytest.raises(SettingError, match=r"mine.yml, task rte: epochs is 0"):
+        run_configs(load_recipe(write(tmp_path, GOOD.replace("epochs: 3", "epochs: 0"))), ["rte"], [1], {"warmup": 0.5})
+
+
+def test_an_unknown_method_is_not_an_encoder_without_a_recipe() -> None:
+    with pytest.raises(SettingError, match=r"^--methods: unknown method 'vanila' \(did you mean vanilla\?\); there"):
+        find_recipes("bert-base-uncased", ["vanila"])

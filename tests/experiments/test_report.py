@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import json
 import math
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 
 from data_utils.errors import SettingError
 from experiments.glue.report.__main__ import main
+from experiments.glue.report.charts import progress_bar
 from experiments.glue.report.page import duration, read_study, render, sort_key
 from experiments.glue.report.run_view import State, read_log, view_runs
 from experiments.glue.report.settings import compare_settings
@@ -192,21 +194,19 @@ def test_a_log_is_read_past_torn_and_foreign_lines(tmp_path: Path) -> None:
 
 def test_files_are_read_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: Counter[Path] = Counter()
-    real = Path.read_text
 
-    def count(path: Path, *args: Any, **more: Any) -> str:
-        read[path] += path.name in ("result.json", "metrics.jsonl", "run.json")
-        return real(path, *args, **more)
+    def count(real: Any) -> Any:
+        def reading(path: Path, *args: Any, **more: Any) -> Any:
+            read[path] += path.name in ("result.json", "metrics.jsonl", "run.json")
+            return real(path, *args, **more)
 
-    monkeypatch.setattr(Path, "read_text", count)
+        return reading
+
+    for name in ("read_text", "read_bytes"):
+        monkeypatch.setattr(Path, name, count(getattr(Path, name)))
     page_of(runs)
-    assert {path for path, n in read.items() if n} == {
-        path for name in ("metrics.jsonl", "run.json") for path in runs.rglob(name)
-    } | {path.parent / "result.json" for path in runs.rglob("run.json")}
-    twice = {path for path, n in read.items() if n > 1}
-    first = {min(cell.glob("seed=*/run.json")) for cell in runs.glob("*/*/*/*")}
-    assert twice <= first, "the table compares the settings of one seed of a cell, the page those of all"
-    assert max(read.values()) <= 2
+    names = ("metrics.jsonl", "run.json", "result.json")
+    assert {path: n for path, n in read.items() if n} == {path: 1 for name in names for path in runs.rglob(name)}
 
 
 def test_settings_that_differ_are_found_and_marked(tmp_path: Path) -> None:
@@ -336,6 +336,39 @@ def test_an_empty_study_is_a_page_too(tmp_path: Path) -> None:
     text, page = page_of(tmp_path / "runs")
     assert "No runs yet." in text
     assert not page.unbalanced
+
+
+def test_the_bar_fills_with_what_is_done(runs: Path) -> None:
+    def bar(folder: Path, study: Path | None = None) -> dict[str | None, float]:
+        views = read_study(folder, study, (), time.time()).views
+        rects = [values for tag, values in Page(str(progress_bar(views))).tags if tag == "rect"]
+        return {values["class"]: float(str(values["width"])) for values in rects}
+
+    # Of 16 wanted runs 11 have ended, one stands at 3 of its 10 steps, and 4 were not started.
+    widths = bar(runs, write_study(runs, seeds=4))
+    assert widths["state-ok"] == pytest.approx(1000 * 8 / 16)
+    assert widths["state-running"] == pytest.approx(1000 * 0.3 / 16, abs=0.01)
+    assert widths["state-missing"] == 0.0
+    assert sum(widths.values()) == pytest.approx(1000 * 11.3 / 16, abs=0.01)
+    for task in ("cola", "rte"):
+        for method in ("vanilla", "pats"):
+            (write_run(runs.parent / "new", task, method, finished=False) / "metrics.jsonl").unlink()
+    assert bar(runs.parent / "new") == {"state-running": 0.0}, "0 of 4"
+
+
+def test_odd_values_in_run_json_and_half_characters_in_messages_are_shown(runs: Path, tmp_path: Path) -> None:
+    edit_config(next(runs.glob("rte/*/pats/*/seed=3")), batch_size=[1], checkpoint_seconds=10**400, train_size={"a": 1})
+    fail(next(runs.glob("cola/*/vanilla/*/seed=3")), "half a \ud800")
+    assert main([str(runs), "--out", str(tmp_path / "r.html"), "--tests", "none"]) == 0
+    assert "half a ?" in (tmp_path / "r.html").read_text()
+
+
+def test_the_page_names_the_studys_command(runs: Path) -> None:
+    study = write_study(runs)
+    assert "Command:" not in page_of(runs, study)[0]
+    content = json.loads(study.read_text())
+    study.write_text(json.dumps(content | {"command": "python -m x --set 'a<b'"}))
+    assert "Command: <code>python -m x --set &#39;a&lt;b&#39;</code>" in page_of(runs, study)[0]
 
 
 def test_mistakes_are_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from experiments.glue import study
 from experiments.glue.launch.pool import Pool
 from experiments.glue.recipe import load_recipe, run_configs
@@ -25,6 +27,7 @@ from experiments.glue.search.space import Axis, Point, Space
 from experiments.glue.search.tables import main as tables_main
 from mt_dnn.config import run_id
 from mt_dnn.results import RunDirectory, Status
+from tests.edits import edit_json
 from tests.experiments.search_runs import PoolInProcess, scored_run
 
 RECIPE = """
@@ -47,7 +50,8 @@ class Place:
         (root / "data").mkdir()
         self.runs.mkdir()
         for task in ("cola", "rte"):
-            (root / "data" / f"{task}_train.tsv").write_text("1\t1\tsome words\n" * 40)
+            for split in ("train", "dev"):
+                (root / "data" / f"{task}_{split}.tsv").write_text("1\t1\tsome words\n" * 40)
         self.recipe("vanilla", RATES)
         self.recipe("pats", SCALES)
 
@@ -169,6 +173,72 @@ def test_points_are_distinct_legal_and_the_first_of_those_of_a_larger_search(
     assert larger[:trials] == found or (sampler == "grid" and trials + 7 >= space.size)
 
 
+def test_a_full_disk_is_told_with_the_journals_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    from experiments.glue.search.tpe import TpeSampler
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    sampler = TpeSampler(tmp_path / "tpe.journal", "one", Space((Axis("kind", (1, 2, 3)),)), 3, 0, 1)
+    monkeypatch.setattr("optuna.storages.journal.JournalFileBackend.append_logs", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*tpe.journal'"):
+        sampler.ask({})
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_search_goes_on_after_a_full_disk(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("optuna")
+    arguments = ("--search", "tpe", "--trials", "3", "--tpe_round", "1")
+    assert place.main(*arguments, methods="pats") == 0
+    texts, journal = place.texts(), place.out / "tpe.journal"
+    # The disk was full while the last trial was asked for: it is asked for again, and the same comes.
+    lines = journal.read_bytes().splitlines(keepends=True)
+    last = max(i for i, line in enumerate(lines) if json.loads(line)["op_code"] == 4)
+    journal.write_bytes(b"".join(lines[:last]) + lines[last][:40])
+    assert place.main(*arguments, methods="pats") == 0
+    assert "tpe.journal: its last line is not whole" in caplog.text
+    assert place.texts() == texts
+    assert [json.loads(line)["op_code"] for line in journal.read_text().splitlines()].count(4) == 3
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output_dir": 3}, "output_dir is 3; legal: a text"),
+        ({"seeds": []}, "seeds is []; legal: a list of different seeds"),
+        ({"sampler": ["grid"]}, "sampler is ['grid']; legal: one of grid, sobol, halton, tpe"),
+        ({"sampler_seed": 1e999}, "sampler_seed is inf; legal: an integer >= 0"),
+        ({"holdout": 2}, "holdout is 2; legal: null or a share in (0, 1)"),
+        ({"prune_after": "x"}, "prune_after is 'x'; legal: an integer >= 1"),
+        ({"cells": 3}, "cells is 3; legal: a list of mappings"),
+        ({"name": "../x"}, "cells[0]: name name '../x' is not allowed"),
+        ({"learning_rate": 10**400}, "cells[0].learning_rate is"),
+        ({"grid": {"learning_rate": 3}}, "cells[0].grid.learning_rate is 3; legal: a list of values"),
+        ({"trials": [{"run_id": "a", "values": [7]}]}, "trials[0].values is [7]; legal: a value of the grid"),
+        ({"planned": None}, "cells[0].planned is None; legal: an integer >= 1"),
+    ],
+)
+def test_a_damaged_search_is_named_in_one_line(
+    place: Place, capsys: pytest.CaptureFixture[str], change: dict[str, Any], message: str
+) -> None:
+    assert place.main("--search", "grid", "--trials", "1", methods="vanilla") == 0
+    path = place.out / "search.json"
+    content = read_json(path)
+    if set(change) <= set(content):
+        content |= change
+    else:
+        content["cells"][0] |= change
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert tables_main([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "search.json" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_the_tables_again_from_finished_runs(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert place.main("--search", "sobol", "--trials", "4") == 0
@@ -184,9 +254,9 @@ def test_the_tables_again_from_finished_runs(place: Place, capsys: pytest.Captur
     assert tables_main([str(place.out / "search.json")]) == 1
     assert "3 of 4" in (place.out / "table3.md").read_text()
     assert tables_main([str(place.root / "vanilla.yml")]) == 2
-    assert "is not a search.json" in capsys.readouterr().err
+    assert "vanilla.yml is damaged: not JSON" in capsys.readouterr().err
     assert tables_main([str(place.out / "none.json")]) == 2
-    assert "none.json: No such file or directory; give the search.json that" in capsys.readouterr().err
+    assert "none.json; give the search.json that" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -251,7 +321,7 @@ def test_a_diverged_trial_is_not_chosen_and_a_failed_one_is_missing(
         (["--search", "grid"], "unequal numbers of trials (vanilla 4, pats 12), so the larger search may"),
         (["--search", "sobol", "--trials", "9"], "(vanilla 4, pats 9), so the larger search may win by itself: give"),
         (["--search", "sobol"], "--search sobol needs --trials"),
-        (["--search", "tpe", "--trials", "0"], "--trials is 0; legal: an integer >= 1"),
+        (["--search", "tpe", "--trials", "0"], "--trials is 0; legal: an integer in [1, 2^31)"),
         (["--search", "tpe", "--trials", "2", "--tpe_round", "0"], "--tpe_round is 0"),
         (["--search", "grid", "--trials", "2", "--prune_after", "0"], "--prune_after is 0"),
         (["--search", "grid", "--trials", "2", "--sampler_seed", "-1"], "--sampler_seed is -1"),
@@ -354,7 +424,7 @@ def test_killed_and_shared_tpe_searches_give_the_table_of_an_undisturbed_one(pla
     assert len([line for line in journal.splitlines() if json.loads(line)["op_code"] == 4]) == 8, "no trial twice"
 
 
-def test_tpe_learns_from_the_scores_and_never_asks_twice(tmp_path: Path) -> None:
+def test_tpe_learns_from_the_scores_and_never_asks_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("optuna")
     from experiments.glue.search.tpe import TpeSampler
 
@@ -384,6 +454,15 @@ def test_tpe_learns_from_the_scores_and_never_asks_twice(tmp_path: Path) -> None
     # Another name is another study; a small space is searched to its end.
     small = TpeSampler(tmp_path / "tpe.journal", "other", Space((Axis("kind", ("a", "b")),)), 30, 0, 4)
     assert sorted(small.ask({})) == [(0,), (1,)]
+    whole = journal.read_bytes()
+    for torn in (whole + b'{"op_code": 4, "worker_', whole[:-7], whole + b"\n", whole + b"\xff[[[\n"):
+        journal.write_bytes(torn)
+        caplog.clear()
+        again = TpeSampler(journal, "one", space, 26, 0, 4)
+        assert len(again.asked()) == 26
+        assert "its last line is not whole" in caplog.text
+        assert again.ask({}) == again.asked(), "it goes on with the same trials"
+        journal.write_bytes(whole)
     journal.write_text("{garbage\n" + before)
     with pytest.raises(SettingError, match="journal is damaged"):
         TpeSampler(journal, "one", space, 26, 0, 4).ask({})
@@ -409,3 +488,25 @@ def test_pruning_goes_through_the_real_pool(place: Place, monkeypatch: pytest.Mo
     statuses = [row["status"] for row in place.rows("trials.csv")]
     assert sorted(set(statuses)) == ["done", "pruned"]  # which ones, their order decides: by folder
     assert statuses.count("done") >= 4
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_search_chooses_among_runs_of_its_own_data_alone(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--search", "grid", "--search_seeds", "101,")
+    assert place.main(*arguments, methods="vanilla") == 0
+    made = place.calls
+    train = place.root / "data" / "cola_train.tsv"
+    before = train.read_text()
+    train.write_text(before.replace("some", "same", 1))
+    capsys.readouterr()
+    assert place.main(*arguments, methods="vanilla") == 2
+    output, errors = capsys.readouterr()
+    assert (output, errors.count("\n")) == ("", 1)
+    assert errors.startswith("error: cola_train.tsv is not what ")
+    assert place.calls == made
+    train.write_text(before)
+    run_json = next(place.runs.rglob("run.json"))
+    made_of = read_json(run_json)["identity"]
+    edit_json(run_json, identity=made_of | {"data": {**made_of["data"], "cola_train.tsv": "another"}})
+    with pytest.raises(SettingError, match=r"were not run with the same contents, cola_train\.tsv differs"):
+        read_search(place.out / "search.json")

@@ -11,13 +11,14 @@ from data_utils.errors import SettingError
 from data_utils.metrics import compute_metrics
 from data_utils.task_def import load_task_defs
 from experiments.glue.comparison.comparisons import AVERAGE, compare_seeds, pairs
-from experiments.glue.comparison.text import markdown, what_n_shows
+from experiments.glue.comparison.text import comparisons_csv, markdown, what_n_shows
 from experiments.glue.significance import Significance, analyse, main, write_significance
 from experiments.glue.statistics.paired_tests import holm
 from experiments.glue.statistics.stochastic_order import almost_stochastic_order
 from experiments.glue.table.cells import gather
 from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.results import RunDirectory, Status
+from tests.edits import replace_in_json
 from tests.experiments.fake_runs import DATASETS, METRICS, write_run
 
 ENCODER = "bert-base-uncased"
@@ -192,8 +193,7 @@ def test_what_is_not_comparable_is_refused_in_one_line(runs: Path, capsys: pytes
     (folder / "predictions.npz").write_bytes(whole[:200])
     assert "predictions.npz is damaged" in message()
     (folder / "predictions.npz").write_bytes(whole)
-    result = folder / "result.json"
-    result.write_text(result.read_text().replace('"F1"', '"ACC"'))
+    replace_in_json(folder / "result.json", ('"F1"', '"ACC"'))
     assert "mrpc: its runs were scored by different metrics, ACC/F1" in message()
 
 
@@ -225,14 +225,8 @@ def test_mnli_is_resampled_within_its_two_sets(tmp_path: Path) -> None:
             arrays |= {f"{name}.{key}": value for key, value in one.items()}
             accuracies.append(float(100 * np.mean(predicted == labels)))
         folder = write_run(tmp_path, "mnli", method, best=50.0, last=None)
-        result = (folder / "result.json").read_text()
-        middle = float(np.mean(accuracies))
-        result = (
-            result.replace("51.0", repr(accuracies[0]))
-            .replace("49.0", repr(accuracies[1]))
-            .replace("50.0", repr(middle))
-        )
-        (folder / "result.json").write_text(result)
+        scores = {"51.0": accuracies[0], "49.0": accuracies[1], "50.0": float(np.mean(accuracies))}
+        replace_in_json(folder / "result.json", *((old, repr(new)) for old, new in scores.items()))
         RunDirectory(folder).write_predictions(arrays)
     (found,) = [c for c in found_in(tmp_path).examples if c.pair.selection == "best"]
     assert found.examples == 90
@@ -300,8 +294,31 @@ def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     for arguments, message in (
         ([str(tmp_path / "none")], "no folder"),
         ([str(tmp_path / "runs")], "no two methods to compare with a seed in common; the table has vanilla"),
-        ([str(tmp_path / "runs"), "--resamples", "5"], "--resamples 5: give at least 100"),
+        ([str(tmp_path / "runs"), "--resamples", "5"], "--resamples is 5; legal: 100 to 1000000"),
         ([str(tmp_path / "runs"), "--baseline", "pats"], "--baseline 'pats' is not in the table"),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_equal_differences_and_equal_models_are_told_and_have_no_interval(tmp_path: Path) -> None:
+    labels = np.arange(N) % 2
+    for seed in (1, 2, 3):
+        for method in ("vanilla", "pats"):
+            folder = write_run(tmp_path, "rte", method, seed, 100.0, 98.0 + (method == "pats"))
+            arrays = {"uids": np.arange(N).astype("S"), "labels": labels, "best_logits": np.eye(2)[labels]}
+            RunDirectory(folder).write_predictions({f"rte_dev.{name}": value for name, value in arrays.items()})
+    table = gather(tmp_path)
+    over_examples = analyse(table, tmp_path, selections=["best"], resamples=200)
+    text = markdown(over_examples.seeds, over_examples.examples, over_examples.alone)
+    assert "No interval, all pairs differ by the same: PATS - vanilla RTE acc." in text
+    assert "No ε, both have the same scores: PATS - vanilla RTE acc." in text
+    assert "PATS - vanilla, RTE acc: no interval, every sample gives the same difference." in text
+    (c,) = over_examples.examples
+    assert (c.p_mcnemar, c.p_bootstrap) == (1.0, 1.0)
+    (last,) = analyse(table, tmp_path, selections=["last"], examples=False).seeds
+    assert math.isnan(last.difference.interval.low)
+    assert last.sign_flip.p == 0.25, "three differences of one sign: 2 of 2^3 flips"
+    assert "No ε_min, each method scores the same with every seed" in markdown([last], [], [])
+    row = next(csv.DictReader(io.StringIO(comparisons_csv([last], []))))
+    assert (row["t_low"], row["bca_low"], row["epsilon_min"]) == ("nan", "nan", "nan")

@@ -66,3 +66,22 @@ def test_what_is_not_defined_is_nan() -> None:
     tied = almost_stochastic_order([1.0, 2.0], [1.0, 1.0])
     assert tied.undefined > 0
     assert not math.isnan(tied.bound)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "violation", "reason"),
+    [
+        ([61.0] * 5, [60.0] * 5, 0.0, "each method scores the same with every seed"),
+        ([60.0, 61.0], [61.0, 60.0], math.nan, "both have the same scores"),
+        ([61.0], [60.0], 0.0, "fewer than two seeds"),
+        ([61.0, math.nan], [60.0, 61.0], math.nan, "NaN"),
+    ],
+)
+def test_scores_without_a_spread_have_no_bound_and_say_so(
+    first: list[float], second: list[float], violation: float, reason: str
+) -> None:
+    found = almost_stochastic_order(first, second)
+    assert found.violation == pytest.approx(violation, nan_ok=True)
+    assert math.isnan(found.bound)
+    assert reason in found.degenerate
+    assert almost_stochastic_order([61.0, 62.0], [60.0, 60.0]).degenerate == ""

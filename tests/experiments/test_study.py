@@ -5,11 +5,17 @@ from typing import Any
 import pytest
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from experiments.glue import study
 from experiments.glue.launch.slots import plan_slots
+from experiments.glue.launch.worker import RunFunction
 from experiments.glue.plan import parse_seeds
 from experiments.glue.study import main
+from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.results import RunResult
+from tests.edits import edit_json
 from tests.experiments.fake_runs import behave, calls, fake_run
+from tests.tiny import TASK_DEF
 
 RECIPE = """
 encoder: all-MiniLM-L6-v2
@@ -28,7 +34,8 @@ class Place:
         self.runs, self.results = root / "runs", root / "results"
         (root / "data").mkdir()
         for task, rows in (("cola", 40), ("rte", 80)):
-            (root / "data" / f"{task}_train.tsv").write_text("1\t1\tsome words\n" * rows)
+            for split in ("train", "dev"):
+                (root / "data" / f"{task}_{split}.tsv").write_text("1\t1\tsome words\n" * rows)
         for method in ("vanilla", "pats"):
             (root / f"{method}.yml").write_text(RECIPE.format(method=method))
 
@@ -39,8 +46,17 @@ class Place:
             "--devices", "cpu", "--workers_per_device", "1", *more,
         ]  # fmt: skip
 
-    def main(self, *more: str, seeds: str = "2") -> int:
-        return main(self.arguments(*more, seeds=seeds), run=fake_run)
+    def main(self, *more: str, seeds: str = "2", run: RunFunction = fake_run) -> int:
+        return main(self.arguments(*more, seeds=seeds), run=run)
+
+
+def run_of_another_study(config: RunConfig, on_progress: object = None) -> RunResult:
+    """The run as a study with other data computes it."""
+    result = fake_run(config)
+    run_json = run_dir(config) / "run.json"
+    made_of = read_json(run_json)["identity"]
+    edit_json(run_json, identity=made_of | {"data": {**made_of["data"], "cola_train.tsv": "another"}})
+    return result
 
 
 @pytest.fixture
@@ -86,6 +102,17 @@ def test_one_failing_cell_fails_the_study_but_not_the_others(place: Place, capsy
     assert "result.json is damaged" in capsys.readouterr().err
 
 
+def test_runs_of_one_step_are_told_to_learn_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.main("--tasks", "cola", "--set", "batch_size=64", seeds="1") == 0
+    assert (
+        "warning: 2 of 2 runs learn nothing: their only step stands at the start of the warm-up, where the learning "
+        "rate is 0 (first: cola all-MiniLM-L6-v2 vanilla seed=1); give more epochs or --set warmup=0\n"
+    ) in capsys.readouterr().err
+    assert place.main("--tasks", "cola", "--set", "batch_size=64", "--set", "warmup=0", seeds="1") == 0
+    assert place.main("--tasks", "rte", seeds="1") == 0
+    assert "learn nothing" not in capsys.readouterr().err
+
+
 def test_dry_run_lists_done_and_missing_and_writes_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert place.main("--dry_run") == 0
     output = capsys.readouterr().out
@@ -128,6 +155,13 @@ def test_overrides_reach_the_runs_and_their_identity(place: Place, capsys: pytes
         (["--name", "../up"], "study name '../up' is not allowed"),
         (["--data_dir", "nowhere"], "nowhere/cola_train.tsv does not exist; make it with"),
         (["--task_def", "nowhere.yml"], "nowhere.yml"),
+        (["--seeds", "99999999999999999999"], "--seeds: '99999999999999999999' is too large"),
+        (["--tasks", "colla"], "--tasks: unknown task 'colla' (did you mean cola?)"),
+        (["--tasks", ","], "--tasks ',' names none; give some"),
+        (["--set", "epoch=1"], "error: --set: unknown setting 'epoch' (did you mean epochs?)"),
+        (["--set", "learning_rate=-1"], "error: --set learning_rate=-1: learning_rate is -1.0; legal: a number > 0"),
+        (["--set", "config=other.yml"], "--set: unknown setting 'config'"),
+        (["--holdout", "nan"], "--holdout is nan; legal: a share in (0, 1)"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(
@@ -188,6 +222,48 @@ def test_a_holdout_is_part_of_every_run_and_changes_nothing_without(place: Place
     assert place.main("--tasks", "cola", "--holdout", "0", seeds="1") == 2
 
 
+@pytest.mark.parametrize("controls", [[], ["--controls"]])
+def test_an_unknown_method_is_named_and_not_a_recipe(controls: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--encoder", "all-MiniLM-L6-v2", "--methods", "pats,vanila", *controls]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --methods: unknown method 'vanila' (did you mean vanilla?)")
+    assert error.count("\n") == 1
+    assert main(["--encoder", "all-MiniLM-L6-v2", "--methods", "pats+pats", *controls]) == 2
+    assert "error: --methods: Invalid method: 'pats+pats' names a method twice" in capsys.readouterr().err
+
+
+def test_a_task_of_ones_own_needs_no_others_in_its_definitions(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = place.root / "own.yml"
+    own.write_text(TASK_DEF.replace("toy:", "mine:"))
+    for method in ("vanilla", "pats"):
+        recipe = place.root / f"{method}.yml"
+        recipe.write_text(recipe.read_text().replace("rte: {}", "mine: {}"))
+    assert place.main("--tasks", "mine", "--task_def", str(own), "--dry_run") == 2
+    error = capsys.readouterr().err
+    assert "mine_train.tsv does not exist; put it there (docs/data.md" in error, "no glue_prepro makes it"
+    (place.root / "data/mine_train.tsv").write_text("1\t1\tsome words\n" * 40)
+    assert place.main("--tasks", "mine", "--task_def", str(own), "--dry_run") == 0
+    assert "4 runs: 0 done, 4 missing" in capsys.readouterr().out
+
+
+def test_the_table_names_what_set_changed_and_the_command(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Path(study.__file__)
+    monkeypatch.setattr("sys.argv", [str(program), "--set", "train_size=24", "--name", "a b\nc"])
+    assert place.main("--tasks", "cola", "--set", "train_size=24") == 0
+    text = (place.results / "test" / "table.md").read_text()
+    assert "Otherwise than by default, all methods: epochs 1; train_size 24." in text
+    assert "Command: `python -m experiments.glue.study --set train_size=24 --name 'a b'$'\\n''c'`" in text
+    capsys.readouterr()
+    assert place.main("--tasks", "cola", "--set", "train_size=24") == 0
+    assert capsys.readouterr().err == "all 4 runs are already done\n"
+    assert place.main("--tasks", "cola", "--set", "train_size=24", seeds="3") == 0
+    assert "2 of 6 runs to do, 1 at a time, 4 are already done" in capsys.readouterr().err
+
+
 def test_controls_join_the_study(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data_dir", str(place.root / "data"), "--tasks", "cola", "--seeds", "1", "--dry_run"]
     arguments = ["--encoder", "all-MiniLM-L6-v2", "--methods", "pats,no_dropout+sage", "--controls", *data]
@@ -200,10 +276,17 @@ def test_seeds() -> None:
     assert parse_seeds("5") == [1, 2, 3, 4, 5]
     assert parse_seeds("3,7,11") == [3, 7, 11]
     assert parse_seeds("3,") == [3]
-    assert parse_seeds("7,7,0") == [7, 0]
-    for wrong in ("", ",", "-1", "0", "1.5"):
-        with pytest.raises(SettingError, match="--seeds"):
+    assert parse_seeds(f"7,{2**63 - 1},0") == [7, 2**63 - 1, 0]
+    assert len(parse_seeds("1000")) == 1000
+    for wrong, message in (
+        ("", "give a count"), (",", "give a count"), ("-1", "give a count"), ("-1,2", "give a count"),
+        ("0", "give a count"), ("1.5", "give a count"), ("\u0663", "give a count"), ("1001", "at most 1000"),
+        ("99999999999999999999", "too large"), (f"1,{2**63}", "too large"), ("9" * 5000, "too large"),
+        ("7,7,0", "seed 7 stands there twice"), ("03,3", "seed 3 stands there twice"),
+    ):  # fmt: skip
+        with pytest.raises(SettingError, match=f"--seeds.*{message}") as caught:
             parse_seeds(wrong)
+        assert len(str(caught.value)) < 300
 
 
 def test_cores_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +294,7 @@ def test_cores_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(slots, "usable_cores", lambda: 8)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(slots, "version", lambda package: "2.6.0")  # a torch that may see a GPU
 
     def planned(devices: str, workers: int | None, runs: int) -> list[tuple[str, int]]:
         return [(slot.device, slot.threads) for slot in plan_slots(devices, workers, runs)]
@@ -231,3 +315,37 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for needed in ("--devices 0,1,2,3", "--dry_run", "Exit status", "75 stopped"):
         assert needed in text
+
+
+def test_a_study_with_one_more_method_does_not_compare_new_data_with_old(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.main("--tasks", "cola") == 0
+    made = calls(place.runs)
+    train = place.root / "data" / "cola_train.tsv"
+    before = train.read_text()
+    train.write_text(before.replace("some", "same", 1))
+    (place.root / "sage.yml").write_text(RECIPE.format(method="sage"))
+    more = ["--recipes", ",".join(str(place.root / f"{m}.yml") for m in ("vanilla", "pats", "sage")), "--tasks", "cola"]
+    for arguments in (more, [*more, "--dry_run"]):
+        capsys.readouterr()
+        assert place.main(*arguments) == 2
+        output, errors = capsys.readouterr()
+        assert output == ""
+        assert errors.count("\n") == 1
+        assert errors.startswith("error: cola_train.tsv is not what ")
+        assert "restore it, or delete" in errors
+    assert calls(place.runs) == made, "nothing was computed"
+    train.write_text(before)
+    assert place.main(*more) == 0
+    assert len(calls(place.runs)) == len(made) + 2
+
+
+def test_runs_that_another_study_made_meanwhile_of_other_data_are_not_shown(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.main("--tasks", "cola", run=run_of_another_study) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert "error: cola_train.tsv is not what " in errors
+    assert not (place.results / "test" / "table.md").exists()

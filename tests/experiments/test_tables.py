@@ -1,4 +1,5 @@
 import csv
+import importlib
 import io
 import json
 import math
@@ -13,13 +14,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json, write_json
 from data_utils.yaml_file import read_yaml
-from experiments.glue.table.cells import Wanted, gather
-from experiments.glue.table.csv_text import cells_csv, seeds_csv
+from experiments.glue.table.cells import gather
+from experiments.glue.table.csv_text import cells_csv, csv_text, seeds_csv
+from experiments.glue.table.latex import latex
 from experiments.glue.table.paper import PAPER, load_paper
-from experiments.glue.table.render import latex, markdown
+from experiments.glue.table.render import markdown
+from experiments.glue.table.wanted import Wanted
 from experiments.glue.tables import main, write_tables
 from mt_dnn.results import Status
+from tests.edits import edit_json
 from tests.experiments.fake_runs import write_run
 
 ENCODER = "bert-base-uncased"
@@ -72,8 +77,7 @@ def test_a_table_says_what_was_set_otherwise_than_in_the_control(tmp_path: Path)
     assert "otherwise" in latex(gather(tmp_path), PAPER_TABLES)
     shutil.rmtree(folder.parent)
     for folder in tmp_path.glob("*/*/hype/*/seed=1"):
-        description = json.loads((folder / "run.json").read_text())
-        (folder / "run.json").write_text(json.dumps(description | {"resolved_precision": "bf16"}))
+        edit_json(folder / "run.json", resolved_precision="bf16")
     assert "HyPe (" not in markdown(gather(tmp_path), PAPER_TABLES)
 
 
@@ -88,9 +92,8 @@ def test_a_table_says_when_epochs_were_chosen_on_what_is_held_out(tmp_path: Path
     folders = [write_run(tmp_path, method=method, holdout=0.1) for method in ("vanilla", "pats")]
     assert "chosen on the split that is scored. Last" in markdown(gather(tmp_path), PAPER_TABLES)
     for count, folder in enumerate(folders, start=1):
-        result = json.loads((folder / "result.json").read_text())
-        result["best"]["held_out"] = 99.0
-        (folder / "result.json").write_text(json.dumps(result))
+        best = read_json(folder / "result.json")["best"]
+        edit_json(folder / "result.json", best=best | {"held_out": 99.0})
         text = markdown(gather(tmp_path), PAPER_TABLES)
         assert ("in some rows on a part" in text) == (count == 1)
     assert "chosen on a part of the training set that was held out, not on the split that is scored" in text
@@ -110,9 +113,9 @@ def test_a_cell_is_the_mean_and_sample_deviation_of_its_seeds(tmp_path: Path) ->
     for seed, (b, e) in enumerate(zip(best, last, strict=True), start=1):
         write_run(tmp_path, seed=seed, best=b, last=e)
     text = markdown(gather(tmp_path), PAPER_TABLES)
-    assert line(text, "vanilla") == ["61.17 ± 1.26", "61.17 ± 1.26"]
-    assert line(text, "vanilla", "Last epoch") == ["59.67 ± 1.53", "59.67 ± 1.53"]
-    assert line(text, "vanilla, paper") == ["58.94", "58.94"]
+    assert line(text, "vanilla") == ["61.17 ± 1.26"]
+    assert line(text, "vanilla", "Last epoch") == ["59.67 ± 1.53"]
+    assert line(text, "vanilla, paper") == ["58.94"]
     assert "Split: dev." in text
     assert "over n = 3 seeds." in text
     assert "CoLA mcc" in text
@@ -127,7 +130,7 @@ def test_a_cell_is_the_mean_and_sample_deviation_of_its_seeds(tmp_path: Path) ->
 def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
     write_run(tmp_path)
     text = markdown(gather(tmp_path), PAPER_TABLES)
-    assert line(text, "vanilla") == ["60.00", "60.00"]
+    assert line(text, "vanilla") == ["60.00"]
     assert "over n = 1 seed." in text
 
 
@@ -139,7 +142,8 @@ def test_the_average_is_over_task_means_and_marked_when_tasks_are_missing(tmp_pa
     text = markdown(gather(tmp_path), PAPER_TABLES)
     # Seeds' averages are 65 and 68: mean 66.5, deviation 2.12.
     assert line(text, "vanilla") == ["61.00 ± 1.41", "72.00 ± 2.83", "66.50 ± 2.12"]
-    assert line(text, "PATS") == ["**99.00** ± 0.00", "missing", "99.00 (1/2 tasks)"]
+    assert line(text, "PATS") == ["**99.00** ± 0.00 [1]", "missing", "99.00 (1/2 tasks)"]
+    assert "[1] CoLA, PATS: seeds 1, 2: the same score, best dev epoch: no spread to judge by; seeds 1, 2: the" in text
 
 
 def test_a_missing_seed_is_counted_and_named(tmp_path: Path) -> None:
@@ -147,7 +151,7 @@ def test_a_missing_seed_is_counted_and_named(tmp_path: Path) -> None:
     write_run(tmp_path, seed=2, best=None, last=None, status=Status.FAILED)
     write_run(tmp_path, seed=3, finished=False)
     text = markdown(gather(tmp_path), PAPER_TABLES)
-    assert line(text, "vanilla") == ["60.00 (n=1) [1]", "60.00 (seeds missing)"]
+    assert line(text, "vanilla") == ["60.00 (n=1) [1]"]
     assert "[1] CoLA, vanilla: seed 2: failed (not counted); seed 3: not finished" in text
     assert not gather(tmp_path).complete
     (row, _) = rows(cells_csv(gather(tmp_path), PAPER_TABLES))
@@ -159,7 +163,7 @@ def test_degenerate_runs_count_and_are_named(tmp_path: Path) -> None:
     write_run(tmp_path, seed=2, best=0.0, last=0.0, status=Status.DEGENERATE)
     text = markdown(gather(tmp_path), PAPER_TABLES)
     assert line(text, "vanilla")[0] == "30.00 ± 42.43 [1]"
-    assert "seed 2: one value predicted for every example (counted)" in text
+    assert "seed 2: one value predicted for every example, or labels all the same (counted)" in text
 
 
 def test_a_run_without_a_score_makes_its_cell_nan(tmp_path: Path) -> None:
@@ -193,10 +197,8 @@ def test_mnli_is_the_mean_of_its_two_dev_sets(tmp_path: Path) -> None:
     text = markdown(gather(tmp_path), PAPER_TABLES)
     assert line(text, "vanilla")[0] == "84.00"
     assert "MNLI is the mean of matched and mismatched." in text
-    path = folder / "result.json"
-    result = json.loads(path.read_text())
-    result["best"]["score"] = result["best"]["metrics"]["mnli_matched_dev"]["ACC"]
-    path.write_text(json.dumps(result))
+    best = read_json(folder / "result.json")["best"]
+    edit_json(folder / "result.json", best=best | {"score": best["metrics"]["mnli_matched_dev"]["ACC"]})
     with pytest.raises(SettingError, match=r"result.json: score 85.0 is not the mean of ACC over mnli_matched_dev"):
         gather(tmp_path)
 
@@ -204,12 +206,12 @@ def test_mnli_is_the_mean_of_its_two_dev_sets(tmp_path: Path) -> None:
 def test_two_settings_for_a_cell_are_refused_until_one_is_chosen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = write_run(tmp_path, best=60.0, learning_rate=1e-4).parent.name
-    second = write_run(tmp_path, best=70.0, learning_rate=3e-4).parent.name
+    first = write_run(tmp_path, best=60.0, learning_rate=1e-4, device="cpu", data_dir="a", cache_dir="c").parent.name
+    second = write_run(tmp_path, best=70.0, learning_rate=3e-4, device="cuda:0", data_dir="b", threads=3).parent.name
     assert main([str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert f"{first} (learning_rate 0.0001)" in message
+    assert f"{first} (learning_rate 0.0001)" in message, "and not where it was computed, or what is equal"
     assert f"{second} (learning_rate 0.0003)" in message
     assert "--study" in message
     assert "--run_id" in message
@@ -310,15 +312,15 @@ def test_methods_stand_beside_their_controls(tmp_path: Path) -> None:
     table = gather(tmp_path)
     assert table.methods == ("vanilla", "no_hidden_dropout+pats", "pats", "no_dropout")
     text = markdown(table, PAPER_TABLES)
-    block = "Best dev epoch, minus the control"
-    assert line(text, "PATS - vanilla", block) == ["+2.33 [-1.46, +6.13]"] * 2
-    assert line(text, "no dropout - vanilla", block) == ["-1.00 [-1.00, -1.00]"] * 2
-    assert line(text, "PATS - vanilla", "Last epoch, minus the control") == ["+0.50 [+0.50, +0.50]"] * 2
+    block, equal = "Best dev epoch, minus the control", "(no interval: all pairs differ by the same)"
+    assert line(text, "PATS - vanilla", block) == ["+2.33 [-1.46, +6.13]"]
+    assert line(text, "no dropout - vanilla", block) == [f"-1.00 {equal}"]
+    assert line(text, "PATS - vanilla", "Last epoch, minus the control") == [f"+0.50 {equal}"]
     assert "Without their control in this table: no hidden dropout + PATS (no hidden dropout)." in text
     assert "mean difference of the same seeds with Student's 95 % interval" in text
     tex = latex(table, PAPER_TABLES)
     assert r"\emph{best dev epoch, minus the control}" in tex
-    assert r"PATS - vanilla & +2.33 {\scriptsize [-1.46, +6.13]} & +2.33 {\scriptsize [-1.46, +6.13]} \\" in tex
+    assert r"PATS - vanilla & +2.33 {\scriptsize [-1.46, +6.13]} \\" in tex
     assert tex.count("{") - tex.count(r"\{") == tex.count("}") - tex.count(r"\}")
     by_method = {row["method"]: row for row in rows(cells_csv(table, PAPER_TABLES)) if row["selection"] == "best"}
     assert (by_method["pats"]["control"], float(by_method["pats"]["minus_control"])) == (
@@ -329,6 +331,110 @@ def test_methods_stand_beside_their_controls(tmp_path: Path) -> None:
     assert (low, high) == pytest.approx(tuple(stats.t.interval(0.95, 2, 7 / 3, stdev([1.0, 2.0, 4.0]) / math.sqrt(3))))
     assert by_method["pats"]["minus_control_n"] == "3"
     assert by_method["vanilla"]["control"] == by_method["no_hidden_dropout+pats"]["control"] == ""
+
+
+def test_a_lone_task_has_no_average_and_nothing_that_rounds_to_zero_a_minus(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path, seed=seed, best=60.0 + seed, last=-0.002 * seed)
+        write_run(tmp_path, method="pats", seed=seed, best=59.998 + seed + 0.0001 * seed, last=0.0)
+    table = gather(tmp_path)
+    text, tex = markdown(table, PAPER_TABLES), latex(table, PAPER_TABLES)
+    assert line(text, "method") == ["CoLA mcc"]
+    assert "average" not in text + tex
+    assert line(text, "vanilla", "Last epoch")[0].startswith("**0.00** ± 0.00")
+    assert line(text, "PATS - vanilla", "Best dev epoch, minus the control") == ["+0.00 [+0.00, +0.00]"]
+    assert "-0.00" not in text + tex
+    write_run(tmp_path, "rte")
+    assert line(markdown(gather(tmp_path), PAPER_TABLES), "method") == ["CoLA mcc", "RTE acc", "average"]
+
+
+def test_a_table_says_what_all_methods_were_set_to_and_the_studys_command(tmp_path: Path) -> None:
+    cells = []
+    for task, size in (("cola", 96), ("rte", 48)):
+        for method, rate in (("vanilla", 1e-4), ("pats", 2e-4)):
+            folder = write_run(tmp_path, task, method, train_size=size, epochs=3, learning_rate=rate)
+            cells.append({"encoder": ENCODER, "method": method, "task": task, "run_id": folder.parent.name,
+                          "seeds": [1]})  # fmt: skip
+    (tmp_path / "study.json").write_text(json.dumps({"cells": cells, "command": "python -m x --set 'a b=96'"}))
+    table = gather(tmp_path, Wanted.read(tmp_path / "study.json"))
+    said = "Otherwise than by default, all methods: epochs 3; train_size 96 (CoLA), 48 (RTE)."
+    for text in (markdown(table, PAPER_TABLES), latex(table, PAPER_TABLES).replace("\\_", "_")):
+        assert said in text, "learning rates differ between the methods"
+        assert "python -m x --set 'a b=96'" in text
+    write_run(tmp_path / "plain")
+    text = markdown(gather(tmp_path / "plain"), PAPER_TABLES)
+    assert "Otherwise" not in text
+    assert "Command" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "holds a list, not a mapping"),
+        ("\udcff", "not JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ("{}", "has no cells"),
+        ('{"cells": {}}', "cells is {}; legal: a list of mappings"),
+        ('{"cells": [3]}', "cells[0] is 3; it must be a mapping"),
+        ('{"cells": [], "command": 3}', "command is 3; legal: a text"),
+        ({"encoder": None}, "cells[0].encoder is None; legal: a text"),
+        ({"task": "../x"}, "cells[0]: task name '../x' is not allowed"),
+        ({"method": "\ud800"}, "cells[0].method is '\\ud800'; legal: a text"),
+        ({"run_id": ["a"]}, "cells[0].run_id is ['a']; legal: a text"),
+        ({"seeds": 5}, "cells[0].seeds is 5; legal: a list of different seeds"),
+        ({"seeds": [1, 1]}, "cells[0].seeds is [1, 1]; legal"),
+        ({"seeds": [True]}, "cells[0].seeds is [True]; legal"),
+        ({"seeds": [10**30]}, "legal: a list of different seeds"),
+        ({"trials": 0}, "cells[0].trials is 0; legal: an integer >= 1"),
+    ],
+)  # fmt: skip
+def test_a_damaged_study_is_named_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | dict[str, object], message: str
+) -> None:
+    write_run(tmp_path)
+    good = {"encoder": ENCODER, "method": "vanilla", "task": "cola", "run_id": "0123456789ab", "seeds": [1]}
+    text = content if isinstance(content, str) else json.dumps({"cells": [good | content]})
+    (tmp_path / "study.json").write_bytes(text.encode(errors="surrogateescape"))
+    assert main([str(tmp_path), "--study", str(tmp_path / "study.json")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "study.json" in error
+    assert error.count("\n") == 1
+
+
+def test_a_study_is_known_by_its_checksum_and_a_cell_stands_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path)
+    path, cell = tmp_path / "study.json", {
+        "encoder": ENCODER, "method": "vanilla", "task": "cola", "run_id": "0123456789ab", "seeds": [1],
+    }  # fmt: skip
+    write_json(path, {"cells": [cell]})
+    assert Wanted.read(path).cells == {(ENCODER, "vanilla", "cola"): ("0123456789ab", (1,))}
+    path.write_text(path.read_text().replace("0123456789ab", "0123456789ac"))
+    for content in (None, [cell, cell]):
+        if content is not None:
+            write_json(path, {"cells": content})
+        assert main([str(tmp_path), "--study", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "its checksum does not fit its content" in error
+    assert "vanilla, cola stands there twice; keep one" in error
+    assert main([str(tmp_path), "--study", str(tmp_path / "none.json")]) == 2
+    assert "none.json; give the study.json that a study wrote" in capsys.readouterr().err
+
+
+def test_an_error_that_begins_like_a_formula_is_no_formula_in_the_csv(tmp_path: Path) -> None:
+    texts = ["half a \ud800", "=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "\uff1d1"]
+    texts.append("fine = 1")
+    for seed, text in enumerate(texts, start=1):
+        folder = write_run(tmp_path, seed=seed, best=None, last=None, status=Status.FAILED)
+        result = json.loads((folder / "result.json").read_text())
+        result.pop("checksum", None)
+        (folder / "result.json").write_text(json.dumps(result | {"error": text}))
+    found = [row["error"] for row in rows(seeds_csv(gather(tmp_path))) if row["selection"] == "best"]
+    assert found.pop(0) == "half a ?"
+    assert found == [f"'{text}".replace("\r", " ") for text in texts[1:-1]] + texts[-1:]
+    assert csv_text([[-1.5, "-1.5", "1e-5", -3, None]]) == "-1.5,-1.5,1e-5,-3,\n", "numbers stay numbers"
 
 
 def test_a_difference_is_taken_over_the_seeds_of_both(tmp_path: Path) -> None:
@@ -363,7 +469,7 @@ def test_the_number_of_settings_tried_is_shown(tmp_path: Path) -> None:
     found = gather(tmp_path)
     wanted = Wanted({key: (found.cells[key].run_id, (1,)) for key in keys.values()}, {keys["pats"]: 36})
     text = markdown(gather(tmp_path, wanted), PAPER_TABLES)
-    assert line(text, "PATS, best of 36 settings") == ["**60.00**", "**60.00**"]
+    assert line(text, "PATS, best of 36 settings") == ["**60.00**"]
     trials = {row["method"]: row["trials"] for row in rows(cells_csv(gather(tmp_path, wanted), PAPER_TABLES))}
     assert trials == {"vanilla": "1", "pats": "36"}
 
@@ -380,6 +486,34 @@ def test_step_times_stand_in_a_last_column(tmp_path: Path, capsys: pytest.Captur
     assert line(shown, "PATS - vanilla", "Best dev epoch, minus the control")[-1] == "1.08x"
     assert line(shown, "PATS, paper")[-1] == "-"
     assert "1.08x" in (tmp_path / "out/table.tex").read_text()
-    costs.write_text("{}")
-    assert main([str(tmp_path / "runs"), "--step_times", str(costs)]) == 2
-    assert "no result of benchmarks.methods (KeyError: 'methods')" in capsys.readouterr().err
+    for text, message in (
+        ("{}", "methods is missing; legal: a mapping"), ('{"methods": []}', "methods is []; legal: a mapping"),
+        ('{"methods": {"pats": {"time_factor": {"median": "x"}}}}', "pats.time_factor.median is 'x'; legal: a number"),
+        ("[]", "holds a list, not a mapping"), ("[" * 100_000, "nested too deeply"),
+    ):  # fmt: skip
+        costs.write_text(text)
+        assert main([str(tmp_path / "runs"), "--step_times", str(costs)]) == 2
+        assert message in capsys.readouterr().err
+    assert main([str(tmp_path / "runs"), "--step_times", str(tmp_path / "none")]) == 2
+    assert "none; give a result of python -m benchmarks.methods" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["tables", "figures", "significance", "report"])
+def test_a_folder_without_runs_and_a_study_that_is_not_there_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    name = "report.__main__" if command == "report" else command
+    run = importlib.import_module(f"experiments.glue.{name}").main
+    out = ["--out", str(tmp_path / "out")]
+    runs = write_run(tmp_path / "runs").parents[4]
+    for arguments, message in (
+        ([str(tmp_path / "none")], f"error: no folder {tmp_path / 'none'}: give the output_dir"),
+        ([str(runs / "cola")], f"error: no runs under {runs / 'cola'}: give the output_dir"),
+        ([str(runs), "--study", str(tmp_path / "s.json")], f"error: --study: no file {tmp_path / 's.json'}; give"),
+        ([str(runs), "--study", str(tmp_path)], f"error: {tmp_path} is no regular file"),
+    ):
+        assert run([*arguments, *out]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(message)
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -51,7 +51,7 @@ class Hooked:
             def inner(batches, weight=1.0, step=step):
                 trained = {n: p for n, p in self.parameters.items() if p.requires_grad}
                 set_gradients(trained, {n: g * weight for n, g in make_gradients(step).items()})
-                return torch.zeros(())
+                return torch.zeros((), dtype=torch.float32, device="cpu")
 
             self.method.gradients(self.context, [SimpleNamespace(size=4)], inner)
             self.method.after_backward(self.context)

@@ -22,12 +22,13 @@ PERTURBED = [n for n in SHAPES if ".layer." in n and "LayerNorm" not in n]
 
 
 SCALE = 0.04  # of the parameters
+PLAIN = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
 
 
 def make_parameters(seed=0, dtype=torch.float32, shapes=None):
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.nn.Parameter((torch.randn(shape, generator=generator) * SCALE).to(dtype))
+        name: torch.nn.Parameter((torch.randn(shape, generator=generator, **PLAIN) * SCALE).to(dtype))
         for name, shape in (shapes or SHAPES).items()
     }
 
@@ -36,7 +37,9 @@ def make_gradients(step, shapes=None, scale=1e-3):
     """Gradients of one step, with a wide spread of sizes between entries, so that thresholds divide them."""
     generator = torch.Generator().manual_seed(1000 + step)
     return {
-        name: torch.randn(shape, generator=generator) * scale * 10 ** (torch.rand(shape, generator=generator) * 2 - 2)
+        name: torch.randn(shape, generator=generator, **PLAIN)
+        * scale
+        * 10 ** (torch.rand(shape, generator=generator, **PLAIN) * 2 - 2)
         for name, shape in (shapes or SHAPES).items()
     }
 

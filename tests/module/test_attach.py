@@ -151,10 +151,11 @@ def test_state_dict_round_trip_continues_exactly():
 def test_state_of_another_model_is_refused():
     pats = PATS(make_parameters().items())
     good = {"rule": {}, "noise_seed": 0}
+    state = {"step": torch.zeros(()), "sensitivity": torch.zeros(2), "sensitivity_mean": torch.zeros(())}
     with pytest.raises(ValueError, match=r"layer\.9\.x.*not perturbed here"):
         pats.load_state_dict({**good, "state": {"layer.9.x": {}}})
     with pytest.raises(ValueError, match=r"shape \(2,\), the parameter \(1024,\)"):
-        pats.load_state_dict({**good, "state": {"layer.1.output.dense.bias": {"sensitivity": torch.zeros(2)}}})
+        pats.load_state_dict({**good, "state": {"layer.1.output.dense.bias": state}})
 
 
 def test_detach_stops_it_and_attach_twice_is_refused():

@@ -27,6 +27,14 @@ def test_equals_the_reference(dtype, seed, position, n, p):
     assert stream.position == position + -(-n // 2048)
 
 
+def test_inside_a_transform_it_is_what_it_is_outside():
+    """There a new tensor is a wrapper, whose memory holds no numbers."""
+    x = torch.ones(300)
+    assert torch.equal(torch.func.functionalize(lambda x: DropoutStream(3)(x, P))(x), DropoutStream(3)(x, P))
+    outside = torch.compile(StreamDropout(P, DropoutStream(3)).train(), backend="eager")
+    assert torch.equal(outside(x), DropoutStream(3)(x, P))
+
+
 @pytest.mark.parametrize("threads", [2, 5])
 def test_does_not_depend_on_threads(threads):
     before = torch.get_num_threads()

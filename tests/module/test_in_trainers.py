@@ -83,6 +83,10 @@ def test_a_checkpoint_without_its_state_is_noticed():
     optimizer.step()
     saved = copy.deepcopy(optimizer.state_dict())
     del saved["pats"]
+    optimizer.load_state_dict(saved)  # as torch.distributed.checkpoint leaves it: the parameters' entries are enough
+    for state in saved["state"].values():
+        for key in [key for key in state if key.startswith("pats")]:
+            del state[key]
     with pytest.warns(UserWarning, match="was written without PATS"):
         optimizer.load_state_dict(saved)
 

@@ -49,7 +49,7 @@ class Looking(FineTuningMethod):
     ],
 )
 def test_word_embeddings_are_row_sparse_where_everything_can_take_it(tiny_run, monkeypatch, changes, sparse):
-    monkeypatch.setitem(METHODS, "looking", Looking)
+    monkeypatch.setitem(METHODS._classes, "looking", Looking)
     parts = build(tiny_run(**changes))
     embeddings = parts.network.encoder.model.get_input_embeddings()
     assert isinstance(embeddings, RowSparseEmbedding) == sparse

@@ -1,4 +1,6 @@
 import errno
+import hashlib
+import json
 import os
 
 import pytest
@@ -59,6 +61,22 @@ def test_damage_is_named_in_one_line(tmp_path, network, name, harm):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["[]", "null", "3", "{}", '{"model.safetensors": 3}', "[" * 100_000, "\0"])
+def test_sums_of_another_form_are_one_line(tmp_path, network, content):
+    checkpoint.save_last(tmp_path, 3, network, _state(1))
+    (tmp_path / "last-00000003" / "sha256.json").write_text(content)
+    with pytest.raises(SettingError, match=r"last-00000003.* is damaged.*delete") as caught:
+        checkpoint.load_last(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_checkpoints_of_earlier_versions_are_read(tmp_path, network):
+    checkpoint.save_last(tmp_path, 3, network, _state(1))
+    sums = tmp_path / "last-00000003" / "sha256.json"
+    sums.write_text(json.dumps({name: value for name, value in json.loads(sums.read_text()).items() if "." in name}))
+    assert checkpoint.load_last(tmp_path).step == 3
+
+
 @pytest.mark.parametrize("failing", ["save_file", "torch.save", "rename"])
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, network, monkeypatch, failing):
     checkpoint.save_last(tmp_path, 1, network, _state(1))
@@ -100,7 +118,15 @@ def test_code_in_a_state_file_is_not_executed(tmp_path, network):
 
 
 def test_weights_round_trip_and_errors(tmp_path, network):
-    checkpoint.save_weights(tmp_path, "best", network)
+    (tmp_path / "best").mkdir()
+    left = tmp_path / "best" / ".model.safetensors.tmp"  # by a kill
+    left.touch(mode=0o600)
+    digest = checkpoint.save_weights(tmp_path, "best", network)
+    file = checkpoint.weights_file(tmp_path, "best")
+    (tmp_path / "other").touch()
+    assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert file.stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert not left.exists()
     loaded = checkpoint.load_weights(tmp_path, "best")
     assert all(torch.equal(loaded[k], v) for k, v in network.state_dict().items())
     with pytest.raises(SettingError, match="last"):

@@ -11,6 +11,7 @@ import yaml
 
 from data_utils.canonical_tsv import read_canonical
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from data_utils.task_def import load_task_defs, to_settings
 from mt_dnn import export as export_module
 from mt_dnn.config import GLUE_TASK_DEF
@@ -19,6 +20,8 @@ from mt_dnn.export import check_folder, export, main, sequence_classifier, write
 from mt_dnn.head_layout import LAYOUTS, find_layout
 from mt_dnn.network import Network
 from mt_dnn.trained import load_exported, load_run, read_run
+from tests.edits import edit_json
+from tests.full_disk import no_file_longer_than
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,7 @@ def test_the_folder_is_complete_and_names_no_place_of_the_machine(exported, tiny
     names = {path.name for path in exported["cola"].iterdir()}
     assert names == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "task_def.yml", "README.md",
+        "sha256.json",
     }  # fmt: skip
     assert len({path.stat().st_mode for path in exported["cola"].iterdir()}) == 1, "others may read all or none"
     assert not [path for path in exported["cola"].parent.iterdir() if path.name.startswith(".")]
@@ -184,6 +188,15 @@ def error_of(capsys, *arguments):
     return line
 
 
+@pytest.mark.parametrize("size", [64, 20_000])  # the configuration does not fit; the weights do not
+def test_a_full_disk_names_the_folder_and_leaves_nothing(tiny_trained, tmp_path, capsys, size):
+    with no_file_longer_than(size):
+        told = error_of(capsys, tiny_trained["cola"], tmp_path / "out")
+    assert told.startswith(f"error: cannot write {tmp_path / 'out'}: ")
+    assert "File too large" in told
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mistakes_are_one_line_and_leave_nothing(tiny_trained, tmp_path, capsys, monkeypatch):
     run_dir = copy_of(tiny_trained["cola"], tmp_path)
     out = tmp_path / "out"
@@ -202,20 +215,26 @@ def test_mistakes_are_one_line_and_leave_nothing(tiny_trained, tmp_path, capsys,
     assert error_of(capsys, run_dir, out) == "error: disk full"
     shutil.rmtree(run_dir / "checkpoints")
     assert "kept no weights" in error_of(capsys, run_dir, out)
-    result = json.loads((run_dir / "result.json").read_text())
-    (run_dir / "result.json").write_text(json.dumps({**result, "status": "failed", "error": "out of memory"}))
+    result = (run_dir / "result.json").read_bytes()
+    edit_json(run_dir / "result.json", status="failed", error="out of memory")
     assert "has failed (out of memory)" in error_of(capsys, run_dir, out)
     (run_dir / "result.json").unlink()
     assert "is not finished" in error_of(capsys, run_dir, out)
     (run_dir / "run.json").write_text('{"config": {"nonsense": 1}}')
-    (run_dir / "result.json").write_text(json.dumps(result))
+    (run_dir / "result.json").write_bytes(result)
     assert "run.json cannot be read by this version" in error_of(capsys, run_dir, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "run"]
 
 
 def test_a_run_from_a_clone_that_has_moved_finds_the_task_definitions(tiny_trained, tmp_path):
     run_dir = copy_of(tiny_trained["cola"], tmp_path)
-    description = json.loads((run_dir / "run.json").read_text())
-    description["config"]["task_def"] = "/elsewhere/experiments/glue/glue_task_def.yml"
-    (run_dir / "run.json").write_text(json.dumps(description))
+    config = read_json(run_dir / "run.json")["config"]
+    moved = config | {"task_def": "/elsewhere/experiments/glue/glue_task_def.yml"}
+    edit_json(run_dir / "run.json", config=moved, identity=None)  # as an earlier version wrote it
     assert read_run(run_dir).task_def.name == "cola"
+
+
+def test_a_run_of_a_method_that_was_uninstalled_says_so(tiny_trained, monkeypatch):
+    monkeypatch.setattr("mt_dnn.trained.METHODS", {})
+    with pytest.raises(SettingError, match=r"its method '\w+' is not installed here; install the package it is from"):
+        read_run(tiny_trained["cola"])

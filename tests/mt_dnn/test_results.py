@@ -10,11 +10,12 @@ import pytest
 
 from data_utils.errors import SettingError
 from mt_dnn.results import EpochScore, RunDirectory, RunLocked, RunResult, Status
+from tests.edits import edit_json, flip
 
 
 @pytest.fixture
 def directory(tmp_path):
-    folder = RunDirectory(tmp_path / "runs" / "seed=1")
+    folder = RunDirectory(tmp_path / "runs/cola/e/pats/abc/seed=1")
     with folder.lock():
         yield folder
 
@@ -41,9 +42,9 @@ def test_a_failed_run_is_not_done(directory):
 
 
 def test_nan_is_recorded(directory):
-    nan = EpochScore(1, math.nan, {"stsb_dev": {"Pearson": math.nan}})
+    nan = EpochScore(1, math.nan, {"cola_dev": {"MCC": math.nan}})
     directory.write_result(replace(RESULT, best=nan, last=nan))
-    assert math.isnan(directory.read_result().best.metrics["stsb_dev"]["Pearson"])
+    assert math.isnan(directory.read_result().best.metrics["cola_dev"]["MCC"])
     assert "NaN" in directory.result_json.read_text()
 
 
@@ -92,17 +93,139 @@ def test_a_read_only_folder_is_named(tmp_path):
         pass
 
 
-def test_resuming_on_other_data_is_refused(directory):
-    description = {"data_fingerprint": "a", "encoder_fingerprint": "b"}
-    directory.start(description)
-    directory.start({**description, "data_fingerprint": "other"})  # no checkpoint yet: nothing to protect
-    directory.checkpoints.mkdir()
-    with pytest.raises(SettingError, match="data_fingerprint differs"):
-        directory.start(description)
-
-
 def test_predictions_round_trip(directory):
     arrays = {"cola_dev.uids": np.array([b"1", b"22"]), "cola_dev.best_logits": np.ones((2, 2), np.float32)}
     directory.write_predictions(arrays)
     with np.load(directory.predictions_npz, allow_pickle=False) as loaded:
         assert {k: loaded[k].tolist() for k in loaded} == {k: v.tolist() for k, v in arrays.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 2}, "the result of cola/e/pats/abc/seed=2 and not of its folder"),
+        ({"task": "rte"}, "rte/e/pats/abc/seed=1"),
+        ({"encoder": "f"}, "cola/f/pats/abc/seed=1"),
+        ({"method": "vanilla"}, "cola/e/vanilla/abc/seed=1"),
+        ({"run_id": "xyz"}, "cola/e/pats/xyz/seed=1"),
+    ],
+)
+def test_a_result_of_another_run_is_refused(directory, changes, said):
+    directory.write_result(replace(RESULT, **changes))
+    with pytest.raises(SettingError, match=said):
+        directory.read_result()
+    assert directory.read_result(moved=True) == replace(RESULT, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"primary_metric": "BLEU"}, "'BLEU' is not a valid Metric"),
+        ({"datasets": []}, r"datasets is \[\]"),
+        ({"datasets": ["rte_dev"]}, "'rte_dev' is missing"),
+        ({"seed": "1"}, "'1' stands where a number should"),
+        ({"seed": True}, "True stands where a number should"),
+        ({"task": 3}, "task is 3"),
+        ({"status": "fine"}, "'fine' is not a valid Status"),
+        ({"best": {"epoch": 1, "score": 40.0}}, "'metrics' is missing"),
+        ({"best": {"epoch": 1, "score": "40", "metrics": {"cola_dev": {"MCC": 1.0}}}}, "'40' stands where a number"),
+        ({"best": {"epoch": 1, "score": 4.0, "metrics": {"cola_dev": {"MCC": "x"}}}}, "'x' stands where a number"),
+        ({"best": {"epoch": 1, "score": 4.0, "metrics": [3]}}, "no attribute"),
+        ({"last": 7}, "no attribute 'get'"),
+        ({"files": 7}, "not iterable"),
+        ({"nonsense": 7}, "unexpected keyword"),
+    ],
+)
+def test_a_result_of_another_form_is_one_line(directory, changes, said):
+    directory.write_result(RESULT)
+    edit_json(directory.result_json, **changes)
+    with pytest.raises(SettingError, match=rf"result\.json is damaged \(.*{said}.*; delete it to run again") as caught:
+        directory.read_result()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "1", "[" * 100_000, '{"a":' * 100_000, "\0", ""])
+def test_a_result_that_is_no_mapping_is_one_line(directory, content):
+    directory.result_json.write_text(content)
+    with pytest.raises(SettingError, match=r"result\.json is damaged.*; delete it to run again"):
+        directory.read_result()
+
+
+def test_a_fifo_in_the_place_of_a_file_is_not_waited_for(directory):
+    os.mkfifo(directory.result_json)
+    with pytest.raises(SettingError, match="is no regular file"):
+        directory.read_result()
+
+
+def finished(directory):
+    """A result with its files."""
+    directory.write_predictions({"cola_dev.labels": np.arange(4), "cola_dev.best_logits": np.ones((4, 2))})
+    directory.append_metrics({"step": 1, "epoch": 1, "loss": 0.5})
+    return replace(RESULT, files=directory.hashes())
+
+
+@pytest.mark.parametrize("harm", ["empty", "flip", "other", "remove"])
+@pytest.mark.parametrize("name", ["predictions.npz", "metrics.jsonl"])
+def test_files_that_are_not_of_the_result_are_refused(directory, name, harm):
+    result, file = finished(directory), directory.path / name
+    assert directory.read_metrics(result) == [{"step": 1, "epoch": 1, "loss": 0.5}]
+    assert sorted(directory.read_predictions(result)) == ["cola_dev.best_logits", "cola_dev.labels"]
+    if harm == "flip":
+        flip(file)
+    elif harm == "other":
+        directory.append_metrics({"step": 2, "epoch": 1, "loss": 0.25})
+        directory.write_predictions({"cola_dev.labels": np.arange(4), "cola_dev.best_logits": np.zeros((4, 2))})
+    else:
+        file.write_bytes(b"") if harm == "empty" else file.unlink()
+    said = "is missing" if harm == "remove" else "is damaged or of another run"
+    with pytest.raises(SettingError, match=rf"{name} {said}.*delete .*seed=1 to run again"):
+        directory.check_file(file, result)
+    with pytest.raises(SettingError, match=said):
+        directory.read_predictions(result) if name == "predictions.npz" else directory.check_file(file, result)
+
+
+def test_a_file_that_the_result_does_not_know_is_refused(directory):
+    result = finished(directory)
+    directory.sensitivity_json.write_text("{}")
+    with pytest.raises(SettingError, match=r"sensitivity\.json is not of this run"):
+        directory.check_file(directory.sensitivity_json, result)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+def test_damaged_predictions_of_an_earlier_version_are_one_line_or_harmless(directory, share):
+    finished(directory)
+    whole = directory.read_predictions(RESULT)  # which names no files
+    flip(directory.predictions_npz, share)
+    found, said = whole, "predictions.npz is damaged"
+    try:
+        found = directory.read_predictions(RESULT)
+    except SettingError as error:
+        said = str(error)
+    assert "predictions.npz is damaged" in said
+    assert "\n" not in said
+    assert all(np.array_equal(found[name], whole[name]) for name in whole)
+    directory.predictions_npz.write_bytes(b"")
+    with pytest.raises(SettingError, match=r"predictions\.npz is damaged"):
+        directory.read_predictions(RESULT)
+
+
+@pytest.mark.parametrize("line", ["{", "3", "[" * 100_000, '{"step": 1}', '{"epoch": "x"}'])
+def test_damaged_metrics_of_an_earlier_version_are_one_line(directory, line):
+    directory.metrics_jsonl.write_text(line + "\n")
+    with pytest.raises(SettingError, match=r"metrics\.jsonl is damaged"):
+        directory.read_metrics(RESULT)
+
+
+def test_what_killed_processes_left_is_swept(directory):
+    folder = directory.checkpoints
+    for path in (".run.json.tmp-1-ab", ".result.json.tmp-99-cd", "checkpoints/best/.model.safetensors.tmp",
+                 "checkpoints/best/model.safetensors", "checkpoints/last-00000004/state.pt",
+                 "checkpoints/.last-00000005.tmp/state.pt"):  # fmt: skip
+        (directory.path / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory.path / path).touch()
+    directory.sweep(done=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["best", "last-00000004"]
+    assert [path.name for path in directory.path.iterdir() if ".tmp" in path.name] == []
+    directory.sweep(done=True)
+    assert [path.name for path in folder.rglob("*")] == ["best", "model.safetensors"]
+    assert directory.leftovers(done=True) == []

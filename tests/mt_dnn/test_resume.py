@@ -1,8 +1,10 @@
 """Kill a run at any instant and start it again: weights and metrics are those of a run never interrupted."""
 
 import json
+import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from data_utils.errors import SettingError
 from module.methods import METHODS as REGISTRY
 from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.data import open_datasets
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.results import RunLocked
 from mt_dnn.run import run
@@ -201,8 +204,6 @@ def test_a_run_that_fails_after_a_checkpoint_goes_on_from_it(tiny_run, tmp_path)
 
 
 def test_other_data_behind_the_same_name_is_refused_on_resume(tiny_run, tiny_task, tmp_path):
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(tiny_task, data, ignore=shutil.ignore_patterns("cache"))
     config = tiny_run(data_dir=data, **SLOWLY)
@@ -210,7 +211,7 @@ def test_other_data_behind_the_same_name_is_refused_on_resume(tiny_run, tiny_tas
         run(config, StopAt(3))
     file = data / "toy_train.tsv"
     file.write_text(file.read_text().replace("good", "bad", 1))
-    with pytest.raises(SettingError, match="data_fingerprint differs"):
+    with pytest.raises(SettingError, match=r"toy_train\.tsv is not what .*seed=1 was run with; restore it, or delete"):
         run(config)
 
 
@@ -227,3 +228,107 @@ def test_handlers_are_given_back():
     with StopRequest():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+# The tiny run learns late: its best epoch is the fourth of six, at step 20.
+LATE_BEST: dict[str, object] = {"epochs": 6, "seed": 2, "checkpoint_seconds": 0.0, "log_per_updates": 1}
+
+
+def run_and_die(config: RunConfig, step: int, after_saving: bool) -> None:
+    """Kill this process with SIGKILL at a step, or right after the first weights that are saved from it on."""
+    from mt_dnn import checkpoint
+
+    reached = False
+
+    def at_step(progress: object) -> None:
+        nonlocal reached
+        reached = progress.step >= step
+        if reached and not after_saving:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    save = checkpoint.save_weights
+
+    def save_and_die(*arguments: object) -> str:
+        digest = save(*arguments)
+        if reached and after_saving:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return digest
+
+    checkpoint.save_weights = save_and_die
+    run(config, at_step)
+
+
+def kill_at(config: RunConfig, step: int, after_saving: bool = False) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=run_and_die, args=(config, step, after_saving))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def kept(config: RunConfig) -> list[str]:
+    return sorted(path.parent.name for path in (run_dir(config) / "checkpoints").glob("*/*.safetensors"))
+
+
+def assert_weights_are_the_results(config: RunConfig, epoch: str) -> None:
+    """What predict.py would load gives the predictions that the run has stored."""
+    from data_utils.batching import evaluation_batches
+    from mt_dnn.evaluation import all_logits
+    from mt_dnn.trained import load_run, read_run
+
+    model, dev = load_run(read_run(run_dir(config)), epoch, "cpu"), open_datasets(config).dev["toy_dev"]
+    batches = evaluation_batches(dev.lengths, config.eval_batch_tokens)
+    logits = all_logits(model.network, dev, batches, 2, model.device, model.precision)
+    assert np.array_equal(logits, np.load(run_dir(config) / "predictions.npz")[f"toy_dev.{epoch}_logits"])
+
+
+@pytest.mark.parametrize("after_saving", [False, True])
+def test_weights_of_an_epoch_that_is_not_the_results_do_not_stay(tiny_run, after_saving):
+    """Begun with --save best, killed in or at the end of epoch 2, gone on with --save none."""
+    saving, config = tiny_run(save="best", **LATE_BEST), tiny_run(save="none", **LATE_BEST)
+    kill_at(saving, 9 if after_saving else 7, after_saving)
+    assert "best" in kept(config)
+    result = run(config)
+    assert result.sessions == 2
+    assert result.best.epoch > 1, "the test needs a best epoch after the kill"
+    assert kept(config) == []
+    assert not [name for name in result.files if "safetensors" in name]
+    with pytest.raises(SettingError, match=r"kept no weights \(save: none\)"):
+        assert_weights_are_the_results(config, "best")
+
+
+def test_weights_of_the_results_epoch_stay_whatever_the_session_that_wrote_them(tiny_run):
+    with pytest.raises(Interrupted):
+        run(tiny_run(save="best", **LATE_BEST), StopAt(21))
+    config = tiny_run(save="last", **LATE_BEST)
+    assert run(config).best.epoch == 4, "the test needs a best epoch before step 21"
+    assert kept(config) == ["best", "last"]
+    for epoch in kept(config):
+        assert_weights_are_the_results(config, epoch)
+
+
+def test_weights_from_before_the_first_checkpoint_do_not_stay(tiny_run):
+    """Killed in epoch 2 without any resume checkpoint: the run starts over, and nothing of the first start is left."""
+    length = {"epochs": 2, "checkpoint_seconds": 1e9, "learning_rate": 1e-2}
+    kill_at(tiny_run(save="best", **length), 7)
+    config = tiny_run(save="none", **length)
+    assert kept(config) == ["best"]
+    assert run(config).sessions == 1
+    assert kept(config) == []
+
+
+def test_a_watch_that_was_killed_before_the_result_leaves_no_summary_behind(tiny_run):
+    config = tiny_run(**SLOWLY)
+    with pytest.raises(Interrupted):
+        run(config, StopAt(14))
+    (run_dir(config) / "sensitivity.json").write_text("{}")
+    assert "sensitivity.json" not in run(config).files
+    assert not (run_dir(config) / "sensitivity.json").exists()
+
+
+def test_a_checkpoint_without_a_run_json_is_not_gone_on_from(tiny_run):
+    config = tiny_run(**SLOWLY)
+    with pytest.raises(Interrupted):
+        run(config, StopAt(3))
+    (run_dir(config) / "run.json").unlink()
+    with pytest.raises(SettingError, match="does not say what data and encoder it is of"):
+        run(config)

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import train
 from data_utils.errors import SettingError
 from module.bert_optim import Adamax, NonFiniteGradient
 from mt_dnn.config import run_dir
-from mt_dnn.results import Status
+from mt_dnn.results import RunDirectory, Status
 from mt_dnn.run import run
+from mt_dnn.trainer import Trainer
 from tests.mt_dnn.method_runs import final_weights
 
 
@@ -205,6 +207,15 @@ def test_a_wrong_setting_gives_one_line_and_leaves_nothing(tiny_run, tmp_path, c
     assert not list((tmp_path / "runs").rglob("*.json"))
 
 
+def write_settings(config, folder):
+    """The configuration as a file of settings for train.py."""
+    values = config.as_dict()
+    values |= values.pop("method_settings")
+    file = folder / f"{config.output_dir.name}.json"
+    file.write_text(json.dumps(values))
+    return file
+
+
 def test_train_py(tiny_run, tiny_encoder, tiny_task, tmp_path, capsys):
     arguments = [
         "--task_def", str(tiny_task / "task_def.yml"), "--data_dir", str(tiny_task), "--train_datasets", "toy",
@@ -218,6 +229,52 @@ def test_train_py(tiny_run, tiny_encoder, tiny_task, tmp_path, capsys):
     assert train.main([*arguments, "--data_dir", "/nowhere", "--seed", "3"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: data_dir: /nowhere")
+
+
+def test_train_py_tells_a_run_that_was_done_from_one_it_has_made(tiny_run, tmp_path, capsys):
+    file = write_settings(tiny_run(epochs=6), tmp_path)
+    assert train.main(["--config", str(file)]) == 0
+    made = capsys.readouterr().out
+    assert "done already" not in made
+    assert train.main(["--config", str(file)]) == 0
+    again = capsys.readouterr().out
+    assert again == made.rstrip("\n") + " (done already: nothing was computed)\n"
+
+
+def test_a_second_ctrl_c_ends_train_py_in_one_line_with_130_and_the_checkpoint_stands(
+    tiny_run, tmp_path, monkeypatch, capsys
+):
+    whole = tiny_run(output_dir=tmp_path / "whole", save="last")
+    run(whole)
+    broken = tiny_run(output_dir=tmp_path / "broken", save="last", checkpoint_seconds=0.0)
+    file = write_settings(broken, tmp_path)
+    checkpoint = Trainer._maybe_checkpoint
+
+    def impatient(trainer):
+        checkpoint(trainer)
+        if trainer.state.step == 7:
+            signal.raise_signal(signal.SIGINT)  # asks for a checkpoint at the next step
+            signal.raise_signal(signal.SIGINT)  # and does not wait for it
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_maybe_checkpoint", impatient)
+        assert train.main(["--config", str(file)]) == 130
+    told = "stopped at once; the same command goes on from the last checkpoint, if there is one\n"
+    assert capsys.readouterr().err == told
+    assert train.main(["--config", str(file)]) == 0
+    result = RunDirectory(run_dir(broken)).read_result()
+    assert (result.sessions, result.steps) == (2, 15)
+    one, other = (load_file(run_dir(c) / "checkpoints/last/model.safetensors") for c in (whole, broken))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_first_ctrl_c_before_the_run_begins_is_one_line_too(monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mt_dnn.config_parser.config_from_arguments", interrupted)
+    assert train.main(["--epochs", "1"]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_run_makes_its_gpu_the_current_one_before_anything_is_pinned(tiny_run, monkeypatch):

@@ -1,11 +1,10 @@
 """Watching the sensitivities of a run: the same numbers as PATS keeps, and no change to any run."""
 
-import json
-
 import pytest
 import torch
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from module.sensitivity_summary import SensitivitySummary
 from mt_dnn.config import run_dir, run_id
 from mt_dnn.interrupt import Interrupted
@@ -18,7 +17,7 @@ BETA = 0.75
 
 
 def summary(config):
-    return SensitivitySummary.from_json(json.loads((run_dir(config) / "sensitivity.json").read_text()))
+    return SensitivitySummary.from_json(read_json(run_dir(config) / "sensitivity.json"))
 
 
 def watched(config, steps=6):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from data_utils.errors import SettingError
 from data_utils.task_def import Metric
 from experiments.glue.statistics.example_bootstrap import is_regression, make_scorer
-from experiments.glue.table.cells import Cell, Selection
+from experiments.glue.table.cells import Cell, Selection, run_folders
 from mt_dnn.results import RunDirectory, RunResult
 
 
@@ -47,17 +46,17 @@ def read_predictions(runs: Path, cell: Cell, result: RunResult, selection: Selec
         SettingError: the file is damaged, or does not give the score that ``result.json`` has.
     """
     epoch = result.best if selection == "best" else result.last
-    folder = runs / cell.task / cell.encoder / cell.method / cell.run_id / f"seed={result.seed}"
-    path = RunDirectory(folder).predictions_npz
+    directory = RunDirectory(run_folders(cell, runs)[result.seed])
+    path = directory.predictions_npz
     if epoch is None or math.isnan(epoch.score) or not path.is_file():
         return None
     metric = Metric(result.primary_metric)
+    arrays = directory.read_predictions(result)
     found = {}
     for dataset in result.datasets:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                one = _predictions(arrays, dataset, selection, metric)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            one = _predictions(arrays, dataset, selection, metric)
+        except (ValueError, KeyError, IndexError) as error:
             raise SettingError(f"{path} is damaged ({error}); delete {path.parent} to run again") from None
         score = _score(metric, one)
         if not math.isclose(score, epoch.metrics[dataset][metric], rel_tol=1e-6, abs_tol=1e-6):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from experiments.glue.comparison.comparisons import AVERAGE, Pair, SeedComparison, families
 from experiments.glue.comparison.example_comparisons import ExampleComparison
+from experiments.glue.number_text import number_text
 from experiments.glue.statistics.intervals import Interval
 from experiments.glue.statistics.paired_tests import LEVEL, seeds_needed, smallest_p
 from experiments.glue.table.cells import known_control
@@ -100,12 +101,7 @@ def sections(
                 Section(
                     encoder, f"{title}, over dev examples", (), _EXAMPLE_COLUMNS,
                     tuple(_example_row(c) for c in shown), tuple(c.pair for c in shown),
-                    tuple(
-                        f"{_name(c.pair)}, {_task(c.pair, c.metric)}: without seeds {', '.join(map(str, c.without))}, "
-                        "whose predictions were not kept."
-                        for c in shown
-                        if c.without
-                    ),
+                    tuple(_example_remarks(shown)),
                 )
             )  # fmt: skip
     return found
@@ -134,16 +130,17 @@ _EXAMPLE_COLUMNS = (
 
 
 def _seed_row(c: SeedComparison) -> tuple[str, ...]:
-    order = ("", "") if c.order is None else (_plain(c.order.violation), _plain(c.order.bound))
+    order = ("", "") if c.order is None else (number_text(c.order.violation), number_text(c.order.bound))
     return (
-        _name(c.pair), _task(c.pair, c.metric), str(c.difference.n), _points(c.difference.mean),
+        _name(c.pair), _task(c.pair, c.metric), str(c.difference.n), number_text(c.difference.mean, signed=True),
         _interval(c.difference.interval), _interval(c.bca), _p(c.sign_flip.p), _p(c.p_holm), *order,
     )  # fmt: skip
 
 
 def _example_row(c: ExampleComparison) -> tuple[str, ...]:
     return (
-        _name(c.pair), _task(c.pair, c.metric), str(c.examples), str(len(c.by_seed)), _points(c.difference),
+        _name(c.pair), _task(c.pair, c.metric), str(c.examples), str(len(c.by_seed)),
+        number_text(c.difference, signed=True),
         _interval(c.these_models), _p(c.p_mcnemar), _p(c.p_mcnemar_holm), _interval(c.new_models), _p(c.p_bootstrap),
         _p(c.p_bootstrap_holm),
     )  # fmt: skip
@@ -153,9 +150,13 @@ def _remarks(family: Sequence[SeedComparison]) -> list[str]:
     """What is wrong with an interval, or drawn instead of exact."""
     found: dict[str, list[str]] = {}
     for c in family:
+        name = f"{_name(c.pair)} {_task(c.pair, c.metric)}"
         if c.bca.degenerate:
-            found.setdefault(c.bca.degenerate, []).append(f"{_name(c.pair)} {_task(c.pair, c.metric)}")
-    remarks = [f"Not to be relied on, {reason}: {'; '.join(names)}." for reason, names in found.items()]
+            what = "No interval" if math.isnan(c.bca.low) else "Not to be relied on"
+            found.setdefault(f"{what}, {c.bca.degenerate}", []).append(name)
+        if c.order is not None and (reason := c.order.degenerate):
+            found.setdefault(f"{'No ε' if math.isnan(c.order.violation) else 'No ε_min'}, {reason}", []).append(name)
+    remarks = [f"{reason}: {'; '.join(names)}." for reason, names in found.items()]
     others = {
         _name(c.pair): method_title(control)
         for c in family
@@ -169,20 +170,24 @@ def _remarks(family: Sequence[SeedComparison]) -> list[str]:
     return remarks
 
 
+def _example_remarks(shown: Sequence[ExampleComparison]) -> list[str]:
+    """Seeds that are not in, and intervals that cannot be given."""
+    remarks = []
+    for c in shown:
+        name = f"{_name(c.pair)}, {_task(c.pair, c.metric)}"
+        if c.without:
+            remarks.append(f"{name}: without seeds {', '.join(map(str, c.without))}, whose predictions were not kept.")
+        reasons = dict.fromkeys(i.degenerate for i in (c.these_models, c.new_models) if i.degenerate)
+        remarks += [f"{name}: no interval, {reason}." for reason in reasons]
+    return remarks
+
+
 def _name(pair: Pair) -> str:
     return f"{method_title(pair.method)} - {method_title(pair.baseline)}"
 
 
 def _task(pair: Pair, metric: str) -> str:
     return AVERAGE if pair.task == AVERAGE else f"{task_title(pair.task)} {metric_title(metric)}"
-
-
-def _points(value: float) -> str:
-    return "NaN" if math.isnan(value) else f"{value:+.2f}"
-
-
-def _plain(value: float) -> str:
-    return "NaN" if math.isnan(value) else f"{value:.2f}"
 
 
 def _interval(interval: Interval) -> str:

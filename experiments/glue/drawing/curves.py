@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ from experiments.glue.drawing.plotting import (
 )
 from experiments.glue.table.cells import Cell, Table, run_folders
 from experiments.glue.table.titles import method_title, metric_title, task_title
+from mt_dnn.results import RunDirectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,28 +98,23 @@ def _panel(axis: Axes, table: Table, runs: Path, place: tuple[str, str], quantit
 
 def _curves(cell: Cell, runs: Path, quantity: Quantity) -> list[dict[float, float]]:
     read = read_scores if quantity == "score" else read_losses
-    curves = [read(folder / "metrics.jsonl") for folder in run_folders(cell, runs).values()]
+    folders = run_folders(cell, runs)
+    curves = [read(RunDirectory(folders[result.seed]).read_metrics(result)) for result in cell.results]
     return [curve for curve in curves if curve]
 
 
-def read_scores(metrics_jsonl: Path) -> dict[float, float]:
-    """Epoch -> dev score in percent, from a run's ``metrics.jsonl``; empty when there is none."""
-    return {record["epoch"]: record["score"] for record in _records(metrics_jsonl) if "evaluation" in record}
+def read_scores(records: Sequence[Mapping[str, Any]]) -> dict[float, float]:
+    """Epoch -> dev score in percent, from the lines of a run's ``metrics.jsonl``."""
+    return {record["epoch"]: record["score"] for record in records if "evaluation" in record}
 
 
-def read_losses(metrics_jsonl: Path) -> dict[float, float]:
-    """Epochs passed -> mean training loss since the last log line; empty when there is none.
+def read_losses(records: Sequence[Mapping[str, Any]]) -> dict[float, float]:
+    """Epochs passed -> mean training loss since the last log line, from the lines of a run's ``metrics.jsonl``.
 
     An epoch ends with a log line, so the largest step that is logged for one is its last.
     """
-    records = [record for record in _records(metrics_jsonl) if "loss" in record]
+    records = [record for record in records if "loss" in record]
     if not records:
         return {}
     per_epoch = max(record["step"] for record in records if record["epoch"] == records[0]["epoch"])
     return {round(record["step"] / per_epoch, 6): record["loss"] for record in records}
-
-
-def _records(metrics_jsonl: Path) -> list[dict[str, Any]]:
-    if not metrics_jsonl.is_file():
-        return []
-    return [json.loads(line) for line in metrics_jsonl.read_text(encoding="utf-8").splitlines()]

@@ -74,7 +74,8 @@ def draw_heat_map(summaries: Mapping[str, Mapping[int, SensitivitySummary]], tit
         for axis in axes[len(grids) :]:
             axis.axis("off")
         bar = figure.colorbar(image, ax=axes, location="bottom", aspect=35, pad=0.02, extend="min")
-        bar.set_label("mean s̄ (W weights, b biases; grey: below the scale)", fontsize=7)
+        # In two lines: the names of the tensors may leave a panel half of the figure's width.
+        bar.set_label("mean s̄ (W weights, b biases;\ngrey: below the scale)", fontsize=7)
         bar.ax.tick_params(which="both", labelsize=6)
         return [*save(figure, stem), save_data(stem, rows)]
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
+from data_utils.json_file import read_json
+from experiments.glue.fields import Fields
 from experiments.glue.launch.pool import Job
 from experiments.glue.table.cells import Cell, Table, run_folders
 from experiments.glue.table.titles import method_title
-from module.sensitivity_summary import SensitivitySummary
+from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, bin_edges
 from mt_dnn.results import RunDirectory, RunResult, Status
 
 BETA = 0.75
@@ -25,19 +28,48 @@ STATISTICS = (
     "mean", "median", "std", "std_in_range", "std_log10", "gini", "entropy", "top_share", "below_range", "above_range",
 )  # fmt: skip
 """Fields of :class:`SensitivitySummary` that are one number."""
+_PATH = re.compile(r"[^.]+\.\d+\..")
 
 
-def read_summary(path: Path) -> SensitivitySummary:
-    """Read a ``sensitivity.json``.
+def read_summary(directory: RunDirectory, result: RunResult) -> SensitivitySummary:
+    """Read a finished run's ``sensitivity.json``.
 
     Raises:
-        SettingError: it is damaged.
-        OSError: it cannot be read.
+        SettingError: it is missing or damaged, or was not written with this result.
     """
+    path = directory.sensitivity_json
+    directory.check_file(path, result)
     try:
-        return SensitivitySummary.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise SettingError(f"{path} is damaged ({error}); delete the run's folder to run it again") from None
+        values = read_json(path)
+        _check(Fields(values, str(path)))
+        return SensitivitySummary.from_json(values)
+    except FileNotFoundError:
+        raise SettingError(f"{path} is missing: the run did not record it, or it was removed; delete the run's folder "
+                           "to run it again") from None  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        reason = str(error) if isinstance(error, SettingError) else f"{path} is damaged ({shown(str(error))})"
+        raise SettingError(f"{reason}; delete the run's folder to run it again") from None
+
+
+def _check(values: Fields) -> None:
+    """Check the kinds of all fields, so that no picture meets with a text among its numbers."""
+
+    def number(value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    for name in ("beta", *STATISTICS):
+        values.get(name, "a number", number)
+    values.integer("n", 1)
+    for name, span in (("paper_counts", PAPER_RANGE), ("full_counts", FULL_RANGE)):
+        bins = len(bin_edges(*span)) + 1
+        values.get(name, f"{bins} counts", functools.partial(_are_counts, bins))
+    for tensor in values.mappings("tensors"):
+        tensor.get("path", "such as layer.0.output.dense.weight", lambda v: isinstance(v, str) and bool(_PATH.match(v)))
+        tensor.get("mean", "a number", number)
+
+
+def _are_counts(bins: int, value: object) -> bool:
+    return isinstance(value, list) and len(value) == bins and all(type(count) is int and count >= 0 for count in value)
 
 
 def check_recorded(jobs: Iterable[Job]) -> None:
@@ -53,8 +85,7 @@ def check_recorded(jobs: Iterable[Job]) -> None:
         result = directory.read_result()
         if result is None or not _has_model(result):
             continue
-        path = directory.sensitivity_json
-        recorded = read_summary(path).beta if path.is_file() else None
+        recorded = read_summary(directory, result).beta if directory.sensitivity_json.is_file() else None
         if recorded != wanted:
             raise SettingError(
                 f"{job.folder} is done, with sensitivity_beta {recorded} and not {wanted}: take another --output_dir, "
@@ -64,11 +95,11 @@ def check_recorded(jobs: Iterable[Job]) -> None:
 
 def read_cell(cell: Cell, runs: Path) -> dict[int, SensitivitySummary]:
     """Seed -> sensitivities at the end of training; runs that failed or diverged have no end and are left out."""
-    ended = {result.seed for result in cell.results if _has_model(result)}
+    folders = run_folders(cell, runs)
     return {
-        seed: read_summary(RunDirectory(folder).sensitivity_json)
-        for seed, folder in run_folders(cell, runs).items()
-        if seed in ended
+        result.seed: read_summary(RunDirectory(folders[result.seed]), result)
+        for result in cell.results
+        if _has_model(result)
     }
 
 
@@ -111,4 +142,4 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 
 def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits - 1}e}" if value and abs(value) < 1e-2 else f"{value:.{digits}g}"
+    return f"{value:.{digits - 1}e}" if value and abs(value) < 1e-2 else f"{value:z.{digits}g}"

@@ -14,6 +14,8 @@ from experiments.glue.launch.crew import Crew, LocalCrew
 from experiments.glue.launch.pool import Job
 from experiments.glue.launch.slots import plan_slots
 from experiments.glue.launch.worker import RunFunction
+from mt_dnn.config import MAX_THREADS
+from mt_dnn.requirements import check_requirements
 
 _RETRIES = {"local": 1, "ray": 3}
 _RAY_ONLY = ("address", "gpus_per_run", "cpus_per_run")
@@ -77,8 +79,8 @@ def check_launcher(chosen: argparse.Namespace) -> None:
         raise SettingError(f"--gpus_per_run is {chosen.gpus_per_run}; legal: a share in (0, 1]")
     if chosen.gpus_per_run is not None and chosen.devices == "cpu":
         raise SettingError(f"--devices cpu and --gpus_per_run {chosen.gpus_per_run} contradict each other; drop one")
-    if chosen.cpus_per_run is not None and chosen.cpus_per_run < 1:
-        raise SettingError(f"--cpus_per_run is {chosen.cpus_per_run}; legal: an integer >= 1")
+    if chosen.cpus_per_run is not None and not 1 <= chosen.cpus_per_run <= MAX_THREADS:
+        raise SettingError(f"--cpus_per_run is {chosen.cpus_per_run}; legal: an integer in [1, {MAX_THREADS}]")
     if chosen.address is not None and not re.fullmatch(r"auto|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+", chosen.address):
         raise SettingError(
             f"--address {chosen.address}: legal: auto, or host:port of the cluster's head; start the study on one of "
@@ -86,6 +88,18 @@ def check_launcher(chosen: argparse.Namespace) -> None:
         )
     if importlib.util.find_spec("ray") is None:
         raise SettingError("--launcher ray: ray is not installed; pip install -r requirements-ray.txt")
+
+
+def check_machine(chosen: argparse.Namespace, jobs: Sequence[Job]) -> None:
+    """Refuse what this machine lacks before anything slow is imported; Ray asks the nodes of its cluster.
+
+    Raises:
+        SettingError: no such device, or a run needs a package or a compiler that is not here.
+    """
+    if chosen.launcher == "local":
+        plan_slots(chosen.devices, chosen.workers_per_device, len(jobs))
+        for job in jobs:
+            check_requirements(job.config, on_cpu=chosen.devices == "cpu")
 
 
 def retries(chosen: argparse.Namespace) -> int:

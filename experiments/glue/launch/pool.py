@@ -17,7 +17,7 @@ from data_utils.errors import SettingError
 from experiments.glue.launch.crew import Crew, Worker
 from experiments.glue.launch.worker import Advanced, Died, Ended, Message, Outcome, Ready
 from mt_dnn.config import RunConfig
-from mt_dnn.results import RunDirectory
+from mt_dnn.identity import finished_result
 
 _POLL_SECONDS = 0.5
 _LOCKED_SECONDS = 5.0  # between two looks at a run that another study holds
@@ -52,6 +52,12 @@ class Job:
 class Display(Protocol):
     """What the pool tells while it works."""
 
+    def started(self, job: Job) -> None:
+        """A worker has taken a run."""
+
+    def put_back(self, job: Job) -> None:
+        """A run waits again: its worker died, was told to stop, or found that another study has it."""
+
     def advanced(self, job: Job, step: int, total_steps: int) -> None:
         """A run has made steps."""
 
@@ -60,6 +66,9 @@ class Display(Protocol):
 
     def message(self, text: str) -> None:
         """Something worth a line."""
+
+    def tick(self) -> None:
+        """A moment has passed, whether or not anything happened."""
 
 
 @dataclass(slots=True)
@@ -84,6 +93,8 @@ class _Seat:
     worker: Worker
     ready: bool = False
     job: Job | None = None
+    since: float = 0.0
+    """When it took the job."""
 
 
 class Pool:
@@ -105,6 +116,7 @@ class Pool:
         self._later: list[tuple[float, Job]] = []
         self._seats: list[_Seat] = []
         self._deaths: Counter[Path] = Counter()
+        self._spent: dict[Path, float] = {}  # seconds that workers had a run for, until they gave it up
         self._start_deaths = 0
         self._last_ready = time.monotonic()
         self._stop = self._kill = False
@@ -125,6 +137,7 @@ class Pool:
                     self._hire()
                     self._dispatch()
                     self._listen()
+                    self._display.tick()
                 self._shut_down()
                 if self._broken:
                     raise PoolError(self._broken)
@@ -166,13 +179,14 @@ class Pool:
                     continue
                 slot = seat.worker.slot
                 seat.worker.take(dataclasses.replace(job.config, device=slot.device, threads=slot.threads), job.folder)
-                seat.job = job
+                seat.job, seat.since = job, time.monotonic()
+                self._display.started(job)
 
     def _finished_elsewhere(self, job: Job) -> bool:
         result = None
-        with suppress(SettingError):  # a damaged result.json: the run itself reports it
-            result = RunDirectory(job.folder).read_result()
-        if result is None or not result.done:
+        with suppress(SettingError, OSError):  # a damaged result, or other data: the run itself reports it
+            result = finished_result(job.config)
+        if result is None:
             return False
         score = result.best.score if result.best else None
         self._end(job, Ended(Outcome.DONE, result.status.value, score))
@@ -202,14 +216,22 @@ class Pool:
         assert job is not None
         if "out of memory" in ended.error and self._crew.shares(seat.worker):
             ended = dataclasses.replace(ended, error=f"{ended.error}; {self._crew.advice}")
+        ended = dataclasses.replace(ended, seconds=self._seconds(seat, job))
         if ended.outcome is Outcome.LOCKED:
             self._later.append((time.monotonic() + _LOCKED_SECONDS, job))
+            self._display.put_back(job)
         elif ended.outcome is Outcome.INTERRUPTED:
+            self._spent[job.folder] = self._seconds(seat, job)
+            self._display.put_back(job)
             self._queue.appendleft(job)  # a signal to this worker alone; when the pool stops too, it stays there
         else:
             self._end(job, ended)
         if ended.poisoned:
             self._dismiss(seat)
+
+    def _seconds(self, seat: _Seat, job: Job) -> float:
+        """How long workers have had a run, this one and those before it."""
+        return self._spent.get(job.folder, 0.0) + time.monotonic() - seat.since
 
     def _end(self, job: Job, ended: Ended) -> None:
         if ended.outcome is Outcome.FAILED:
@@ -234,16 +256,19 @@ class Pool:
         job = seat.job
         if job is None or self._stop or self._broken:
             return
+        self._spent[job.folder] = self._seconds(seat, job)
         self._deaths[job.folder] += 1
         deaths = self._deaths[job.folder]
         if deaths <= self._retries:
             count = f" ({deaths} of {self._retries})" if self._retries > 1 else ""
             self._display.message(f"the worker of {job.label} died ({death.how}); trying the run once more{count}")
+            self._display.put_back(job)
             self._queue.appendleft(job)
             return
         hint = f"; out of memory? {self._crew.advice}" if death.killed else ""
         times = {1: "once", 2: "twice"}.get(deaths, f"{deaths} times")
-        self._end(job, Ended(Outcome.FAILED, error=f"its worker died {times} ({death.how}){hint}"))
+        error = f"its worker died {times} ({death.how}){hint}"
+        self._end(job, Ended(Outcome.FAILED, error=error, seconds=self._spent[job.folder]))
 
     def _shut_down(self) -> None:
         """Release idle workers; ask busy ones for a checkpoint and wait for them."""

@@ -11,6 +11,7 @@ import fcntl
 import io
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from data_utils.errors import SettingError
 from experiments.glue.launch.crew import Worker
 from experiments.glue.launch.ray_host import Ground, Host, Named
 from experiments.glue.launch.slots import Slot
+from experiments.glue.launch.stopping import handlers_kept
 from experiments.glue.launch.worker import Died, Message, RunFunction
 from mt_dnn.config import RunConfig
 
@@ -30,7 +32,18 @@ ROOT = Path(__file__).resolve().parents[3]
 
 _SPARE = 4  # workers asked for beyond what the nodes hold: for nodes that join, and to tell an autoscaler to add some
 _END_SECONDS = 5.0  # for actors to end their processes
-_REACH_SECONDS = 10.0  # for the cluster's head to answer
+_REACH_SECONDS = 10.0  # for the head's port to be open
+_CONNECT_SECONDS = 45.0  # for the cluster to answer a process that joins it
+_PROBE = """
+import sys
+import ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+except Exception as error:
+    print((str(error).strip() or type(error).__name__).splitlines()[0])
+    sys.exit(1)
+ray.shutdown()
+"""
 _MESSAGE_THREADS = 4  # of an actor: one listens, the others pass on what the pool says
 
 
@@ -234,17 +247,20 @@ def ray_crew(
         fcntl.flock(held, fcntl.LOCK_SH)
         try:
             _reach(address)
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level="ERROR",
-                # Not the node's packages: the code of this very folder.
-                runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}:${{PYTHONPATH}}"}},
-            )
+            with handlers_kept():  # Ray's ends the process with 15 at SIGTERM
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    # Not the node's packages: the code of this very folder.
+                    runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}:${{PYTHONPATH}}"}},
+                )
         except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0].partition(". ")[0]
+            text = (getattr(error, "strerror", None) or str(error)).strip() or type(error).__name__
+            reason = text.splitlines()[0].partition(". ")[0]
             raise SettingError(
-                f"--address {address}: {reason}; start a cluster with ray start --head (docs/cluster.md)"
+                f"--address {address}: {reason}; start a cluster with ray start --head, or give --address host:port of "
+                "one (docs/cluster.md)"
             ) from None
         try:
             if gpus_per_run is None:
@@ -255,7 +271,23 @@ def ray_crew(
 
 
 def _reach(address: str) -> None:
-    """Fail at once where nobody listens; Ray would try for minutes."""
+    """Fail where no cluster answers in time. Ray would try for minutes, deaf to signals; so another process tries.
+
+    Raises:
+        OSError: nobody listens at the address, or no cluster answers.
+        RuntimeError: Ray says why it cannot connect.
+    """
     host, colon, port = address.rpartition(":")
     if colon:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE, address],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace",
+            timeout=_CONNECT_SECONDS, check=False, start_new_session=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"no Ray cluster has answered within {_CONNECT_SECONDS:.0f} s") from None
+    if probe.returncode:
+        reason = probe.stdout.strip() or "Ray cannot connect"
+        raise RuntimeError(reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from data_utils.errors import SettingError
@@ -46,11 +47,13 @@ def plan_slots(devices: str, workers_per_device: int | None, runs: int) -> list[
                 f"--devices {devices}: no device {bad[0]!r}; legal: cpu, or indices below {there} (CUDA)"
             )
         each = [f"cuda:{int(index)}" for index in dict.fromkeys(indices)]
-        names = (each * (workers_per_device or 1))[:runs]
+        names = (each * min(workers_per_device or 1, runs))[:runs]
     return [Slot(name, max(1, cores // len(names))) for name in names]
 
 
 def _cuda_devices() -> int:
+    if version("torch").endswith("+cpu"):
+        return 0
     import torch  # a slow import, wanted only where a GPU may be
 
     return torch.cuda.device_count()

@@ -63,6 +63,8 @@ class Ended:
     score: float | None = None
     """Best epoch's score, percent."""
     error: str = ""
+    seconds: float | None = None
+    """How long workers had it, as the pool has measured it; None where none had: it was done already."""
     poisoned: bool = False
     """Whether the process may be left in a bad state (CUDA) and should be replaced."""
 
@@ -134,7 +136,8 @@ def _compute(connection: Connection, run: RunFunction, config: RunConfig, folder
     def report(progress: Any) -> None:
         nonlocal reported
         now = time.monotonic()
-        if now - reported < _REPORT_SECONDS and progress.step < progress.total_steps:
+        worth = progress.step == progress.total_steps or evaluates_next(config, progress.step, progress.total_steps)
+        if now - reported < _REPORT_SECONDS and not worth:
             return
         reported = now
         # A closed pipe is the watchdog's business: it stops the run at a step boundary, with a checkpoint.
@@ -158,6 +161,12 @@ def _compute(connection: Connection, run: RunFunction, config: RunConfig, folder
     if result.status is Status.FAILED:
         return Ended(Outcome.FAILED, error=result.error or "failed without a message", poisoned=True)
     return Ended(Outcome.DONE, result.status.value, result.best.score if result.best else None)
+
+
+def evaluates_next(config: RunConfig, step: int, total_steps: int) -> bool:
+    """Whether the step after this one ends an epoch, and the dev sets are scored before it is reported."""
+    per_epoch = total_steps // config.epochs
+    return per_epoch > 1 and (step + 1) % per_epoch == 0
 
 
 def _free_memory() -> None:

@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_utils.atomic import write_text_atomic
+from data_utils.atomic import write_bytes_atomic
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
+from experiments.glue.table.arguments import add_table_arguments
 
 if TYPE_CHECKING:
     from experiments.glue.report.page import Study
@@ -39,11 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "\nExit status: 0 written (with --watch: the study is over), 2 a setting or file is wrong, 130 "
         "stopped by Ctrl-C or\nSIGTERM while watching; the page is whole then too.",
     )
-    parser.add_argument("runs", type=Path, help="output_dir of the runs")
-    parser.add_argument(
-        "--study", type=Path, help="study.json: show its runs, those not started included, and no others"
-    )
-    parser.add_argument("--run_id", action="append", default=[], help="run id to take where a cell has several")
+    add_table_arguments(parser, "show its runs, those not started included, and no others")
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="the file; default: %(default)s")
     parser.add_argument(
         "--tests", choices=["seeds", "examples", "none"], default="seeds",
@@ -66,7 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(chosen: argparse.Namespace) -> int:
     if chosen.watch is None:
-        _write(chosen, _read(chosen), watching=False)
+        study = _read(chosen)
+        if not study.views:
+            raise SettingError(
+                f"no runs under {chosen.runs}: give the output_dir of the runs, or --watch for their first"
+            )
+        _write(chosen, study, watching=False)
         return 0
     if not 1 <= chosen.watch <= 86_400:
         raise SettingError(f"--watch {chosen.watch:g}: give seconds in [1, 86400]; the default is 30")
@@ -97,7 +99,8 @@ def _write(chosen: argparse.Namespace, study: Study, watching: bool, without_tes
 
     found, why = (None, without_tests) if without_tests else _tests(chosen, study)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(chosen.out, render(study, found, chosen.watch if watching else None, why))
+    page = render(study, found, chosen.watch if watching else None, why)
+    write_bytes_atomic(chosen.out, page.encode(errors="replace"))  # a message may hold half a character
     counts = ", ".join(f"{n} {state}" for state, n in study.counts.items())
     print(f"{chosen.out}: {len(study.views)} runs ({counts or 'none'})", file=sys.stderr)
 

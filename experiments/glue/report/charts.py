@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from experiments.glue.report.run_view import RunView
+from experiments.glue.number_text import number_text
+from experiments.glue.report.run_view import RunView, State
 from experiments.glue.report.svg import Point, Scale, element, polyline, scale_of
 from experiments.glue.table.cells import SELECTIONS, Cell, Selection, Table
-from experiments.glue.table.render import number_text
 from experiments.glue.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
 WIDTH = 360.0  # a phone's width less its margins, so that text is not scaled there
@@ -156,11 +156,12 @@ def thin(points: Sequence[tuple[int, float]], most: int = _BINS) -> list[Point]:
     return [(float(some[-1][0]), math.fsum(value for _, value in some) / len(some)) for some in bins]
 
 
-def progress_bar(counts: Mapping[str, int]) -> Markup:
-    """Shares of the states as one bar."""
-    total, x, parts = sum(counts.values()), 0.0, []
+def progress_bar(views: Sequence[RunView]) -> Markup:
+    """How much of the work is done, by state: a run that has ended whole, another by the share of its steps."""
+    x, parts = 0.0, []
+    counts = {state: n for state in State if (n := sum(view.state is state for view in views))}
     for state, n in counts.items():
-        width = 1000.0 * n / max(1, total)
+        width = 1000.0 * math.fsum(_made(view) for view in views if view.state is state) / len(views)
         parts.append(
             element("rect", element("title", f"{n} {state}"), x=x, y=0.0, width=width, height=10.0,
                     class_=f"state-{state}")
@@ -169,6 +170,13 @@ def progress_bar(counts: Mapping[str, int]) -> Markup:
     label = ", ".join(f"{n} {state}" for state, n in counts.items())
     return element("svg", *parts, viewBox="0 0 1000 10", preserveAspectRatio="none", role="img", aria_label=label,
                    class_="progress")  # fmt: skip
+
+
+def _made(view: RunView) -> float:
+    """Share of a run that is done, in [0, 1]; 0 where it is not known how many steps it will make."""
+    if view.result is not None:
+        return 1.0
+    return min(1.0, view.log.step / view.total_steps) if view.total_steps else 0.0
 
 
 def swatch(table: Table, method: str) -> Markup:

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from experiments.glue.comparison.text import LEGEND, sections
+from experiments.glue.number_text import number_text
 from experiments.glue.report import charts
 from experiments.glue.report.run_view import MEANINGS, RunView, State, view_runs
 from experiments.glue.report.settings import compare_settings, config_text
-from experiments.glue.table.cells import Table, Wanted, gather
+from experiments.glue.table.cells import Table, gather
 from experiments.glue.table.paper import load_paper
-from experiments.glue.table.render import interval_text, layout, number_text
+from experiments.glue.table.render import interval_text, layout
 from experiments.glue.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.glue.table.wanted import Wanted
 
 if TYPE_CHECKING:
     from experiments.glue.significance import Significance

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from data_utils.errors import SettingError
+from experiments.glue.fields import is_number
 from experiments.glue.table.cells import Cell, Table
+from mt_dnn.metrics_log import read_records
 from mt_dnn.results import RunDirectory, RunResult
 
 _SHORTEST_SILENCE = 600.0  # seconds without a sign of life before a run is called silent
@@ -31,7 +33,7 @@ class State(StrEnum):
 
 MEANINGS = {
     State.OK: "finished",
-    State.DEGENERATE: "finished; its best epoch predicts one value for every dev example (counted)",
+    State.DEGENERATE: "finished; one value predicted for every dev example, or labels all the same (counted)",
     State.DIVERGED: "a loss or gradient became NaN or infinite (counted; NaN where there is no score)",
     State.FAILED: "ended with an error (not counted); the next start of the study tries it again",
     State.RUNNING: "started, no result yet, and it has written something lately",
@@ -94,7 +96,9 @@ def view_runs(table: Table, runs: Path, now: float) -> list[RunView]:
 def _view(cell: Cell, seed: int, runs: Path, now: float) -> RunView:
     directory = RunDirectory(runs / cell.task / cell.encoder / cell.method / cell.run_id / f"seed={seed}")
     result = next((r for r in cell.results if r.seed == seed), None)
-    description = _read_json(directory.run_json)
+    description = cell.descriptions.get(seed, {})
+    if result is not None and directory.metrics_jsonl.is_file():
+        directory.check_file(directory.metrics_jsonl, result)
     log = read_log(directory.metrics_jsonl)
     silence = None
     if result is not None:
@@ -108,34 +112,27 @@ def _view(cell: Cell, seed: int, runs: Path, now: float) -> RunView:
     return RunView(cell, seed, directory.path, state, result, log, description, total, silence)
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
 def read_log(metrics_jsonl: Path) -> Log:
     """Read ``metrics.jsonl``; a line that is still being written, or is no record, is left out."""
+    if not metrics_jsonl.is_file():  # a FIFO would be waited for
+        return Log()
     try:
-        lines = metrics_jsonl.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        records = read_records(metrics_jsonl, strict=False)
+    except SettingError:
         return Log()
     curve: dict[int, float] = {}
     losses: list[tuple[int, float]] = []
     step = epoch = 0
     per_epoch = None
-    for line in lines:
+    for record in records:
         try:
-            record = json.loads(line)
             step, epoch = int(record["step"]), int(record["epoch"])
             if "evaluation" in record:
                 curve[epoch] = float(record["score"])
                 per_epoch = step // epoch
             elif "loss" in record:
                 losses.append((step, float(record["loss"])))
-        except (ValueError, KeyError, TypeError, ZeroDivisionError):
+        except (ValueError, KeyError, OverflowError, ZeroDivisionError):  # no step, or one that is no number
             continue
     return Log(curve, tuple(losses), step, epoch, per_epoch)
 
@@ -155,7 +152,7 @@ def _last_sign_of_life(directory: RunDirectory) -> float:
 def _patience(description: Mapping[str, Any]) -> float:
     """Seconds after which a run that writes nothing is silent: twice the time between its checkpoints."""
     seconds = config_of(description).get("checkpoint_seconds")
-    between = float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else 0.0
+    between = float(seconds) if is_number(seconds) else 0.0  # type: ignore[arg-type]
     return min(max(2 * between, _SHORTEST_SILENCE), _LONGEST_SILENCE)
 
 
@@ -182,6 +179,6 @@ def _with_totals(views: Iterable[RunView]) -> list[RunView]:
     return filled
 
 
-def _volume(view: RunView) -> tuple[object, ...]:
+def _volume(view: RunView) -> tuple[str, ...]:
     keys = ("batch_size", "grad_accumulation_step", "train_fraction", "train_size", "data_dir")
-    return (view.cell.task, *(config_of(view.description).get(key) for key in keys))
+    return (view.cell.task, *(json.dumps(config_of(view.description).get(key)) for key in keys))

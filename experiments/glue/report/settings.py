@@ -22,8 +22,9 @@ _NAMES = frozenset(
 _OF_METHODS = "config.method_settings."
 # Equal within one task, or within one encoder, when all is well.
 _WITHIN: Mapping[str, Callable[[Cell], str]] = {
-    "data_fingerprint": lambda cell: cell.task,
-    "encoder_fingerprint": lambda cell: cell.encoder,
+    "identity.data.": lambda cell: cell.task,
+    "identity.task_def.": lambda cell: cell.task,
+    "identity.encoder.": lambda cell: cell.encoder,
 }
 
 
@@ -112,7 +113,7 @@ def _differing(found: Sequence[CellSettings]) -> Iterable[str]:
     for key in dict.fromkeys(key for one in found for key in one.values):
         if key in _NAMES or key.startswith(_OF_METHODS):
             continue
-        group = _WITHIN.get(key, _everywhere)
+        group = next((group for prefix, group in _WITHIN.items() if key.startswith(prefix)), _everywhere)
         texts: dict[str, set[str]] = {}
         for one in found:
             if one.values:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
+from experiments.glue.search.results import SAMPLERS
+
+_LIMIT = 2**31
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of a search."""
     group = parser.add_argument_group("search", "instead of a table, choose settings from the recipes' grids")
     group.add_argument(
-        "--search", choices=["grid", "sobol", "halton", "tpe"],
+        "--search", choices=SAMPLERS,
         help="every combination (or with --trials a random part of them), a quasi-random sequence over the grid, or "
         "optuna's TPE (requirements-search.txt)",
     )  # fmt: skip
@@ -46,7 +49,7 @@ def check_search_arguments(chosen: argparse.Namespace) -> None:
         raise SettingError(f"--search {chosen.search} needs --trials, the number of settings to try; legal: >= 1")
     for name in ("trials", "tpe_round", "prune_after"):
         value = getattr(chosen, name)
-        if value is not None and value < 1:
-            raise SettingError(f"--{name} is {value}; legal: an integer >= 1")
-    if chosen.sampler_seed < 0:
-        raise SettingError(f"--sampler_seed is {chosen.sampler_seed}; legal: an integer >= 0")
+        if value is not None and not 1 <= value < _LIMIT:
+            raise SettingError(f"--{name} is {shown(value)}; legal: an integer in [1, 2^31)")
+    if not 0 <= chosen.sampler_seed < _LIMIT:
+        raise SettingError(f"--sampler_seed is {shown(chosen.sampler_seed)}; legal: an integer in [0, 2^31)")

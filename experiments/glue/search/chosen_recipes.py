@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from data_utils.atomic import write_text_atomic
-from experiments.glue.recipe import merged, nested
+from experiments.glue.recipe import nested
+from experiments.glue.recipe_file import merged
 from experiments.glue.search.results import Search, SearchedCell
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from experiments.glue.launch.worker import RunFunction
 from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.metrics_log import read_records
 
 MIN_OTHERS = 4
 """Trials that must have come as far before one is measured by their median."""
@@ -58,19 +58,8 @@ def below_median(best: float, epoch: int, others: Iterable[Sequence[float]]) -> 
 
 def read_choices(folder: Path) -> list[float]:
     """The score by which epochs are chosen, by epoch, from a run's ``metrics.jsonl``; empty when there is none."""
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    choices = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break  # a line that is being written, or was cut by a kill
-        if "evaluation" in record:
-            choices.append(float(record.get("held_out", record["score"])))
-    return choices
+    evaluations = [record for record in read_records(folder / "metrics.jsonl") if "evaluation" in record]
+    return [float(record.get("held_out", record["score"])) for record in evaluations]
 
 
 def _best(scores: Sequence[float]) -> float:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +11,13 @@ from statistics import fmean
 from typing import Any
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
+from experiments.glue.fields import Fields, is_share
+from experiments.glue.table.contents import Finished, refuse_mixture
+from mt_dnn.identity import read_identity
 from mt_dnn.results import RunDirectory, RunResult, Status
+
+SAMPLERS = ("grid", "sobol", "halton", "tpe")
 
 
 class TrialStatus(StrEnum):
@@ -156,39 +161,60 @@ def read_search(search_json: Path, runs: Path | None = None) -> Search:
         runs: Folder of the runs, where it is not the one that the file names.
 
     Raises:
-        SettingError: not a search's file, or one that cannot be read; or a damaged result.
+        SettingError: there is no such file, or it is not a search's; or a damaged result.
     """
     try:
-        text = search_json.read_text(encoding="utf-8")
-    except OSError as error:
+        content = Fields(read_json(search_json), str(search_json))
+    except FileNotFoundError:
         raise SettingError(
-            f"search_json {search_json}: {error.strerror}; give the search.json that study --search wrote into its "
-            "--results_dir"
+            f"search_json: no file {search_json}; give the search.json that study --search wrote into its --results_dir"
         ) from None
-    try:
-        content = json.loads(text)
-        folder, prunes = runs or Path(content["output_dir"]), content["prune_after"] is not None
-        seeds = tuple(content["seeds"])
-        cells = tuple(_cell(values, folder, seeds, prunes) for values in content["cells"])
-        return Search(
-            content["sampler"], content["sampler_seed"], seeds, content["holdout"], content["prune_after"], cells
-        )
-    except SettingError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise SettingError(f"{search_json} is not a search.json ({type(error).__name__}: {error})") from None
-
-
-def _cell(values: Mapping[str, Any], runs: Path, seeds: Sequence[int], prunes: bool) -> SearchedCell:
-    folder = runs / values["task"] / values["name"] / values["method"]
-    trials = tuple(
-        Trial(
-            number,
-            dict(zip(values["grid"], given["values"], strict=True)),
-            given["run_id"],
-            tuple(RunDirectory(folder / given["run_id"] / f"seed={seed}").read_result() for seed in seeds),
-            prunes,
-        )
-        for number, given in enumerate(values["trials"])
+    folder = runs or Path(content.text("output_dir"))
+    prune_after = None if content.values.get("prune_after") is None else content.integer("prune_after", 1)
+    seeds = content.seeds("seeds")
+    cells = tuple(_cell(cell, folder, seeds, prune_after is not None) for cell in content.mappings("cells"))
+    refuse_mixture(run for cell in cells for run in _finished(cell, folder, seeds))
+    return Search(
+        sampler=content.get("sampler", f"one of {', '.join(SAMPLERS)}", lambda v: v in SAMPLERS),
+        sampler_seed=content.integer("sampler_seed", 0),
+        seeds=seeds,
+        holdout=content.get("holdout", "null or a share in (0, 1)", lambda v: v is None or is_share(v), None),
+        prune_after=prune_after,
+        cells=cells,
     )
-    return SearchedCell(**{**values, "trials": trials})
+
+
+def _directory(runs: Path, task: str, name: str, method: str, run_id: str, seed: int) -> RunDirectory:
+    return RunDirectory(runs / task / name / method / run_id / f"seed={seed}")
+
+
+def _finished(cell: SearchedCell, runs: Path, seeds: Sequence[int]) -> Iterator[Finished]:
+    """Runs of a cell that are over, with what they were made of."""
+    for trial in cell.trials:
+        for seed, result in zip(seeds, trial.results, strict=True):
+            if result is not None and is_over(result, prunes=True):
+                directory = _directory(runs, cell.task, cell.name, cell.method, trial.run_id, seed)
+                yield directory.path, result, read_identity(directory)
+
+
+def _cell(cell: Fields, runs: Path, seeds: Sequence[int], prunes: bool) -> SearchedCell:
+    name, method, task = (cell.name(key) for key in ("name", "method", "task"))
+    grid = cell.mapping("grid")
+    for key in grid.values:
+        grid.get(key, "a list of values, at least one", lambda v: isinstance(v, list) and len(v) > 0)
+    axes = list(grid.values.values())
+    trials = []
+    for number, trial in enumerate(cell.mappings("trials")):
+        values = trial.get(
+            "values", "a value of the grid for each of its settings",
+            lambda v: isinstance(v, list) and len(v) == len(axes) and all(x in a for x, a in zip(v, axes, strict=True)),
+        )  # fmt: skip
+        run_id = trial.name("run_id")
+        results = tuple(_directory(runs, task, name, method, run_id, seed).read_result() for seed in seeds)
+        trials.append(Trial(number, dict(zip(grid.values, values, strict=True)), run_id, results, prunes))
+    return SearchedCell(
+        encoder=cell.text("encoder"), name=name, method=method, task=task, recipe=cell.text("recipe"),
+        source=cell.text("source"), settings=cell.mapping("settings").values,
+        learning_rate=cell.number("learning_rate"), grid=grid.values, planned=cell.integer("planned", 1),
+        trials=tuple(trials),
+    )  # fmt: skip

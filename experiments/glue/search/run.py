@@ -11,27 +11,27 @@ import dataclasses
 import functools
 import hashlib
 import json
-import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_utils.atomic import write_text_atomic
 from data_utils.errors import SettingError
+from data_utils.json_file import write_json
 from data_utils.names import slug
 from data_utils.task_def import load_task_defs
 from experiments.glue.launch.pool import Job, Report
 from experiments.glue.launch.worker import RunFunction
+from experiments.glue.plan import command_line
 from experiments.glue.recipe import Recipe, of_task, task_settings
 from experiments.glue.search.arguments import check_search_arguments
 from experiments.glue.search.pruning import PrunedRun
-from experiments.glue.search.results import Trial, TrialStatus, is_over, read_search
+from experiments.glue.search.results import Trial, TrialStatus, read_search
 from experiments.glue.search.samplers import Planned, Sampler, grid_points, quasi_random_points
 from experiments.glue.search.space import Point, Space, search_space
 from mt_dnn.config import RunConfig, run_dir, run_id
-from mt_dnn.results import RunDirectory
+from mt_dnn.identity import finished_result
 
 Wrap = Callable[[RunFunction], RunFunction]
 Compute = Callable[[Sequence[Job], int, Wrap], tuple[Report, int]]
@@ -81,7 +81,7 @@ class _Cell:
         """Scores of the points whose trials are over."""
         scores = {}
         for number, point in enumerate(self.points):
-            results = tuple(RunDirectory(job.folder).read_result() for job in self.jobs(point))
+            results = tuple(finished_result(job.config, self.prunes) for job in self.jobs(point))
             trial = Trial(number, self.space.settings(point), self.run_id(point), results, self.prunes)
             if trial.status is not TrialStatus.MISSING:
                 scores[point] = trial.score
@@ -90,7 +90,7 @@ class _Cell:
     def missing(self) -> list[Job]:
         """Runs that are still to do, of the points asked for so far."""
         jobs = [job for point in self.points for job in self.jobs(point)]
-        return [job for job in jobs if not is_over(RunDirectory(job.folder).read_result(), self.prunes)]
+        return [job for job in jobs if finished_result(job.config, self.prunes) is None]
 
     def describe(self) -> dict[str, Any]:
         """What ``search.json`` says of it; the fields of :class:`experiments.glue.search.results.SearchedCell`."""
@@ -150,7 +150,7 @@ def run_search(
         for cell in cells:
             cell.advance()
         out.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(out / "search.json", json.dumps(_describe(cells, chosen), indent=1) + "\n")
+        write_json(out / "search.json", _describe(cells, chosen))
         todo = [job for cell in cells for job in cell.missing() if job.folder not in failures]
         if not todo:
             break
@@ -273,7 +273,7 @@ def _list(cells: Sequence[_Cell]) -> None:
 def _describe(cells: Sequence[_Cell], chosen: argparse.Namespace) -> dict[str, Any]:
     return {
         "output_dir": str(chosen.output_dir),
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
         "sampler": chosen.search,
         "sampler_seed": chosen.sampler_seed,
         "seeds": [base.config.seed for base in cells[0].bases],

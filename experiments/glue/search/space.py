@@ -107,7 +107,7 @@ def search_space(recipe: Recipe, task: str, fixed: Collection[str], task_def: Pa
     # Each value once, those of different settings together: parsing is what takes time.
     for number in range(max(map(len, grid.values()))):
         given = {key: values[number % len(values)] for key, values in grid.items()}
-        (config,) = run_configs(recipe, [task], [0], given, task_def=task_def)
+        (config,) = run_configs(recipe, [task], [0], given, task_def=task_def, origin=f"{recipe.path}, grid:")
         for key, values in read.items():
             if number < len(grid[key]):
                 values.append(_value(config, key))

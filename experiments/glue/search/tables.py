@@ -17,12 +17,13 @@ from typing import Any
 
 from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
+from experiments.glue.number_text import number_text
 from experiments.glue.search.chosen_recipes import write_recipes
 from experiments.glue.search.csv_text import learning_rates_csv, ranges_csv, trials_csv
 from experiments.glue.search.results import Search, SearchedCell, TrialStatus, read_search
 from experiments.glue.table.cells import TASK_ORDER
 from experiments.glue.table.paper import PaperSearch, load_paper_search
-from experiments.glue.table.text_table import TextTable, join_latex, join_markdown, score_text, setting_text
+from experiments.glue.table.text_table import TextTable, join_latex, join_markdown, setting_text
 from experiments.glue.table.titles import method_title, metric_title, task_title
 
 _RATE = "learning_rate"
@@ -156,7 +157,7 @@ def _fact(search: Search, cell: SearchedCell | None, what: str) -> str:
         return text + (f", {pruned} pruned" if search.prune_after is not None else "")
     if cell.best is None:
         return "missing"
-    return score_text(cell.best.dev if what == "score (dev)" else cell.best.score)
+    return number_text(cell.best.dev if what == "score (dev)" else cell.best.score)
 
 
 def _rate(cell: SearchedCell | None) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.storages import JournalStorage
     from optuna.trial import FrozenTrial
+
+log = logging.getLogger(__name__)
 
 _TRIES = 20  # suggestions for one trial before a point that was not tried yet is taken at random
 
@@ -159,17 +163,42 @@ class TpeSampler:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
+        self._drop_torn_line()
         try:
             return JournalStorage(JournalFileBackend(str(self._journal)))
-        except (json.JSONDecodeError, KeyError, AssertionError) as error:
+        except (ValueError, KeyError, AssertionError, TypeError, RecursionError) as error:
             raise SettingError(
                 f"{self._journal} is damaged ({type(error).__name__}); delete it: finished runs are kept, and the same "
                 "trials are asked for again"
             ) from None
+
+    def _drop_torn_line(self) -> None:
+        """Cut off a last line that a full disk or a kill left unfinished: what it asked for is asked for again."""
+        if not self._journal.is_file():
+            return
+        content = self._journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        before = content.rfind(b"\n", 0, max(0, whole - 1)) + 1
+        if whole and not _is_record(content[before:whole]):
+            whole = before
+        if whole < len(content):
+            log.warning("%s: its last line is not whole (a full disk, or a kill) and is dropped", self._journal)
+            os.truncate(self._journal, whole)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One process at a time asks; the operating system lets go of a killed one's lock."""
         with self._journal.with_suffix(".lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            except OSError as error:  # of a full disk optuna does not say which
+                error.filename = error.filename or str(self._journal)
+                raise
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

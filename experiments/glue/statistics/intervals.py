@@ -33,12 +33,14 @@ class Interval:
 def t_interval(differences: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Student's interval of the mean: exact for normal differences, at any n >= 2.
 
+    Equal differences have no spread to make one of: it is NaN, not of width zero.
+
     Args:
         differences: (n,) of equal seeds.
         confidence: In (0, 1).
     """
     n, reason = len(differences), _degenerate(differences)
-    if n < 2 or any(math.isnan(d) for d in differences):
+    if n < 2 or any(math.isnan(d) for d in differences) or _all_equal(differences):
         return Interval(math.nan, math.nan, "t", confidence, reason)
     from scipy.special import stdtrit
 
@@ -78,9 +80,11 @@ def percentile_interval(resampled: NDArray[np.floating[Any]], confidence: float 
     """Percentile bootstrap interval (Efron 1979).
 
     Args:
-        resampled: (R,) values of the statistic; a NaN among them makes the interval NaN.
+        resampled: (R,) values of the statistic; a NaN among them makes the interval NaN, and so does one value for all.
         confidence: In (0, 1).
     """
+    if not np.isnan(resampled).any() and _all_equal((float(resampled.min()), float(resampled.max()))):
+        return Interval(math.nan, math.nan, "percentile", confidence, "every sample gives the same difference")
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
     reason = "a score is not defined (NaN)" if math.isnan(low) else ""
     return Interval(float(low), float(high), "percentile", confidence, reason)
@@ -107,7 +111,7 @@ def _degenerate(differences: Sequence[float]) -> str:
     if len(differences) < 2:
         return "fewer than two seeds have no spread"
     if _all_equal(differences):
-        return "all differences are equal"
+        return "all pairs differ by the same"
     return "two seeds: BCa is the span of the two differences" if len(differences) == 2 else ""
 
 

@@ -22,10 +22,13 @@ class StochasticOrder:
     """ε in [0, 1]: 0, the first one's quantiles are all at least the other's; 1, the other way round; NaN when the two
     samples are the same or have a NaN."""
     bound: float
-    """ε_min: upper confidence bound of ε, at most 1. NaN with fewer than two scores in a sample."""
+    """ε_min: upper confidence bound of ε, at most 1. NaN with fewer than two scores in a sample, and where neither
+    sample has a spread."""
     confidence: float
     undefined: int
     """Bootstrap samples in which ε is not defined, because both came out the same; the bound is without them."""
+    degenerate: str = ""
+    """Why ε or its bound is not there; empty where both are."""
 
 
 def violation_ratio(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -77,10 +80,14 @@ def almost_stochastic_order(
     """
     f, g = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if not len(f) or not len(g) or np.isnan(f).any() or np.isnan(g).any():
-        return StochasticOrder(math.nan, math.nan, confidence, 0)
+        return StochasticOrder(math.nan, math.nan, confidence, 0, "a seed has no score (NaN)")
     violation = float(violation_ratio(f, g))
-    if math.isnan(violation) or min(len(f), len(g)) < 2:
-        return StochasticOrder(violation, math.nan, confidence, 0)
+    if math.isnan(violation):
+        return StochasticOrder(violation, math.nan, confidence, 0, "both have the same scores")
+    if min(len(f), len(g)) < 2:
+        return StochasticOrder(violation, math.nan, confidence, 0, "fewer than two seeds have no spread")
+    if np.ptp(f) == np.ptp(g) == 0.0:
+        return StochasticOrder(violation, math.nan, confidence, 0, "each method scores the same with every seed")
     rng = np.random.default_rng(seed)
     drawn = violation_ratio(
         f[rng.integers(len(f), size=(resamples, len(f)))], g[rng.integers(len(g), size=(resamples, len(g)))]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from experiments.glue.statistics.difference import Difference, sample_std
-from module.methods import METHODS, control_of
+from experiments.glue.table.contents import Finished, refuse_mixture
+from experiments.glue.table.wanted import Wanted
+from module.methods import METHODS, control_of, is_control
+from mt_dnn.config import NOT_IDENTITY
+from mt_dnn.identity import Identity
 from mt_dnn.results import RunDirectory, RunResult, Status
 
 Selection = Literal["best", "last"]
@@ -38,6 +43,8 @@ class Cell:
     """Settings that were tried to find this one, as the study says; 1: none was searched."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What its first seed was set to, precision as it was resolved; a method's own setting as ``pats.noise_scale``."""
+    descriptions: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """Seed -> ``run.json`` of each run that was started; empty where it cannot be read."""
 
     def scores(self, selection: Selection) -> dict[int, float]:
         """Seed -> score in percent.
@@ -101,6 +108,10 @@ class Table:
     tasks: tuple[str, ...]
     step_times: Mapping[str, float] = field(default_factory=dict)
     """Method -> measured time of a step over plain fine-tuning's; empty: not to be shown."""
+    unmatched: tuple[str, ...] = ()
+    """``<task>/<encoder>/<method>/<run id>`` of wanted cells without a folder."""
+    command: str = ""
+    """Of the study; empty: not known."""
 
     def cell(self, encoder: str, method: str, task: str) -> Cell | None:
         """The cell, or None where nothing was run."""
@@ -153,35 +164,12 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The cells that a study consists of, as its ``study.json`` says."""
+class _Run:
+    """A run that was started, as its folder tells it."""
 
-    cells: Mapping[tuple[str, str, str], tuple[str, tuple[int, ...]]]
-    """(encoder, method, task) -> (run id, seeds)."""
-    trials: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
-    """Of the same keys -> settings tried; 1 where a study says nothing."""
-
-    @classmethod
-    def read(cls, path: Path) -> Wanted:
-        """Read ``study.json``.
-
-        Raises:
-            SettingError: the file is not a study's.
-            OSError: it cannot be read.
-        """
-        try:
-            return cls.of(json.loads(path.read_text(encoding="utf-8"))["cells"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise SettingError(f"{path} is not a study.json ({type(error).__name__}: {error})") from None
-
-    @classmethod
-    def of(cls, cells: Iterable[Mapping[str, Any]]) -> Wanted:
-        """The cells of ``study.json``, each a mapping of encoder, method, task, run_id, seeds and trials."""
-        keyed = [((c["encoder"], c["method"], c["task"]), c) for c in cells]
-        return cls(
-            {key: (c["run_id"], tuple(c["seeds"])) for key, c in keyed},
-            {key: int(c.get("trials", 1)) for key, c in keyed},
-        )
+    path: Path
+    result: RunResult | None
+    description: Mapping[str, Any]
 
 
 def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = ()) -> Table:
@@ -193,12 +181,13 @@ def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = 
         run_ids: Run ids to choose where a cell has several.
 
     Raises:
-        SettingError: no such folder, a damaged result, a score that is not the mean of its dev sets, or a cell with
-            several run ids and no choice among them.
+        SettingError: no such folder, a damaged result or one of another run, a score that is not the mean of its dev
+            sets, a cell with several run ids and no choice among them, or runs of different data, task definitions or
+            encoders.
     """
     if not runs.is_dir():
         raise SettingError(f"no folder {runs}: give the output_dir of the runs")
-    found: dict[tuple[str, str, str], dict[str, dict[int, RunResult | None]]] = {}
+    found: dict[tuple[str, str, str], dict[str, dict[int, _Run]]] = {}
     for seed_dir in sorted(runs.glob("*/*/*/*/seed=*")):
         task, encoder, method, run_id = seed_dir.relative_to(runs).parts[:4]
         key = (encoder, method, task)
@@ -206,21 +195,53 @@ def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = 
             continue
         seeds = found.setdefault(key, {}).setdefault(run_id, {})
         seeds[int(seed_dir.name.removeprefix("seed="))] = _read(seed_dir)
+    unmatched = []
     if wanted is not None:
-        for key, (run_id, _) in wanted.cells.items():
-            found.setdefault(key, {}).setdefault(run_id, {})
+        for (encoder, method, task), (run_id, _) in wanted.cells.items():
+            found.setdefault((encoder, method, task), {}).setdefault(run_id, {})
+            if not (runs / task / encoder / method / run_id).is_dir():
+                unmatched.append(f"{task}/{encoder}/{method}/{run_id}")
     cells = {}
     for key, by_id in found.items():
-        run_id = _choose(runs, key, by_id, run_ids)
-        results = by_id[run_id]
-        expected = wanted.cells[key][1] if wanted is not None else tuple(results)
-        shown = tuple(r for seed in sorted(expected) if (r := results.get(seed)) is not None)
+        run_id = _choose(key, by_id, run_ids)
+        started = by_id[run_id]
+        expected = wanted.cells[key][1] if wanted is not None else tuple(started)
+        shown = tuple(r for seed in sorted(expected) if seed in started and (r := started[seed].result) is not None)
         trials = wanted.trials.get(key, 1) if wanted is not None else 1
-        encoder, method, task = key
-        settings = _config(runs / task / encoder / method / run_id)
-        cells[key] = Cell(*key, run_id, shown, tuple(sorted(expected)), trials, settings)
+        descriptions = {seed: run.description for seed, run in started.items()}
+        settings = _settings(descriptions.values())
+        cells[key] = Cell(*key, run_id, shown, tuple(sorted(expected)), trials, settings, descriptions)
+    refuse_mixture(run for cell in cells.values() for run in finished_runs(cell, runs))
     encoders, methods, tasks = ({key[i] for key in cells} for i in range(3))
-    return Table(cells, tuple(sorted(encoders)), _beside_controls(methods), _ordered(tasks, TASK_ORDER))
+    return Table(
+        cells, tuple(sorted(encoders)), _beside_controls(methods), _ordered(tasks, TASK_ORDER),
+        command=wanted.command if wanted is not None else "", unmatched=tuple(unmatched),
+    )  # fmt: skip
+
+
+def warn_unmatched(table: Table) -> None:
+    """Name, on standard error, the cells of a study that no folder matches."""
+    if table.unmatched:
+        listed = ", ".join(table.unmatched[:3]) + (", ..." if len(table.unmatched) > 3 else "")
+        print(
+            f"warning: {len(table.unmatched)} cells of the study have no folder among the runs (not started, or of "
+            f"another task, encoder, method or run id): {listed}",
+            file=sys.stderr,
+        )
+
+
+def finished_runs(cell: Cell, runs: Path) -> list[Finished]:
+    """Those of a cell's runs that count, with what they were made of.
+
+    Raises:
+        SettingError: a ``run.json`` does not say so in the form of this version.
+    """
+    folders = run_folders(cell, runs)
+    return [
+        (folders[result.seed], result, Identity.of_description(cell.descriptions.get(result.seed, {})))
+        for result in cell.results
+        if result.done
+    ]
 
 
 def run_folders(cell: Cell, runs: Path) -> dict[int, Path]:
@@ -235,10 +256,17 @@ def _was_started(seed_dir: Path) -> bool:
     )
 
 
-def _read(seed_dir: Path) -> RunResult | None:
-    result = RunDirectory(seed_dir).read_result()
+def _read(seed_dir: Path) -> _Run:
+    directory = RunDirectory(seed_dir)
+    result = directory.read_result()
+    try:
+        description = directory.read_description() or {}
+    except SettingError:
+        if result is not None and result.done:
+            raise
+        description = {}  # the run itself tells when it is started again
     if result is None:
-        return None
+        return _Run(seed_dir, None, description)
     for epoch in (result.best, result.last):
         if epoch is None:
             continue
@@ -250,18 +278,16 @@ def _read(seed_dir: Path) -> RunResult | None:
                 f"{seed_dir / 'result.json'}: score {epoch.score} is not the mean of {result.primary_metric} over "
                 f"{', '.join(result.datasets)} ({mean}); delete the file to run again"
             )
-    return result
+    return _Run(seed_dir, result, description)
 
 
-def _choose(
-    runs: Path, key: tuple[str, str, str], by_id: Mapping[str, Mapping[int, Any]], run_ids: Collection[str]
-) -> str:
+def _choose(key: tuple[str, str, str], by_id: Mapping[str, Mapping[int, _Run]], run_ids: Collection[str]) -> str:
     candidates = sorted(by_id)
     if len(candidates) > 1:
         candidates = [run_id for run_id in candidates if run_id in run_ids] or candidates
     if len(candidates) > 1:
         encoder, method, task = key
-        configs = {run_id: _config(runs / task / encoder / method / run_id) for run_id in candidates}
+        configs = {run_id: _settings(run.description for run in by_id[run_id].values()) for run_id in candidates}
         raise SettingError(
             f"{encoder}, {method}, {task} was run with {len(candidates)} settings: "
             f"{'; '.join(_differences(configs))}: choose with --study study.json or --run_id"
@@ -269,14 +295,12 @@ def _choose(
     return candidates[0]
 
 
-def _config(run_id_dir: Path) -> dict[str, Any]:
-    for path in sorted(run_id_dir.glob("seed=*/run.json")):
-        try:
-            description = json.loads(path.read_text(encoding="utf-8"))
-            config: dict[str, Any] = description["config"]
-            config |= {"precision": description.get("resolved_precision", config["precision"])}
-        except (OSError, ValueError, KeyError, TypeError):
+def _settings(descriptions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    for description in descriptions:
+        config = description.get("config")
+        if not isinstance(config, dict) or "precision" not in config:
             continue
+        config = {**config, "precision": description.get("resolved_precision", config["precision"])}
         flat = {key: value for key, value in config.items() if not isinstance(value, dict)}
         for group in (value for value in config.values() if isinstance(value, dict)):
             for method, settings in group.items():
@@ -286,11 +310,14 @@ def _config(run_id_dir: Path) -> dict[str, Any]:
 
 
 def _differences(configs: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """Each run id with the settings that tell it from the others; paths and devices only where nothing else does."""
     keys = sorted({key for config in configs.values() for key in config})
     differing = [key for key in keys if len({json.dumps(c.get(key), default=str) for c in configs.values()}) > 1]
+    differing = [key for key in differing if key not in NOT_IDENTITY] or differing
+    more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
     for run_id, config in configs.items():
-        shown = ", ".join(f"{key} {config.get(key)}" for key in differing[:4])
-        yield f"{run_id} ({shown})" if shown else run_id
+        listed = ", ".join(f"{key} {shown(config.get(key))}" for key in differing[:6])
+        yield f"{run_id} ({listed}{more})" if listed else run_id
 
 
 def known_control(method: str) -> str | None:
@@ -309,9 +336,10 @@ def _beside_controls(methods: Collection[str]) -> tuple[str, ...]:
         return [registry.index(part) for part in method.split("+")]
 
     def key(method: str) -> tuple[Any, ...]:
-        if not all(part in METHODS for part in method.split("+")):
+        try:
+            alone = is_control(method)
+        except ValueError:  # of a package that is not here any more, or is broken
             return ([len(registry)], True, [], method)
-        alone = all(METHODS[part].is_control for part in method.split("+"))
         control = method if alone else known_control(method)
         head = control if control is not None and control in methods else "vanilla"
         return (place(head), not alone, place(method), method)

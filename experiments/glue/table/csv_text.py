@@ -10,6 +10,8 @@ from experiments.glue.table.cells import SELECTIONS, Cell, Table, known_control
 from experiments.glue.table.paper import Paper
 from mt_dnn.results import Status
 
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: their full-width forms
+
 
 def cells_csv(table: Table, paper: Paper) -> str:
     """Long form, one line per cell and selection rule; numbers unrounded, a missing mean is empty."""
@@ -59,7 +61,22 @@ def _sorted_cells(table: Table) -> list[tuple[tuple[str, str, str], Cell]]:
 
 
 def csv_text(rows: Sequence[Sequence[object]]) -> str:
-    """Rows of values as CSV; None is empty."""
+    """Rows of values as CSV; None is empty, and a text that a spreadsheet would take for a formula is kept one."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    csv.writer(buffer, lineterminator="\n").writerows([_inert(value) for value in row] for row in rows)
     return buffer.getvalue()
+
+
+def _inert(value: object) -> object:
+    """A text that begins like a formula with ``'`` before it, as spreadsheets write it; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    # Readers of CSV take \r for the end of a line; half a character cannot be written.
+    value = value.replace("\r", " ").encode(errors="replace").decode()
+    if not (value.startswith(("\t", "\n")) or value.lstrip().startswith(_FORMULA)):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

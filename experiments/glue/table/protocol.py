@@ -1,13 +1,44 @@
-"""In what a method was set otherwise than the control it is compared with, beside its own settings."""
+"""What the runs of a table were set to: all of them otherwise than by default, a method otherwise than its control."""
 
 from __future__ import annotations
 
+import json
+
 from experiments.glue.table.cells import Table, known_control
-from experiments.glue.table.titles import method_title
-from mt_dnn.config import NOT_IDENTITY
+from experiments.glue.table.titles import method_title, task_title
+from mt_dnn.config import NOT_IDENTITY, RunConfig
 
 # What a comparison is about, or the same by the table's making.
 _COMPARED = frozenset({"method", "init_checkpoint", "train_datasets", "test_datasets"})
+
+
+def about_settings(table: Table, encoder: str) -> str:
+    """A sentence with the settings that all methods have and that are not the defaults; empty where there are none."""
+    defaults = json.loads(json.dumps(RunConfig().as_dict()))
+    parts = []
+    for key, default in defaults.items():
+        if key in NOT_IDENTITY or key in _COMPARED or key == "method_settings":
+            continue
+        by_task = {task: value for task in table.tasks if (value := _common(table, encoder, task, key)) is not None}
+        if set(by_task.values()) <= {_text(default)}:
+            continue
+        if len(by_task) == len(_tasks(table, encoder)) and len(set(by_task.values())) == 1:
+            parts.append(f"{key} {next(iter(by_task.values()))}")
+        else:
+            listed = (f"{value} ({task_title(task)})" for task, value in by_task.items())
+            parts.append(f"{key} {', '.join(listed)}")
+    return f" Otherwise than by default, all methods: {'; '.join(parts)}." if parts else ""
+
+
+def _common(table: Table, encoder: str, task: str, key: str) -> str | None:
+    """The value that every method has on a task; None where they differ, or where it is not known."""
+    cells = [cell for method in table.methods if (cell := table.cell(encoder, method, task)) is not None]
+    values = {_text(cell.settings[key]) for cell in cells if key in cell.settings}
+    return values.pop() if len(values) == 1 else None
+
+
+def _tasks(table: Table, encoder: str) -> list[str]:
+    return [task for task in table.tasks if any(table.cell(encoder, method, task) for method in table.methods)]
 
 
 def unlike_control(table: Table, encoder: str, method: str) -> dict[str, tuple[str, str] | None]:

@@ -1,4 +1,4 @@
-"""A table as Markdown and LaTeX (booktabs)."""
+"""A table arranged by encoder, and as Markdown."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
+from experiments.glue.number_text import number_text
 from experiments.glue.statistics.difference import Difference
 from experiments.glue.statistics.intervals import Interval
 from experiments.glue.table.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
 from experiments.glue.table.paper import Paper, PaperRow
-from experiments.glue.table.protocol import about_protocol
+from experiments.glue.table.protocol import about_protocol, about_settings
 from experiments.glue.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 from mt_dnn.results import Status
 
@@ -42,7 +43,7 @@ class Row:
 
     label: str
     entries: tuple[Entry, ...]
-    """Of the table's tasks, then of their average."""
+    """Of the table's tasks, then, from two tasks on, of their average."""
     published: bool = False
     method: str = ""
 
@@ -77,7 +78,8 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
                 _cell_entry(table.cell(encoder, method, task), selection, seeds, numbers.get((method, task)))
                 for task in table.tasks
             ]
-            entries.append(_average_entry(table.average(encoder, method, selection), len(table.tasks)))
+            if len(table.tasks) > 1:
+                entries.append(_average_entry(table.average(encoder, method, selection), len(table.tasks)))
             entries += _time_entries(table, method)
             rows.append(Row(_label(table, encoder, method), tuple(entries), method=method))
             published = paper.row(encoder, method)
@@ -85,17 +87,23 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
                 paper_row = _paper_row(published, table.tasks, method)
                 none = (Entry(None, printed="-"),) if table.step_times else ()
                 rows.append(replace(paper_row, entries=paper_row.entries + none))
-        blocks.append((SELECTION_TITLES[selection], _with_bold(rows, average=len(table.tasks))))
+        blocks.append((SELECTION_TITLES[selection], _with_bold(rows, len(table.tasks))))
         if gains := _gains(table, encoder, selection, seeds):
             blocks.append((f"{SELECTION_TITLES[selection]}, minus the control", gains))
     columns = [" ".join(filter(None, (task_title(t), metric_title(table.metric(t))))) for t in table.tasks]
     return EncoderTable(
         encoder=encoder,
         heading=_heading(cells, seeds, any(row.published for _, rows in blocks for row in rows))
+        + about_settings(table, encoder)
         + _about_controls(table, encoder)
         + about_protocol(table, encoder)
         + (" Step time: over plain fine-tuning's, measured apart." if table.step_times else ""),
-        columns=("method", *columns, "average", *(["step time"] if table.step_times else [])),
+        columns=(
+            "method",
+            *columns,
+            *(["average"] if len(columns) > 1 else []),
+            *(["step time"] if table.step_times else []),
+        ),
         blocks=tuple(blocks),
         notes=tuple(f"{task_title(task)}, {method_title(m)}: {notes[m, task]}" for m, task in notes),
     )
@@ -119,13 +127,14 @@ def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tupl
         if not there:
             continue
         entries = [_difference_entry(difference, seeds) for difference in found]
-        average = table.average_minus(encoder, method, control, selection)
-        remark = f"{len(there)}/{len(found)} tasks" if len(there) < len(found) else ""
-        entries.append(
-            _difference_entry(average, seeds)
-            if average is not None
-            else Entry(math.fsum(d.mean for d in there) / len(there), remark=remark or "seeds differ", signed=True)
-        )
+        if len(found) > 1:
+            average = table.average_minus(encoder, method, control, selection)
+            remark = f"{len(there)}/{len(found)} tasks" if len(there) < len(found) else ""
+            entries.append(
+                _difference_entry(average, seeds)
+                if average is not None
+                else Entry(math.fsum(d.mean for d in there) / len(there), remark=remark or "seeds differ", signed=True)
+            )
         entries += _time_entries(table, method)
         rows.append(Row(f"{method_title(method)} - {method_title(control)}", tuple(entries), method=method))
     return tuple(rows)
@@ -134,8 +143,11 @@ def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tupl
 def _difference_entry(difference: Difference | None, seeds: int) -> Entry:
     if difference is None:
         return Entry(None, printed="missing")
-    remark = f"n={difference.n}" if difference.n != seeds else ""
-    return Entry(difference.mean, remark=remark, signed=True, interval=difference.interval)
+    interval = difference.interval
+    remarks = [f"n={difference.n}"] if difference.n != seeds else []
+    if difference.n > 1 and math.isnan(interval.low) and not math.isnan(difference.mean):
+        remarks.append(f"no interval: {interval.degenerate}")
+    return Entry(difference.mean, remark=", ".join(remarks), signed=True, interval=interval)
 
 
 def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
@@ -144,11 +156,12 @@ def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
     fewer = " (fewer where a cell says so)" if any(cell.missing for cell in cells) else ""
     mnli = " MNLI is the mean of matched and mismatched." if any(cell.task == "mnli" for cell in cells) else ""
     chosen_on = _chosen_on(cells)
+    average = " The average is the mean of the task means." if len({cell.task for cell in cells}) > 1 else ""
     published = " Rows marked paper: the published means of 5 seeds, best dev epoch." if in_paper else ""
     return (
         f"Split: {', '.join(splits)}. Percent, mean ± sample standard deviation over n = {seeds} "
         f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{mnli} Best dev epoch: each run's best epoch, {chosen_on}. "
-        f"Last epoch: no choice. The average is the mean of the task means.{published}"
+        f"Last epoch: no choice.{average}{published}"
     )
 
 
@@ -178,7 +191,7 @@ def _about_controls(table: Table, encoder: str) -> str:
 def _note(cell: Cell) -> str:
     failed = [r.seed for r in cell.results if r.status is Status.FAILED]
     happened = {
-        "one value predicted for every example (counted)": [
+        "one value predicted for every example, or labels all the same (counted)": [
             r.seed for r in cell.results if r.status is Status.DEGENERATE
         ],
         "diverged (counted; NaN where there is no score)": [
@@ -187,6 +200,10 @@ def _note(cell: Cell) -> str:
         "failed (not counted)": failed,
         "not finished": [seed for seed in cell.missing if seed not in failed],
     }
+    for selection in SELECTIONS:
+        scores = cell.scores(selection)
+        if len(scores) > 1 and (cell.std(selection) or 0.0) < 1e-9:
+            happened[f"the same score, {SELECTION_TITLES[selection]}: no spread to judge by"] = list(scores)
     return "; ".join(f"{_seeds(seeds)} {what}" for what, seeds in happened.items() if seeds)
 
 
@@ -213,9 +230,10 @@ def _paper_row(published: PaperRow, tasks: Sequence[str], method: str) -> Row:
     scores = [published.scores.get(task) for task in tasks]
     entries = [Entry(mean=score, printed="" if score is not None else "-") for score in scores]
     known = [score for score in scores if score is not None]
-    average = math.fsum(known) / len(known) if known else None
-    remark = f"{len(known)}/{len(tasks)} tasks" if len(known) < len(tasks) else ""
-    entries.append(Entry(average, remark=remark, printed="" if known else "-"))
+    if len(tasks) > 1:
+        average = math.fsum(known) / len(known) if known else None
+        remark = f"{len(known)}/{len(tasks)} tasks" if len(known) < len(tasks) else ""
+        entries.append(Entry(average, remark=remark, printed="" if known else "-"))
     label = f"{method_title(method)}, paper" + (" (row inferred)" if published.inferred else "")
     return Row(label, tuple(entries), published=True, method=method)
 
@@ -228,17 +246,17 @@ def _time_entries(table: Table, method: str) -> list[Entry]:
     return [Entry(None, printed="-" if factor is None else f"{factor:.2f}x")]
 
 
-def _with_bold(rows: Sequence[Row], average: int) -> tuple[Row, ...]:
+def _with_bold(rows: Sequence[Row], tasks: int) -> tuple[Row, ...]:
     """Mark the best mean of each column as it is printed; published rows, part averages and lone rows are not."""
     ours = [row for row in rows if not row.published]
     bold: set[tuple[int, int]] = set()
-    for column in range(average + 1):
+    for column in range(tasks + (tasks > 1)):
         means = {
             i: round(e.mean, 2)
             for i, row in enumerate(ours)
             if (e := row.entries[column]).mean is not None
             and not math.isnan(e.mean)
-            and not (column == average and e.remark)
+            and not (column == tasks and e.remark)
         }
         if len(means) > 1:
             bold |= {(i, column) for i, mean in means.items() if mean == max(means.values())}
@@ -251,13 +269,9 @@ def _with_bold(rows: Sequence[Row], average: int) -> tuple[Row, ...]:
     return tuple(marked.get(id(row), row) for row in rows)
 
 
-def _shown(std: float | None) -> TypeGuard[float]:
+def has_deviation(std: float | None) -> TypeGuard[float]:
+    """Whether there is one to show."""
     return std is not None and not math.isnan(std)
-
-
-def number_text(value: float, signed: bool = False) -> str:
-    """Two decimals, with the sign of a difference; ``NaN``."""
-    return "NaN" if math.isnan(value) else f"{value:{'+' if signed else ''}.2f}"
 
 
 def markdown(table: Table, paper: Paper) -> str:
@@ -270,6 +284,7 @@ def markdown(table: Table, paper: Paper) -> str:
             parts += [f"### {title[0].upper()}{title[1:]}", markdown_table(shown.columns, lines)]
         if shown.notes:
             parts.append("\n".join(f"[{i}] {text}  " for i, text in enumerate(shown.notes, start=1)))
+    parts += [f"Command: `{table.command}`"] if table.command else []
     return "\n\n".join(parts or ["No runs."]) + "\n"
 
 
@@ -288,7 +303,7 @@ def _markdown_entry(entry: Entry) -> str:
         return entry.printed + note
     number = number_text(entry.mean, entry.signed)
     text = f"**{number}**" if entry.bold else number
-    text += f" ± {number_text(entry.std)}" if _shown(entry.std) else ""
+    text += f" ± {number_text(entry.std)}" if has_deviation(entry.std) else ""
     if entry.interval is not None and (interval := interval_text(entry.interval)):
         text += f" {interval}"
     return text + (f" ({entry.remark})" if entry.remark else "") + note
@@ -299,48 +314,3 @@ def interval_text(interval: Interval) -> str:
     if math.isnan(interval.low):
         return ""
     return f"[{number_text(interval.low, signed=True)}, {number_text(interval.high, signed=True)}]"
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-}  # fmt: skip
-
-
-def escape_latex(text: str) -> str:
-    """Text with LaTeX's special characters as they must be written."""
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-def latex(table: Table, paper: Paper) -> str:
-    """The table as LaTeX for the package booktabs, one ``table*`` per encoder."""
-    parts = ["% needs \\usepackage{booktabs}"]
-    for shown in layout(table, paper):
-        width = len(shown.columns)
-        lines = [
-            r"\begin{table*}",
-            r"\centering\small",
-            rf"\caption{{{escape_latex(shown.encoder)}. {escape_latex(shown.heading)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-            r"\toprule",
-            " & ".join(map(escape_latex, shown.columns)) + r" \\",
-        ]
-        for title, rows in shown.blocks:
-            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape_latex(title)}}}}} \\"]
-            lines += [" & ".join([escape_latex(row.label), *map(_latex_entry, row.entries)]) + r" \\" for row in rows]
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        lines += [rf"\par $^{{{i}}}$ {escape_latex(text)}." for i, text in enumerate(shown.notes, start=1)]
-        parts.append("\n".join([*lines, r"\end{table*}"]))
-    return "\n\n".join(parts) + "\n"
-
-
-def _latex_entry(entry: Entry) -> str:
-    note = rf"$^{{{entry.note}}}$" if entry.note is not None else ""
-    if entry.mean is None:
-        return escape_latex(entry.printed) + note
-    number = number_text(entry.mean, entry.signed)
-    text = rf"\textbf{{{number}}}" if entry.bold else number
-    text += rf" $\pm$ {number_text(entry.std)}" if _shown(entry.std) else ""
-    if entry.interval is not None and (interval := interval_text(entry.interval)):
-        text += rf" {{\scriptsize {interval}}}"
-    return text + (f" ({escape_latex(entry.remark)})" if entry.remark else "") + note

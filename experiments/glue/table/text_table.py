@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.glue.table.render import escape_latex, markdown_table
+from experiments.glue.table.latex import escape_latex
+from experiments.glue.table.render import markdown_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,5 @@ def setting_text(value: Any) -> str:
         mantissa, _, exponent = f"{value:.3e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:z.6g}"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def score_text(score: float) -> str:
-    """A score in percent with two digits; NaN as such."""
-    return "NaN" if math.isnan(score) else f"{score:.2f}"

@@ -1,0 +1,100 @@
+"""The state of one parameter: what it holds, how it starts, where it lies, and how it comes out of a checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .guard import address, check_saved
+from .rows import INFINITY_NORM, MOMENTUM, SENSITIVITY, SENSITIVITY_MEAN, STEP
+
+State = dict[str, Any]
+
+MOMENTS = (STEP, MOMENTUM, INFINITY_NORM)
+TRACKED = (SENSITIVITY, SENSITIVITY_MEAN)
+_SCALARS = (STEP, SENSITIVITY_MEAN)
+_HOMES = ("cpu", "cuda")
+_MAX_STEPS = 1 << 24  # up to which a float32 counts
+
+
+def entry_dtype(key: str) -> torch.dtype:
+    """Return the dtype of an entry: float32 whatever the parameter's is, float64 of the mean."""
+    return torch.float64 if key == SENSITIVITY_MEAN else torch.float32
+
+
+def entry_shape(key: str, parameter: Tensor) -> torch.Size:
+    """Return the shape of an entry, the parameter's or a scalar's."""
+    return torch.Size() if key in _SCALARS else parameter.shape
+
+
+def new_entries(parameter: Tensor, keys: Sequence[str]) -> State:
+    """Make entries as they are before the first step: zero."""
+    with torch.inference_mode(False):  # what is made inside it could not be changed outside
+        return {
+            key: torch.zeros(entry_shape(key, parameter), dtype=entry_dtype(key), device=parameter.device)
+            for key in keys
+        }
+
+
+def at_home(state: State, device: torch.device) -> State:
+    """Return the state on the parameter's device, if all of it stayed behind when the model was moved."""
+    step = state.get(STEP)
+    if not isinstance(step, Tensor) or step.device == device or step.device.type not in _HOMES:
+        return state
+    if any(isinstance(value, Tensor) and value.device != step.device for value in state.values()):
+        return state  # part of it went astray: the check of the addresses says what
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in state.items()}
+
+
+def addresses(name: str, parameter: Tensor, state: State, keys: Sequence[str]) -> list[int]:
+    """Check entries of the state and return where they lie.
+
+    Args:
+        name: Of the parameter.
+        parameter: Whose shape and device count.
+        state: Of the parameter.
+        keys: Of the entries.
+
+    Raises:
+        TypeError: If one is missing, no plain tensor, or of another dtype.
+        ValueError: If one has another shape, device, layout or storage.
+    """
+    device = parameter.device
+    return [address(name, key, state.get(key), entry_shape(key, parameter), entry_dtype(key), device) for key in keys]
+
+
+def steps_made(name: str, state: State) -> int:
+    """Return how many updates a parameter has had; waits for a device.
+
+    Raises:
+        ValueError: If that is no number of steps.
+    """
+    steps = float(state[STEP])
+    if not 0.0 <= steps <= _MAX_STEPS:
+        raise ValueError(f"step of {name!r} is {steps}: a number in [0, {_MAX_STEPS}] is needed: load a sound state")
+    return int(steps)
+
+
+def loaded_entries(name: str, parameter: Tensor, saved: Mapping[str, Any], keys: Sequence[str]) -> State:
+    """Copy entries out of a checkpoint, in their own precision, which torch would cast to the parameter's.
+
+    Raises:
+        TypeError: If one is missing or no plain tensor.
+        ValueError: If one has another shape than the parameter.
+    """
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"The state of {name!r} is a {type(saved).__name__}: {', '.join(keys)} are needed")
+    state = {}
+    for key in keys:
+        value = saved.get(key)
+        if key == STEP and isinstance(value, int | float):  # checkpoints of torch before 1.12
+            value = torch.tensor(float(value), dtype=torch.float32, device="cpu")
+        if key in _SCALARS and type(value) is Tensor and value.numel() == 1:
+            value = value.reshape(())
+        tensor = check_saved(name, key, value, entry_shape(key, parameter))
+        with torch.inference_mode(False):
+            state[key] = tensor.detach().to(parameter.device, entry_dtype(key), copy=True).contiguous()
+    if STEP in state:
+        steps_made(name, state)
+    return state

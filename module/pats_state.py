@@ -1,0 +1,146 @@
+"""What PATS keeps between steps, and how that is saved and restored: by path, or with an optimizer's state."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch.optim import Optimizer
+
+from .kernels.state import State, at_home, loaded_entries, new_entries
+from .kernels.step import check_parameter
+from .noise import check_seed
+from .param_index import Kind, ParamInfo
+from .pats_entries import ENTRIES, put_entries, split_entries, take_entries
+from .pats_rule import PATSRule
+
+STATE_KEY = "pats"
+"""Where this state stands in the state dict of the optimizer."""
+
+
+class PATSState:
+    """Rule, seed and sensitivities.
+
+    Args:
+        infos: The model's parameters.
+        rule: Says which of them are perturbed.
+        noise_seed: Seed of the noise stream, in [0, 2**64).
+
+    Raises:
+        ValueError: If the seed is out of range.
+        TypeError: If a parameter is not one that the kernels take.
+        NotImplementedError: As TypeError.
+    """
+
+    def __init__(self, infos: Iterable[ParamInfo], rule: PATSRule, noise_seed: int) -> None:
+        self.rule = rule
+        self.noise_seed = check_seed(noise_seed)
+        self._infos = list(infos)
+        self._perturbed = self._chosen(rule)
+        for info in self._perturbed:
+            check_parameter(info.name, info.parameter)
+        self._state: dict[str, State] = {}
+        self._state_key: str | None = None
+        self._loading: tuple[PATSRule, int, dict[str, State]] | None = None
+
+    def _chosen(self, rule: PATSRule) -> list[ParamInfo]:
+        kinds = (Kind.WEIGHT, Kind.BIAS) if rule.perturb_biases else (Kind.WEIGHT,)
+        return [info for info in self._infos if info.in_layer and info.kind in kinds]
+
+    def _state_of(self, info: ParamInfo) -> State:
+        """The state for the next step, which counts once that is done."""
+        state = self._state.get(info.path) or new_entries(info.parameter, ENTRIES)
+        return at_home(state, info.parameter.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rule, the seed and the state by the parameters' paths, which do not depend on any prefix."""
+        return {
+            "rule": asdict(self.rule),
+            "noise_seed": self.noise_seed,
+            "state": {k: dict(v) for k, v in self._state.items()},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore a state dict, including its rule and seed.
+
+        Raises:
+            ValueError: If it holds a parameter that this object does not perturb, or one of another shape; nothing has
+                been changed then.
+            TypeError: If an entry of the state is missing or no plain tensor.
+        """
+        self._take(self._checked(state_dict))
+
+    def _checked(self, saved: Mapping[str, Any]) -> tuple[PATSRule, int, dict[str, State]]:
+        if absent := {"rule", "noise_seed", "state"} - set(saved):
+            raise ValueError(f"No state of PATS: it lacks {', '.join(sorted(absent))}: pass what state_dict() gave")
+        rule = PATSRule(**saved["rule"])
+        infos = {info.path: info for info in self._chosen(rule)}
+        for path in saved["state"]:
+            if path not in infos:
+                raise ValueError(
+                    f"The state holds {path!r}, which is not perturbed here: load it into the same model and rule"
+                )
+        state = {
+            path: loaded_entries(path, infos[path].parameter, entries, ENTRIES)
+            for path, entries in saved["state"].items()
+        }
+        return rule, check_seed(saved["noise_seed"]), state
+
+    def _take(self, loaded: tuple[PATSRule, int, dict[str, State]]) -> None:
+        self.rule, self.noise_seed, self._state = loaded
+        self._perturbed, self._loading = self._chosen(self.rule), None
+
+    def take_over(self, optimizer: Optimizer, key: str) -> None:
+        """Take sensitivities that the optimizer was loaded with before, and say what cannot be taken."""
+        if not optimizer.state:
+            return
+        loaded = {
+            info.path: loaded_entries(info.name, info.parameter, entries, ENTRIES)
+            for info in self._perturbed
+            if (entries := take_entries(optimizer.state.get(info.parameter, {}), key))
+        }
+        if self._state:
+            return
+        self._state = loaded
+        kept = (
+            "its sensitivities are kept, as torch rounds them to the parameters' dtype; rule and noise_seed are not"
+            if loaded
+            else "its sensitivities start anew"
+        )
+        warnings.warn(
+            f"The optimizer was loaded, or made steps, before PATS was attached: {kept}: attach PATS first, then load",
+            stacklevel=3,
+        )
+
+    def _save_with(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        assert self._state_key is not None
+        state_dict[self._state_key] = self.state_dict()
+        states = {id(info.parameter): state for info in self._perturbed if (state := self._state.get(info.path))}
+        put_entries(optimizer, state_dict, self._state_key, states)
+
+    def _load_with(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Check and set aside what is PATS's: it counts when the optimizer has taken its own part."""
+        assert self._state_key is not None
+        self._loading = None
+        rest, of_parameter = split_entries(optimizer, state_dict, self._state_key)
+        saved = rest.pop(self._state_key, None)
+        if saved is None and of_parameter:
+            # torch.distributed.checkpoint keeps what is in the state, and no key beside it.
+            infos = {id(info.parameter): info for info in self._perturbed}
+            states = {infos[i].path: entries for i, entries in of_parameter.items() if i in infos}
+            saved = {**self.state_dict(), "state": states}
+        if saved is not None:
+            self._loading = self._checked(saved)
+        elif state_dict.get("state"):
+            warnings.warn(
+                "The optimizer's checkpoint was written without PATS: its sensitivities and its noise are not in it, "
+                "unless PATS.load_state_dict restores them",
+                stacklevel=4,
+            )
+        return rest
+
+    def _after_loading(self, optimizer: Optimizer) -> None:
+        if self._loading is not None:
+            self._take(self._loading)

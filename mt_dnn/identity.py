@@ -1,0 +1,155 @@
+"""What a run is made of, by content: its data, its task's definition, its encoder. A result is theirs alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_utils.errors import SettingError, shown
+from data_utils.file_hash import remembered_sha256
+from data_utils.task_def import to_settings
+from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.data import dev_sets, find_task_def, tsv_of
+from mt_dnn.encoder_source import content_files, hub_commit, tokenizer_folder
+from mt_dnn.results import RunDirectory, RunResult, Status
+
+KEY = "identity"
+"""Where an identity stands in ``run.json``."""
+COMMIT = "commit"
+"""Of an encoder from the Hub, in the place of file names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Contents that a run's numbers follow from, beside its settings."""
+
+    data: Mapping[str, str]
+    """File name of the training set and of each dev set -> SHA-256."""
+    task_def: Mapping[str, Any]
+    """The task's whole definition, as in a task definition file."""
+    encoder: Mapping[str, str]
+    """Name of each of its files -> SHA-256; of one from the Hub, ``commit`` -> its revision there."""
+
+    @classmethod
+    def of_description(cls, description: Mapping[str, Any]) -> Identity | None:
+        """Read it from a ``run.json``; None where an earlier version wrote none.
+
+        Raises:
+            SettingError: it is there, but not in this form.
+        """
+        values = description.get(KEY)
+        if values is None:
+            return None
+        try:
+            parts = {name: dict(values[name]) for name in ("data", "task_def", "encoder")}
+        except (KeyError, TypeError, ValueError):
+            raise SettingError(f"{KEY} is {shown(values)}, which is not in the form of this version") from None
+        return cls(**parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for ``run.json``."""
+        return asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """All of it in 12 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def difference(self, other: Identity) -> str:
+        """What of two runs on one task and encoder is not the same, such as ``cola_train.tsv``; empty where all is.
+
+        Of data sets that only one of them used nothing is said.
+        """
+        return self.task_difference(other) or self.encoder_difference(other)
+
+    def task_difference(self, other: Identity) -> str:
+        """The same of two runs on one task, whatever their encoders."""
+        for key in dict.fromkeys((*self.task_def, *other.task_def)):
+            one, two = self.task_def.get(key), other.task_def.get(key)
+            if one != two:
+                return f"the task definition ({key}: {shown(one)} against {shown(two)})"
+        return next((name for name in self.data if other.data.get(name, self.data[name]) != self.data[name]), "")
+
+    def encoder_difference(self, other: Identity) -> str:
+        """The same of two runs on an encoder of one name."""
+        one, two = self.encoder, other.encoder
+        names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
+        if not names:
+            return ""
+        if COMMIT in names:
+            commits = (found.get(COMMIT, "a local folder") for found in (one, two))
+            return f"the encoder (on the Hub: commit {' against '.join(commits)})"
+        return f"the encoder's {names[0]}"
+
+
+def identity_of(config: RunConfig) -> Identity:
+    """What a run is made of now. Nothing is tokenised or loaded, and files that were hashed before are not read.
+
+    Raises:
+        SettingError: unknown task or dev set, or a missing data file, task definition or encoder.
+        OSError: a file cannot be read.
+    """
+    task_def = find_task_def(config)
+    datasets = [task_def.dataset_name("train"), *dev_sets(config, task_def)]
+    return Identity(
+        data={f"{name}.tsv": remembered_sha256(tsv_of(config, name)) for name in datasets},
+        task_def=to_settings(task_def),
+        encoder=encoder_content(tokenizer_folder(config.init_checkpoint)),  # which fetches no weights to know a commit
+    )
+
+
+def encoder_content(folder: Path) -> dict[str, str]:
+    """An encoder as in :attr:`Identity.encoder`."""
+    commit = hub_commit(folder)
+    return {COMMIT: commit} if commit else {file.name: remembered_sha256(file) for file in content_files(folder)}
+
+
+def read_identity(directory: RunDirectory) -> Identity | None:
+    """What a run was made of; None where an earlier version recorded nothing, or there is no ``run.json``.
+
+    Raises:
+        SettingError: ``run.json`` is damaged.
+    """
+    try:
+        return Identity.of_description(directory.read_description() or {})
+    except SettingError as error:
+        raise SettingError(f"{error}; delete {directory.path} to run again") from None
+
+
+def check_same(directory: RunDirectory, present: Identity) -> None:
+    """Refuse what a run directory holds if it was made of something else.
+
+    Raises:
+        SettingError: names what differs and says what to do.
+    """
+    recorded = read_identity(directory)
+    remedy = "delete that folder to run again, or choose another --output_dir"
+    if recorded is None:
+        raise SettingError(
+            f"{directory.path} does not say what data and encoder it is of (an earlier version wrote it), so it "
+            f"cannot be taken for this run; {remedy}"
+        )
+    if difference := recorded.difference(present):
+        raise SettingError(f"{difference} is not what {directory.path} was run with; restore it, or {remedy}")
+
+
+def finished_result(config: RunConfig, pruned: bool = False) -> RunResult | None:
+    """The result of a run that has nothing left to compute; None where there is none yet.
+
+    Args:
+        config: The run.
+        pruned: Whether a run that was pruned is over too.
+
+    Raises:
+        SettingError: the run's data, task definition or encoder are not what they were, or a file of it is damaged.
+    """
+    directory = RunDirectory(run_dir(config))
+    result = directory.read_result()
+    if result is None or not (result.done or (pruned and result.status is Status.PRUNED)):
+        return None
+    check_same(directory, identity_of(config))
+    return result

@@ -1,0 +1,61 @@
+"""What a run asks of its machine, looked at before anything slow is imported or loaded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+from data_utils.errors import SettingError
+from module.method import OptimizerSettings
+from module.methods import build_method
+from module.seeds import stream_seed
+from mt_dnn.config import RunConfig
+
+
+def check_requirements(config: RunConfig, on_cpu: bool) -> None:
+    """Refuse a run that this machine or its method cannot do.
+
+    Args:
+        config: The run.
+        on_cpu: Whether it is known to compute on the CPU.
+
+    Raises:
+        SettingError: a package of the method or a compiler is missing, the method has no form on the optimizer, or the
+            device none of the precision.
+    """
+    try:
+        build_method(config.method, config.method_settings).check_run(optimizer_settings(config))
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+    if config.precision == "fp16" and on_cpu:
+        check_fp16("cpu")
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # torch.compile's own choice
+    if config.compile and on_cpu and shutil.which(compiler) is None:
+        raise SettingError(
+            f"compile is true, but torch.compile needs a C++ compiler on the CPU and {compiler} is not found; "
+            f"install one, name it in CXX, or leave compile out"
+        )
+
+
+def check_fp16(device_type: str) -> None:
+    """Refuse fp16 on other devices than CUDA's.
+
+    Raises:
+        SettingError: names the device and the other precisions.
+    """
+    if device_type != "cuda":
+        raise SettingError(f"precision: fp16 needs a CUDA device, this run is on {device_type}; use bf16, fp32 or auto")
+
+
+def optimizer_settings(config: RunConfig) -> OptimizerSettings:
+    """What a run asks of its optimizer."""
+    return OptimizerSettings(
+        optimizer=config.optimizer,
+        learning_rate=config.learning_rate,
+        betas=config.betas,
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+        adamax_rule=config.adamax_rule,
+        noise_seed=stream_seed(config.seed, "noise"),
+    )

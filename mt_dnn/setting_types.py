@@ -1,0 +1,60 @@
+"""Types of settings: whether a value has one, and what a message calls it."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+_NAMES = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    Path: "a path",
+    NoneType: "null",
+}
+
+
+@cache
+def hints_of(settings: type) -> dict[str, Any]:
+    """Types of a dataclass's fields by name; none where a package's own are not to be found at run time."""
+    try:
+        return get_type_hints(settings)
+    except NameError:
+        return {}
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value has the type that a setting is annotated with.
+
+    Args:
+        value: Any value. An integer is a number too if a float can hold it; a truth value is neither.
+        hint: A type, or Optional, Union, Literal, tuple or Mapping of types.
+    """
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return any(fits(value, part) for part in parts)
+    if kind is Literal:
+        return any(type(value) is type(part) and value == part for part in parts)
+    if kind is tuple and parts and Ellipsis not in parts:
+        return isinstance(value, tuple | list) and len(value) == len(parts) and all(map(fits, value, parts))
+    if isinstance(value, bool):
+        return kind in (bool, Any)
+    if kind is float and isinstance(value, int):
+        return abs(value) < 10**308
+    unwritable = isinstance(value, str | Path) and "\0" in str(value)  # as a file's name
+    return kind is Any or (isinstance(value, kind) and not unwritable)
+
+
+def described(hint: Any) -> str:
+    """What a value of a type is called: ``a number or null``, ``one of adamax, adamw``, ``2 numbers``."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return " or ".join(map(described, parts))
+    if kind is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if kind is tuple and Ellipsis not in parts and len(set(parts)) == 1:
+        return f"{len(parts)} {described(parts[0]).split()[-1]}s"
+    return _NAMES.get(hint, str(getattr(hint, "__name__", hint)))

@@ -1,0 +1,61 @@
+import sys
+
+import pytest
+
+from data_utils.errors import SettingError
+from experiments.glue import study
+from mt_dnn import run as run_module
+from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.requirements import check_requirements
+from mt_dnn.run import run
+
+
+def test_a_method_without_its_package_is_refused_before_data_and_encoder(tiny_run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setattr(run_module, "open_datasets", lambda *_: pytest.fail("data were opened"))
+    config = tiny_run(method="lora")
+    with pytest.raises(SettingError, match=r"needs the package peft.*requirements-lora\.txt"):
+        run(config)
+    assert not run_dir(config).exists()
+
+
+def test_a_method_that_has_no_form_on_the_optimizer_is_refused_there_too(tiny_run, monkeypatch):
+    monkeypatch.setattr(run_module, "open_datasets", lambda *_: pytest.fail("data were opened"))
+    with pytest.raises(SettingError, match="Method sage scales the step inside Adamax and has no form on 'adamw'"):
+        run(tiny_run(method="noisytune+sage", optimizer="adamw"))
+
+
+def test_compile_on_a_cpu_wants_a_compiler(monkeypatch):
+    config = RunConfig(compile=True)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(SettingError, match=r"compile is true.*C\+\+ compiler.*no-such-compiler is not found"):
+        check_requirements(config, on_cpu=True)
+    check_requirements(config, on_cpu=False)
+    check_requirements(RunConfig(), on_cpu=True)
+    monkeypatch.setenv("CXX", sys.executable)  # anything that is there
+    check_requirements(config, on_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "lora"], "error: Method lora needs the package peft"),
+        (["--methods", "vanilla", "--devices", "99"], "error: --devices 99: no device '99'"),
+        (["--methods", "sage", "--set", "optimizer=adamw"], "error: Method sage scales the step inside Adamax"),
+        (
+            ["--methods", "vanilla", "--set", "precision=fp16"],
+            "error: precision: fp16 needs a CUDA device, this run is on",
+        ),
+    ],
+)
+def test_a_study_says_so_before_anything_slow(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setattr(study, "_train_run", lambda: pytest.fail("torch was imported"))
+    (tmp_path / "rte_train.tsv").write_text("1\t1\tsome\twords\n" * 40)
+    place = ["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "r"), "--results_dir", str(tmp_path / "s")]
+    common = ["--encoder", "all-MiniLM-L6-v2", "--tasks", "rte", "--seeds", "1", "--devices", "cpu", *place]
+    assert study.main([*common, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+    assert not (tmp_path / "r").exists()
