@@ -138,7 +138,7 @@ class RunConfig:
         Raises:
             SettingError: a value out of its range, an unknown method, or settings of a method that is not used.
         """
-        for name, hint in hints_of(type(self)).items():  # type: ignore[arg-type]  # taken for an instance
+        for name, hint in hints_of(type(self)).items():
             value = getattr(self, name)
             if not fits(value, hint) or (value is not None and name in _RANGES and not _RANGES[name][1](value)):
                 raise SettingError(f"{name} is {shown(value)}; legal: {legal_values(name)}")
@@ -169,7 +169,7 @@ class RunConfig:
         except (ValueError, TypeError) as error:  # settings that do not allow the other methods, or of another method
             raise SettingError(str(error)) from None
         for name, values in settings.items():
-            for key, hint in hints_of(type(values)).items():  # type: ignore[arg-type]  # as above
+            for key, hint in hints_of(type(values)).items():
                 if not fits(value := getattr(values, key), hint):
                     raise SettingError(f"{name}.{key} is {shown(value)}; legal: {described(hint)}")
                 if isinstance(value, int) and abs(value) >= 2**31:

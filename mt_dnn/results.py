@@ -28,7 +28,7 @@ class Status(StrEnum):
     """How a run ended."""
 
     OK = "ok"
-    DEGENERATE = "degenerate"  # its scores tell nothing, and ``error`` why: one class or value predicted, one label
+    DEGENERATE = "degenerate"  # its scores tell nothing: one class or value predicted, or what ``error`` says
     DIVERGED = "diverged"  # a loss, gradient, weight or logit was NaN or infinite
     FAILED = "failed"  # an error; the next start tries again
     PRUNED = "pruned"  # a search gave it up after an epoch; outside that search the next start goes on

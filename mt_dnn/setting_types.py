@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -17,7 +16,6 @@ _NAMES = {
 }
 
 
-@cache
 def hints_of(settings: type) -> dict[str, Any]:
     """Types of a dataclass's fields by name; none where a package's own are not to be found at run time."""
     try:

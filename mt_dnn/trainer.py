@@ -35,7 +35,7 @@ from mt_dnn.sensitivity_watch import SensitivityWatch
 from mt_dnn.tracking import Tracker
 from mt_dnn.train_state import TrainState
 from mt_dnn.training_step import TrainingStep
-from mt_dnn.verdict import constant_labels, degenerate_because
+from mt_dnn.verdict import constant_labels, verdict
 
 log = logging.getLogger(__name__)
 
@@ -377,13 +377,12 @@ class Trainer:
                 self.state.kept.pop(name, None)
 
     def _ended(self) -> RunResult:
-        """The result of a run that reached its end: ok, or degenerate where its scores tell nothing."""
+        """The result of a run that reached its end."""
         state, data = self.state, self.data
         assert state.best is not None
         assert state.last is not None
         logits = {name: state.logits[f"{name}.best_logits"] for name in data.dev}
-        reason = degenerate_because(data, self.rows, logits, {"best": state.best, "last": state.last})
-        return self.result(Status.DEGENERATE if reason else Status.OK, reason)
+        return self.result(*verdict(data, self.rows, logits, {"best": state.best, "last": state.last}))
 
     def _predictions(self) -> dict[str, npt.NDArray[Any]]:
         arrays: dict[str, npt.NDArray[Any]] = {name: logits.numpy() for name, logits in self.state.logits.items()}

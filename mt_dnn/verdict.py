@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_utils.task_def import TaskDef, TaskType
 from mt_dnn.data import Datasets
-from mt_dnn.results import EpochScore
+from mt_dnn.results import EpochScore, Status
 
 
 def constant_labels(data: Datasets, rows: npt.NDArray[np.int64]) -> list[str]:
@@ -36,31 +36,29 @@ def constant_labels(data: Datasets, rows: npt.NDArray[np.int64]) -> list[str]:
     ]
 
 
-def degenerate_because(
+def verdict(
     data: Datasets, rows: npt.NDArray[np.int64], logits: Mapping[str, Tensor], scores: Mapping[str, EpochScore]
-) -> str | None:
-    """Why the scores of a finished run tell nothing; None where they do.
+) -> tuple[Status, str | None]:
+    """How a run ended that reached its end: ok, or degenerate where its scores tell nothing.
 
     Args:
         data: The run's sets.
         rows: (N,) rows of the training set that were trained on.
         logits: Dev set -> (N, K) of the best epoch.
         scores: ``best`` and ``last``.
+
+    Returns:
+        The status, and why it is degenerate if that is not because one class or value is predicted for every example.
     """
-    return next(_reasons(data, rows, logits, scores), None)
-
-
-def _reasons(
-    data: Datasets, rows: npt.NDArray[np.int64], logits: Mapping[str, Tensor], scores: Mapping[str, EpochScore]
-) -> Iterator[str]:
-    yield from constant_labels(data, rows)
-    task_def = data.task_def
-    if all(_constant(values, task_def.n_class) for values in logits.values()):
-        yield f"the best epoch predicts one {'class' if task_def.n_class > 1 else 'value'} for every dev example"
+    for fault in constant_labels(data, rows):
+        return Status.DEGENERATE, fault
+    if all(_constant(values, data.task_def.n_class) for values in logits.values()):
+        return Status.DEGENERATE, None
     for name, epoch in scores.items():
         if math.isnan(epoch.score) or math.isnan(epoch.choice):
             where = "the dev sets" if math.isnan(epoch.score) else "the held-out set"
-            yield f"{task_def.primary_metric} of the {name} epoch is NaN on {where}"
+            return Status.DEGENERATE, f"{data.task_def.primary_metric} of the {name} epoch is NaN on {where}"
+    return Status.OK, None
 
 
 def _constant(logits: Tensor, n_class: int) -> bool:

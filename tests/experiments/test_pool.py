@@ -62,6 +62,14 @@ def make_jobs(output_dir: Path, seeds: int = 2, method: str = "vanilla", task: s
     return [Job(config, run_dir(config), steps=3, cost=float(config.seed)) for config in configs]
 
 
+def job_with_data(folder: Path) -> Job:
+    for split in ("train", "dev"):
+        (folder / f"cola_{split}.tsv").write_text("1\t1\tsome words\n" * 4)
+    (folder / "runs").mkdir()
+    (job,) = make_jobs(folder / "runs", seeds=1)
+    return dataclasses.replace(job, config=dataclasses.replace(job.config, data_dir=folder))
+
+
 def compute(jobs: list[Job], workers: int = 1) -> tuple[Report, Recorder]:
     display = Recorder()
     return Pool(LocalCrew(fake_run, [Slot("cpu", 1)] * workers), display).compute(jobs), display
@@ -176,11 +184,7 @@ def test_a_worker_gives_the_gpu_memory_of_a_finished_run_back(monkeypatch: pytes
 
 
 def test_a_run_that_another_study_finished_on_other_data_is_not_taken(tmp_path: Path) -> None:
-    for split in ("train", "dev"):
-        (tmp_path / f"cola_{split}.tsv").write_text("1\t1\tsome words\n" * 4)
-    (job,) = make_jobs(tmp_path / "runs", seeds=1)
-    job = dataclasses.replace(job, config=dataclasses.replace(job.config, data_dir=tmp_path))
-    (tmp_path / "runs").mkdir()
+    job = job_with_data(tmp_path)
     fake_run(job.config)
 
     def take() -> Report:
@@ -294,7 +298,8 @@ class Clockwork:
     summary = advice = needs = logs = ""
 
     def __init__(self, clock: list[float], script: list[tuple[float, Message]]) -> None:
-        self.slot, self._clock, self._script, self._hired = Slot("cpu", 1), clock, script, 0
+        self.slot, self._clock, self._script = Slot("cpu", 1), clock, script
+        self._hired = self._silences = 0
 
     def hire(self, wanted: int) -> list["Clockwork"]:
         self._hired += 1
@@ -305,6 +310,8 @@ class Clockwork:
 
     def hear(self) -> list[Message]:
         if not self._script:
+            self._silences += 1
+            assert self._silences < 10, "the pool waits for more than there is to be said"
             return []
         seconds, self._last = self._script.pop(0)
         self._clock[0] += seconds
@@ -336,9 +343,8 @@ def test_a_run_takes_from_when_its_worker_took_it(tmp_path: Path, monkeypatch: p
 
 
 def test_a_result_of_another_study_has_no_time_of_ours(tmp_path: Path) -> None:
-    (job,) = make_jobs(tmp_path, seeds=1)
-    RunDirectory(job.folder).path.mkdir(parents=True)
-    RunDirectory(job.folder).write_result(make_result(job.config, 70.0, 69.0))
+    job = job_with_data(tmp_path)
+    fake_run(job.config)
     display = Recorder()
     Pool(Clockwork([0.0], [(0.0, Ready())]), display).compute([job])  # type: ignore[arg-type]
     assert [ended.seconds for _, ended in display.ends] == [None]
