@@ -8,7 +8,7 @@ import math
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
     recipes = chosen_recipes(chosen)
     if not chosen.unequal_grids and chosen.search is None:  # a search chooses the settings anew
         check_budgets(recipes)
+    _tell_borrowed(recipes, {recipe.name: _tasks(chosen, recipe) for recipe in recipes})
     seeds = _search_seeds(chosen) if chosen.search is not None else parse_seeds(chosen.seeds)
     groups = dict.fromkeys(part for recipe in recipes for part in recipe.method.split("+"))
     groups |= dict.fromkeys(task for recipe in recipes for task in _tasks(chosen, recipe))
@@ -66,6 +67,15 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
     trials = {(r.encoder, r.method): r.trials for r in recipes}
     by_name = {(slug(encoder), method): n for (encoder, method), n in trials.items()}
     return [make_job(c, folder, by_name[c.encoder, c.method]) for folder, c in configs.items()]
+
+
+def _tell_borrowed(recipes: Sequence[Recipe], tasks: Mapping[str, Sequence[str]]) -> None:
+    """Say on standard error which settings were not written for what they are taken for."""
+    for sentence in dict.fromkeys(sentence for recipe in recipes for sentence in recipe.borrowed):
+        print(sentence, file=sys.stderr)
+    unnamed = {task: recipe.name for recipe in recipes for task in tasks[recipe.name] if task not in recipe.tasks}
+    if unnamed:
+        print(f"no recipe names {', '.join(unnamed)}: the recipes' common settings are taken", file=sys.stderr)
 
 
 def parse_seeds(text: str, flag: str = "--seeds") -> list[int]:

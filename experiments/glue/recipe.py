@@ -12,9 +12,10 @@ from typing import Any
 from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
 from data_utils.task_def import load_task_defs
+from experiments.glue.encoder_size import known_encoders, nearest_encoder
 from experiments.glue.recipe_file import RECIPES, find_recipe_file, merged, read_recipe
 from experiments.glue.settings import check_method
-from module.methods import is_control
+from module.methods import control_of
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig
 from mt_dnn.config_parser import config_from_mapping
 
@@ -41,6 +42,8 @@ class Recipe:
     """How many points of the grid they were chosen from; None: from all of them."""
     source: str
     """Where the numbers come from."""
+    borrowed: tuple[str, ...] = ()
+    """Sentences that say whose recipe this is, where it is that of another method or encoder."""
 
     @property
     def trials(self) -> int:
@@ -79,30 +82,38 @@ def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) 
 
     Args:
         encoder: Hub name, local folder or packaged encoder; recipes are found by its slug.
-        methods: Method names. A composition such as ``noisytune+pats`` without a recipe of its own takes its last
-            part's, a control such as ``no_dropout`` plain fine-tuning's.
-        base: Encoder (slug) whose recipes to take instead, for an encoder that has none.
+        methods: Method names. One without a recipe of its own takes that of its last part (``noisytune+pats``), else
+            its control's, else plain fine-tuning's.
+        base: Encoder (slug) whose recipes to take; an encoder that has none takes those of the known one nearest in
+            size.
 
     Raises:
         SettingError: an unknown method, or no recipe for one; the message says where one was looked for and what to do.
     """
+    said: tuple[str, ...] = ()
     owner = slug(encoder) if base is None else check_name("recipe_base", base)
+    if base is None and not any(RECIPES.glob(f"{owner}_*.yml")):
+        owner, sentence = nearest_encoder(encoder)
+        said = (sentence,)
     recipes = []
     for method in methods:
         check_method(method, "--methods")
-        parts = method.split("+")
         try:
-            plain = ["vanilla"] if is_control(method) else []
+            control = control_of(method) or "vanilla"
         except ValueError as error:
             raise SettingError(str(error)) from None
-        candidates = [RECIPES / f"{owner}_{name}.yml" for name in dict.fromkeys((method, parts[-1], *plain))]
-        found = next((path for path in candidates if path.is_file()), None)
+        candidates = dict.fromkeys((method, method.rpartition("+")[2], control, "vanilla"))
+        found = next((name for name in candidates if (RECIPES / f"{owner}_{name}.yml").is_file()), None)
         if found is None:
             raise SettingError(
-                f"no recipe for {owner} with {method} ({candidates[0]} does not exist): write it, or take another "
-                f"encoder's learning rates with --recipe_base, one of {', '.join(_encoders_with_recipes())}"
+                f"--recipe_base {owner}: there is no recipe {owner}_{method}.yml; give one of "
+                f"{', '.join(known_encoders())}"
             )
-        recipes.append(dataclasses.replace(load_recipe(found), encoder=encoder, method=method))
+        recipe = dataclasses.replace(load_recipe(RECIPES / f"{owner}_{found}.yml"), encoder=encoder, method=method)
+        if (owner, found) != (slug(encoder), method):  # nothing was searched for this one
+            of_method = (f"{method} has no recipe of its own: that of {found} is taken",) if found != method else ()
+            recipe = dataclasses.replace(recipe, chosen_from_grid=False, tried=None, borrowed=said + of_method)
+        recipes.append(recipe)
     return recipes
 
 
@@ -149,7 +160,7 @@ def run_configs(
 
     Args:
         recipe: The recipe.
-        tasks: Names of tasks that the recipe holds; empty for all of them.
+        tasks: Names of tasks; one that the recipe does not name takes its common settings. Empty: all that it names.
         seeds: Seeds, each an integer >= 0.
         overrides: Dotted setting -> value, stronger than the recipe; a method's settings are taken only where the
             recipe's method contains it, a task's (``cola.epochs``) only for that task.
@@ -159,18 +170,13 @@ def run_configs(
         origin: Where the overrides are given, for messages.
 
     Raises:
-        SettingError: a task that the recipe or the task definitions do not hold, or an illegal setting.
+        SettingError: a task that is not defined, or an illegal setting.
     """
     defined = load_task_defs(task_def)
     paths = {"task_def": task_def, "data_dir": data_dir, "output_dir": output_dir}
     configs = []
     for task in tasks or recipe.tasks:
         defined.find(task, str(recipe.path) if task in recipe.tasks else "--tasks")
-        if task not in recipe.tasks:
-            raise SettingError(
-                f"{recipe.path} has no settings for task {task!r}; it has {', '.join(recipe.tasks)} "
-                f"(write tasks: {{{task}: {{}}}} to take the defaults)"
-            )
         fixed = {key: str(path) for key, path in paths.items() if path is not None}
         fixed |= {"init_checkpoint": recipe.encoder, "method": recipe.method, "train_datasets": task}
         fixed["recipe"] = recipe.name
@@ -209,12 +215,12 @@ def task_settings(recipe: Recipe, task: str, overrides: Mapping[str, Any], tasks
 
     Args:
         recipe: The recipe.
-        task: A task that it holds.
+        task: One that it does not name takes its common settings.
         overrides: As in :func:`run_configs`.
         tasks: Names of all tasks, to tell a task's override from a method's.
     """
     own = of_task(overrides, task, tasks)
-    return merged(merged(recipe.settings, recipe.tasks[task]), nested(own, recipe.method))
+    return merged(merged(recipe.settings, recipe.tasks.get(task, {})), nested(own, recipe.method))
 
 
 def of_task(overrides: Mapping[str, Any], task: str, tasks: Collection[str]) -> dict[str, Any]:
@@ -240,7 +246,3 @@ def nested(overrides: Mapping[str, Any], method: str) -> dict[str, Any]:
         elif group in parts:
             result.setdefault(group, {})[name] = value
     return result
-
-
-def _encoders_with_recipes() -> list[str]:
-    return sorted(path.stem.removesuffix("_vanilla") for path in RECIPES.glob("*_vanilla.yml"))  # all have that one

@@ -145,7 +145,7 @@ def test_an_override_of_one_task_holds_there_alone_and_wins() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("source: here", "origin: here"), r"mine.yml: unknown key origin; legal keys: encoder, method, settings"),
+        (("source: here", "origin: here"), r"mine.yml: unknown key origin; legal keys: like, encoder, method, source"),
         (("source: here", ""), r"mine.yml: source is missing; legal: a text"),
         (("epochs: 3", "seed: 3"), r"mine.yml: settings: seed is not set here; the study sets it \(--seeds\)"),
         (

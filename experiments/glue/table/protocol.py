@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from experiments.glue.recipe_file import RECIPES
 from experiments.glue.table.cells import Table, known_control
 from experiments.glue.table.titles import method_title, task_title
 from mt_dnn.config import NOT_IDENTITY, RunConfig
@@ -64,6 +65,18 @@ def unlike_control(table: Table, encoder: str, method: str) -> dict[str, tuple[s
             if value != (other := theirs.settings.get(key)):
                 found.setdefault(key, set()).add((_text(value), _text(other)))
     return {key: next(iter(values)) if len(values) == 1 else None for key, values in found.items()}
+
+
+def about_recipes(table: Table, encoder: str) -> str:
+    """A sentence that names the methods that were set by a recipe of another method or encoder; empty without one."""
+    known = {path.stem for path in RECIPES.glob("*.yml")}
+    parts = []
+    for method in table.rows_of(encoder):
+        cells = [cell for task in table.tasks if (cell := table.cell(encoder, method, task)) is not None]
+        names = {result.recipe or "" for cell in cells for result in cell.results} - {f"{encoder}_{method}"}
+        if taken := sorted(names & known):
+            parts.append(f"{method_title(method)} ({', '.join(taken)})")
+    return f" By the recipe of another method or encoder: {', '.join(parts)}." if parts else ""
 
 
 def about_protocol(table: Table, encoder: str) -> str:

@@ -12,7 +12,7 @@ from experiments.glue.statistics.difference import Difference
 from experiments.glue.statistics.intervals import Interval
 from experiments.glue.table.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
 from experiments.glue.table.paper import Paper, PaperRow
-from experiments.glue.table.protocol import about_protocol, about_settings
+from experiments.glue.table.protocol import about_protocol, about_recipes, about_settings
 from experiments.glue.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 from mt_dnn.results import Status
 
@@ -96,6 +96,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
         heading=_heading(cells, seeds, any(row.published for _, rows in blocks for row in rows))
         + about_settings(table, encoder)
         + _about_controls(table, encoder)
+        + about_recipes(table, encoder)
         + about_protocol(table, encoder)
         + (" Step time: over plain fine-tuning's, measured apart." if table.step_times else ""),
         columns=(
