@@ -31,6 +31,7 @@ _OWNED = {
 # Nothing else is a setting: not config, which would bring another file's settings along unchecked.
 _SETTINGS = tuple(field.name for field in dataclasses.fields(RunConfig) if field.name != "method_settings")
 _DEEPEST = 3  # lists and mappings within each other
+_LONGEST_TEXT = 10_000  # of YAML: its reader takes time that grows with the square of open brackets
 _LONGEST = 1000  # characters of a text, entries of a list or mapping
 
 
@@ -150,6 +151,8 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(key: str, text: str) -> Any:
+    if len(text) > _LONGEST_TEXT:
+        raise SettingError(f"--set {key}: cannot read the value {shown(text)}, of more than {_LONGEST_TEXT} characters")
     try:
         # An alias in so short a text is of no use but to blow it up.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
