@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import as_glue
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "adding_a_method.md"
 
@@ -48,6 +50,24 @@ def test_the_method_and_its_test_are_under_sixty_lines_of_code_and_pass(package:
     done = python("-m", "pytest", "-q", "-p", "tests.conftest", "--rootdir", str(tmp_path), str(file), path=package)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
+
+
+def test_a_study_compares_it_with_its_control(
+    package: Path, tiny_encoder: Path, tiny_task: Path, tmp_path: Path
+) -> None:
+    as_glue(tiny_task, tmp_path / "data")
+    options = {
+        "encoder": tiny_encoder, "methods": "vanilla,smooth_logits", "tasks": "cola", "seeds": "1", "set": "epochs=1",
+        "data_dir": tmp_path / "data", "output_dir": tmp_path / "runs", "results_dir": tmp_path / "results",
+        "devices": "cpu", "name": "mine",
+    }  # fmt: skip
+    arguments = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    done = python("-m", "experiments.glue.study", *arguments, path=package)
+    assert done.returncode == 0, done.stderr
+    assert "smooth_logits has no recipe of its own: that of vanilla is taken" in done.stderr
+    assert "those of all-MiniLM-L6-v2, the known encoder nearest in size" in done.stderr
+    assert "| smooth_logits - vanilla |" in done.stdout
+    assert "By the recipe of another method or encoder: " in done.stdout
 
 
 def test_its_settings_are_explained_and_checked(package: Path) -> None:

@@ -179,21 +179,63 @@ def test_mistakes_name_the_file_and_what_is_legal(tmp_path: Path, change: tuple[
     assert "\n" not in str(caught.value)
 
 
-def test_a_task_without_settings_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"no settings for task 'sst'; it has cola, rte"):
-        run_configs(load_recipe(write(tmp_path, GOOD)), ["sst"], [1], {})
+def test_a_task_that_no_recipe_names_takes_the_common_settings(tmp_path: Path) -> None:
+    (sst,) = run_configs(load_recipe(write(tmp_path, GOOD)), ["sst"], [1], {})
+    assert (sst.epochs, sst.learning_rate) == (3, RunConfig().learning_rate)
+    assert sst.method_settings["pats"].noise_scale == pytest.approx(1e-3)
 
 
 def names(recipes: list[Recipe]) -> list[tuple[str, str, str]]:
     return [(recipe.encoder, recipe.method, recipe.name) for recipe in recipes]
 
 
-def test_an_encoder_without_recipes_says_so_and_takes_another_s() -> None:
-    with pytest.raises(SettingError, match=r"no recipe for org--electra with pats .*--recipe_base, one of all-MiniLM"):
-        find_recipes("org/electra", ["pats"])
+SIZES = {
+    "tiny": (
+        {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 2},
+        "all-MiniLM-L6-v2",
+    ),
+    "base": ({}, "bert-base-uncased"),
+    "large": ({"hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096}, "roberta-large"),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_an_encoder_without_recipes_says_so_and_takes_those_of_the_nearest_in_size(tmp_path: Path, name: str) -> None:
+    from transformers import BertConfig
+
+    values, nearest = SIZES[name]
+    BertConfig(**values).save_pretrained(tmp_path / f"my-{name}")
+    encoder = str(tmp_path / f"my-{name}")
+    (recipe,) = find_recipes(encoder, ["pats"])
+    assert names([recipe]) == [(encoder, "pats", f"{nearest}_pats")]
+    (sentence,) = recipe.borrowed
+    assert f"my-{name} has no recipes: those of {nearest}, the known encoder nearest in size" in sentence
+    assert recipe.trials == 1, "nothing was searched on this one"
+
+
+def test_another_base_is_taken_when_it_is_given_and_asked_for_when_the_size_is_not_known(tmp_path: Path) -> None:
     assert names(find_recipes("org/electra", ["pats"], base="bert-base-uncased")) == [
         ("org/electra", "pats", "bert-base-uncased_pats")
     ]
+    with pytest.raises(SettingError, match=r"nowhere does not exist\): .*--recipe_base, one of all-MiniLM-L6-v2, bert"):
+        find_recipes(str(tmp_path / "nowhere"), ["pats"])
+    with pytest.raises(
+        SettingError, match=r"--recipe_base bert: there is no recipe bert_pats.yml; give one of all-Mini"
+    ):
+        find_recipes("org/electra", ["pats"], base="bert")
+
+
+def test_a_method_without_a_recipe_takes_that_of_its_control_and_says_so() -> None:
+    found = find_recipes("roberta-large", ["vanilla", "sam", "mixout", "sam+pats"])
+    assert [recipe.name.removeprefix("roberta-large_") for recipe in found] == ["vanilla", "vanilla", "vanilla", "pats"]
+    assert [recipe.borrowed for recipe in found] == [
+        (),
+        ("sam has no recipe of its own: that of vanilla is taken",),
+        ("mixout has no recipe of its own: that of vanilla is taken",),
+        ("sam+pats has no recipe of its own: that of pats is taken",),
+    ]
+    assert [recipe.trials for recipe in found[:2]] == [9, 1], "the search was plain fine-tuning's"
+    assert run_configs(found[1], ["cola"], [1], {})[0].learning_rate == pytest.approx(3e-5)
 
 
 def test_a_local_folder_finds_its_recipe_by_name_and_a_composition_by_its_last_part() -> None:

@@ -147,7 +147,6 @@ def test_overrides_reach_the_runs_and_their_identity(place: Place, capsys: pytes
         (["--devices", "99"], "--devices 99: no device '99'; legal: cpu, or indices below"),
         (["--devices", "gpu"], "--devices gpu: no device 'gpu'"),
         (["--workers_per_device", "0"], "--workers_per_device is 0; legal: an integer >= 1"),
-        (["--tasks", "sst"], "has no settings for task 'sst'; it has cola, rte"),
         (["--set", "sage.sensitivity_beta=1"], "neither a method nor a task of this study; here:"),
         (["--set", "pats.noise_scale=-1"], "noise_scale"),
         (["--set", "epohcs=1"], "epohcs"),
@@ -190,10 +189,24 @@ def test_an_encoder_finds_its_recipes(place: Place, capsys: pytest.CaptureFixtur
         for method in ("vanilla", "noisytune", "sage", "pats")
         for task in ("rte", "cola")
     ]
-    assert main(["--encoder", "org/other", *data]) == 2
+    assert main(["--encoder", "./nowhere/other", *data]) == 2
     assert "--recipe_base" in capsys.readouterr().err
     assert main(["--encoder", "org/other", "--recipe_base", "roberta-large", "--unequal_grids", *data]) == 0
     assert "org--other" in capsys.readouterr().out
+
+
+def test_what_a_recipe_was_not_written_for_is_said_and_stands_in_the_heading(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place.root / "data" / "sst_train.tsv").write_text("1\t1\tsome words\n" * 40)
+    where = [argument for argument in place.arguments(seeds="1") if ".yml" not in argument and argument != "--recipes"]
+    arguments = [*where, "--encoder", "all-MiniLM-L6-v2", "--methods", "vanilla,sage+pats", "--tasks", "sst"]
+    assert main(arguments, run=fake_run) == 0
+    output, errors = capsys.readouterr()
+    assert "sage+pats has no recipe of its own: that of pats is taken\n" in errors
+    assert "By the recipe of another method or encoder: SAGE + PATS (all-MiniLM-L6-v2_pats)." in output
+    assert main([*place.arguments(seeds="1"), "--tasks", "sst"], run=fake_run) == 0
+    assert "no recipe names sst: the recipes' common settings are taken\n" in capsys.readouterr().err
 
 
 def test_unequal_searches_are_compared_only_when_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
