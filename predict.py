@@ -100,6 +100,8 @@ def _write_predictions(options: argparse.Namespace) -> None:
 
     if options.input in (None, "-") and sys.stdin.isatty():
         raise SettingError("INPUT is missing and standard input is a terminal; name a file or pipe rows in")
+    if options.input not in (None, "-") and not Path(options.input).exists():
+        raise SettingError(f"INPUT {options.input} does not exist; name a file of rows, or - for standard input")
     model, _ = _load(options)
     task_def = model.task_def
     columns = parse_columns(options.columns, task_def) if options.columns else canonical_columns(task_def)

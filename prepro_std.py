@@ -92,13 +92,17 @@ def find_datasets(root: Path, task_defs: TaskDefs, tasks: str | None) -> list[tu
         datasets = [task_def.dataset_name(split) for split in task_def.split_names]
         present = [dataset for dataset in datasets if (root / f"{dataset}.tsv").is_file()]
         if tasks is not None and not present:
-            raise SettingError(f"{root}: no file of task {name} (looked for {', '.join(datasets)}, each .tsv)")
+            looked = f"looked for {', '.join(datasets)}, each .tsv"
+            raise SettingError(f"{root}: no file of task {name} ({looked}); {_remedy(task_defs)}")
         found += [(dataset, task_def) for dataset in present]
     if not found:
-        glue = Path(task_defs.path).resolve() == _TASK_DEF
-        remedy = "make them with glue_prepro.py" if glue else "docs/data.md tells the form of <task>_train.tsv"
-        raise SettingError(f"{root}: no canonical file of {', '.join(names)}; {remedy}")
+        raise SettingError(f"{root}: no canonical file of {', '.join(names)}; {_remedy(task_defs)}")
     return found
+
+
+def _remedy(task_defs: TaskDefs) -> str:
+    glue = Path(task_defs.path).resolve() == _TASK_DEF
+    return "make them with glue_prepro.py" if glue else "docs/data.md tells the form of <task>_train.tsv"
 
 
 def describe(cache: TokenCache) -> str:

@@ -51,6 +51,8 @@ def plain(message: str, parser: argparse.ArgumentParser) -> str:
     options = [option for option in parser._option_string_actions if option.startswith("--")]
     near = [option for option in options if len(name) > 2 and option.startswith(name)]
     near = near or difflib.get_close_matches(name, options, cutoff=0.75)
+    if not name.startswith("-"):
+        return f"unexpected argument {arguments}"
     return f"unknown setting {arguments}" + (f" (did you mean {' or '.join(near[:3])}?)" if near else "")
 
 

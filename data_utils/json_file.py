@@ -36,15 +36,16 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
+        NotADirectoryError: A file lies where its folder would be.
         SettingError: It cannot be read, is no JSON mapping, or was changed after it was written; names the file.
     """
     path = Path(path)
     try:
         data = read_regular(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
-        raise SettingError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise SettingError(f"{path} cannot be read: {error.strerror or error}") from error
     return parse_json(data, path)
 
 

@@ -38,10 +38,16 @@ def check_name(kind: str, value: str) -> str:
     )
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``" (did you mean rte?)"`` for a message about an unknown name, or nothing where no known one is near."""
+def did_you_mean(name: str, known: Iterable[str], group: str = "") -> str:
+    """``" (did you mean rte?)"`` for a message about an unknown name, or nothing where no known one is near.
+
+    Args:
+        name: the unknown one.
+        known: those that there are.
+        group: stands before each in the message, such as ``pats.``.
+    """
     near = difflib.get_close_matches(name[:_MAX_LENGTH], known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    return f" (did you mean {group}{near[0]}?)" if near else ""
 
 
 def slug(name: str) -> str:

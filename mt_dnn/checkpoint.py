@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, error_line
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
 from mt_dnn.encoder_source import in_one_line
@@ -82,7 +82,7 @@ def load_last(folder: Path) -> Checkpoint | None:
     """The newest resume checkpoint, or None where there is none.
 
     Raises:
-        SettingError: it is damaged; the line names the file and what to do.
+        SettingError: it is damaged, or cannot be read; the line names the file and what to do.
     """
     found = _found(folder)
     if not found:
@@ -96,6 +96,9 @@ def load_last(folder: Path) -> Checkpoint | None:
         state = torch.load(path / _STATE, map_location="cpu", weights_only=True)
         return Checkpoint(step, load_file(path / _MODEL), state)
     except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        system = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(system, OSError) and not isinstance(system, FileNotFoundError):  # the checkpoint may be whole
+            raise SettingError(f"{path} cannot be read: {error_line(system)}") from None
         if isinstance(error, SettingError):
             raise SettingError(f"{error}; delete {path} to start this run again from its beginning") from None
         raise SettingError(f"{path} is damaged ({in_one_line(error)}); delete it to start this run again") from None

@@ -22,7 +22,7 @@ def read_records(metrics_jsonl: Path, strict: bool = True) -> list[dict[str, Any
         strict: Whether any other line that is no record is refused; else it is left out.
 
     Returns:
-        The records. Their step, epoch, loss and scores are numbers where they are there; an evaluation has a score.
+        The records. Each has a step and an epoch, an evaluation a score; these, loss and scores are numbers.
 
     Raises:
         SettingError: such a line, or a file that cannot be read.
@@ -50,6 +50,7 @@ def read_records(metrics_jsonl: Path, strict: bool = True) -> list[dict[str, Any
 
 def _is_sound(record: Mapping[str, Any]) -> bool:
     numbers = [record[key] for key in _NUMBERS if key in record]
-    return ("evaluation" not in record or "score" in record) and all(
+    needed = {"step", "epoch", "score"} if "evaluation" in record else {"step", "epoch"}
+    return needed <= record.keys() and all(
         type(value) is float or (type(value) is int and abs(value) < 2**63) for value in numbers
     )

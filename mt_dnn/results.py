@@ -188,9 +188,11 @@ class RunDirectory:
         """
         try:
             result = RunResult.from_json(read_json(self.result_json))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except SettingError as error:
+            if isinstance(error.__cause__, OSError):  # no permission, too many open files: the run is none the worse
+                raise
             raise SettingError(f"{error}; delete it to run again") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SettingError(f"{self.result_json} is damaged ({_reason(error)}); delete it to run again") from None

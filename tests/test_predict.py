@@ -266,7 +266,7 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(models, tiny_trained, tmp
         assert told == f"error: cannot write {tmp_path / 'CoLA.tsv'}: File too large"
     assert list(tmp_path.iterdir()) == []
     told = error_of(capsys, run, tmp_path / "none.tsv")
-    assert told == f"error: {tmp_path / 'none.tsv'} does not exist"
+    assert told == f"error: INPUT {tmp_path / 'none.tsv'} does not exist; name a file of rows, or - for standard input"
 
 
 def test_a_token_without_an_embedding_is_named(tiny_trained):

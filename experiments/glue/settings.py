@@ -30,6 +30,7 @@ _OWNED = {
 }
 # Nothing else is a setting: not config, which would bring another file's settings along unchecked.
 _SETTINGS = tuple(field.name for field in dataclasses.fields(RunConfig) if field.name != "method_settings")
+_FREE = tuple(name for name in _SETTINGS if name not in _OWNED)
 _DEEPEST = 3  # lists and mappings within each other
 _LONGEST_TEXT = 10_000  # of YAML: its reader takes time that grows with the square of open brackets
 _LONGEST = 1000  # characters of a text, entries of a list or mapping
@@ -86,7 +87,7 @@ def check_key(key: str, where: str, tasks: bool = True) -> None:
     elif tasks and rest.partition(".")[0] in (*_SETTINGS, *METHODS):
         check_key(rest, f"{where}, task {group[:100]}", tasks=False)
     else:
-        of_task = f", and {shown(rest)} no setting of a task" if tasks else ""
+        of_task = f", and {shown(rest)} no setting of a task{did_you_mean(rest, _FREE)}" if tasks else ""
         raise SettingError(f"{where} {shown(key)}: {shown(group)} is no method{did_you_mean(group, METHODS)}{of_task}")
 
 
@@ -173,5 +174,5 @@ def _check_name(key: object, where: str) -> None:
     if key in _OWNED:
         raise SettingError(f"{where}: {key} is not set here; the study sets it ({_OWNED[key]})")
     if key not in _SETTINGS:
-        near = did_you_mean(key, [name for name in _SETTINGS if name not in _OWNED]) if isinstance(key, str) else ""
+        near = did_you_mean(key, _FREE) if isinstance(key, str) else ""
         raise SettingError(f"{where}: unknown setting {shown(key)}{near}; python train.py --help lists them")

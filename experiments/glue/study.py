@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_utils.command_line import CommandParser
+from data_utils.errors import SettingError
 from data_utils.json_file import write_json
 from experiments.glue.launch.display import StudyDisplay
 from experiments.glue.launch.launcher import add_launcher_arguments, check_machine, launch, retries
@@ -137,7 +138,7 @@ def run_study(
         return list_jobs(jobs)
     out = chosen.results_dir / study_name(chosen, jobs)
     study_json = out / "study.json"
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder("--results_dir", out)
     write_json(study_json, describe(jobs, chosen))
     report, stopped = compute(jobs, chosen, run)
     if stopped:
@@ -176,6 +177,15 @@ def compute(jobs: Sequence[Job], chosen: argparse.Namespace, run: RunFunction | 
     return report, stopped
 
 
+def _make_folder(flag: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(
+            f"{flag}: cannot make {folder} ({error.strerror}); choose a folder that can be written"
+        ) from None
+
+
 def _compute(
     chosen: argparse.Namespace,
     run: RunFunction | None,
@@ -185,6 +195,7 @@ def _compute(
 ) -> tuple[Report, int]:
     """Compute runs, of so many altogether; returns the report, and the exit status of a stop by a signal or 0."""
     check_machine(chosen, todo)
+    _make_folder("--output_dir", chosen.output_dir)
     _warn_of_idle_runs(todo)
     run = run or _train_run()
     with launch(chosen, wrap(run) if wrap is not None else run, todo) as crew:

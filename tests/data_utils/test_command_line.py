@@ -33,7 +33,7 @@ def parser() -> CommandParser:
         (["--t", "1"], "unknown setting --t 1 (did you mean --task_def or --train_datasets?)"),
         (["--sedes", "1"], "unknown setting --sedes 1 (did you mean --seeds?)"),
         (["--lambda", "1"], "unknown setting --lambda 1"),
-        (["rest"], "unknown setting rest"),
+        (["rest"], "unexpected argument rest"),
         (["--seeds", "x"], "argument --seeds: invalid int value: 'x'"),
     ],
 )

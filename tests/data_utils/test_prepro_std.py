@@ -82,7 +82,7 @@ def test_a_damaged_cache_is_named_and_mended(
     ("options", "reason"),
     [
         (["--tasks", "nope"], "unknown task 'nope'"),
-        (["--tasks", "single,empty"], "no file of task empty (looked for empty_train, empty_dev, empty_test"),
+        (["--tasks", "single,empty"], "empty_test, each .tsv); docs/data.md tells the form of <task>_train.tsv"),
         (["--root_dir", "nowhere"], "no canonical file of pair, single, empty"),
         (["--max_seq_len", "2"], "max_seq_len is 2"),
         (["--workers", "0"], "--workers is 0"),

@@ -275,6 +275,7 @@ def test_overrides_are_yaml_values() -> None:
         ("pats=other.yml", "unknown setting 'pats'"),
         ("cola.init_checkpoint=x", r"task cola: init_checkpoint is not set here; the study sets it \(--encoder\)"),
         ("cola.rte.epochs=1", "'cola' is no method"),
+        ("cola.epoch=1", r"and 'epoch' no setting of a task \(did you mean epochs\?\)"),
         ("pats.noise=1", "pats has no setting 'noise'"),
         ("pats.config=other.yml", "pats has no setting 'config'"),
         ("pat.noise_scale=1", r"'pat' is no method \(did you mean pats\?\)"),

@@ -144,7 +144,9 @@ def test_overrides_reach_the_runs_and_their_identity(place: Place, capsys: pytes
     [
         (["--seeds", "0"], "--seeds '0': give a count"),
         (["--seeds", "1,x"], "--seeds '1,x'"),
-        (["--devices", "99"], "--devices 99: no device '99'; legal: cpu, or indices below"),
+        (["--devices", "99"], "--devices 99: no device '99'; legal: cpu"),
+        (["--output_dir", "/dev/null/runs"], "--output_dir: cannot make /dev/null/runs (Not a directory); choose"),
+        (["--results_dir", "/dev/null"], "--results_dir: cannot make /dev/null/test (Not a directory); choose"),
         (["--devices", "gpu"], "--devices gpu: no device 'gpu'"),
         (["--workers_per_device", "0"], "--workers_per_device is 0; legal: an integer >= 1"),
         (["--set", "sage.sensitivity_beta=1"], "neither a method nor a task of this study; here:"),
@@ -255,7 +257,7 @@ def test_a_task_of_ones_own_needs_no_others_in_its_definitions(
         recipe.write_text(recipe.read_text().replace("rte: {}", "mine: {}"))
     assert place.main("--tasks", "mine", "--task_def", str(own), "--dry_run") == 2
     error = capsys.readouterr().err
-    assert "mine_train.tsv does not exist; put it there (docs/data.md" in error, "no glue_prepro makes it"
+    assert "mine_train.tsv does not exist; it is a file of your own" in error, "no glue_prepro makes it"
     (place.root / "data/mine_train.tsv").write_text("1\t1\tsome words\n" * 40)
     assert place.main("--tasks", "mine", "--task_def", str(own), "--dry_run") == 0
     assert "4 runs: 0 done, 4 missing" in capsys.readouterr().out

@@ -41,6 +41,19 @@ def test_nothing_to_load(tmp_path):
     assert checkpoint.load_last(tmp_path / "missing") is None
 
 
+@pytest.mark.parametrize("place", ["data_utils.json_file.read_regular", "mt_dnn.checkpoint.sha256_of"])
+def test_a_machine_in_trouble_is_no_reason_to_delete_a_checkpoint(tmp_path, network, monkeypatch, place):
+    checkpoint.save_last(tmp_path, 3, network, _state(1))
+
+    def too_many(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr(place, too_many)
+    with pytest.raises(SettingError, match=r"last-00000003 cannot be read: .*Too many open files; .*ulimit -n") as told:
+        checkpoint.load_last(tmp_path)
+    assert "delete" not in str(told.value)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "sha256.json"])
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
 def test_damage_is_named_in_one_line(tmp_path, network, name, harm):

@@ -20,8 +20,10 @@ def test_a_torn_last_line_is_normal(tmp_path: Path, torn: bytes) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"[" * 100_000, b"\xff\xfe", b"3", b"[1]", b'{"epoch": "x"}', b'{"step": true}', b'{"loss": [1]}',
-        b'{"step": 1' + b"0" * 400 + b"}", b'{"epoch": 4, "evaluation": {}}', b'{"score": null, "evaluation": {}}',
+        b"[" * 100_000, b"\xff\xfe", b"3", b"[1]", b'{"step": 1}', b'{"epoch": 1, "loss": 1.0}',
+        b'{"step": 1, "epoch": "x"}', b'{"step": true, "epoch": 1}', b'{"step": 1, "epoch": 1, "loss": [1]}',
+        b'{"epoch": 1, "step": 1' + b"0" * 400 + b"}", b'{"step": 1, "epoch": 4, "evaluation": {}}',
+        b'{"step": 1, "epoch": 1, "score": null, "evaluation": {}}',
     ],
 )  # fmt: skip
 def test_any_other_damage_is_named_or_left_out(tmp_path: Path, line: bytes) -> None:

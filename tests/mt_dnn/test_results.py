@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -91,6 +92,24 @@ def test_a_read_only_folder_is_named(tmp_path):
     blocked.write_text("in the way")
     with pytest.raises(SettingError, match=r"output_dir: cannot write .*file"), RunDirectory(blocked / "run").lock():
         pass
+
+
+def test_a_file_in_the_place_of_the_output_dir_is_no_damaged_result(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    assert RunDirectory(blocked / "run").read_result() is None  # so lock() tells it, and nobody is told to delete
+
+
+def test_a_machine_in_trouble_is_no_reason_to_delete_a_result(directory, monkeypatch):
+    directory.result_json.parent.mkdir(parents=True, exist_ok=True)
+    directory.result_json.write_text("{}")
+
+    def too_many(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr("data_utils.json_file.read_regular", too_many)
+    with pytest.raises(SettingError, match=r"result\.json cannot be read: Too many open files$"):
+        directory.read_result()
 
 
 def test_predictions_round_trip(directory):

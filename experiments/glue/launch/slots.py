@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,8 @@ def plan_slots(devices: str, workers_per_device: int | None, runs: int) -> list[
         indices = [part.strip() for part in devices.split(",")]
         bad = [part for part in indices if not part.isdecimal() or int(part) >= there]
         if bad:
-            raise SettingError(
-                f"--devices {devices}: no device {bad[0]!r}; legal: cpu, or indices below {there} (CUDA)"
-            )
+            legal = f"cpu, auto, or indices below {there} (CUDA)" if there else "cpu or auto (no CUDA device is here)"
+            raise SettingError(f"--devices {devices}: no device {shown(bad[0])}; legal: {legal}")
         each = [f"cuda:{int(index)}" for index in dict.fromkeys(indices)]
         names = (each * min(workers_per_device or 1, runs))[:runs]
     return [Slot(name, max(1, cores // len(names))) for name in names]

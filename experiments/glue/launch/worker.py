@@ -19,7 +19,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, error_line
 from mt_dnn.config import RunConfig
 from mt_dnn.interrupt import Interrupted
 from mt_dnn.results import RunLocked, Status
@@ -203,7 +203,8 @@ def _stop_when_orphaned() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = error_line(error) if isinstance(error, OSError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 @contextmanager
