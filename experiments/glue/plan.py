@@ -45,7 +45,6 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
     recipes = chosen_recipes(chosen)
     if not chosen.unequal_grids and chosen.search is None:  # a search chooses the settings anew
         check_budgets(recipes)
-    _tell_borrowed(recipes, {recipe.name: _tasks(chosen, recipe) for recipe in recipes})
     seeds = _search_seeds(chosen) if chosen.search is not None else parse_seeds(chosen.seeds)
     groups = dict.fromkeys(part for recipe in recipes for part in recipe.method.split("+"))
     groups |= dict.fromkeys(task for recipe in recipes for task in _tasks(chosen, recipe))
@@ -64,6 +63,7 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
             if other is not recipe:
                 raise SettingError(f"{other.path} and {recipe.path} both set {config.method} on {config.encoder}")
             configs[run_dir(config)] = config
+    _tell_borrowed(recipes, {recipe.name: _tasks(chosen, recipe) for recipe in recipes})
     trials = {(r.encoder, r.method): r.trials for r in recipes}
     by_name = {(slug(encoder), method): n for (encoder, method), n in trials.items()}
     return [make_job(c, folder, by_name[c.encoder, c.method]) for folder, c in configs.items()]

@@ -83,7 +83,10 @@ def test_like_of_like(folder: Path) -> None:
         ("like: base\ntasks: {sst: null}", r"mine.yml: tasks.sst is null, but .*base.yml has no sst to take out"),
         ("like: base\ngrid: {epochs: null}", r"grid.epochs is null, but .*base.yml has no epochs to take out"),
         ("like: base\nsettings: {seed: 1}", r"mine.yml: settings: seed is not set here"),
-        ("like: base\nmethod: vanilla\nsettings: {pats: {}}", r"settings are given for pats, but method is 'vanilla'"),
+        (
+            "like: base\nmethod: vanilla\nsettings: {pats: {noise_scale: 0.1}}",
+            r"settings are given for pats, but method is 'vanilla'",
+        ),
         (BASE + "like: null", r"mine.yml: like is None; legal: a text"),
         (BASE.replace("cola: {learning_rate: 1.0e-4,", "cola: null #"), r"mine.yml: tasks.cola"),
     ],
