@@ -38,10 +38,10 @@ def check_name(kind: str, value: str) -> str:
     )
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """``" (did you mean rte?)"`` for a message about an unknown name, or nothing where no known one is near."""
     near = difflib.get_close_matches(name[:_MAX_LENGTH], known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    return f" (did you mean {prefix}{near[0]}?)" if near else ""
 
 
 def slug(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -16,6 +15,7 @@ import yaml
 
 from data_utils.command_line import plain
 from data_utils.errors import SettingError, shown
+from data_utils.names import did_you_mean
 from data_utils.yaml_file import read_yaml
 from module.methods import METHODS, parse_method
 from mt_dnn.config import RunConfig, legal_values
@@ -197,8 +197,7 @@ def _check_keys(values: Mapping[str, Any], legal: Sequence[str], group: str) -> 
     for key, value in values.items():
         if key not in legal:
             method, dot, name = str(key).partition(".")
-            near = difflib.get_close_matches(str(key), legal, n=1)
-            meant = f" (did you mean {group}{near[0]}?)" if near else ""
+            meant = did_you_mean(str(key), legal, group)
             if dot and method in METHODS:
                 meant = f" (write {method}: {{{name}: ...}})"
             raise SettingError(f"unknown setting {group}{' '.join(str(key).split())[:120]}{meant}")
