@@ -152,7 +152,7 @@ def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: Tas
             _check_uid(row[0])
             values.append(label_value(row[1], task_def))
         except SettingError as error:
-            hint = "; a canonical file has no header" if number == 1 else ""
+            hint = "; a canonical file has no header" if number == 1 and row[1][:1].isalpha() else ""
             raise SettingError(f"{path}: line {number}: {error}{hint}") from None
         rows.append(row)
     if not rows:
@@ -211,10 +211,8 @@ def label_value(text: str, task_def: TaskDef) -> float:
             value = float(text)
         except ValueError:
             value = np.nan
-        if not np.isfinite(value):
-            raise SettingError(f"label {shown(text)} is not a number")
-        if abs(value) > _MAX_SCORE:
-            raise SettingError(f"label {shown(text)} is beyond what float32 holds, {_MAX_SCORE:.4g}")
+        if not abs(value) <= _MAX_SCORE:
+            raise SettingError(f"label {shown(text)} is not a number that float32 holds")
         return value
     # Digits as many as the largest class has, at most: Python refuses to read thousands of them.
     digits = text.lstrip("0") or "0"

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from data_utils.atomic import build_dir
 from data_utils.cache_arrays import ARRAYS, write_arrays
 from data_utils.errors import SettingError, naming
+from data_utils.file_hash import sha256_of
 from data_utils.json_file import json_bytes, parse_json, write_json
 from data_utils.names import check_name
 from data_utils.regular_file import read_regular
@@ -128,7 +129,7 @@ def verify_cache(path: str | Path) -> None:
     path = Path(path)
     manifest = open_cache(path).manifest
     for name in ARRAYS:
-        if _hash(path / f"{name}.npy") != manifest["files"][name]["sha256"]:
+        if sha256_of(path / f"{name}.npy") != manifest["files"][name]["sha256"]:
             raise _damaged(path / f"{name}.npy", "its SHA-256 is not the manifest's")
 
 
@@ -166,7 +167,7 @@ def ensure_cache(
         if not _changed(cache, key):
             return cache
     checked = look(_stamped_files(cache_dir, tsv))
-    key = _key(_hash(tsv), task_def, tokenizer, max_seq_len)
+    key = _key(sha256_of(tsv), task_def, tokenizer, max_seq_len)
     cache = _open_if_fresh(cache_dir, key)
     if cache is not None:
         write_stamp(cache_dir / _STAMP, checked)
@@ -250,11 +251,6 @@ def _build_lock(cache_dir: Path) -> Iterator[None]:
         for leftover in cache_dir.parent.glob(f".{cache_dir.name}.tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open_array(path: Path, entry: dict[str, Any]) -> NDArray[Any]:

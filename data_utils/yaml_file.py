@@ -14,6 +14,8 @@ from data_utils.regular_file import read_regular
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 100_000  # aliases written out: ten lines of them can stand for more than any memory holds
 
+_OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|.*:.*)")  # 0x10 and 0b1 are what they look like
+
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader that reads ``1e-4`` as a float and refuses a key given twice, and a file that expands without end.
@@ -55,6 +57,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+    """A number that is none of YAML 1.1's surprises: to it 010 is 8 and 1:30 is 90."""
+    if _OTHER_BASE.fullmatch(node.value):
+        raise SettingError(
+            f"line {node.start_mark.line + 1}: {shown(node.value)} is another number to YAML (base 8 or 60); write it "
+            "without leading zeros and colons, or between quotes if it is a text"
+        )
+    is_int = node.tag == "tag:yaml.org,2002:int"
+    number: int | float = loader.construct_yaml_int(node) if is_int else loader.construct_yaml_float(node)
+    return number
+
+
+for _tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+    _Loader.add_constructor(_tag, _number)
+
+
 def _expanded(node: yaml.Node, known: dict[int, float]) -> float:
     """Return how many values a node stands for when its aliases are written out; infinitely many within itself."""
     size = known.get(id(node))
@@ -70,6 +88,17 @@ def _expanded(node: yaml.Node, known: dict[int, float]) -> float:
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
+
+
+def yaml_value(text: str) -> Any:
+    """Read a value as it would stand in a file.
+
+    Raises:
+        SettingError: a number of another base, a key given twice, or what expands without end.
+        ValueError: no value, such as a date that there is not.
+        yaml.YAMLError: not YAML.
+    """
+    return _Loader(text).get_single_data()
 
 
 def read_yaml(path: str | Path, texts: Collection[str] = ()) -> dict[str, Any]:

@@ -22,6 +22,7 @@ reference in ``tests/reference``.
 Not supported, with an error that says so: complex, sparse and float64 gradients, ``maximize``, ``differentiable``.
 """
 
+import reprlib
 from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
 from typing import Any, ClassVar
@@ -82,8 +83,11 @@ class Adamax(KernelOptimizer):
             if group.get(switch):
                 raise ValueError(f"Invalid {switch}: {group[switch]}: False is needed, there is no such step here")
         _check("learning rate", group["lr"], 0.0, float("inf"))
-        for i in (0, 1):
-            _check(f"beta parameter at index {i}", group["betas"][i], 0.0, 1.0)
+        betas = group["betas"]
+        if not isinstance(betas, list | tuple) or len(betas) != 2:
+            raise ValueError(f"Invalid betas: {reprlib.repr(betas)}: two numbers in [0, 1) are needed")
+        for i, beta in enumerate(betas):
+            _check(f"beta parameter at index {i}", beta, 0.0, 1.0)
         _check("epsilon value", group["eps"], 0.0, float("inf"))
         _check("weight_decay value", group["weight_decay"], 0.0, float("inf"))
 
@@ -263,9 +267,14 @@ def _observed_terms(group: dict[str, Any]) -> tuple[float, float]:
     return (group["eps"], group["weight_decay"]) if group["rule"] == "mtdnn" else (1e-37, 0.0)
 
 
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value < high:
-        raise ValueError(f"Invalid {name}: {value}: a number in [{low:g}, {high:g}) is needed")
+def _check(name: str, value: Any, low: float, high: float) -> None:
+    try:
+        legal = bool(low <= value < high)
+    except (TypeError, RuntimeError):  # no number; a tensor of several, or on meta
+        legal = False
+    if not legal:
+        shown = " ".join(reprlib.repr(value).split()) if not isinstance(value, float) else value
+        raise ValueError(f"Invalid {name}: {shown}: a number in [{low:g}, {high:g}) is needed")
 
 
 def _adamax_defaults(

@@ -36,6 +36,8 @@ def prepare_state_dict(
         lacking = " and ".join(sorted(absent))
         raise ValueError(f"No state of an optimizer: it lacks {lacking}: pass what state_dict() gave")
     groups, saved = optimizer.param_groups, state_dict["param_groups"]
+    if not isinstance(state_dict["state"], Mapping) or not _are_groups(saved):
+        raise ValueError("No state of an optimizer: state or param_groups are none: pass what state_dict() gave")
     here, there = ([len(group["params"]) for group in some] for some in (groups, saved))
     if here != there:
         raise ValueError(
@@ -53,6 +55,15 @@ def prepare_state_dict(
             if entry != {}:
                 state[parameter] = _loaded(name, parameter, entry)
     return {**state_dict, "param_groups": completed, "state": {**rest, **state}}
+
+
+def _are_groups(saved: Any) -> bool:
+    return isinstance(saved, list | tuple) and all(
+        isinstance(group, Mapping)
+        and isinstance(group.get("params"), list | tuple)
+        and isinstance(group.get("param_names", ()), list | tuple)
+        for group in saved
+    )
 
 
 def _completed(number: int, own: Group, saved: Group, check_group: Callable[[Group], None]) -> Group:

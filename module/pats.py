@@ -172,8 +172,9 @@ class PATS(PATSState):
     @torch.no_grad()
     def _observe(self, optimizer: Optimizer) -> None:
         self._pending = []
-        infos = [info for info in self._perturbed if info.parameter.grad is not None and info.parameter.numel()]
-        infos = _check_owned(optimizer, infos)
+        # Those without a gradient too: fully_shard after attach() leaves the parameters that are watched behind.
+        infos = _check_owned(optimizer, self._perturbed)
+        infos = [info for info in infos if info.parameter.grad is not None and info.parameter.numel()]
         here, there = _by_device(infos)
         if there and self.spread != "sensitivity":
             raise NotImplementedError(f"spread {self.spread!r} is for parameters on the CPU: move the model there")

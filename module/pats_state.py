@@ -73,8 +73,12 @@ class PATSState:
         self._take(self._checked(state_dict))
 
     def _checked(self, saved: Mapping[str, Any]) -> tuple[PATSRule, int, dict[str, State]]:
+        if not isinstance(saved, Mapping):
+            raise ValueError(f"No state of PATS: a {type(saved).__name__}: pass what state_dict() gave")
         if absent := {"rule", "noise_seed", "state"} - set(saved):
             raise ValueError(f"No state of PATS: it lacks {', '.join(sorted(absent))}: pass what state_dict() gave")
+        if not isinstance(saved["rule"], Mapping) or not isinstance(saved["state"], Mapping):
+            raise ValueError("No state of PATS: its rule or its state is none: pass what state_dict() gave")
         rule = PATSRule(**saved["rule"])
         infos = {info.path: info for info in self._chosen(rule)}
         for path in saved["state"]:

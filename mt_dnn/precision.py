@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 
 from data_utils.errors import SettingError
-from mt_dnn.requirements import check_fp16
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,6 +50,8 @@ def resolve_precision(setting: str, device: torch.device) -> Precision:
         raise SettingError(f"precision: {setting!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     name = _automatic(device) if setting == "auto" else setting
     if name == "fp16":
+        from mt_dnn.requirements import check_fp16  # it brings the methods, which a peer of a benchmark has not
+
         check_fp16(device.type)
     if name == "bf16" and device.type == "cuda" and _capability(device) < _BF16_CAPABILITY:
         raise SettingError(f"precision: {device} has no bf16 instructions (compute capability 8.0 and up); use fp16")

@@ -11,6 +11,7 @@ import yaml
 
 from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, did_you_mean
+from data_utils.yaml_file import yaml_value
 from experiments.glue.fields import Fields
 from module.methods import METHODS, parse_method
 from mt_dnn.config import RunConfig
@@ -158,10 +159,10 @@ def _value(key: str, text: str) -> Any:
         # An alias in so short a text is of no use but to blow it up.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise SettingError(f"--set {key}: aliases (*) are not read")
-        value = yaml.safe_load(text)
+        value = yaml_value(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that there is not, a number too long
         if isinstance(error, SettingError):
-            raise
+            raise SettingError(str(error).replace("line 1", f"--set {key}", 1)) from None
         raise SettingError(f"--set {key}: cannot read the value {shown(text)}") from None
     if isinstance(value, str):
         with suppress(ValueError):

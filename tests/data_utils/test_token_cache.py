@@ -301,8 +301,8 @@ def tick() -> None:
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     reads: list[str] = []
-    whole = token_cache._hash
-    monkeypatch.setattr(token_cache, "_hash", lambda path: (reads.append(path.name), whole(path))[1])
+    whole = token_cache.sha256_of
+    monkeypatch.setattr(token_cache, "sha256_of", lambda path: (reads.append(path.name), whole(path))[1])
     return reads
 
 

@@ -19,6 +19,11 @@ def test_numbers_without_a_dot_are_floats(tmp_path: Path) -> None:
     assert isinstance(content["a"], float)
 
 
+def test_whole_numbers_are_what_they_look_like(tmp_path: Path) -> None:
+    content = read_yaml(write(tmp_path, "a: 0\nb: -10\nc: 0x10\nd: '010'\ne: 08\nf: 0.5\ng: 1_000\nh: .inf\n"))
+    assert content == {"a": 0, "b": -10, "c": 16, "d": "010", "e": "08", "f": 0.5, "g": 1000, "h": float("inf")}
+
+
 def test_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
     assert read_yaml(write(tmp_path, "# nothing\n")) == {}
 
@@ -36,6 +41,10 @@ def test_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
         (b"a: \xff\xfe\n", "not valid YAML"),
         ("a: 2001-99-99\n", "not valid YAML"),
         ("? [a]\n: b\n", "not valid YAML"),
+        ("epochs: 1\nseed: 010\n", "line 2: '010' is another number to YAML (base 8 or 60)"),
+        ("a: -0_7\n", "line 1: '-0_7' is another number to YAML (base 8 or 60)"),
+        ("a: [1:30]\n", "line 1: '1:30' is another number to YAML (base 8 or 60)"),
+        ("a: 1:30.5\n", "line 1: '1:30.5' is another number to YAML (base 8 or 60)"),
     ],
 )
 def test_bad_files_are_named_with_the_reason(tmp_path: Path, text: str | bytes, reason: str) -> None:
@@ -86,7 +95,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_texts_are_read_as_they_are_written(tmp_path: Path) -> None:
     written = ["01", "-0", "12:30", "no", "on", "2001-01-01", "null", "~", "1.0", "1e3", "0x1F", "1_000", ".inf", "+1"]
-    path = write(tmp_path, f"a: {{names: [{', '.join(written)}, '02', \"x\"], other: [01, no]}}\nb: {{names: 01}}\n")
+    path = write(tmp_path, f"a: {{names: [{', '.join(written)}, '02', \"x\"], other: [1, no]}}\nb: {{names: 1}}\n")
     content = read_yaml(path, texts=("names",))
     assert content["a"] == {"names": [*written, "02", "x"], "other": [1, False]}
     assert content["b"] == {"names": 1}

@@ -26,8 +26,10 @@ from experiments.glue.drawing.sensitivities import DEFAULTS, mean_and_deviation,
 from experiments.glue.figure3 import parse_shares
 from experiments.glue.plan import plan_jobs
 from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, TensorSummary, bin_edges
-from mt_dnn.config import run_dir
+from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.results import RunDirectory
 from mt_dnn.run import run
+from tests.experiments.fake_runs import make_result
 
 RECIPE = """
 encoder: {encoder}
@@ -308,14 +310,16 @@ def test_statistics_in_words() -> None:
     ],
 )
 def test_a_damaged_summary_is_named_in_one_line(tmp_path, change, message) -> None:
-    path = tmp_path / "sensitivity.json"
-    path.write_text(json.dumps(dataclasses.asdict(a_summary()) | change))
+    directory = RunDirectory(tmp_path)
+    result = make_result(RunConfig(), 70.0, 69.0)  # of an earlier version: it knows no checksums of files
+    directory.sensitivity_json.write_text(json.dumps(dataclasses.asdict(a_summary()) | change))
     with pytest.raises(SettingError) as caught:
-        read_summary(path)
+        read_summary(directory, result)
     assert message in str(caught.value)
     assert "sensitivity.json" in str(caught.value)
-    with pytest.raises(SettingError, match=r"none\.json is missing"):
-        read_summary(tmp_path / "none.json")
+    directory.sensitivity_json.unlink()
+    with pytest.raises(SettingError, match=r"sensitivity\.json is missing"):
+        read_summary(directory, result)
 
 
 def test_figures_2_and_3_in_one_folder_leave_each_other_alone(drawn, computed) -> None:

@@ -265,6 +265,8 @@ def test_overrides_are_yaml_values() -> None:
         ("epochs=2001-99-99", "epochs: cannot read the value '2001-99-99'"),
         ("epochs=2001-09-09", "epochs is datetime.date"),
         ("epochs=" + "9" * 5000, "epochs: cannot read the value"),
+        ("epochs=010", "--set epochs: '010' is another number to YAML"),
+        ("epochs=1:30", "--set epochs: '1:30' is another number to YAML"),
         ("epochs=99999999999999999999", "epochs is an integer that needs more than 64 bits"),
         ("betas=" + "[" * 100_000, "betas: cannot read the value"),
         ("betas=&a [*a]", r"betas: aliases \(\*\) are not read"),

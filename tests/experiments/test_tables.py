@@ -206,8 +206,12 @@ def test_mnli_is_the_mean_of_its_two_dev_sets(tmp_path: Path) -> None:
 def test_two_settings_for_a_cell_are_refused_until_one_is_chosen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = write_run(tmp_path, best=60.0, learning_rate=1e-4, device="cpu", data_dir="a", cache_dir="c").parent.name
-    second = write_run(tmp_path, best=70.0, learning_rate=3e-4, device="cuda:0", data_dir="b", threads=3).parent.name
+    first = write_run(
+        tmp_path, best=60.0, learning_rate=1e-4, device="cpu", data_dir=Path("a"), cache_dir=Path("c")
+    ).parent.name
+    second = write_run(
+        tmp_path, best=70.0, learning_rate=3e-4, device="cuda:0", data_dir=Path("b"), threads=3
+    ).parent.name
     assert main([str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1

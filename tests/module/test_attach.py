@@ -184,6 +184,17 @@ def test_what_perturbs_by_itself_or_lacks_parameters_is_refused():
     PATS(parameters.items()).attach(torch.optim.SGD(some, 1e-3))
 
 
+def test_parameters_that_took_the_place_of_the_watched_ones_are_refused():
+    """fully_shard after attach() does this: without a word the optimizer would train without PATS from then on."""
+    parameters = make_parameters()
+    optimizer = torch.optim.SGD(parameters.values(), 1e-3)
+    PATS(parameters.items()).attach(optimizer)
+    others = make_parameters()
+    optimizer.param_groups[0]["params"] = list(others.values())
+    with pytest.raises(ValueError, match=r"is to be perturbed, but is not a parameter of the optimizer"):
+        train(others, optimizer, 1)
+
+
 def test_non_finite_gradients_stop_the_step_before_the_optimizer_sees_them():
     parameters = make_parameters()
     optimizer = torch.optim.AdamW(parameters.values(), 1e-3)

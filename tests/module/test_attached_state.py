@@ -42,7 +42,9 @@ def trained(steps=3):
     ("saved", "message"),
     [
         ({"rule": {}, "state": {}}, "No state of PATS: it lacks noise_seed"),
-        ([], "No state of PATS: it lacks noise_seed, rule, state"),
+        ([], "No state of PATS: a list: pass what state_dict"),
+        (1, "No state of PATS: a int: pass what state_dict"),
+        ({"rule": None, "noise_seed": 0, "state": {}}, "No state of PATS: its rule or its state is none"),
         ({"rule": {}, "noise_seed": -1, "state": {}}, "Invalid noise_seed: -1"),
         ({"rule": {}, "noise_seed": 0, "state": {"layer.1.output.dense.bias": [1]}}, "is a list: step, sensitivity"),
     ],

@@ -188,6 +188,13 @@ EDITS = {
         r"has 'classifier\.weight' where the optimizer has '.*query\.weight': pass the same parameters",
     ),
     "out of range": (lambda s: s["param_groups"][0].update(eps=-1.0), "Invalid epsilon value: -1"),
+    "betas of one": (lambda s: s["param_groups"][0].update(betas=(0.9,)), r"Invalid betas: \(0\.9,\): two numbers"),
+    "a rate in words": (lambda s: s["param_groups"][0].update(lr="fast"), "Invalid learning rate: 'fast': a number in"),
+    "rates": (lambda s: s["param_groups"][0].update(lr=torch.ones(2)), r"Invalid learning rate: tensor\(\[1"),
+    "groups that are none": (lambda s: s.update(param_groups=[1]), "state or param_groups are none"),
+    "a group without parameters": (lambda s: s["param_groups"][0].pop("params"), "state or param_groups are none"),
+    "nameless names": (lambda s: s["param_groups"][0].update(param_names=None), "state or param_groups are none"),
+    "no state": (lambda s: s.update(state=None), "state or param_groups are none"),
     "maximize": (lambda s: s["param_groups"][0].update(maximize=True), "Invalid maximize: True: False is needed"),
 }
 

@@ -53,9 +53,9 @@ def test_labels_that_tell_nothing_make_a_run_degenerate(edited, caplog, split, e
         assert [result.best.score, result.last.score] == pytest.approx([score, score], nan_ok=True)
 
 
-def test_an_ordinary_run_is_ok_without_a_word(tiny_run, caplog):
+def test_an_ordinary_run_is_ok_without_a_word(tiny_run, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        result = run(tiny_run(epochs=6))
+        result = run(tiny_run(epochs=6, cache_dir=tmp_path / "cache"))  # its own: another test's would be made anew
     assert (result.status, result.error, caplog.messages) == (Status.OK, None, [])
 
 
