@@ -200,7 +200,8 @@ def test_an_encoder_finds_its_recipes(place: Place, capsys: pytest.CaptureFixtur
 def test_what_a_recipe_was_not_written_for_is_said_and_stands_in_the_heading(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (place.root / "data" / "sst_train.tsv").write_text("1\t1\tsome words\n" * 40)
+    for split in ("train", "dev"):
+        (place.root / "data" / f"sst_{split}.tsv").write_text("1\t1\tsome words\n" * 40)
     where = [argument for argument in place.arguments(seeds="1") if ".yml" not in argument and argument != "--recipes"]
     arguments = [*where, "--encoder", "all-MiniLM-L6-v2", "--methods", "vanilla,sage+pats", "--tasks", "sst"]
     assert main(arguments, run=fake_run) == 0
