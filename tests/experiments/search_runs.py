@@ -49,7 +49,7 @@ def scored_run(
         for number in range(1, config.epochs + 1):
             held_out = score_of(config) - 10.0 * (config.epochs - number)
             best = epoch(config, number, held_out)
-            record = {"epoch": number, "score": best.score, "evaluation": best.metrics}
+            record = {"step": number, "epoch": number, "score": best.score, "evaluation": best.metrics}
             directory.append_metrics(record | ({} if best.held_out is None else {"held_out": held_out}))
             if prune is not None and number < config.epochs and prune(number, best.choice):
                 status = Status.PRUNED

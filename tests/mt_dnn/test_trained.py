@@ -59,8 +59,9 @@ def test_weights_of_another_epoch_run_or_result_are_not_loaded(run_folder, tiny_
     shutil.copy(last, best)
     with pytest.raises(SettingError, match=r"best/model\.safetensors is damaged or of another run"):
         load_run(read_run(run_folder), "best", "cpu")
-    status, out, errors = answer(capsys, run_folder, tiny_trained["cola"] / "nothing.tsv")
+    status, out, errors = answer(capsys, run_folder, read_run(run_folder).config.data_dir / "cola_dev.tsv")
     assert (status, out, len(errors)) == (2, "", 1)
+    assert "best/model.safetensors is damaged or of another run" in errors[0]
     best.write_bytes(content)
     files = read_json(run_folder / "result.json")["files"]
     edit_json(run_folder / "result.json", files={k: v for k, v in files.items() if "best" not in k})
@@ -188,6 +189,7 @@ def test_kept_weights_are_as_readable_as_the_other_files(tiny_trained):
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b"{}", b'{"config": 3}', b"\xff"])
 def test_a_run_json_of_another_form_is_one_line(run_folder, content, capsys):
     (run_folder / "run.json").write_bytes(content)
-    status, out, errors = answer(capsys, run_folder, "nothing.tsv")
+    (run_folder.parent / "rows.tsv").write_text("")
+    status, out, errors = answer(capsys, run_folder, run_folder.parent / "rows.tsv")
     assert (status, out, len(errors)) == (2, "", 1)
     assert "run.json" in errors[0]
