@@ -30,8 +30,8 @@ KINDS = ("named", "harmless", "silent", "traceback")
 _SECONDS = 120  # after which a command hangs
 _SETUP_SECONDS = 1800
 _HANGS, _RAISED = 97, 98  # exit statuses of a child that no command has
-# Clock times, and how long something took.
-_TIMES = re.compile(r"\d+:\d\d(:\d\d)?|\d+(\.\d+)? ?s\b")
+# Clock times, when the report was written, and how long something took.
+_TIMES = re.compile(r'\d+:\d\d(:\d\d)?|data-written="[\d.]+"|\d+(\.\d+)? ?s\b')
 
 Command = Callable[[Path], int | None]
 """Runs in a process of its own, over a folder made by :func:`make`."""
@@ -140,10 +140,9 @@ def _report(root: Path) -> int:
 def _figure2(root: Path) -> int:
     from experiments.glue import figure2
 
-    study = str(root / "results/study/study.json")
-    status = figure2.main([str(root / "runs"), "--study", study, "--out", str(root / "out")])
-    for file in sorted((root / "out").glob("*.csv")):
-        print(file.read_text())
+    status = figure2.main([*_study_arguments(root), "--results_dir", str(root / "out"), "--name", "figure"])
+    for file in sorted((root / "out").rglob("*.csv")):
+        print(file.name, file.read_text())
     return status
 
 
@@ -226,18 +225,24 @@ def make(root: Path) -> None:
     shutil.rmtree(root / "out", ignore_errors=True)
 
 
-def _study(root: Path, *more: str) -> int:
+def _study_arguments(root: Path) -> list[str]:
+    return [
+        "--recipes", f"{root / 'vanilla.yml'},{root / 'pats.yml'}", "--data_dir", str(root / "data"), "--output_dir",
+        str(root / "runs"), "--seeds", "2", "--tasks", "cola", "--devices", "cpu", "--workers_per_device", "1",
+    ]  # fmt: skip
+
+
+def _study(root: Path) -> int:
     from experiments.glue import study
 
-    recipes = f"{root / 'vanilla.yml'},{root / 'pats.yml'}"
-    where = ["--data_dir", str(root / "data"), "--output_dir", str(root / "runs"), "--results_dir"]
-    devices = ["--devices", "cpu", "--workers_per_device", "1"]
-    name = [] if "--name" in more else ["--name", "study"]
-    return study.main(["--recipes", recipes, *where, str(root / "results"), *name, "--seeds", "2", *devices, *more])
+    return study.main([*_study_arguments(root), "--results_dir", str(root / "results"), "--name", "study"])
 
 
 def _search(root: Path) -> int:
-    return _study(root, "--search", "grid", "--search_seeds", "101,", "--name", "search")
+    from experiments.glue import study
+
+    more = ["--results_dir", str(root / "results"), "--name", "search", "--search", "grid", "--search_seeds", "101,"]
+    return study.main([*_study_arguments(root), *more])
 
 
 def _break_off(root: Path) -> int:
