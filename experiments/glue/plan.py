@@ -195,12 +195,14 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
     """A run as the pool takes it.
 
     Raises:
-        SettingError: there is no training set of its task.
+        SettingError: there is no training set of its task, or a smaller one than the run asks for.
     """
     tsv = config.data_dir / f"{config.task}_train.tsv"
     if not tsv.is_file():
         raise SettingError(f"{missing_file(config, tsv.stem)}; or leave {config.task} out of --tasks")
     rows = _count_rows(tsv)
+    if config.train_size is not None and config.train_size > rows:
+        raise SettingError(f"train_size is {config.train_size}, but {tsv} has {rows} rows; legal: at most that many")
     used = config.train_size or math.ceil(rows * (1.0 - (config.holdout or 0.0)) * (config.train_fraction or 1.0))
     steps = config.epochs * math.ceil(used / config.window)
     return Job(config, folder, steps, cost=config.epochs * tsv.stat().st_size * used / max(rows, 1), trials=trials)

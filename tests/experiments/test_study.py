@@ -163,6 +163,7 @@ def test_overrides_reach_the_runs_and_their_identity(place: Place, capsys: pytes
         (["--set", "learning_rate=-1"], "error: --set learning_rate=-1: learning_rate is -1.0; legal: a number > 0"),
         (["--set", "config=other.yml"], "--set: unknown setting 'config'"),
         (["--holdout", "nan"], "--holdout is nan; legal: a share in (0, 1)"),
+        (["--set", "train_size=41"], "cola_train.tsv has 40 rows; legal: at most that many"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(
