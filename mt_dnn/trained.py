@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -212,9 +211,8 @@ def load_exported(folder: Path, device: str = "auto", precision: str | None = No
 def _max_length(folder: Path) -> int:
     path = folder / "tokenizer_config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["model_max_length"]
-        return min(int(found), MAX_MAX_SEQ_LEN)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return min(int(read_json(path)["model_max_length"]), MAX_MAX_SEQ_LEN)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingError(f"{path} names no model_max_length ({error}); export it again") from None
 
 
