@@ -24,17 +24,14 @@ Not supported, with an error that says so: complex, sparse and float64 gradients
 
 import reprlib
 from collections.abc import Iterable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from typing import Any, ClassVar
 
-import numpy as np
-
-from .kernel_optimizer import Group, KernelOptimizer, StepTable
-from .kernels.device_step import DeviceGroup, fill_device_rule, fill_device_sensitivity, new_settings
-from .kernels.device_table import Setting
-from .kernels.rows import INFINITY_NORM, MOMENTUM, RULE_MTDNN, RULE_TORCH, SENSITIVITY, SENSITIVITY_MEAN
-from .kernels.step import NonFiniteGradient, fill_noise, fill_sensitivity, model_mean
-from .noise import WORD, check_seed
+from .kernel_optimizer import Group, KernelOptimizer
+from .kernels.member import NonFiniteGradient
+from .kernels.rows import RULE_MTDNN, RULE_TORCH
+from .kernels.state import INFINITY_NORM, MOMENTUM, SENSITIVITY, SENSITIVITY_MEAN
+from .noise import check_seed
 from .pats_rule import PATSRule
 from .sensitivity import Observation
 
@@ -91,25 +88,19 @@ class Adamax(KernelOptimizer):
         _check("epsilon value", group["eps"], 0.0, float("inf"))
         _check("weight_decay value", group["weight_decay"], 0.0, float("inf"))
 
-    def fill(self, table: StepTable) -> None:
-        """Fill in the table's hyper-parameters."""
-        for group, span in table.spans:
-            part = table.rows[span]
-            beta1, beta2 = group["betas"]
-            part["beta1"], part["one_minus_beta1"], part["beta2"] = beta1, 1.0 - beta1, beta2
-            part["eps"], part["weight_decay"] = group["eps"], group["weight_decay"]
-            part["rule"] = _RULES[group["rule"]]
-            bias = 1.0 - beta1 ** part["step"].astype(np.float64) if group["rule"] == "torch" else 1.0
-            part["step_size"] = float(group["lr"]) / bias
-
-    def device_group(self, group: Group) -> DeviceGroup:
-        """Say the same of one group to the kernels of a GPU."""
-        settings = new_settings()
-        beta1, settings[Setting.BETA2] = group["betas"]
-        settings[Setting.BETA1], settings[Setting.ONE_MINUS_BETA1] = beta1, 1.0 - beta1
-        settings[Setting.EPS], settings[Setting.WEIGHT_DECAY] = group["eps"], group["weight_decay"]
-        settings[Setting.BIAS_CORRECTION] = group["rule"] == "torch"
-        return DeviceGroup(settings, rule=_RULES[group["rule"]]).at(group["lr"])
+    def settings(self, group: Group) -> dict[str, Any]:
+        """State what a group's tensors share in a step."""
+        beta1, beta2 = group["betas"]
+        return {
+            "lr": group["lr"],
+            "rule": _RULES[group["rule"]],
+            "bias_correction": group["rule"] == "torch",
+            "beta1": beta1,
+            "one_minus_beta1": 1.0 - beta1,
+            "beta2": beta2,
+            "eps": group["eps"],
+            "weight_decay": group["weight_decay"],
+        }
 
 
 class SAGEAdamax(Adamax):
@@ -157,18 +148,11 @@ class SAGEAdamax(Adamax):
         _check("sensitivity_beta", group["sensitivity_beta"], 0.0, 1.0)
         _check("sensitivity_eps", group["sensitivity_eps"], 1e-37, float("inf"))
 
-    def fill(self, table: StepTable) -> None:
-        """Fill in the table's hyper-parameters."""
-        super().fill(table)
-        table.rows["scale"] = table.rows["track"]
-        for group, span in table.spans:
-            fill_sensitivity(table.rows[span], group["sensitivity_beta"], group["sensitivity_eps"])
-
-    def device_group(self, group: Group) -> DeviceGroup:
-        """Say the same of one group to the kernels of a GPU."""
-        plain = super().device_group(group)
-        fill_device_sensitivity(plain.settings, group["sensitivity_beta"], group["sensitivity_eps"])
-        return replace(plain, scale=True)
+    def settings(self, group: Group) -> dict[str, Any]:
+        """State what a group's tensors share in a step."""
+        beta = group["sensitivity_beta"]
+        sensitivity = {"beta": beta, "one_minus_beta": 1.0 - beta, "sensitivity_eps": group["sensitivity_eps"]}
+        return {**super().settings(group), **sensitivity, "scale": True}
 
 
 class PATSAdamax(Adamax):
@@ -215,45 +199,22 @@ class PATSAdamax(Adamax):
         check_seed(group["noise_seed"])
         rule_of(group)
 
-    def fill(self, table: StepTable) -> None:
-        """Fill in the table's hyper-parameters."""
-        super().fill(table)
-        rows = table.rows
-        rows["id_low"] = [(identity or 0) & WORD for identity in table.identities]
-        rows["id_high"] = [(identity or 0) >> 32 for identity in table.identities]
-        rules = [rule_of(group) for group, _ in table.spans]
-        for rule, (_, span) in zip(rules, table.spans, strict=True):
-            fill_sensitivity(rows[span], rule.sensitivity_beta, rule.sensitivity_eps)
-        means = table.sensitivity_means()
-        tracked = rows["track"] == 1
-        whole = model_mean(means[tracked], rows["size"][tracked])
-        for rule, (group, span) in zip(rules, table.spans, strict=True):
-            chosen = np.arange(len(rows))[span][tracked[span]]
-            part = rows[chosen]  # a copy
-            scope = means[chosen] if rule.mean_scope == "tensor" else np.full(len(chosen), whole)
-            fill_noise(part, rule, float(group["lr"]), scope, group["noise_seed"])
-            rows[chosen] = part
-
-    def device_group(self, group: Group) -> DeviceGroup:
-        """Say the same of one group to the kernels of a GPU."""
-        plain, rule = super().device_group(group), rule_of(group)
-        fill_device_rule(plain.settings, rule, group["noise_seed"])
-        return replace(plain, noise=not rule.is_silent)
+    def settings(self, group: Group) -> dict[str, Any]:
+        """State what a group's tensors share in a step."""
+        return {**super().settings(group), **rule_of(group).settings(group["noise_seed"])}
 
     def observations(self) -> list[Observation]:
         """Return what the statistics of :mod:`module.sensitivity` are made of; empty before the first step."""
-        selection = self._selection()
         return [
             Observation(
-                rule_of(group),
+                rule_of(group := self.param_groups[member.group]),
                 float(group["lr"]),
                 float(state[SENSITIVITY_MEAN]),
                 state[SENSITIVITY],
-                (state[MOMENTUM], state[INFINITY_NORM], parameter, *_observed_terms(group)),
+                (state[MOMENTUM], state[INFINITY_NORM], member.parameter, *_observed_terms(group)),
             )
-            for group in self.param_groups
-            for parameter in group["params"]
-            if SENSITIVITY in (state := self.state.get(parameter, {})) and selection[id(parameter)] is not None
+            for member in self._members()
+            if SENSITIVITY in (state := self.state.get(member.parameter, {})) and member.identity is not None
         ]
 
 

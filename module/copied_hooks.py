@@ -38,11 +38,11 @@ def keep_in_copies(optimizer: Optimizer, kind: type) -> None:
     optimizer.__getstate__ = MethodType(state, optimizer)  # type: ignore[method-assign]
 
 
-def remove_hooks(optimizer: Optimizer, owner: object) -> None:
+def remove_hooks(optimizer: Optimizer, owner: object, kind: type) -> None:
     """Take away the hooks that are methods of an object; with the last of its class, copies are torch's again."""
     for name in _DICTS:
         hooks = getattr(optimizer, name)
         for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is owner]:
             del hooks[key]
-    if not any(owners(optimizer, type(owner))):
+    if not any(owners(optimizer, kind)):
         vars(optimizer).pop("__getstate__", None)

@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from .noise import mask_threshold
+from .noise import WORD, mask_threshold
 
 # What `reading` presets: noise_scale, sensitivity_threshold, noise_times_lr, threshold_mode.
 _PRESETS = {"gated": (5e-3, 1e-6, True, "absolute"), "constant": (1e-6, 5e-3, False, "ratio")}
@@ -84,6 +84,32 @@ class PATSRule:
         """Whether no entry can ever be perturbed, so that nothing need be drawn."""
         return self.scale == 0.0 or mask_threshold(self.noise_probability) == 0
 
+    @property
+    def cap(self) -> float:
+        """The cap on the ratio as a plain number."""
+        return math.inf if self.max_ratio is None else self.max_ratio
+
+    def settings(self, seed: int) -> dict[str, Any]:
+        """State the rule and the seed of the noise, as :class:`module.kernels.rows.GroupSettings` names them."""
+        upper, lower = self.limits(1.0)
+        return {
+            "beta": self.sensitivity_beta,
+            "one_minus_beta": 1.0 - self.sensitivity_beta,
+            "sensitivity_eps": self.sensitivity_eps,
+            "lower": lower,
+            "max_ratio": self.cap,
+            "noise": not self.is_silent,
+            "noise_scale": self.scale,
+            "noise_times_lr": bool(self.noise_times_lr),
+            "threshold": upper,
+            "threshold_times_mean": self.threshold_mode == "relative",
+            "model_mean": self.mean_scope == "model",
+            "tensor_mask": self.mask_scope == "tensor",
+            "mask_threshold": mask_threshold(self.noise_probability),
+            "key_low": seed & WORD,
+            "key_high": seed >> 32,
+        }
+
     def amplitude(self, lr: float) -> float:
         """Return what multiplies the capped ratio and the standard normal: lambda, times ``lr`` if inside it."""
         return self.scale * lr if self.noise_times_lr else self.scale
@@ -103,6 +129,17 @@ class PATSRule:
                 return math.inf, self.threshold
             case _:
                 return math.inf, -math.inf
+
+    def opened(self, mean: float, sensitivity: Any) -> tuple[Any, Any]:
+        """Return the ratios of Equation 4 before the cap, and which entries the threshold leaves to the noise.
+
+        Args:
+            mean: Mean sensitivity that entries are compared with.
+            sensitivity: An array or a tensor, any shape.
+        """
+        ratio = mean / (sensitivity + self.sensitivity_eps)
+        upper, lower = self.limits(mean)
+        return ratio, (sensitivity < upper) & (ratio >= lower)
 
     def _check_against_other_preset(self) -> None:
         for other, values in _PRESETS.items():

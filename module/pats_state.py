@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
-from .kernels.state import State, at_home, loaded_entries, new_entries
-from .kernels.step import check_parameter
+from .kernels.member import Member, check_parameter
+from .kernels.state import SENSITIVITY, SENSITIVITY_MEAN, STEP, State, loaded_entries
 from .noise import check_seed
 from .param_index import Kind, ParamInfo
-from .pats_entries import ENTRIES, put_entries, split_entries, take_entries
 from .pats_rule import PATSRule
 
 STATE_KEY = "pats"
 """Where this state stands in the state dict of the optimizer."""
+ENTRIES = (STEP, SENSITIVITY, SENSITIVITY_MEAN)
 
 
 class PATSState:
@@ -42,17 +44,14 @@ class PATSState:
         for info in self._perturbed:
             check_parameter(info.name, info.parameter)
         self._state: dict[str, State] = {}
+        self._listed: list[Member] = []
+        self._asked: Any = None  # what the list follows from
         self._state_key: str | None = None
         self._loading: tuple[PATSRule, int, dict[str, State]] | None = None
 
     def _chosen(self, rule: PATSRule) -> list[ParamInfo]:
         kinds = (Kind.WEIGHT, Kind.BIAS) if rule.perturb_biases else (Kind.WEIGHT,)
         return [info for info in self._infos if info.in_layer and info.kind in kinds]
-
-    def _state_of(self, info: ParamInfo) -> State:
-        """The state for the next step, which counts once that is done."""
-        state = self._state.get(info.path) or new_entries(info.parameter, ENTRIES)
-        return at_home(state, info.parameter.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rule, the seed and the state by the parameters' paths, which do not depend on any prefix."""
@@ -94,7 +93,7 @@ class PATSState:
 
     def _take(self, loaded: tuple[PATSRule, int, dict[str, State]]) -> None:
         self.rule, self.noise_seed, self._state = loaded
-        self._perturbed, self._loading = self._chosen(self.rule), None
+        self._perturbed, self._loading, self._asked = self._chosen(self.rule), None, None
 
     def take_over(self, optimizer: Optimizer, key: str) -> None:
         """Take sensitivities that the optimizer was loaded with before, and say what cannot be taken."""
@@ -148,3 +147,52 @@ class PATSState:
     def _after_loading(self, optimizer: Optimizer) -> None:
         if self._loading is not None:
             self._take(self._loading)
+
+
+def put_entries(optimizer: Optimizer, state_dict: dict[str, Any], key: str, states: Mapping[int, State]) -> None:
+    """Write states of PATS into a state dict, as ``<key>_sensitivity`` and so on.
+
+    Args:
+        optimizer: That has made the state dict.
+        state_dict: Changed; the optimizer's own dicts in it are not.
+        key: That tells several PATS apart.
+        states: By the parameters' ids.
+    """
+    stateless = not any(state_dict["state"].values())  # such as SGD
+    merged = dict(state_dict["state"])
+    for number, parameter in _numbers(optimizer, state_dict):
+        if id(parameter) in states:
+            named = {f"{key}_{entry}": value for entry, value in states[id(parameter)].items()}
+            merged[number] = {**merged.get(number, {}), **named}
+        elif states and stateless:
+            merged[number] = {}  # set_optimizer_state_dict wants an entry of every parameter, if there is any
+    state_dict["state"] = merged
+
+
+def split_entries(
+    optimizer: Optimizer, state_dict: Mapping[str, Any], key: str
+) -> tuple[dict[str, Any], dict[int, State]]:
+    """Return the state dict without what :func:`put_entries` wrote, and that by the parameters' ids."""
+    found: dict[int, State] = {}
+    state = dict(state_dict["state"])
+    for number, parameter in _numbers(optimizer, state_dict):
+        if isinstance(entries := state.get(number), Mapping):
+            state[number] = dict(entries)
+            if own := take_entries(state[number], key):
+                found[id(parameter)] = own
+    return {**state_dict, "state": state}, found
+
+
+def take_entries(state: dict[str, Any], key: str) -> State:
+    """Take PATS's entries out of the state of one parameter."""
+    names = {entry: f"{key}_{entry}" for entry in ENTRIES}
+    return {entry: state.pop(name) for entry, name in names.items() if name in state}
+
+
+def _numbers(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> Iterator[tuple[Any, Tensor]]:
+    """Pairs of number and parameter, as the groups of a state dict say."""
+    saved, own = (
+        chain.from_iterable(group["params"] for group in groups)
+        for groups in (state_dict["param_groups"], optimizer.param_groups)
+    )
+    return zip(saved, own, strict=False)

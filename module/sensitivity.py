@@ -55,12 +55,11 @@ def noise_statistics(observations: Sequence[Observation], samples: int = SAMPLES
     for o in observations:
         mean = o.mean if o.rule.mean_scope == "tensor" else model_mean
         sensitivity = _sample(o.sensitivity, stride)
-        ratio = mean / (sensitivity + o.rule.sensitivity_eps)
-        upper, lower = o.rule.limits(mean)
-        open_ = (sensitivity < upper) & (ratio >= lower)
-        capped = ratio if o.rule.max_ratio is None else np.minimum(ratio, o.rule.max_ratio)
+        ratio, open_ = o.rule.opened(mean, sensitivity)
         probability = mask_threshold(o.rule.noise_probability) / MASK_LEVELS
-        noise += probability * o.rule.amplitude(o.lr) ** 2 * float(np.sum(np.square(capped[open_])))
+        noise += (
+            probability * o.rule.amplitude(o.lr) ** 2 * float(np.sum(np.square(np.minimum(ratio, o.rule.cap)[open_])))
+        )
         kept += int(open_.sum())
         ratios.append(ratio)
         if o.adamax is None:

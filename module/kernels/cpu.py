@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, float32, from_dtype, int32, int64, njit, types, uint16, uint32, uint64, void
+from numba import carray, float32, float64, from_dtype, int32, int64, njit, types, uint16, uint32, uint64, void
 from numba.extending import intrinsic
 
 from ..noise import BLOCK, LANES, WORD
@@ -26,7 +26,7 @@ from .rows import ROW, RULE_MTDNN, RULE_NONE, count_blocks
 from .threads import for_each_chunk
 
 _ROWS = from_dtype(ROW)[::1]
-_F32, _I32, _U32 = types.Array(float32, 1, "C"), types.Array(int32, 1, "C"), types.Array(uint32, 1, "C")
+_F32, _I32, _U32, _F64 = (types.Array(kind, 1, "C") for kind in (float32, int32, uint32, float64))
 
 # ln(1 + f) = f - f^2/2 + f^3 q(f) on [1/sqrt 2 - 1, sqrt 2 - 1]: own minimax fit of q, relative error 6e-9.
 _Q0, _Q1, _Q2, _Q3 = (np.float32(c) for c in (0.33333331, -0.25000823, 0.20001227, -0.16623355))
@@ -70,6 +70,16 @@ def _floats_at(typing_context, address):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(float32)(int64), generate
+
+
+@intrinsic
+def _doubles_at(typing_context, address):
+    """Pointer to float64 from an address."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(float64)(int64), generate
 
 
 @intrinsic
@@ -201,7 +211,7 @@ def _row_of(rows, block):
     return low
 
 
-@_compiled(void(_ROWS, int64, int64, types.Array(types.float64, 1, "C")))
+@_compiled(void(_ROWS, int64, int64, _F64))
 def partial_sums(rows, first, last, sums):
     """Sum of |theta g| (tracked rows) or of 0 g (others: NaN where g is not finite) of each block in a range."""
     products = np.empty(BLOCK, np.float32)
@@ -333,7 +343,8 @@ def update_blocks(rows, first, last):
             _prefetch_block(row, start)
             lanes = min(LANES, n)
             index = uint32(block_in_tensor)
-            philox_block(index, row.step, row.id_low, row.id_high, row.key_low, row.key_high, lanes, w0, w1, w2, w3)
+            id_low, id_high = uint32(row.identity & WORD), uint32((row.identity >> 32) & WORD)
+            philox_block(index, row.step, id_low, id_high, row.key_low, row.key_high, lanes, w0, w1, w2, w3)
             normals_block(w0, w1, lanes, 0, z, mask)
             normals_block(w2, w3, lanes, 2 * LANES, z, mask)
             plain = row.scale == 0 and row.rule == RULE_MTDNN and row.update_gradient == row.gradient
@@ -346,6 +357,23 @@ def update_blocks(rows, first, last):
             _update_parameters(row, start, n, factor, direction)
         if row.noise == 1:
             _subtract_noise(row, start, n, z, mask)
+
+
+@_compiled(void(_ROWS, _F64, _F64))
+def load_scalars(rows, steps, means):
+    """Read the tensors' steps and mean sensitivities; 0 where there is no sensitivity."""
+    for i in range(len(rows)):
+        steps[i] = carray(_floats_at(rows[i].step_at), (1,))[0]
+        means[i] = carray(_doubles_at(rows[i].mean_at), (1,))[0] if rows[i].mean_at != 0 else 0.0
+
+
+@_compiled(void(_ROWS, _F64, _F64))
+def store_scalars(rows, steps, means):
+    """Write what :func:`load_scalars` reads."""
+    for i in range(len(rows)):
+        carray(_floats_at(rows[i].step_at), (1,))[0] = float32(steps[i])
+        if rows[i].mean_at != 0:
+            carray(_doubles_at(rows[i].mean_at), (1,))[0] = means[i]
 
 
 @_inlined

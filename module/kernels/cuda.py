@@ -7,52 +7,18 @@ A program takes one block of 1,024 entries as four quarters of 256 lanes, as the
 Written and tested through Triton's interpreter on a CPU; not yet run on a GPU.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return"
-# ruff: noqa: PLR0912, PLR0915, SIM108
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return, name-defined"
+# ruff: noqa: F403, F405, PLR0912, PLR0915, SIM108
 
 import torch
 import triton
 import triton.language as tl
 
 from ..noise import BLOCK, LANES
-from .cuda_columns import (
-    AT_FIRST_BLOCK,
-    AT_GRADIENT,
-    AT_IDENTITY,
-    AT_MOMENTUM,
-    AT_NAME,
-    AT_NORM,
-    AT_SENSITIVITY,
-    AT_SIZE,
-    AT_THETA,
-    BAD,
-    COLUMNS,
-    DRAW_KEY_HIGH,
-    DRAW_KEY_LOW,
-    DRAW_STEP,
-    DRAW_THRESHOLD,
-    DRAWS,
-    REC_AMPLITUDE,
-    REC_BETA,
-    REC_BETA1,
-    REC_BETA2,
-    REC_DECAY,
-    REC_EPS,
-    REC_LOWER,
-    REC_MAX_RATIO,
-    REC_MEAN,
-    REC_ONE_MINUS_BETA,
-    REC_ONE_MINUS_BETA1,
-    REC_SENSITIVITY_EPS,
-    REC_STEP_SIZE,
-    REC_UPPER,
-    RECORDS,
-    SKIP,
-)
+from .cuda_columns import *
 from .cuda_rows import advance_rows, reduce_rows
 from .cuda_stream import mask_bits, normals, philox
-from .device_table import NO_NAME
-from .rows import RULE_NONE, RULE_TORCH
+from .rows import NO_NAME, RULE_NONE, RULE_TORCH
 
 __all__ = ["DTYPES", "advance_rows", "measure_blocks", "reduce_rows", "update_blocks"]
 
@@ -101,7 +67,7 @@ def _store(address, offsets, size, values, DTYPE: tl.constexpr, FULL: tl.constex
 @triton.jit
 def _measure(row, start, size, inverse, TRACK, THETA, GRADIENT, FULL: tl.constexpr, ALIGNED: tl.constexpr):
     """Sum of |theta g| over a block, float64; of 0 g where the tensor has no sensitivity."""
-    theta, gradient = tl.load(row + AT_THETA), tl.load(row + AT_GRADIENT)
+    theta, gradient = tl.load(row + TENSOR_THETA), tl.load(row + TENSOR_GRADIENT)
     pairs = tl.zeros([_LANES], tl.float64)
     for half in tl.static_range(2):  # the first two additions are the CPU kernel's: quarters 0 + 2, and 1 + 3
         offsets = start + half * _LANES + tl.arange(0, _LANES)
@@ -123,8 +89,8 @@ def measure_blocks(
 ):  # fmt: skip
     """Launch 1, one program per block: its sum of |theta g|, and a note of tensors that are not finite."""
     block = first + tl.program_id(0)
-    row = table + tl.load(block_rows + block) * COLUMNS
-    start, size = (block - tl.load(row + AT_FIRST_BLOCK)) * _BLOCK, tl.load(row + AT_SIZE)
+    row = table + tl.load(block_rows + block) * TENSOR_COLUMNS
+    start, size = (block - tl.load(row + TENSOR_FIRST_BLOCK)) * _BLOCK, tl.load(row + TENSOR_SIZE)
     inverse = tl.div_rn(1.0, tl.load(grad_scale))
     if start + _BLOCK <= size:
         total = _measure(row, start, size, inverse, TRACK, THETA, GRADIENT, True, ALIGNED)
@@ -133,7 +99,7 @@ def measure_blocks(
     if TRACK:
         tl.store(sums + block, total)
     if not (tl.abs(total) < float("inf")):
-        tl.atomic_min(flags + BAD, tl.load(row + AT_NAME).to(tl.int32))
+        tl.atomic_min(flags + FLAG_BAD, tl.load(row + TENSOR_NAME).to(tl.int32))
 
 
 @triton.jit
@@ -144,22 +110,26 @@ def _update_block(
 ):  # fmt: skip
     # Loaded once: nothing may be reordered across a store.
     theta_at, gradient_at, sensitivity_at = (
-        tl.load(row + AT_THETA),
-        tl.load(row + AT_GRADIENT),
-        tl.load(row + AT_SENSITIVITY),
+        tl.load(row + TENSOR_THETA),
+        tl.load(row + TENSOR_GRADIENT),
+        tl.load(row + TENSOR_SENSITIVITY),
     )
-    momentum_at, norm_at = tl.load(row + AT_MOMENTUM), tl.load(row + AT_NORM)
-    step_size, decay, eps = tl.load(record + REC_STEP_SIZE), tl.load(record + REC_DECAY), tl.load(record + REC_EPS)
-    beta1, rest1 = tl.load(record + REC_BETA1), tl.load(record + REC_ONE_MINUS_BETA1)
-    beta2 = tl.load(record + REC_BETA2)
-    beta, rest = tl.load(record + REC_BETA), tl.load(record + REC_ONE_MINUS_BETA)
-    eps_s, mean = tl.load(record + REC_SENSITIVITY_EPS), tl.load(record + REC_MEAN)
-    amplitude, cap = tl.load(record + REC_AMPLITUDE), tl.load(record + REC_MAX_RATIO)
-    upper, lower = tl.load(record + REC_UPPER), tl.load(record + REC_LOWER)
-    threshold = tl.load(draw + DRAW_THRESHOLD)
+    momentum_at, norm_at = tl.load(row + TENSOR_MOMENTUM), tl.load(row + TENSOR_INFINITY_NORM)
+    step_size, decay, eps = (
+        tl.load(record + RECORD_STEP_SIZE),
+        tl.load(record + RECORD_WEIGHT_DECAY),
+        tl.load(record + RECORD_EPS),
+    )
+    beta1, rest1 = tl.load(record + RECORD_BETA1), tl.load(record + RECORD_ONE_MINUS_BETA1)
+    beta2 = tl.load(record + RECORD_BETA2)
+    beta, rest = tl.load(record + RECORD_BETA), tl.load(record + RECORD_ONE_MINUS_BETA)
+    eps_s, mean = tl.load(record + RECORD_SENSITIVITY_EPS), tl.load(record + RECORD_MEAN)
+    amplitude, cap = tl.load(record + RECORD_AMPLITUDE), tl.load(record + RECORD_MAX_RATIO)
+    upper, lower = tl.load(record + RECORD_UPPER), tl.load(record + RECORD_LOWER)
+    threshold = tl.load(draw + DRAW_MASK_THRESHOLD)
     lanes = tl.arange(0, _LANES)
     if NOISE:
-        identity = tl.load(row + AT_IDENTITY)
+        identity = tl.load(row + TENSOR_IDENTITY)
         w0, w1, w2, w3 = philox(
             (block.to(tl.uint32) << 8) | lanes.to(tl.uint32),
             tl.load(draw + DRAW_STEP).to(tl.uint32, bitcast=True),
@@ -221,12 +191,16 @@ def update_blocks(
     """Launch 4, one program per block: track, scale, update and perturb its entries, unless the step is skipped."""
     position = first + tl.program_id(0)
     if position == 0:
-        tl.store(flags + BAD, _NO_NAME)  # for the next step; nobody reads it here
-    if tl.load(flags + SKIP) != 0:
+        tl.store(flags + FLAG_BAD, _NO_NAME)  # for the next step; nobody reads it here
+    if tl.load(flags + FLAG_SKIP) != 0:
         return
     number = tl.load(block_rows + position)
-    row, record, draw = table + number * COLUMNS, records + number * RECORDS, draws + number * DRAWS
-    block, size = position - tl.load(row + AT_FIRST_BLOCK), tl.load(row + AT_SIZE)
+    row, record, draw = (
+        table + number * TENSOR_COLUMNS,
+        records + number * RECORD_COLUMNS,
+        draws + number * DRAW_COLUMNS,
+    )
+    block, size = position - tl.load(row + TENSOR_FIRST_BLOCK), tl.load(row + TENSOR_SIZE)
     inverse = tl.div_rn(1.0, tl.load(grad_scale))
     if (block + 1) * _BLOCK <= size:
         _update_block(

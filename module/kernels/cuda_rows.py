@@ -1,70 +1,15 @@
 """Work per tensor on a GPU: sums of blocks to means, and the rule of PATS worked out on the device."""
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return"
-# ruff: noqa: PLR0915
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return, name-defined"
+# ruff: noqa: F403, F405, PLR0915
 
 import triton
 import triton.language as tl
 
 from ..noise import BLOCK, MASK_LEVELS, WORD
-from .cuda_columns import (
-    AT_FIRST_BLOCK,
-    AT_GROUP,
-    AT_IDENTITY,
-    AT_LR,
-    AT_MEAN,
-    AT_SIZE,
-    AT_STEP,
-    BAD,
-    COLUMNS,
-    DRAW_KEY_HIGH,
-    DRAW_KEY_LOW,
-    DRAW_STEP,
-    DRAW_THRESHOLD,
-    DRAWS,
-    FIRST_BAD,
-    REC_AMPLITUDE,
-    REC_BETA,
-    REC_BETA1,
-    REC_BETA2,
-    REC_DECAY,
-    REC_EPS,
-    REC_LOWER,
-    REC_MAX_RATIO,
-    REC_MEAN,
-    REC_ONE_MINUS_BETA,
-    REC_ONE_MINUS_BETA1,
-    REC_SENSITIVITY_EPS,
-    REC_STEP_SIZE,
-    REC_UPPER,
-    RECORDS,
-    REFUSED,
-    SET_BETA,
-    SET_BETA1,
-    SET_BETA2,
-    SET_BIAS,
-    SET_DECAY,
-    SET_EPS,
-    SET_KEY_HIGH,
-    SET_KEY_LOW,
-    SET_LOWER,
-    SET_LR,
-    SET_MAX_RATIO,
-    SET_MODEL_MEAN,
-    SET_ONE_MINUS_BETA,
-    SET_ONE_MINUS_BETA1,
-    SET_SCALE,
-    SET_SENSITIVITY_EPS,
-    SET_TENSOR_MASK,
-    SET_THRESHOLD,
-    SET_TIMES_LR,
-    SET_TIMES_MEAN,
-    SET_UPPER,
-    SETTINGS,
-    SKIP,
-)
+from .cuda_columns import *
 from .cuda_stream import philox
-from .device_table import NO_NAME
+from .rows import NO_NAME
 
 _BLOCK, _WORD, _MASK_LEVELS, _NO_NAME = (tl.constexpr(c) for c in (BLOCK, WORD, MASK_LEVELS, NO_NAME))
 
@@ -73,10 +18,10 @@ _BLOCK, _WORD, _MASK_LEVELS, _NO_NAME = (tl.constexpr(c) for c in (BLOCK, WORD, 
 def reduce_rows(table, sums, row_sums, CHUNK: tl.constexpr):
     """Launch 2, one program per tensor: the sum of its blocks' sums, in an order that depends on its size alone."""
     number = tl.program_id(0)
-    row = table + number * COLUMNS
-    if tl.load(row + AT_MEAN) != 0:
-        blocks = (tl.load(row + AT_SIZE) + (_BLOCK - 1)) // _BLOCK
-        first = tl.load(row + AT_FIRST_BLOCK)
+    row = table + number * TENSOR_COLUMNS
+    if tl.load(row + TENSOR_MEAN_AT) != 0:
+        blocks = (tl.load(row + TENSOR_SIZE) + (_BLOCK - 1)) // _BLOCK
+        first = tl.load(row + TENSOR_FIRST_BLOCK)
         lanes = tl.arange(0, CHUNK)
         total = tl.zeros([CHUNK], tl.float64)
         for start in range(0, blocks, CHUNK):
@@ -117,14 +62,14 @@ def _tensor_mask_bits(step, identity, key_low, key_high):
 @triton.jit
 def _decide(flags, found_inf):
     """Whether the step is done: every gradient finite, and no objection from a gradient scaler. Keeps count."""
-    bad, refused, first_bad = tl.load(flags + BAD), tl.load(flags + REFUSED), tl.load(flags + FIRST_BAD)
+    bad, refused, first_bad = tl.load(flags + FLAG_BAD), tl.load(flags + FLAG_REFUSED), tl.load(flags + FLAG_FIRST_BAD)
     fit = tl.load(found_inf) == 0.0
     go = (bad == _NO_NAME) & fit
     counts = (bad != _NO_NAME) & fit  # a step that the gradient scaler refuses is its own affair
     tl.debug_barrier()  # threads share what they load: none may load what another has stored already
-    tl.store(flags + REFUSED, tl.where(counts, refused + 1, refused))
-    tl.store(flags + FIRST_BAD, tl.where(counts & (refused == 0), bad, first_bad))
-    tl.store(flags + SKIP, tl.where(go, 0, 1))
+    tl.store(flags + FLAG_REFUSED, tl.where(counts, refused + 1, refused))
+    tl.store(flags + FLAG_FIRST_BAD, tl.where(counts & (refused == 0), bad, first_bad))
+    tl.store(flags + FLAG_SKIP, tl.where(go, 0, 1))
     return go
 
 
@@ -136,24 +81,24 @@ def advance_rows(table, settings, row_sums, records, draws, flags, found_inf, n_
     """
     number = tl.arange(0, ROWS)
     there = number < n_rows
-    row = table + number * COLUMNS
-    group = settings + tl.load(row + AT_GROUP, mask=there, other=0) * SETTINGS
+    row = table + number * TENSOR_COLUMNS
+    group = settings + tl.load(row + TENSOR_GROUP, mask=there, other=0) * SETTING_COLUMNS
 
     go = _decide(flags, found_inf)
     advances = number < tl.where(go, n_rows, 0)
 
-    steps = tl.load(row + AT_STEP, mask=there, other=0)
+    steps = tl.load(row + TENSOR_STEP_AT, mask=there, other=0)
     has_step = there & (steps != 0)
     step_at = steps.to(tl.pointer_type(tl.float32))
     step = tl.load(step_at, mask=has_step, other=0.0) + 1.0
 
-    means = tl.load(row + AT_MEAN, mask=there, other=0)
+    means = tl.load(row + TENSOR_MEAN_AT, mask=there, other=0)
     tracked = there & (means != 0)
     mean_at = means.to(tl.pointer_type(tl.float64))
-    size = tl.load(row + AT_SIZE, mask=tracked, other=1).to(tl.float64)
+    size = tl.load(row + TENSOR_SIZE, mask=tracked, other=1).to(tl.float64)
     now = tl.load(row_sums + number, mask=tracked, other=0.0) / size
-    beta = _setting(group, SET_BETA, there)
-    rest = _setting(group, SET_ONE_MINUS_BETA, there)
+    beta = _setting(group, SETTING_BETA, there)
+    rest = _setting(group, SETTING_ONE_MINUS_BETA, there)
     mean = beta * tl.load(mean_at, mask=tracked, other=0.0) + rest * now
     tl.debug_barrier()
     tl.store(step_at, step, mask=has_step & advances)
@@ -161,49 +106,41 @@ def advance_rows(table, settings, row_sums, records, draws, flags, found_inf, n_
     step = step.to(tl.int32)
     entries = tl.sum(tl.where(tracked, size, 0.0), axis=0)
     model_mean = tl.sum(tl.where(tracked, mean * size, 0.0), axis=0) / tl.maximum(entries, 1.0)
-    by_model = _setting(group, SET_MODEL_MEAN, there) != 0.0
+    by_model = _setting(group, SETTING_MODEL_MEAN, there) != 0.0
     mean = tl.where(by_model, model_mean, mean)
 
-    lrs = tl.load(row + AT_LR, mask=there, other=0)
-    lr = _setting(group, SET_LR, there)
+    lrs = tl.load(row + TENSOR_LR_AT, mask=there, other=0)
+    lr = _setting(group, SETTING_LR, there)
     lr_tensor = tl.load(lrs.to(tl.pointer_type(tl.float32)), mask=lrs != 0, other=0.0)
     lr = tl.where(lrs != 0, lr_tensor.to(tl.float64), lr)
-    corrected = _setting(group, SET_BIAS, there) != 0.0
-    beta1 = _setting(group, SET_BETA1, there)
+    corrected = _setting(group, SETTING_BIAS_CORRECTION, there) != 0.0
+    beta1 = _setting(group, SETTING_BETA1, there)
     step_size = tl.where(corrected, lr / (1.0 - tl.where(corrected, _power(beta1, step), 0.0)), lr)
-    amplitude = _setting(group, SET_SCALE, there)
-    times_lr = _setting(group, SET_TIMES_LR, there) != 0.0
+    amplitude = _setting(group, SETTING_NOISE_SCALE, there)
+    times_lr = _setting(group, SETTING_NOISE_TIMES_LR, there) != 0.0
     amplitude = tl.where(times_lr, amplitude * lr, amplitude)
 
-    upper = _setting(group, SET_UPPER, there)
-    times_mean = _setting(group, SET_TIMES_MEAN, there) != 0.0
+    upper = _setting(group, SETTING_THRESHOLD, there)
+    times_mean = _setting(group, SETTING_THRESHOLD_TIMES_MEAN, there) != 0.0
     upper = tl.where(times_mean, upper * mean, upper)
-    threshold = _setting(group, SET_THRESHOLD, there).to(tl.int32)
-    key_low = _setting(group, SET_KEY_LOW, there).to(tl.int64).to(tl.uint32)
-    key_high = _setting(group, SET_KEY_HIGH, there).to(tl.int64).to(tl.uint32)
-    identity = tl.load(row + AT_IDENTITY, mask=there, other=0)
-    by_tensor = _setting(group, SET_TENSOR_MASK, there) != 0.0
+    threshold = _setting(group, SETTING_MASK_THRESHOLD, there).to(tl.int32)
+    key_low = _setting(group, SETTING_KEY_LOW, there).to(tl.int64).to(tl.uint32)
+    key_high = _setting(group, SETTING_KEY_HIGH, there).to(tl.int64).to(tl.uint32)
+    identity = tl.load(row + TENSOR_IDENTITY, mask=there, other=0)
+    by_tensor = _setting(group, SETTING_TENSOR_MASK, there) != 0.0
     spared = _tensor_mask_bits(step, identity, key_low, key_high) >= threshold
     upper = tl.where(by_tensor & spared, float("-inf"), upper)  # no sensitivity is below it
     threshold = tl.where(by_tensor, _MASK_LEVELS, threshold)
 
-    record = records + number * RECORDS
-    _note(record, REC_STEP_SIZE, step_size, there)
-    _note(record, REC_BETA1, beta1, there)
-    _note(record, REC_ONE_MINUS_BETA1, _setting(group, SET_ONE_MINUS_BETA1, there), there)
-    _note(record, REC_BETA2, _setting(group, SET_BETA2, there), there)
-    _note(record, REC_EPS, _setting(group, SET_EPS, there), there)
-    _note(record, REC_DECAY, _setting(group, SET_DECAY, there), there)
-    _note(record, REC_BETA, beta, there)
-    _note(record, REC_ONE_MINUS_BETA, rest, there)
-    _note(record, REC_SENSITIVITY_EPS, _setting(group, SET_SENSITIVITY_EPS, there), there)
-    _note(record, REC_MEAN, mean, there)
-    _note(record, REC_AMPLITUDE, amplitude, there)
-    _note(record, REC_UPPER, upper, there)
-    _note(record, REC_LOWER, _setting(group, SET_LOWER, there), there)
-    _note(record, REC_MAX_RATIO, _setting(group, SET_MAX_RATIO, there), there)
-    draw = draws + number * DRAWS
+    record = records + number * RECORD_COLUMNS
+    for column in tl.static_range(AS_STATED):  # the first columns of both tables
+        _note(record, column, _setting(group, column, there), there)
+    _note(record, RECORD_STEP_SIZE, step_size, there)
+    _note(record, RECORD_MEAN, mean, there)
+    _note(record, RECORD_AMPLITUDE, amplitude, there)
+    _note(record, RECORD_UPPER, upper, there)
+    draw = draws + number * DRAW_COLUMNS
     tl.store(draw + DRAW_STEP, step, mask=there)
-    tl.store(draw + DRAW_THRESHOLD, threshold, mask=there)
+    tl.store(draw + DRAW_MASK_THRESHOLD, threshold, mask=there)
     tl.store(draw + DRAW_KEY_LOW, key_low.to(tl.int32, bitcast=True), mask=there)
     tl.store(draw + DRAW_KEY_HIGH, key_high.to(tl.int32, bitcast=True), mask=there)

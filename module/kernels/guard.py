@@ -1,17 +1,19 @@
 """The one place where addresses are taken: the kernels write through them, so what lies there must be as they think.
 
 A checked tensor is plain memory (no subclass, no wrapper of a transform, no lazy view), has the parameter's shape and
-device, the dtype that the kernel reads, and a storage that holds all of it. Nothing here waits for a device.
+device, the dtype that the kernel reads, and a storage that holds all of it. Tensors that have been checked are not
+checked again while they are as they were: :class:`Fingerprint`. Nothing here waits for a device.
 """
 
 import operator
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
+from torch._C._dynamo.guards import TensorGuards
 
 PARAMETER = ""
 """The name of the part that a parameter is of itself."""
@@ -149,6 +151,38 @@ def at_hand(name: str, part: str, tensor: Tensor, dtype: torch.dtype | None) -> 
         return tensor, tensor.data_ptr()
     copy = tensor.detach().to(dtype).contiguous()
     return copy, address(name, part, copy, tensor.shape, dtype, tensor.device)
+
+
+class Fingerprint:
+    """What checked tensors were like, to be compared in a few calls instead of one by one.
+
+    Alike are those of the same types, dispatch keys, dtypes, devices, shapes and strides, at the same places of
+    storages of the same sizes.
+
+    Args:
+        tensors: That have been checked.
+        fixed: Whether the memory itself must be the same, too; its storages are kept alive.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], fixed: bool) -> None:
+        self._guards = TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+        self._storages = [tensor.untyped_storage() for tensor in tensors] if fixed else None
+        self._places = self._places_of(tensors)
+
+    def matches(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether tensors are like those, in order."""
+        return bool(self._guards.check(*tensors)) and self._places_of(tensors) == self._places
+
+    def _places_of(self, tensors: Sequence[Tensor]) -> list[int]:
+        if self._storages is None:
+            storages, places = map(Tensor.untyped_storage, tensors), map(Tensor.storage_offset, tensors)
+            return [*places, *map(UntypedStorage.nbytes, storages)]
+        return [*map(Tensor.data_ptr, tensors), *map(UntypedStorage.nbytes, self._storages)]
+
+
+def addresses_of(tensors: Iterable[Tensor]) -> np.ndarray:
+    """Return where tensors lie that match a :class:`Fingerprint`."""
+    return np.fromiter(map(Tensor.data_ptr, tensors), np.int64)
 
 
 def check_apart(names: Sequence[str], parameters: Sequence[Tensor], parts: dict[str, np.ndarray]) -> None:

@@ -3,14 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .guard import address, check_saved
-from .rows import INFINITY_NORM, MOMENTUM, SENSITIVITY, SENSITIVITY_MEAN, STEP
 
 State = dict[str, Any]
 
+# Names of the optimizers' state, written once.
+STEP, MOMENTUM, INFINITY_NORM = "step", "exp_avg", "exp_inf"
+SENSITIVITY, SENSITIVITY_MEAN = "sensitivity", "sensitivity_mean"
+COLUMNS = {  # of the table of tensors
+    STEP: "step_at",
+    MOMENTUM: "momentum",
+    INFINITY_NORM: "infinity_norm",
+    SENSITIVITY: "sensitivity",
+    SENSITIVITY_MEAN: "mean_at",
+}
 MOMENTS = (STEP, MOMENTUM, INFINITY_NORM)
 TRACKED = (SENSITIVITY, SENSITIVITY_MEAN)
 _SCALARS = (STEP, SENSITIVITY_MEAN)
@@ -47,8 +57,8 @@ def at_home(state: State, device: torch.device) -> State:
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in state.items()}
 
 
-def addresses(name: str, parameter: Tensor, state: State, keys: Sequence[str]) -> list[int]:
-    """Check entries of the state and return where they lie.
+def addresses(name: str, parameter: Tensor, state: State, keys: Sequence[str]) -> dict[str, int]:
+    """Check entries of the state and return where they lie, by their columns in the table of tensors.
 
     Args:
         name: Of the parameter.
@@ -61,19 +71,25 @@ def addresses(name: str, parameter: Tensor, state: State, keys: Sequence[str]) -
         ValueError: If one has another shape, device, layout or storage.
     """
     device = parameter.device
-    return [address(name, key, state.get(key), entry_shape(key, parameter), entry_dtype(key), device) for key in keys]
+    return {
+        COLUMNS[key]: address(name, key, state.get(key), entry_shape(key, parameter), entry_dtype(key), device)
+        for key in keys
+    }
 
 
-def steps_made(name: str, state: State) -> int:
-    """Return how many updates a parameter has had; waits for a device.
+def check_steps(names: Sequence[str], steps: np.ndarray) -> None:
+    """Refuse what is no number of updates.
 
     Raises:
-        ValueError: If that is no number of steps.
+        ValueError: If one of them is not in [0, 2**24].
     """
-    steps = float(state[STEP])
-    if not 0.0 <= steps <= _MAX_STEPS:
-        raise ValueError(f"step of {name!r} is {steps}: a number in [0, {_MAX_STEPS}] is needed: load a sound state")
-    return int(steps)
+    sound = (steps >= 0.0) & (steps <= _MAX_STEPS)
+    if not sound.all():
+        first = int(np.argmin(sound))
+        raise ValueError(
+            f"step of {names[first]!r} is {float(steps[first])}: a number in [0, {_MAX_STEPS}] is needed: load a sound "
+            "state"
+        )
 
 
 def loaded_entries(name: str, parameter: Tensor, saved: Mapping[str, Any], keys: Sequence[str]) -> State:
@@ -96,5 +112,5 @@ def loaded_entries(name: str, parameter: Tensor, saved: Mapping[str, Any], keys:
         with torch.inference_mode(False):
             state[key] = tensor.detach().to(parameter.device, entry_dtype(key), copy=True).contiguous()
     if STEP in state:
-        steps_made(name, state)
+        check_steps([name], np.array([float(state[STEP])]))
     return state

@@ -11,7 +11,7 @@ from ..pats_rule import PATSRule
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from ..pats import PATS as Attachment
+    from .noise_spread import SpreadNoise
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class MatchedNoise(FineTuningMethod):
 
     def __init__(self, settings: MatchedNoiseSettings | None = None) -> None:
         super().__init__(settings)
-        self._attachment: Attachment | None = None
+        self._attachment: SpreadNoise | None = None
 
     def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
         """Refuse PATS itself."""
@@ -53,11 +53,11 @@ class MatchedNoise(FineTuningMethod):
         self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings, made: "Optimizer | None" = None
     ) -> "Optimizer":
         """Build the optimizer, or take another method's, and attach the noise."""
-        from ..pats import PATS as Attachment
+        from .noise_spread import SpreadNoise
 
         named = [pair for group in groups for pair in group["params"]]
         optimizer = made or plain_optimizer(groups, settings)
-        self._attachment = Attachment(named, noise_seed=settings.noise_seed, **asdict(self.settings))
+        self._attachment = SpreadNoise(named, noise_seed=settings.noise_seed, **asdict(self.settings))
         self._attachment.attach(optimizer)
         return optimizer
 

@@ -15,6 +15,11 @@ def device(monkeypatch):
     pytest.importorskip("triton")
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
-    for module in ("module.kernel_optimizer", "module.pats", "module.kernels.device_step"):
+    for module in (
+        "module.kernel_optimizer",
+        "module.kernels.engine",
+        "module.kernels.member",
+        "module.kernels.device_step",
+    ):
         monkeypatch.setattr(f"{module}.on_device", lambda tensor: getattr(tensor, "simulates_cuda", False))
     return torch.device("cpu")

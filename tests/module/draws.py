@@ -22,7 +22,7 @@ def draw(seed, step, path, n, threshold=MASK_LEVELS):
     rows = kernel_rows([n])
     identity = tensor_id(path)
     rows["theta"], rows["sensitivity"] = theta.ctypes.data, sensitivity.ctypes.data
-    rows["step"], rows["id_low"], rows["id_high"] = step, identity & 0xFFFFFFFF, identity >> 32
+    rows["step"], rows["identity"] = step, np.array([identity], np.uint64).view(np.int64)
     rows["key_low"], rows["key_high"] = seed & 0xFFFFFFFF, seed >> 32
     rows["mask_threshold"] = threshold
     update_rows(rows)

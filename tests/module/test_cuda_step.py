@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from module.bert_optim import Adamax, NonFiniteGradient, PATSAdamax, SAGEAdamax
-from module.kernels.device_table import Flag
+from module.kernels.rows import Flag
 from module.pats import PATS
 from module.sensitivity import noise_statistics, sensitivity_histogram
 from tests.module.models import assert_close, make_gradients, make_parameters, set_gradients, to_device
@@ -338,7 +338,7 @@ def test_the_number_of_launches_does_not_depend_on_the_number_of_tensors(device)
         shapes = {f"bert.encoder.layer.{i}.{n}": (4,) for i in range(layers) for n in ("x.bias", "LayerNorm.bias")}
         first, (there, optimizer) = pair(pats(), device, shapes=shapes)
         run_both(first, (there, optimizer), 1)
-        (step,) = optimizer._device_steps.values()
+        (step,) = optimizer._engine.device_steps.values()
         launches.append(len(step._launches))
     assert launches == [2, 2]  # tensors with and without a sensitivity; twice each, and two launches per step
 
@@ -357,7 +357,7 @@ def test_a_model_that_moves_takes_its_state_along(device):
     first, second = pair(pats(), device)
     run_both(first, second)
     for parameter in first[0].values():  # from now on on the kernels of the device
-        parameter.data = parameter.data.to(device)
+        parameter.data = parameter.data.to(device, copy=True)
         parameter.simulates_cuda = True
     for step in (3, 4):
         set_both(second[0], first[0], step)
@@ -375,6 +375,6 @@ def test_a_model_that_moves_takes_its_state_along(device):
 def test_flags_of_a_good_step_are_clean(device):
     first, (there, optimizer) = pair(pats(), device)
     run_both(first, (there, optimizer), 1)
-    (step,) = optimizer._device_steps.values()
+    (step,) = optimizer._engine.device_steps.values()
     assert step._flags[Flag.SKIP] == 0
     assert step.refused() == (0, None)

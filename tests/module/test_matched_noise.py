@@ -5,7 +5,7 @@ import torch
 
 from module.bert_optim import Adamax
 from module.methods.matched_noise import MatchedNoiseSettings
-from module.noise_spread import misplaced
+from module.methods.noise_spread import SpreadNoise, misplaced
 from module.pats import PATS
 from module.pats_rule import PATSRule
 from tests.module.models import (
@@ -49,7 +49,7 @@ def test_equals_the_reference(switches, spread):
     states = {path: reference.new_state(theta) for path, theta in thetas.items()}
     moved = {path: offset_of(path, theta.size) for path, theta in thetas.items()}
     optimizer = Adamax(parameters.values(), 1e-3, weight_decay=0.01)
-    pats = PATS(parameters.items(), noise_seed=SEED, spread=spread, **switches).attach(optimizer)
+    pats = SpreadNoise(parameters.items(), noise_seed=SEED, spread=spread, **switches).attach(optimizer)
     for step in range(1, 26):
         train(parameters, optimizer, 1, first=step)
         thetas = reference.pats_step(
@@ -65,7 +65,7 @@ def test_equals_the_reference(switches, spread):
 def test_without_strength_it_is_plain_adamax_bit_for_bit(spread):
     a, b = make_parameters(), make_parameters()
     plain, controlled = Adamax(a.values(), 1e-3), Adamax(b.values(), 1e-3)
-    PATS(b.items(), noise_scale=0.0, spread=spread).attach(controlled)
+    SpreadNoise(b.items(), noise_scale=0.0, spread=spread).attach(controlled)
     train(a, plain, 5)
     train(b, controlled, 5)
     assert_same_bits(a, b)
@@ -83,9 +83,11 @@ def test_a_tensor_gets_as_much_noise_as_from_pats_on_other_entries(spread):
         for seed in range(400):
             parameter = torch.nn.Parameter(torch.ones_like(start))
             optimizer = torch.optim.SGD([parameter], 1.0)
-            PATS(
-                [(name, parameter)], noise_seed=seed, noise_probability=1.0, threshold_mode="none", spread=spread
-            ).attach(optimizer)
+            rule = {"noise_seed": seed, "noise_probability": 1.0, "threshold_mode": "none"}
+            if spread == "sensitivity":
+                PATS([(name, parameter)], **rule).attach(optimizer)
+            else:
+                SpreadNoise([(name, parameter)], spread=spread, **rule).attach(optimizer)
             parameter.grad = gradient.clone()
             optimizer.step()
             total += (parameter.detach() - (1.0 - gradient)).square()
@@ -104,5 +106,5 @@ def test_wrong_settings_are_refused():
         MatchedNoiseSettings(spread="even")
     with pytest.raises(ValueError, match="Invalid noise_scale: -1"):
         MatchedNoiseSettings(noise_scale=-1.0)
-    with pytest.raises(ValueError, match="Invalid spread: 'even': one of sensitivity, uniform, shuffled is needed"):
-        PATS(make_parameters().items(), spread="even")
+    with pytest.raises(ValueError, match="Invalid spread: 'even': one of uniform, shuffled is needed"):
+        SpreadNoise(make_parameters().items(), spread="even")

@@ -1,0 +1,219 @@
+"""The step of all tensors of an optimizer, wherever they lie: checked first, then measured, then made.
+
+Everything that was checked is kept until something differs: a tensor, an entry of a state, which tensors have a
+gradient. What is read anew at each step is where the gradients lie, and the settings.
+"""
+
+from collections.abc import Iterable, MutableMapping, Sequence
+from itertools import chain, compress
+from operator import is_
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .device_step import DeviceStep
+from .guard import Fingerprint, addresses_of
+from .host_step import Adjust, HostStep
+from .member import Member, NonFiniteGradient, on_device
+from .rows import GroupSettings
+from .state import State
+
+Store = MutableMapping[Any, State]
+"""States by the members' keys."""
+
+
+class _Kept:
+    """What was true when the tables were made.
+
+    Args:
+        candidates: All that may be in a step.
+        steps: With their tables, all of whose members are direct.
+        store: Where the members' states are kept.
+    """
+
+    def __init__(self, candidates: Sequence[Member], steps: Sequence[HostStep | DeviceStep], store: Store) -> None:
+        self.candidates = candidates
+        self.given = [member.parameter.grad is not None for member in candidates]
+        watched = [member.parameter for member in compress(candidates, self.given)]
+        members = [member for step in steps for member in step.members]
+        place = {id(member): i for i, member in enumerate(members)}
+        self.used = [id(member) in place for member in candidates]  # not the empty ones
+        order = np.array([place[id(member)] for member in compress(candidates, self.used)])
+        found, ends = np.argsort(order), np.cumsum([len(step.members) for step in steps])
+        self._points = [*zip(steps, np.split(found, ends[:-1]), strict=True)]
+        self._states = [member.state for member in members]
+        self._seen = _seen(store, self._states)
+        self._tensors = [*watched, *(member.state[key] for member in members for key in member.keys)]
+        self._memory = Fingerprint(self._tensors, fixed=True)
+        self._gradients = Fingerprint(_gradients(compress(candidates, self.used)), fixed=False)
+
+    def holds(self, store: Store) -> bool:
+        """Whether parameters and states are as they were."""
+        seen = _seen(store, self._states)
+        same = len(seen) == len(self._seen) and all(map(is_, seen, self._seen))
+        return same and self._memory.matches(self._tensors)
+
+    def points(self, gradients: Sequence[Tensor | None]) -> bool:
+        """Tell the steps where the candidates' gradients lie, if but for that they are as they were."""
+        used = [*compress(gradients, self.used)]
+        masked = any(hasattr(member.parameter, "unmasked_grad") for member in self.candidates)
+        if [gradient is not None for gradient in gradients] != self.given or masked:
+            return False
+        if not self._gradients.matches(used):
+            return False
+        found = addresses_of(used)
+        for step, places in self._points:
+            step.point(found[places])
+        return True
+
+
+def _gradients(members: Iterable[Member]) -> list[Any]:
+    return [member.parameter.grad for member in members]
+
+
+def _seen(store: Store, states: Iterable[State]) -> list[Any]:
+    entries = (chain(state, state.values()) for state in states)
+    return [*store, *store.values(), *chain.from_iterable(entries)]
+
+
+class Engine:
+    """The steps of one optimizer.
+
+    Args:
+        moments: Entries of a state but those of a sensitivity.
+        adjust: Changes the rows that noise is drawn by; for parameters on the CPU.
+    """
+
+    def __init__(self, moments: Sequence[str], adjust: Adjust | None = None) -> None:
+        self._moments, self._adjust = moments, adjust
+        self._host = HostStep(adjust)
+        self.device_steps: dict[torch.device, DeviceStep] = {}
+        self._steps: list[HostStep | DeviceStep] = []
+        self._candidates: Sequence[Member] = []
+        self._copied: list[Member] = []
+        self._kept: _Kept | None = None
+
+    @property
+    def members(self) -> list[Member]:
+        """Those of the step that has begun."""
+        return [member for step in self._steps for member in step.members]
+
+    @property
+    def live(self) -> list[Member]:
+        """Those of them that a gradient scaler on the CPU has not left out."""
+        return [member for step in self._steps if step.live for member in step.members]
+
+    def begin(
+        self,
+        candidates: Sequence[Member],
+        store: Store,
+        groups: Sequence[GroupSettings],
+        grad_scale: Tensor | None = None,
+    ) -> None:
+        """Check everything that a step reads and writes; nothing is changed.
+
+        Args:
+            candidates: Those with a gradient are in the step. The same list as before means the same tensors.
+            store: Of their states.
+            groups: Settings of the parameter groups, as the members number them.
+            grad_scale: What gradients are divided by on a GPU, one entry; None: 1.
+
+        Raises:
+            TypeError: If a parameter, gradient or entry of a state is no plain tensor of its dtype.
+            ValueError: If its shape, device, layout or storage is another than the parameter's, or two share memory,
+                or settings do not go together with where the parameters are.
+            RuntimeError: If a gradient is sparse or masked where that is not supported.
+        """
+        gradients = _gradients(candidates)
+        kept = self._kept
+        if kept is None or kept.candidates is not candidates or not kept.holds(store) or not kept.points(gradients):
+            self._kept, self._candidates = None, candidates
+            there = [gradient is not None for gradient in gradients]
+            self._lay_out([*compress(candidates, there)], store, [*compress(gradients, there)])
+        self._set(groups, grad_scale)
+
+    def again(self, store: Store, groups: Sequence[GroupSettings]) -> None:
+        """Check once more, after others' changes, what the rest of the step reads and writes; gradients are not."""
+        if self._kept is None or not self._kept.holds(store):
+            self._kept = None
+            self._lay_out(self.members, store, [None] * len(self.members))
+        self._set(groups, None)
+
+    def measure(self, store: Store, found_inf: Tensor | None) -> None:
+        """Refuse gradients that are not finite; advance counts and means, and keep the states.
+
+        Args:
+            store: Takes the members' states.
+            found_inf: Not 0 where a gradient scaler has found the step unfit, one entry; None: 0.
+
+        Raises:
+            NonFiniteGradient: If a gradient on the CPU is not finite; nothing has been changed then.
+            ValueError: If a state on the CPU holds no number of steps; nothing has been changed then.
+        """
+        for step in self._steps:  # that of the CPU is the first
+            step.measure(found_inf)
+        if self._kept is None:
+            store.update((member.key, member.state) for member in self.live)
+            if self._steps and not self._copied and len(self.live) == len(self.members):
+                self._kept = _Kept(self._candidates, self._steps, store)
+
+    def update(self, *, before: bool = True, after: bool = True) -> None:
+        """Do the step itself.
+
+        Args:
+            before: Update sensitivities.
+            after: Subtract the noise.
+        """
+        for step in self._steps:
+            step.update(before, after)
+        for member in self._copied:
+            member.write_back()
+            member.release()
+        self._copied = []
+
+    def _lay_out(self, members: Sequence[Member], store: Store, gradients: Sequence[Tensor | None]) -> None:
+        """Prepare members and make the tables."""
+        places: dict[torch.device | None, list[Member]] = {}
+        for member, gradient in zip(members, gradients, strict=True):
+            if member.parameter.numel():
+                member.prepare(store.get(member.key), self._moments, gradient)
+                there = member.parameter.device if on_device(member.parameter) else None
+                places.setdefault(there, []).append(member)
+        self._steps = []
+        for device in sorted(places, key=lambda device: device is not None):
+            self._steps.append(self._step_on(device))
+            self._steps[-1].lay_out(places[device])
+        self._copied = [member for member in self.members if not member.direct]
+        for member in self.members:
+            if member.direct:
+                member.release()
+
+    def _step_on(self, device: torch.device | None) -> HostStep | DeviceStep:
+        if device is None:
+            return self._host
+        if self._adjust is not None:
+            raise NotImplementedError(
+                "noise that is spread otherwise is for parameters on the CPU: move the model there"
+            )
+        if device not in self.device_steps:
+            self.device_steps[device] = DeviceStep(device)
+        return self.device_steps[device]
+
+    def _set(self, groups: Sequence[GroupSettings], grad_scale: Tensor | None) -> None:
+        if len(self._steps) > 1 and any(group.model_mean for group in groups):
+            raise ValueError("Invalid mean_scope: 'model' with parameters on several devices: 'tensor' is needed there")
+        for step in self._steps:
+            step.set(groups, grad_scale)
+
+    def check_refused(self) -> None:
+        """Raise if steps have been refused on a GPU since the last call; waits for it.
+
+        Raises:
+            NonFiniteGradient: With the name of the first tensor.
+        """
+        for step in self.device_steps.values():
+            count, name = step.refused()
+            if name is not None:
+                raise NonFiniteGradient(name, count)

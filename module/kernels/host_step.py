@@ -1,0 +1,146 @@
+"""The step on the CPU: the settings of groups worked out for each tensor, and the calls of the numba kernels."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from ..noise import MASK_LEVELS, tensor_mask_bits
+from .cpu import load_scalars, store_scalars, sum_rows, update_rows
+from .member import Member, NonFiniteGradient, tensor_table
+from .rows import AS_STATED, ROW, GroupSettings, new_table, settings_table
+from .sparse import split_row_sparse
+from .state import check_steps
+
+Adjust = Callable[[np.ndarray, Sequence[Member]], None]
+"""Is given a copy of the rows of a step, ready, and the members that they are of."""
+
+
+class HostStep:
+    """What the steps of one optimizer on the CPU keep between calls; the interface is that of ``DeviceStep``.
+
+    Args:
+        adjust: Changes the rows that noise is drawn by; None: nothing does.
+    """
+
+    def __init__(self, adjust: Adjust | None = None) -> None:
+        self._adjust = adjust
+        self.members: Sequence[Member] = []
+        self._rows = new_table([])
+        self.live = True
+
+    def lay_out(self, members: Sequence[Member]) -> None:
+        """Make the table of prepared members, none of them empty.
+
+        Raises:
+            ValueError: If two tensors share memory.
+        """
+        self._rows = tensor_table(members, ROW)
+        self.members = members
+        self._tracked = self._rows["mean_at"] != 0
+        self._stated = b""
+
+    def point(self, gradients: np.ndarray) -> None:
+        """Say where the members' gradients, else as they were, lie now, int64 (members,)."""
+        self._rows["gradient"] = self._rows["update_gradient"] = gradients
+
+    def set(self, groups: Sequence[GroupSettings], grad_scale: Tensor | None) -> None:
+        """Take the settings of the parameter groups, as the members number them.
+
+        Raises:
+            ValueError: If gradients are still scaled.
+        """
+        if grad_scale is not None:
+            raise ValueError("The gradients are scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)")
+        table = settings_table(groups)
+        stated = table.tobytes()
+        if stated != self._stated:
+            self._stated = stated
+            self._expand(table)
+        rates = np.array([float(group.lr) for group in groups])
+        self._lr = rates[self._rows["group"]]
+
+    def _expand(self, table: np.ndarray) -> None:
+        """Set the columns that follow from the settings alone."""
+        rows, settings = self._rows, table[self._rows["group"]]
+        for column in (*AS_STATED, "rule", "key_low", "key_high"):
+            rows[column] = settings[column]
+        rows["scale"] = settings["scale"] * self._tracked
+        rows["mask_threshold"] = np.where(settings["tensor_mask"], MASK_LEVELS, settings["mask_threshold"])
+        self._settings = settings
+
+    def measure(self, found_inf: Tensor | None) -> None:
+        """Sum |theta g|, refuse gradients that are not finite, and advance counts and means.
+
+        Args:
+            found_inf: Not 0 where a gradient scaler has found the step unfit: it is left out then.
+
+        Raises:
+            NonFiniteGradient: If a gradient is not finite; nothing has been changed then.
+            ValueError: If a state holds no number of steps.
+        """
+        self.live = found_inf is None or not found_inf.item()
+        if not self.live:
+            return
+        rows, tracked = self._rows, self._tracked
+        steps, means = self._scalars()
+        check_steps([member.name for member in self.members], steps)
+        rows["track"] = tracked
+        sums = sum_rows(rows)
+        finite = np.isfinite(sums)
+        if not finite.all():
+            raise NonFiniteGradient(self.members[int(np.argmin(finite))].name)
+        # The average is linear, so its mean needs no pass.
+        now = sums / np.maximum(rows["size"], 1)
+        means = self._settings["beta"] * means + self._settings["one_minus_beta"] * now
+        store_scalars(rows, steps + 1.0, means)
+
+    def update(self, before: bool, after: bool) -> None:
+        """Do the step itself.
+
+        Args:
+            before: Update sensitivities.
+            after: Subtract the noise.
+        """
+        if not self.live:
+            return
+        self._work_out(before, after)
+        rows = self._rows
+        if after and self._adjust is not None:
+            rows = rows.copy()
+            self._adjust(rows, self.members)
+        touched, thetas = ([getattr(member, name) for member in self.members] for name in ("touched", "theta"))
+        update_rows(split_row_sparse(rows, touched, thetas))
+
+    def _work_out(self, before: bool, after: bool) -> None:
+        """Set the columns that follow from the step's counts, means and learning rates."""
+        rows, tracked, settings, lr = self._rows, self._tracked, self._settings, self._lr
+        steps, means = self._scalars()
+        if settings["model_mean"].any():
+            whole = model_mean(means[tracked], rows["size"][tracked])
+            means = np.where(settings["model_mean"], whole, means)
+        corrected = settings["bias_correction"] != 0.0
+        step_size = lr.copy()
+        if corrected.any():
+            step_size[corrected] /= 1.0 - settings["beta1"][corrected] ** steps[corrected]
+        rows["step"], rows["step_size"], rows["mean"] = steps, step_size, means
+        rows["amplitude"] = settings["noise_scale"] * np.where(settings["noise_times_lr"], lr, 1.0)
+        rows["upper"] = settings["threshold"] * np.where(settings["threshold_times_mean"], means, 1.0)
+        noise = tracked & (settings["noise"] != 0.0) & after
+        for i in np.flatnonzero(noise & (settings["tensor_mask"] != 0.0)):
+            row, seed = rows[i], int(rows["key_high"][i]) << 32 | int(rows["key_low"][i])
+            identity = int(row["identity"]) & ((1 << 64) - 1)
+            noise[i] = tensor_mask_bits(seed, int(row["step"]), identity) < settings["mask_threshold"][i]
+        rows["track"], rows["noise"] = tracked & before, noise
+
+    def _scalars(self) -> tuple[np.ndarray, np.ndarray]:
+        steps, means = np.empty(len(self._rows)), np.empty(len(self._rows))
+        load_scalars(self._rows, steps, means)
+        return steps, means
+
+
+def model_mean(means: np.ndarray, sizes: np.ndarray) -> float:
+    """Mean over all entries of several tensors; exact summation, so the tensors' order does not matter."""
+    total = int(sizes.sum())
+    return math.fsum(float(mean) * int(size) for mean, size in zip(means, sizes, strict=True)) / total if total else 0.0
