@@ -6,7 +6,7 @@ gradient. What is read anew at each step is where the gradients lie, and the set
 
 from collections.abc import Iterable, MutableMapping, Sequence
 from itertools import chain, compress
-from operator import is_
+from operator import is_, methodcaller
 from typing import Any
 
 import numpy as np
@@ -73,9 +73,9 @@ def _gradients(members: Iterable[Member]) -> list[Any]:
     return [member.parameter.grad for member in members]
 
 
-def _seen(store: Store, states: Iterable[State]) -> list[Any]:
-    entries = (chain(state, state.values()) for state in states)
-    return [*store, *store.values(), *chain.from_iterable(entries)]
+def _seen(store: Store, states: Sequence[State]) -> list[Any]:
+    entries = chain.from_iterable(map(methodcaller("values"), states))
+    return [*store, *store.values(), *chain.from_iterable(states), *entries]
 
 
 class Engine:

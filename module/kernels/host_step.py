@@ -37,7 +37,7 @@ class HostStep:
             ValueError: If two tensors share memory.
         """
         self._rows = tensor_table(members, ROW)
-        self.members = members
+        self.members, self._names = members, [member.name for member in members]
         self._tracked = self._rows["mean_at"] != 0
         self._stated = b""
 
@@ -85,7 +85,7 @@ class HostStep:
             return
         rows, tracked = self._rows, self._tracked
         steps, means = self._scalars()
-        check_steps([member.name for member in self.members], steps)
+        check_steps(self._names, steps)
         rows["track"] = tracked
         sums = sum_rows(rows)
         finite = np.isfinite(sums)

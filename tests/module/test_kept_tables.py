@@ -1,0 +1,154 @@
+"""The tables of a step are kept while everything is as it was, and whatever changes between steps is noticed."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from module.kernels.member import Member
+from tests.module.models import assert_nested_equal, make_gradients, make_parameters, set_gradients, to_device
+from tests.module.test_guard import MAKERS, QUERY, WIDE, state_of, stepped
+
+everywhere = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """Names of the tensors that were checked one by one."""
+    names, prepare = [], Member.prepare
+
+    def noted(self, *arguments):
+        names.append(self.name)
+        prepare(self, *arguments)
+
+    monkeypatch.setattr(Member, "prepare", noted)
+    return names
+
+
+def engine_of(optimizer):
+    return optimizer.pats._engine if hasattr(optimizer, "pats") else optimizer._engine
+
+
+def step(parameters, optimizer, number, gradients=None):
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3 / number
+    set_gradients(parameters, make_gradients(number) if gradients is None else gradients)
+    optimizer.step()
+
+
+@everywhere
+def test_nothing_is_checked_again_while_nothing_but_gradients_and_rates_changes(make, checked):
+    parameters, optimizer = stepped(make)
+    assert checked
+    checked.clear()
+    for number in range(3, 6):
+        step(parameters, optimizer, number)
+    assert not checked
+
+
+def _replaced_gradients(parameters, optimizer):
+    for parameter in parameters.values():
+        parameter.grad = torch.empty(5 + parameter.numel())[5:].view(parameter.shape).copy_(parameter.grad)
+
+
+def _regrouped(parameters, optimizer):
+    group = optimizer.param_groups[0]
+    rest = {key: value for key, value in group.items() if key not in ("params", "param_names")}
+    moved = {"params": [group["params"].pop()], **rest, "lr": 0.5}
+    if "param_names" in group:
+        moved["params"] = [(group["param_names"].pop(), moved["params"][0])]
+    optimizer.add_param_group(moved)
+
+
+CHANGES = {
+    "nothing": lambda p, o: None,
+    "a parameter's data": lambda p, o: setattr(p[QUERY], "data", p[QUERY].data.clone() * 2),
+    "a parameter's layout": lambda p, o: setattr(p[WIDE], "data", p[WIDE].data.t().contiguous().t()),
+    "a parameter's storage": torch.no_grad()(lambda p, o: p[QUERY].set_(p[QUERY].clone() * 3)),
+    "a gradient that is none": lambda p, o: setattr(p[QUERY], "grad", None),
+    "a gradient's layout": lambda p, o: setattr(p[WIDE], "grad", p[WIDE].grad.t().contiguous().t()),
+    "gradients in the midst of storages": _replaced_gradients,
+    "a gradient whose whole one is kept": lambda p, o: setattr(p[QUERY], "unmasked_grad", p[QUERY].grad * 2),
+    "an entry of a state": lambda p, o: state_of(o, p).update(step=state_of(o, p)["step"] + 4),
+    "an entry in place": lambda p, o: [v.mul_(2) for v in state_of(o, p).values()],
+    "an entry's data": lambda p, o: setattr(state_of(o, p)["step"], "data", torch.tensor(9.0)),
+    "a state that is loaded": lambda p, o: o.load_state_dict(copy.deepcopy(o.state_dict())),
+    "a group": lambda p, o: o.param_groups[0].update(weight_decay=0.5),
+    "another group": _regrouped,
+    "states that are gone": lambda p, o: o.state.clear(),
+}
+
+
+@everywhere
+@pytest.mark.parametrize("what", CHANGES)
+def test_the_steps_are_those_of_tables_made_anew(make, what):
+    ends = []
+    for anew in (False, True):
+        parameters, optimizer = stepped(make)
+        optimizer.step()
+        set_gradients(parameters, make_gradients(4))
+        CHANGES[what](parameters, optimizer)
+        for number in (4, 5, 6):
+            if anew:
+                engine_of(optimizer)._kept = None
+            if number > 4:
+                set_gradients(parameters, make_gradients(number))
+                vars(parameters[QUERY]).pop("unmasked_grad", None)
+            optimizer.step()
+        ends.append(({name: p.detach() for name, p in parameters.items()}, optimizer.state_dict()))
+    assert_nested_equal(*[list(end) for end in ends])
+
+
+@everywhere
+def test_a_gpu_is_sent_what_tables_made_anew_hold(make, device, checked):
+    ends = []
+    for anew in (False, True):
+        parameters = {name: to_device(p, device) for name, p in make_parameters().items()}
+        optimizer = make(parameters.items())
+        for number in range(1, 5):
+            if anew:
+                engine_of(optimizer)._kept = None
+            checked.clear()
+            gradients = {name: gradient.to(device) for name, gradient in make_gradients(number).items()}
+            step(parameters, optimizer, number, gradients)
+        assert bool(checked) == anew
+        ends.append([p.detach() for p in parameters.values()])
+    assert all(map(torch.equal, *ends))
+
+
+@everywhere
+def test_gradients_are_not_kept_alive(make):
+    import weakref
+
+    parameters, optimizer = stepped(make)
+    step(parameters, optimizer, 3)
+    gradients = [weakref.ref(parameter.grad) for parameter in parameters.values()]
+    optimizer.zero_grad(set_to_none=True)
+    assert not any(gradient() is not None for gradient in gradients)
+
+
+@everywhere
+def test_a_storage_that_was_cut_and_came_back_elsewhere_is_refused(make):
+    parameters, optimizer = stepped(make)
+    optimizer.step()
+    set_gradients(parameters, make_gradients(4))
+    storage = parameters[QUERY].untyped_storage()
+    storage.resize_(0)
+    storage.resize_(4 * 33 * 31 - 4)
+    with pytest.raises(ValueError, match="its storage holds 4088 bytes of 4092"):
+        optimizer.step()
+
+
+def test_a_duplicate_of_a_parameter_is_not_taken_for_it():
+    parameters, optimizer = stepped(MAKERS["adamax"])
+    optimizer.step()
+    other = Parameter(parameters[QUERY].detach().clone())
+    other.grad = torch.ones(33, 31)
+    before = parameters[QUERY].detach().clone()
+    group = optimizer.param_groups[0]
+    group["params"] = [other if p is parameters[QUERY] else p for p in group["params"]]
+    optimizer.step()
+    assert torch.equal(parameters[QUERY], before)
+    assert not torch.equal(other, before)
+    assert optimizer.state[other]["step"] == 1
