@@ -112,11 +112,7 @@ class SAGEAdamax(Adamax):
 
     Args:
         params: Named parameters, or groups of them.
-        lr: As in :class:`Adamax`; SAGE's authors advise 2 to 5 times the plain one.
-        betas: As in :class:`Adamax`.
-        eps: As in :class:`Adamax`.
-        weight_decay: As in :class:`Adamax`.
-        rule: As in :class:`Adamax`.
+        lr: SAGE's authors advise 2 to 5 times the plain one. It and those up to ``rule`` are as in :class:`Adamax`.
         sensitivity_beta: beta of the moving average, in [0, 1); the authors advise 0.6 to 0.9.
         sensitivity_eps: Added to the sensitivity in the factor, above 0 (the authors' code: 1e-6 squared).
 
@@ -163,11 +159,7 @@ class PATSAdamax(Adamax):
 
     Args:
         params: Named parameters, or groups of them; a group may have its own values of any argument.
-        lr: As in :class:`Adamax`.
-        betas: As in :class:`Adamax`.
-        eps: As in :class:`Adamax`.
-        weight_decay: As in :class:`Adamax`.
-        rule: As in :class:`Adamax`.
+        lr: It and those up to ``rule`` are as in :class:`Adamax`.
         noise_seed: Seed of the noise stream, in [0, 2**64).
         **switches: Fields of :class:`module.pats_rule.PATSRule`.
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, overload
 
 import torch
-from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
@@ -42,7 +41,13 @@ class KernelOptimizer(Optimizer):
         chosen = any(m.parameter.requires_grad and m.identity is not None for m in self._members())
         if self.selection_key and not chosen:
             warn_that_nothing_is_chosen(type(self).__name__, self.selection_key, stacklevel=4)
-        warn_about_low_precision(self._named_parameters())
+        low = [pair for pair in self._named_parameters() if pair[1].dtype in (torch.bfloat16, torch.float16)]
+        for name, parameter in low[:1]:
+            warnings.warn(
+                f"{name!r} is {parameter.dtype}: updates and noise below its resolution are rounded away; keep "
+                "parameters in float32 and use torch.autocast for speed",
+                stacklevel=2,
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore after pickling, copying or loading."""
@@ -53,7 +58,7 @@ class KernelOptimizer(Optimizer):
             for key in self.defaults.keys() - {"differentiable"}:  # which torch adds to the defaults of copies
                 group.setdefault(key, self.defaults[key])
         self._asked = None
-        self.__dict__.setdefault("_engine", Engine(MOMENTS))  # loading keeps it: captured graphs use its tables
+        self.__dict__.setdefault("_engine", Engine(MOMENTS)).forget()  # captured graphs use its tables
 
     def check_group(self, group: Group) -> None:
         """Raise ValueError if a hyper-parameter of a group is out of range."""
@@ -101,15 +106,14 @@ class KernelOptimizer(Optimizer):
                 loss = closure()
         # Everything that can be refused is, before anything is changed.
         groups = [GroupSettings(**self.settings(group)) for group in self.param_groups]
-        self._engine.begin(self._members(), self.state, groups, getattr(self, "grad_scale", None))
-        self._engine.measure(self.state, getattr(self, "found_inf", None))
+        self._engine.measure(self, self._members(), self.state, groups)
         self._engine.update()
         return loss
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
         # Asked by torch.amp.GradScaler: it then leaves unscaling and skipping to step(), and need not wait for the GPU.
-        return all(on_device(parameter) for parameter in self._parameters())
+        return all(on_device(member.parameter) for member in self._members())
 
     def check_refused(self) -> None:
         """Raise if steps have been refused on a GPU since the last call; waits for it. On the CPU step() raises.
@@ -158,9 +162,6 @@ class KernelOptimizer(Optimizer):
                 selected[id(parameter)] = tensor_id(encoder_path(name)) if chosen else None
         return selected
 
-    def _parameters(self) -> Iterator[Tensor]:
-        return (p for group in self.param_groups for p in group["params"])
-
     def _named_parameters(self) -> Iterator[tuple[str, Any]]:
         return (pair for number, group in enumerate(self.param_groups) for pair in named_in_group(group, number))
 
@@ -191,18 +192,6 @@ def named_in_group(group: Group, number: int) -> Iterator[tuple[str, Any]]:
     """Pairs of name and parameter; parameters given without names are numbered."""
     names = group.get("param_names") or [f"parameter {i} of group {number}" for i in range(len(group["params"]))]
     return zip(names, group["params"], strict=True)
-
-
-def warn_about_low_precision(named: Iterable[tuple[str, Tensor]]) -> None:
-    """Warn once, by name, if updates and noise will be rounded to a 16-bit dtype."""
-    for name, parameter in named:
-        if parameter.dtype in (torch.bfloat16, torch.float16):
-            warnings.warn(
-                f"{name!r} is {parameter.dtype}: updates and noise below its resolution are rounded away; keep "
-                "parameters in float32 and use torch.autocast for speed",
-                stacklevel=3,
-            )
-            return
 
 
 def warn_that_nothing_is_chosen(who: str, verb: str, stacklevel: int) -> None:

@@ -20,7 +20,7 @@ from .kernels.state import SENSITIVITY, SENSITIVITY_MEAN, STEP
 from .noise import tensor_id
 from .param_index import ParamIndex
 from .pats_rule import PATSRule
-from .pats_state import STATE_KEY, PATSState
+from .pats_state import STATE_KEY, Loaded, PATSState
 from .sensitivity import Observation
 
 
@@ -120,6 +120,10 @@ class PATS(PATSState):
             remove_hooks(self._optimizer, self, PATS)
         self._optimizer = None
 
+    def _take(self, loaded: Loaded) -> None:
+        super()._take(loaded)
+        self._engine.forget()
+
     @_disable_dynamo
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -149,10 +153,7 @@ class PATS(PATSState):
     @torch.no_grad()
     def _observe(self, optimizer: Optimizer) -> None:
         self._pending = []
-        # A gradient scaler leaves both to optimizers that ask for them.
-        scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
-        self._engine.begin(self._members(optimizer), self._state, self._settings(optimizer), scale)
-        self._engine.measure(self._state, found_inf)
+        self._engine.measure(optimizer, self._members(optimizer), self._state, self._settings(optimizer))
         self._engine.update(after=False)
         self._pending = self._engine.live
 
@@ -204,15 +205,10 @@ class PATS(PATSState):
 
     def observations(self) -> list[Observation]:
         """Return what the statistics of :mod:`module.sensitivity` are made of; no update is known here."""
-        lr_of = {
-            id(p): float(group["lr"])
-            for group in (self._optimizer.param_groups if self._optimizer else [])
-            for p in group["params"]
-        }
+        groups = self._optimizer.param_groups if self._optimizer else []
+        lr_of = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
         return [
-            Observation(
-                self.rule, lr_of.get(id(info.parameter), 0.0), float(state[SENSITIVITY_MEAN]), state[SENSITIVITY]
-            )
-            for info in self._perturbed
-            if (state := self._state.get(info.path)) is not None
+            Observation(self.rule, lr_of.get(id(i.parameter), 0.0), float(s[SENSITIVITY_MEAN]), s[SENSITIVITY])
+            for i in self._perturbed
+            if (s := self._state.get(i.path)) is not None
         ]

@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .kernels.member import Member, check_parameter
-from .kernels.state import SENSITIVITY, SENSITIVITY_MEAN, STEP, State, loaded_entries
+from .kernels.state import STEP, TRACKED, State, loaded_entries
 from .noise import check_seed
 from .param_index import Kind, ParamInfo
 from .pats_rule import PATSRule
 
 STATE_KEY = "pats"
 """Where this state stands in the state dict of the optimizer."""
-ENTRIES = (STEP, SENSITIVITY, SENSITIVITY_MEAN)
+ENTRIES = (STEP, *TRACKED)
+Loaded = tuple[PATSRule, int, dict[str, State]]
 
 
 class PATSState:
@@ -47,7 +48,7 @@ class PATSState:
         self._listed: list[Member] = []
         self._asked: Any = None  # what the list follows from
         self._state_key: str | None = None
-        self._loading: tuple[PATSRule, int, dict[str, State]] | None = None
+        self._loading: Loaded | None = None
 
     def _chosen(self, rule: PATSRule) -> list[ParamInfo]:
         kinds = (Kind.WEIGHT, Kind.BIAS) if rule.perturb_biases else (Kind.WEIGHT,)
@@ -71,7 +72,7 @@ class PATSState:
         """
         self._take(self._checked(state_dict))
 
-    def _checked(self, saved: Mapping[str, Any]) -> tuple[PATSRule, int, dict[str, State]]:
+    def _checked(self, saved: Mapping[str, Any]) -> Loaded:
         if not isinstance(saved, Mapping):
             raise ValueError(f"No state of PATS: a {type(saved).__name__}: pass what state_dict() gave")
         if absent := {"rule", "noise_seed", "state"} - set(saved):
@@ -91,7 +92,7 @@ class PATSState:
         }
         return rule, check_seed(saved["noise_seed"]), state
 
-    def _take(self, loaded: tuple[PATSRule, int, dict[str, State]]) -> None:
+    def _take(self, loaded: Loaded) -> None:
         self.rule, self.noise_seed, self._state = loaded
         self._perturbed, self._loading, self._asked = self._chosen(self.rule), None, None
 

@@ -62,24 +62,19 @@ def _compiled(*signatures: Any) -> Callable[[Any], Any]:
     return decorate
 
 
-@intrinsic
-def _floats_at(typing_context, address):
-    """Pointer to float32 from an address."""
+def _pointer_to(kind):
+    """Intrinsic that makes a pointer of an address."""
 
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+    def at(typing_context, address):
+        def generate(context, builder, signature, arguments):
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(float32)(int64), generate
+        return types.CPointer(kind)(int64), generate
+
+    return intrinsic(at)
 
 
-@intrinsic
-def _doubles_at(typing_context, address):
-    """Pointer to float64 from an address."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(float64)(int64), generate
+_floats_at, _doubles_at = _pointer_to(float32), _pointer_to(float64)
 
 
 @intrinsic

@@ -77,11 +77,7 @@ class DeviceStep:
         self._grad_scale = self._one
 
     def lay_out(self, members: Sequence[Member]) -> None:
-        """Make the table of prepared members, none of them empty.
-
-        Raises:
-            ValueError: If two tensors share memory.
-        """
+        """Make the table of prepared members, none of them empty; two that share memory are refused."""
         _load_kernels()  # or say now that there are none
         self._laid_out = tensor_table(members, TENSOR)
         self._laid_out["name"] = [self._names.setdefault(member.name, len(self._names)) for member in members]
@@ -95,10 +91,7 @@ class DeviceStep:
     def set(self, groups: Sequence[GroupSettings], grad_scale: Tensor | None = None) -> None:
         """Take the settings of the parameter groups and bring the tables up to date; what has changed is sent.
 
-        Args:
-            groups: As the members number them. A learning rate on a device is read there, so that a captured graph
-                follows it.
-            grad_scale: What gradients are divided by, one entry; None: 1.
+        A learning rate on a device, and what gradients are divided by, are read there: a captured graph follows them.
         """
         variants = [(group.rule, group.scale, group.noise) for group in groups]
         if variants != self._variants:
@@ -170,12 +163,7 @@ class DeviceStep:
             )  # fmt: skip
 
     def update(self, before: bool, after: bool) -> None:
-        """Do the step itself, unless the device has decided to skip it.
-
-        Args:
-            before: Update sensitivities.
-            after: Subtract the noise.
-        """
+        """Do the step itself, unless the device has decided to skip it; see ``HostStep``."""
         kernels = _load_kernels()
         with _current(self.device):
             for launch in self._launches:
@@ -213,8 +201,8 @@ class DeviceStep:
         shapes = {
             "sums": ((blocks,), torch.float64),
             "row_sums": ((rows,), torch.float64),
-            "records": ((rows, len(RECORD)), torch.float32),
-            "draws": ((rows, len(DRAW)), torch.int32),
+            "records": ((rows, RECORD.itemsize // 4), torch.float32),
+            "draws": ((rows, DRAW.itemsize // 4), torch.int32),
         }
         for name, (shape, dtype) in shapes.items():
             there = self._scratch.get(name)

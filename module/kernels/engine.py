@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from .device_step import DeviceStep
 from .guard import Fingerprint, addresses_of
@@ -57,7 +58,7 @@ class _Kept:
 
     def points(self, gradients: Sequence[Tensor | None]) -> bool:
         """Tell the steps where the candidates' gradients lie, if but for that they are as they were."""
-        used = [*compress(gradients, self.used)]
+        used: list[Any] = [*compress(gradients, self.used)]
         masked = any(hasattr(member.parameter, "unmasked_grad") for member in self.candidates)
         if [gradient is not None for gradient in gradients] != self.given or masked:
             return False
@@ -83,81 +84,58 @@ class Engine:
 
     Args:
         moments: Entries of a state but those of a sensitivity.
-        adjust: Changes the rows that noise is drawn by; for parameters on the CPU.
+        adjust: Changes the rows that noise is drawn by, of parameters on the CPU.
     """
 
     def __init__(self, moments: Sequence[str], adjust: Adjust | None = None) -> None:
-        self._moments, self._adjust = moments, adjust
+        self._moments = moments
         self._host = HostStep(adjust)
         self.device_steps: dict[torch.device, DeviceStep] = {}
-        self._steps: list[HostStep | DeviceStep] = []
-        self._candidates: Sequence[Member] = []
+        self._steps: list[HostStep | DeviceStep] = []  # of the step that has begun, that of the CPU first
         self._copied: list[Member] = []
         self._kept: _Kept | None = None
 
     @property
-    def members(self) -> list[Member]:
-        """Those of the step that has begun."""
-        return [member for step in self._steps for member in step.members]
-
-    @property
     def live(self) -> list[Member]:
-        """Those of them that a gradient scaler on the CPU has not left out."""
+        """Members of the step that has begun, but for those that a gradient scaler on the CPU leaves out."""
         return [member for step in self._steps if step.live for member in step.members]
 
-    def begin(
-        self,
-        candidates: Sequence[Member],
-        store: Store,
-        groups: Sequence[GroupSettings],
-        grad_scale: Tensor | None = None,
+    def measure(
+        self, optimizer: Optimizer, candidates: Sequence[Member], store: Store, groups: Sequence[GroupSettings]
     ) -> None:
-        """Check everything that a step reads and writes; nothing is changed.
+        """Check everything that a step reads and writes; then advance counts and means, and keep the states.
 
         Args:
+            optimizer: On which a gradient scaler leaves ``grad_scale`` and ``found_inf``.
             candidates: Those with a gradient are in the step. The same list as before means the same tensors.
             store: Of their states.
             groups: Settings of the parameter groups, as the members number them.
-            grad_scale: What gradients are divided by on a GPU, one entry; None: 1.
 
         Raises:
             TypeError: If a parameter, gradient or entry of a state is no plain tensor of its dtype.
             ValueError: If its shape, device, layout or storage is another than the parameter's, or two share memory,
                 or settings do not go together with where the parameters are.
-            RuntimeError: If a gradient is sparse or masked where that is not supported.
+            RuntimeError: If a gradient is sparse or masked where that is not supported, or is not finite on the CPU.
+                Whatever is raised, nothing has been changed.
         """
-        gradients = _gradients(candidates)
-        kept = self._kept
+        gradients, kept = _gradients(candidates), self._kept
         if kept is None or kept.candidates is not candidates or not kept.holds(store) or not kept.points(gradients):
-            self._kept, self._candidates = None, candidates
             there = [gradient is not None for gradient in gradients]
             self._lay_out([*compress(candidates, there)], store, [*compress(gradients, there)])
-        self._set(groups, grad_scale)
+        self._set(groups, getattr(optimizer, "grad_scale", None))
+        for step in self._steps:
+            step.measure(getattr(optimizer, "found_inf", None))
+        if self._kept is None:
+            store.update((member.key, member.state) for member in self.live)
+            if self._steps and not self._copied and all(step.live for step in self._steps):
+                self._kept = _Kept(candidates, self._steps, store)
 
     def again(self, store: Store, groups: Sequence[GroupSettings]) -> None:
         """Check once more, after others' changes, what the rest of the step reads and writes; gradients are not."""
         if self._kept is None or not self._kept.holds(store):
-            self._kept = None
-            self._lay_out(self.members, store, [None] * len(self.members))
+            members = [member for step in self._steps for member in step.members]
+            self._lay_out(members, store, [None] * len(members))
         self._set(groups, None)
-
-    def measure(self, store: Store, found_inf: Tensor | None) -> None:
-        """Refuse gradients that are not finite; advance counts and means, and keep the states.
-
-        Args:
-            store: Takes the members' states.
-            found_inf: Not 0 where a gradient scaler has found the step unfit, one entry; None: 0.
-
-        Raises:
-            NonFiniteGradient: If a gradient on the CPU is not finite; nothing has been changed then.
-            ValueError: If a state on the CPU holds no number of steps; nothing has been changed then.
-        """
-        for step in self._steps:  # that of the CPU is the first
-            step.measure(found_inf)
-        if self._kept is None:
-            store.update((member.key, member.state) for member in self.live)
-            if self._steps and not self._copied and len(self.live) == len(self.members):
-                self._kept = _Kept(self._candidates, self._steps, store)
 
     def update(self, *, before: bool = True, after: bool = True) -> None:
         """Do the step itself.
@@ -173,8 +151,16 @@ class Engine:
             member.release()
         self._copied = []
 
+    def forget(self) -> None:
+        """Let go of the tensors of the last step, as states are replaced; what is on devices is kept."""
+        self._kept = None
+        for step in self._steps:
+            step.members = []
+        self._steps = []
+
     def _lay_out(self, members: Sequence[Member], store: Store, gradients: Sequence[Tensor | None]) -> None:
         """Prepare members and make the tables."""
+        self._kept = None
         places: dict[torch.device | None, list[Member]] = {}
         for member, gradient in zip(members, gradients, strict=True):
             if member.parameter.numel():
@@ -183,23 +169,15 @@ class Engine:
                 places.setdefault(there, []).append(member)
         self._steps = []
         for device in sorted(places, key=lambda device: device is not None):
-            self._steps.append(self._step_on(device))
+            if device is not None and device not in self.device_steps:
+                self.device_steps[device] = DeviceStep(device)
+            self._steps.append(self._host if device is None else self.device_steps[device])
             self._steps[-1].lay_out(places[device])
-        self._copied = [member for member in self.members if not member.direct]
-        for member in self.members:
+        laid_out = [*chain.from_iterable(places.values())]
+        self._copied = [member for member in laid_out if not member.direct]
+        for member in laid_out:
             if member.direct:
                 member.release()
-
-    def _step_on(self, device: torch.device | None) -> HostStep | DeviceStep:
-        if device is None:
-            return self._host
-        if self._adjust is not None:
-            raise NotImplementedError(
-                "noise that is spread otherwise is for parameters on the CPU: move the model there"
-            )
-        if device not in self.device_steps:
-            self.device_steps[device] = DeviceStep(device)
-        return self.device_steps[device]
 
     def _set(self, groups: Sequence[GroupSettings], grad_scale: Tensor | None) -> None:
         if len(self._steps) > 1 and any(group.model_mean for group in groups):

@@ -170,10 +170,10 @@ class Fingerprint:
         self._places = self._places_of(tensors)
 
     def matches(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether tensors are like those, in order."""
+        """Whether as many tensors are like those, in order."""
         return bool(self._guards.check(*tensors)) and self._places_of(tensors) == self._places
 
-    def _places_of(self, tensors: Sequence[Tensor]) -> list[int]:
+    def _places_of(self, tensors: Sequence[Tensor]) -> list[Any]:
         if self._storages is None:
             storages, places = map(Tensor.untyped_storage, tensors), map(Tensor.storage_offset, tensors)
             return [*places, *map(UntypedStorage.nbytes, storages)]

@@ -31,11 +31,7 @@ class HostStep:
         self.live = True
 
     def lay_out(self, members: Sequence[Member]) -> None:
-        """Make the table of prepared members, none of them empty.
-
-        Raises:
-            ValueError: If two tensors share memory.
-        """
+        """Make the table of prepared members, none of them empty."""
         self._rows = tensor_table(members, ROW)
         self.members, self._names = members, [member.name for member in members]
         self._tracked = self._rows["mean_at"] != 0
@@ -46,11 +42,7 @@ class HostStep:
         self._rows["gradient"] = self._rows["update_gradient"] = gradients
 
     def set(self, groups: Sequence[GroupSettings], grad_scale: Tensor | None) -> None:
-        """Take the settings of the parameter groups, as the members number them.
-
-        Raises:
-            ValueError: If gradients are still scaled.
-        """
+        """Take the settings of the parameter groups; refuse gradients that are still scaled."""
         if grad_scale is not None:
             raise ValueError("The gradients are scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)")
         table = settings_table(groups)
@@ -73,12 +65,7 @@ class HostStep:
     def measure(self, found_inf: Tensor | None) -> None:
         """Sum |theta g|, refuse gradients that are not finite, and advance counts and means.
 
-        Args:
-            found_inf: Not 0 where a gradient scaler has found the step unfit: it is left out then.
-
-        Raises:
-            NonFiniteGradient: If a gradient is not finite; nothing has been changed then.
-            ValueError: If a state holds no number of steps.
+        A step that a gradient scaler has found unfit (``found_inf`` is not 0) is left out.
         """
         self.live = found_inf is None or not found_inf.item()
         if not self.live:
@@ -97,12 +84,7 @@ class HostStep:
         store_scalars(rows, steps + 1.0, means)
 
     def update(self, before: bool, after: bool) -> None:
-        """Do the step itself.
-
-        Args:
-            before: Update sensitivities.
-            after: Subtract the noise.
-        """
+        """Do the step itself; ``before``: update sensitivities, ``after``: subtract the noise."""
         if not self.live:
             return
         self._work_out(before, after)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from ..noise import MAX_ENTRIES
-from .guard import PARAMETER, at_hand, check, check_apart, check_plain, check_writable
+from .guard import PARAMETER, address, at_hand, check, check_apart, check_plain, check_writable
 from .rows import ARRAYS, SCALARS, new_table
 from .sparse import touched_rows
 from .state import (
@@ -18,8 +18,9 @@ from .state import (
     SENSITIVITY,
     TRACKED,
     State,
-    addresses,
     at_home,
+    entry_dtype,
+    entry_shape,
     new_entries,
 )
 
@@ -41,17 +42,9 @@ class NonFiniteGradient(RuntimeError):
 class Member:
     """A parameter that steps are made of, and after :meth:`prepare` what the next one reads and writes.
 
-    On the CPU the kernel works on contiguous float32 arrays, in copies where tensors are not that; on a GPU it reads
-    and writes 16-bit tensors too.
-
-    Args:
-        name: For messages.
-        parameter: To be updated.
-        group: Number of its group.
-        identity: In the noise stream; None: no sensitivity and no noise.
-        key: Of its state where that is kept.
-
     Attributes:
+        identity: In the noise stream; None: no sensitivity and no noise.
+        key: Of the state where that is kept.
         touched: (R,) sorted rows that ``gradient`` (R, ...) holds, where it is row-sparse; None where it is dense.
         update_gradient: What the update takes. It is not ``gradient``, of which sensitivities are, where a method has
             masked the parameter's ``grad`` and left the whole one as its attribute ``unmasked_grad``.
@@ -100,7 +93,10 @@ class Member:
         if self.identity is not None and not any(key in self.state for key in TRACKED):
             self.state = {**self.state, **new_entries(parameter, TRACKED)}
         self.keys = (*moments, *(TRACKED if self.identity is not None else ()))
-        self.addresses |= addresses(name, parameter, self.state, self.keys)
+        for key in self.keys:
+            shape, dtype = entry_shape(key, parameter), entry_dtype(key)
+            entry = self.state.get(key)
+            self.addresses[COLUMNS[key]] = address(name, key, entry, shape, dtype, parameter.device)
         self.direct = self.theta is parameter and self.gradient is gradient and unmasked is None
 
     def _prepare_gradient(self, gradient: Tensor, unmasked: Tensor | None, working: torch.dtype | None) -> None:

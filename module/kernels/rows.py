@@ -39,8 +39,8 @@ TENSOR = np.dtype(
         ("name", np.int64),  # number of the tensor's name
     ]
 )
-ARRAYS = TENSOR.names[:6]
-SCALARS = TENSOR.names[6:8]
+_names = TENSOR.names or ()
+ARRAYS, SCALARS = _names[:6], _names[6:8]
 
 
 @dataclass(frozen=True, slots=True)

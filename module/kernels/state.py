@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .guard import address, check_saved
+from .guard import check_saved
 
 State = dict[str, Any]
 
@@ -55,26 +55,6 @@ def at_home(state: State, device: torch.device) -> State:
     if any(isinstance(value, Tensor) and value.device != step.device for value in state.values()):
         return state  # part of it went astray: the check of the addresses says what
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in state.items()}
-
-
-def addresses(name: str, parameter: Tensor, state: State, keys: Sequence[str]) -> dict[str, int]:
-    """Check entries of the state and return where they lie, by their columns in the table of tensors.
-
-    Args:
-        name: Of the parameter.
-        parameter: Whose shape and device count.
-        state: Of the parameter.
-        keys: Of the entries.
-
-    Raises:
-        TypeError: If one is missing, no plain tensor, or of another dtype.
-        ValueError: If one has another shape, device, layout or storage.
-    """
-    device = parameter.device
-    return {
-        COLUMNS[key]: address(name, key, state.get(key), entry_shape(key, parameter), entry_dtype(key), device)
-        for key in keys
-    }
 
 
 def check_steps(names: Sequence[str], steps: np.ndarray) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..kernels.engine import Engine
 from ..kernels.guard import address
-from ..kernels.member import Member
+from ..kernels.member import Member, on_device
 from ..kernels.state import SENSITIVITY, STEP
 from ..pats import PATS
 from ..seeds import stream_seed
@@ -20,14 +21,8 @@ SPREADS = ("uniform", "shuffled")
 class SpreadNoise(PATS):
     """PATS with its noise spread otherwise, for parameters on the CPU.
 
-    Args:
-        named_parameters: As for :class:`module.pats.PATS`.
-        spread: Where the noise goes: the same amount per tensor with one size for all entries (``"uniform"``), or the
-            same sizes on other entries (``"shuffled"``).
-        **settings: As for :class:`module.pats.PATS`.
-
-    Raises:
-        ValueError: If a value is out of range, or the encoder is unknown.
+    Arguments are those of :class:`module.pats.PATS`, and ``spread``: ``"uniform"``, the same amount per tensor with one
+    size for all entries, or ``"shuffled"``, the same sizes on other entries.
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], *, spread: str, **settings: Any) -> None:
@@ -38,6 +33,12 @@ class SpreadNoise(PATS):
 
     def _new_engine(self) -> Engine:
         return Engine((STEP,), self._spread)
+
+    def _members(self, optimizer: Optimizer) -> list[Member]:
+        members = super()._members(optimizer)
+        if any(on_device(member.parameter) for member in members):
+            raise NotImplementedError(f"spread {self.spread!r} is for parameters on the CPU: move the model there")
+        return members
 
     def _spread(self, rows: np.ndarray, members: Sequence[Member]) -> None:
         if self.spread == "uniform":
@@ -63,17 +64,9 @@ class SpreadNoise(PATS):
 
 
 def misplaced(sensitivity: Tensor, seed: int, path: str) -> Tensor:
-    """Return the sensitivities of a tensor moved along by an offset that is fixed for the run.
+    """Return a flat copy of the sensitivities of a tensor, moved along by an offset that is fixed for the run.
 
     Noise by these has PATS's sizes, each on another entry than the one it was worked out for.
-
-    Args:
-        sensitivity: Of a tensor, any shape.
-        seed: Seed of the noise stream.
-        path: The tensor's path.
-
-    Returns:
-        A copy, flat.
     """
     n = sensitivity.numel()
     offset = 1 + stream_seed(seed, f"spread/{path}") % (n - 1) if n > 1 else 0

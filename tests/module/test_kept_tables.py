@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
+from module.kernels.guard import Fingerprint
 from module.kernels.member import Member
 from tests.module.models import assert_nested_equal, make_gradients, make_parameters, set_gradients, to_device
 from tests.module.test_guard import MAKERS, QUERY, WIDE, state_of, stepped
@@ -152,3 +153,35 @@ def test_a_duplicate_of_a_parameter_is_not_taken_for_it():
     assert torch.equal(parameters[QUERY], before)
     assert not torch.equal(other, before)
     assert optimizer.state[other]["step"] == 1
+
+
+LIKE = torch.arange(12.0).view(3, 4)
+UNLIKE = {
+    "shape": lambda: torch.zeros(4, 3),
+    "one dimension more": lambda: torch.zeros(1, 3, 4),
+    "strides": lambda: torch.zeros(4, 3).t(),
+    "dtype": lambda: torch.zeros(3, 4, dtype=torch.int32),
+    "device": lambda: torch.zeros(3, 4, device="meta"),
+    "class": lambda: Parameter(torch.zeros(3, 4), requires_grad=False),
+    "layout": lambda: torch.zeros(3, 4).to_sparse(),
+    "lazy": lambda: torch.zeros(3, 4)._neg_view(),
+    "place in the storage": lambda: torch.zeros(13)[1:].view(3, 4),
+    "size of the storage": lambda: torch.zeros(13)[:12].view(3, 4),
+    "no tensor": lambda: None,
+}
+
+
+@pytest.mark.parametrize("what", UNLIKE)
+def test_a_fingerprint_tells_what_is_unlike(what):
+    fingerprint = Fingerprint([LIKE.clone()], fixed=False)
+    assert fingerprint.matches([torch.zeros(3, 4)])
+    assert not fingerprint.matches([UNLIKE[what]()])
+
+
+def test_a_fingerprint_of_fixed_memory_tells_other_memory_apart():
+    tensor = LIKE.clone()
+    fingerprint = Fingerprint([tensor], fixed=True)
+    assert fingerprint.matches([tensor])
+    assert not fingerprint.matches([tensor.clone()])
+    tensor.data = LIKE.clone()
+    assert not fingerprint.matches([tensor])
