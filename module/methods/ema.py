@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .averaging import WeightAveraging, check_start
+from .parts.averaging import WeightAveraging, check_start
 
 
 @dataclass(frozen=True, slots=True)

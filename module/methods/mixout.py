@@ -72,7 +72,7 @@ class Mixout(FineTuningMethod):
         """
         from torch import nn
 
-        from ..mixout_linear import MixoutLinear
+        from .parts.mixout_linear import MixoutLinear
 
         settings: MixoutSettings = self.settings
         infos = {id(info.parameter): info for info in context.params}

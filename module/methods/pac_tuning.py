@@ -16,8 +16,8 @@ from .controls import FrozenEmbeddings, HeadLearningRate, HeadLearningRateSettin
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..pac_bayes import KCurve, NoiseWidths
     from ..param_index import ParamInfo
+    from .parts.pac_bayes import KCurve, NoiseWidths
 
 _LOWEST, _HIGHEST = -6.0, -2.0  # logarithms of the prior widths at which K is fitted, as in the authors' code
 _CLIP = 2.0  # of the standard noise, as in the authors' code
@@ -80,7 +80,7 @@ class PACTuningSettings:
 
 
 class PACTuning(FineTuningMethod):
-    """Stage 1: loss under noise plus :mod:`module.pac_bayes`'s bound. Stage 2: loss under the noise that was learned.
+    """Stage 1: loss under noise plus the bound of ``parts.pac_bayes``. Stage 2: loss under the noise that was learned.
 
     Dropout is off and the embeddings are frozen in both.
     """
@@ -127,8 +127,8 @@ class PACTuning(FineTuningMethod):
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Start the noise from the weights, which all methods have set up now; give the head its learning rate."""
-        from ..pac_bayes import NoiseWidths
-        from ..perturbation import trainable
+        from .parts.pac_bayes import NoiseWidths
+        from .parts.perturbation import trainable
 
         settings: PACTuningSettings = self.settings
         self._infos = trainable(context)
@@ -153,7 +153,7 @@ class PACTuning(FineTuningMethod):
             return
         import torch
 
-        from ..pac_bayes import fit_k
+        from .parts.pac_bayes import fit_k
 
         settings: PACTuningSettings = self.settings
         widths = torch.linspace(_LOWEST, _HIGHEST, settings.k_levels, dtype=torch.float64, device="cpu").exp()
@@ -172,7 +172,7 @@ class PACTuning(FineTuningMethod):
         """
         import torch
 
-        from ..perturbation import moved
+        from .parts.perturbation import moved
 
         assert self._widths is not None
         self._check(context)
@@ -238,7 +238,7 @@ class PACTuning(FineTuningMethod):
         """(models, examples) float32 on the CPU: losses of networks drawn from a prior of this width."""
         import torch
 
-        from ..perturbation import moved
+        from .parts.perturbation import moved
 
         weights, stream = self._weights(), context.stream(f"{self.name}/K")
         rows = []
@@ -267,7 +267,7 @@ class PACTuning(FineTuningMethod):
         return torch.cat(found)[:limit].cpu()
 
     def _set_curve(self, levels: "Tensor", values: "Tensor") -> None:
-        from ..pac_bayes import KCurve
+        from .parts.pac_bayes import KCurve
 
         assert self._widths is not None
         device = self._widths.prior.device
@@ -276,7 +276,7 @@ class PACTuning(FineTuningMethod):
     def _check(self, context: MethodContext) -> None:
         """Compare the noise with the weights' resolution, once."""
         if not self._checked:
-            from ..perturbation import check_weight_noise
+            from .parts.perturbation import check_weight_noise
 
             assert self._widths is not None
             check_weight_noise(context, self.name, float(self._widths.mean_width()), self._infos)

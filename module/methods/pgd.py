@@ -99,7 +99,7 @@ class PGD(FineTuningMethod):
         """
         import torch
 
-        from ..perturbation import moved
+        from .parts.perturbation import moved
 
         assert context.streams is not None
         settings: PGDSettings = self.settings
@@ -133,7 +133,7 @@ class PGD(FineTuningMethod):
 
     def _layers(self, context: MethodContext) -> list[list[ParamInfo]]:
         """The trained parameters of the chosen parts, by layer."""
-        from ..perturbation import trainable
+        from .parts.perturbation import trainable
 
         layers: dict[Hashable, list[ParamInfo]] = {}
         for info in trainable(context):
@@ -144,7 +144,7 @@ class PGD(FineTuningMethod):
     def _check(self, context: MethodContext, infos: Sequence[ParamInfo]) -> None:
         """Compare the noise with the weights' resolution, once."""
         if not self._checked:
-            from ..perturbation import check_weight_noise
+            from .parts.perturbation import check_weight_noise
 
             check_weight_noise(context, self.name, self.settings.sigma, infos)
             self._checked = True

@@ -88,7 +88,7 @@ class SAM(FineTuningMethod):
         Returns:
             () the loss of the first pass, at the weights themselves.
         """
-        from ..perturbation import moved, trainable
+        from .parts.perturbation import moved, trainable
 
         assert context.streams is not None
         settings: SAMSettings = self.settings
@@ -110,7 +110,7 @@ class SAM(FineTuningMethod):
         """Compare the typical size of e with the weights' resolution, once."""
         if self._checked:
             return
-        from ..perturbation import check_weight_noise, reference_weight
+        from .parts.perturbation import check_weight_noise, reference_weight
 
         settings: SAMSettings = self.settings
         entries = sum(info.parameter.numel() for info in infos)

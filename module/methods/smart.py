@@ -10,7 +10,7 @@ from ..method import FineTuningMethod, Resource
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..mean_teacher import MeanTeacher
+    from .parts.mean_teacher import MeanTeacher
 
 Projection = Literal["paper", "dev_repo", "mt_dnn"]
 Norm = Literal["inf", "l2"]
@@ -163,7 +163,7 @@ class SMART(FineTuningMethod):
 
     def _past(self, context: MethodContext, batch: Any) -> "Tensor":
         """Logits of the teacher: (B, K) without a graph."""
-        from ..mean_teacher import predicting
+        from .parts.mean_teacher import predicting
 
         assert context.model is not None
         with self._teacher_of(context).in_place(), predicting(context.network):
@@ -172,7 +172,7 @@ class SMART(FineTuningMethod):
     def _teacher_of(self, context: MethodContext) -> "MeanTeacher":
         """The teacher, from the checkpoint or from the weights as they are."""
         if self._teacher is None:
-            from ..mean_teacher import MeanTeacher
+            from .parts.mean_teacher import MeanTeacher
 
             self._teacher = MeanTeacher((info.name, info.parameter) for info in context.params)
             if self._saved is not None:

@@ -8,7 +8,7 @@ from torch import nn
 from module.context import DropoutRates, MethodContext
 from module.methods import build_method, parse_method
 from module.methods.mixout import Mixout, MixoutSettings
-from module.mixout_linear import MixoutLinear
+from module.methods.parts.mixout_linear import MixoutLinear
 from module.param_index import ParamIndex
 from module.random_streams import RandomStream, RandomStreams
 from mt_dnn.config import run_dir

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from module.context import DropoutRates
 from module.methods import build_method, parse_method
 from module.methods.pac_tuning import PACTuning, PACTuningSettings
-from module.pac_bayes import KCurve, NoiseWidths, fit_k
+from module.methods.parts.pac_bayes import KCurve, NoiseWidths, fit_k
 from module.param_index import Role
 from module.random_streams import RandomStreams
 from mt_dnn.config import run_dir

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .context import MethodContext
-from .param_index import Kind, ParamInfo
-from .resolution import check_resolution
+from ...context import MethodContext
+from ...param_index import Kind, ParamInfo
+from ...resolution import check_resolution
 
 
 @contextmanager

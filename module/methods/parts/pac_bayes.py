@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kernels.guard import check_saved
+from ...kernels.guard import check_saved
 
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # Adam's for the widths, as in the authors' code
 _HEAD_DECAY, _HEAD_DECAY_STEPS = 0.9, 10  # their head's step shrinks by a tenth every ten steps

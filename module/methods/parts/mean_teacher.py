@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .evaluating import evaluating
-from .kernels.guard import check_saved
+from ...evaluating import evaluating
+from ...kernels.guard import check_saved
 
 
 class MeanTeacher:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..context import MethodContext
-from ..method import FineTuningMethod, Resource
+from ...context import MethodContext
+from ...method import FineTuningMethod, Resource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +94,7 @@ class WeightAveraging(FineTuningMethod):
         self._count += 1
 
     def _average_of(self, name: str, theta: "Tensor") -> "Tensor":
-        from ..kernels.guard import check_saved
+        from ...kernels.guard import check_saved
 
         average = check_saved(name, "average", self._average.get(name), theta.shape)
         self._average[name] = average.to(theta.device)  # out of a checkpoint it comes on the CPU
