@@ -90,8 +90,8 @@ class RandomStreams:
         self.seed, self.rank = seed, rank
         self.device = device or torch.device("cpu")
         self._mark = f"/rank {rank}" if rank else ""  # in the names of the process's own sources
-        self._own: set[str] = set()  # names of its own streams
-        self.dropout = dropout or DropoutStream(self._seed_of_own("dropout"))
+        self._per_rank: set[str] = set()  # names of the process's own streams
+        self.dropout = dropout or DropoutStream(self._seed_of_rank("dropout"))
         self._named: dict[str, RandomStream] = {}
         self._kept: dict[str, Any] = {}  # restored states of streams that nobody has asked for yet
         self._apart: dict[str, Any] = {}  # where dropout of the extra passes of a name stands
@@ -104,9 +104,9 @@ class RandomStreams:
                 self._named[name].restore(self._kept.pop(name))
         return self._named[name]
 
-    def own(self, name: str) -> RandomStream:
+    def per_rank(self, name: str) -> RandomStream:
         """The stream of this name of this process; a name is either a process's own or everyone's."""
-        self._own.add(name)
+        self._per_rank.add(name)
         return self[name]
 
     def state(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class RandomStreams:
         named = {name: stream.state() for name, stream in self._named.items()}
         return {
             **self._sources(), "named": {**self._kept, **named}, "apart": dict(self._apart),
-            "mark": self._mark, "own": sorted(self._own),
+            "mark": self._mark, "own": sorted(self._per_rank),
         }  # fmt: skip
 
     def restore(self, states: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ class RandomStreams:
         self._set_sources(states)
         self._apart = dict(states["apart"])
         self._kept = dict(states["named"])
-        self._own |= set(states["own"])
+        self._per_rank |= set(states["own"])
         renamed, self._mark = self._mark != states["mark"], states["mark"]
         for name, stream in self._named.items():
             if renamed or name not in self._kept:
@@ -150,7 +150,7 @@ class RandomStreams:
         self.restore({**sources, "named": everyone, "apart": {}, "mark": mark, "own": states[0]["own"]})
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def preserved(self) -> Iterator[None]:
         """Whatever is drawn inside is forgotten: afterwards all sources stand where they stood."""
         states = self.state()
         try:
@@ -165,7 +165,7 @@ class RandomStreams:
         if name in self._apart:
             self._set_sources(self._apart[name])
         else:
-            seed = self._seed_of_own(f"{name}/dropout")
+            seed = self._seed_of_rank(f"{name}/dropout")
             self.dropout.seed, self.dropout.position = seed, 0
             torch.manual_seed(seed)
         try:
@@ -175,9 +175,9 @@ class RandomStreams:
             self._set_sources(outside)
 
     def _seed_of(self, name: str) -> int:
-        return self._seed_of_own(name) if name in self._own else stream_seed(self.seed, name)
+        return self._seed_of_rank(name) if name in self._per_rank else stream_seed(self.seed, name)
 
-    def _seed_of_own(self, name: str) -> int:
+    def _seed_of_rank(self, name: str) -> int:
         return stream_seed(self.seed, name + self._mark)
 
     def _sources(self) -> dict[str, Any]:

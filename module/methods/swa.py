@@ -1,37 +1,35 @@
 """Stochastic weight averaging (Izmailov et al., UAI 2018, arXiv 1803.05407): the plain mean of late weights."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from .parts.averaging import WeightAveraging, check_start
+from dataclasses import dataclass
+from typing import Annotated
+
+from ..checks import CheckedSettings, WholeNumber, at_least
+from .parts.averaging import WeightAveraging
 
 
 @dataclass(frozen=True, slots=True)
-class SWASettings:
+class SWASettings(CheckedSettings):
     """Settings of the mean of late weights.
 
     Raises:
         ValueError: If one is out of its range.
     """
 
-    start_step: int = 0
+    start_step: WholeNumber = 0
     """Optimizer steps before the first that counts, at least 0."""
-    start_epoch: int = 1
+    start_epoch: WholeNumber = 1
     """Epochs before the first step that counts, at least 0; the later of both starts holds. Ours."""
-    interval: int = 1
+    interval: Annotated[int, at_least(1, "a whole number")] = 1
     """Steps from one that counts to the next, at least 1. The paper: as many as an epoch has."""
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_start(self)
-        if self.interval < 1:
-            raise ValueError(f"Invalid interval: {self.interval}: a whole number of at least 1 is needed")
 
-
-class SWA(WeightAveraging):
+class SWA(WeightAveraging[SWASettings]):
     """``average <- average + (theta - average) / (n + 1)`` after the n weights that counted before."""
 
     name = "swa"
-    Settings = SWASettings
+    title = "SWA"
 
     def weight(self, count: int) -> float:
         """One of ``count`` + 1."""
@@ -39,4 +37,4 @@ class SWA(WeightAveraging):
 
     def counts(self, steps: int) -> bool:
         """Every ``interval``-th step."""
-        return steps % int(self.settings.interval) == 0
+        return steps % self.settings.interval == 0

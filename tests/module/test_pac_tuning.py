@@ -318,7 +318,7 @@ def test_k_is_fitted_before_training_and_leaves_no_trace(tiny_run):
     levels, values = parts.method.state_dict()["pac_tuning"]["curve"]
     assert levels.tolist() == pytest.approx(np.exp(np.linspace(-6, -2, 3)))
     method = parts.method.methods[0]
-    with parts.streams.aside():
+    with parts.streams.preserved():
         parts.streams["pac_tuning/K"].restart()
         losses = [method._random_losses(parts.context, float(level)) for level in levels]
     found = [reference.smallest_k(loss.double().numpy(), 5.0) for loss in losses]
