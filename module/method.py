@@ -1,6 +1,6 @@
 """What a fine-tuning method is: hooks around one training run, each with the vanilla default.
 
-A method is one file in ``methods/`` and one line in its registry. Several compose (``noisytune+pats``): every hook is
+A method is one file in ``methods/``, where the registry finds it. Several compose (``noisytune+pats``): every hook is
 called in the order they are named, and what only one method can own is an exclusive resource.
 
 Settings must be readable without torch, whose import takes most of a second: ``train.py --help`` and a study's table

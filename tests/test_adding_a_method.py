@@ -67,7 +67,7 @@ def test_a_study_compares_it_with_its_control(
     assert done.returncode == 0, done.stderr
     assert "smooth_logits has no recipe of its own: that of vanilla is taken" in done.stderr
     assert "those of all-MiniLM-L6-v2, the known encoder nearest in size" in done.stderr
-    assert "| smooth_logits - vanilla |" in done.stdout
+    assert "| smoothed logits - vanilla |" in done.stdout
     assert "By the recipe of another method or encoder: " in done.stdout
 
 
@@ -96,7 +96,7 @@ print(METHODS.title("smooth_logits"), METHODS.title("sage"), METHODS.title("gone
 """
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", listing], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["vanilla smooth_logits False False", "smooth_logits SAGE gone"]
+    assert done.stdout.splitlines() == ["vanilla smooth_logits False False", "smoothed logits SAGE gone"]
 
 
 LISTING = """\
