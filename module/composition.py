@@ -1,4 +1,4 @@
-"""Several methods as one, and which may not stand together."""
+"""Several methods as one, and the rule which of them may stand together."""
 
 from __future__ import annotations
 

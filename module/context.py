@@ -1,4 +1,4 @@
-"""What a method sees of a run: the network to call, its parameters and its random streams."""
+"""The part of a run that methods see: the network to call, its parameters and its random streams."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Model(Protocol):
 
     @property
     def embedding_hooks(self) -> list[Callable[[Tensor, Any], Tensor]]:
-        """Called in training with word embeddings and batch, in this order; each returns the embeddings to go on with.
+        """Functions of word embeddings and batch, called in this order in training; each returns the embeddings to use.
 
         The embeddings are those before positions and norm, (n_tokens, E) or (B, T, E).
         """
@@ -95,7 +95,7 @@ class Accumulate(Protocol):
 
 @dataclass(slots=True)
 class MethodContext:
-    """What the hooks of a method may see of a run."""
+    """The part of a run that the hooks of a method may see."""
 
     network: nn.Module
     params: ParamIndex
@@ -150,10 +150,10 @@ class MethodContext:
         return self.streams.per_rank(name)
 
     def complete_gradients(self) -> None:
-        """Make the gradients those of all examples of the passes made, for a hook ``gradients`` that looks at them.
+        """Add up the gradients of all processes, for a hook ``gradients`` that looks at them.
 
-        In a data-parallel run each process has those of its own share until the hook is over; in one process nothing
-        is to be done. A pass that follows must start without gradients.
+        Each process of a data-parallel run has those of its own share until the hook is over; in one process nothing is
+        done. A pass that follows must start without gradients.
         """
         self.complete()
 

@@ -1,4 +1,4 @@
-"""A network as in evaluation for a while."""
+"""A context in which a network evaluates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .lazy import torch
 
 @contextmanager
 def evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """All parts of a network evaluate inside; each then has its own mode again, as a frozen part may have evaluated."""
+    """Let all parts of a network evaluate inside; each has its own mode afterwards: frozen parts may have evaluated."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

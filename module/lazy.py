@@ -1,4 +1,4 @@
-"""What is slow to import, at its first use: ``from ..lazy import torch`` in files whose settings are read without it.
+"""Slow modules, imported at their first use: ``from ..lazy import torch`` in files whose settings are read without it.
 
 ``train.py --help`` and a study's tables import the file of every method, and torch takes most of a second.
 """

@@ -1,4 +1,4 @@
-"""What a fine-tuning method is: hooks around one training run, each with the vanilla default.
+"""A fine-tuning method: hooks around one training run, each with the vanilla default.
 
 A method is one file in ``methods/``, where the registry finds it. Several compose (``noisytune+pats``): every hook is
 called in the order they are named, and what only one method can own is an exclusive resource.
@@ -28,7 +28,7 @@ S = TypeVar("S")
 
 
 class Resource(StrEnum):
-    """What at most one method of a run can own."""
+    """A part of a run that at most one of its methods can own."""
 
     UPDATE_RULE = "the update rule of the optimizer"
     WEIGHT_ESTIMATOR = "the weights at which gradients are taken"
@@ -40,7 +40,7 @@ class Resource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OptimizerSettings(CheckedSettings):
-    """What a run asks of its optimizer; the method decides which optimizer that becomes."""
+    """The settings of a run's optimizer; the methods decide which optimizer it is."""
 
     optimizer: Literal["adamax", "adamw"] = "adamax"
     learning_rate: float = 1e-4
@@ -141,10 +141,10 @@ class FineTuningMethod(Generic[S]):
         """
 
     def check_run(self, settings: OptimizerSettings) -> None:
-        """Refuse a run that cannot be, before its data and its encoder are loaded: a package may be missing.
+        """Refuse an impossible run before its data and encoder are loaded, such as one that lacks a package.
 
         Args:
-            settings: What the run asks of its optimizer.
+            settings: Of the run's optimizer.
 
         Raises:
             ValueError: Names the method, what is wrong and what to do.
@@ -155,7 +155,7 @@ class FineTuningMethod(Generic[S]):
         return rates
 
     def setup(self, context: MethodContext) -> None:
-        """Weights are loaded, the optimizer is not built. Parameters may be changed, replaced or frozen."""
+        """Change, replace or freeze parameters, after the weights are loaded and before the optimizer is built."""
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Divide or change the optimizer's groups of named parameters; ``lr`` in a group is its own learning rate.
@@ -179,7 +179,7 @@ class FineTuningMethod(Generic[S]):
         return None
 
     def before_fit(self, context: MethodContext) -> None:
-        """Everything is built; called once per run, not on resume. What is drawn here is forgotten."""
+        """Prepare from the data when everything is built, once per run, not on resume. Random draws are forgotten."""
 
     def extra_loss(self, context: MethodContext, batch: Any, logits: Tensor) -> Tensor | None:
         """Return a term to add to the task's loss, summed over the examples of the batch.
@@ -205,10 +205,10 @@ class FineTuningMethod(Generic[S]):
         return inner(batches)
 
     def after_backward(self, context: MethodContext) -> None:
-        """Gradients are final: accumulated, unscaled, reduced and clipped."""
+        """Change the final gradients: accumulated, unscaled, reduced and clipped."""
 
     def after_step(self, context: MethodContext) -> None:
-        """The optimizer has stepped."""
+        """Act on the weights after the optimizer's step."""
 
     def evaluation(self, context: MethodContext) -> AbstractContextManager[None]:
         """Return the context in which the network is evaluated, and its weights are saved as the result."""

@@ -1,4 +1,4 @@
-"""Random sources that move on while a run trains, dropout and each method's own: saved, restored, replayed."""
+"""The random sources of a run, of dropout and of each method: they move on with the steps and can be set back."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RandomStream:
             self._masks.seed, self._masks.position = self.seed, 0
 
     def state(self) -> dict[str, Any]:
-        """Where the stream stands."""
+        """Return the state of the stream."""
         return {
             "generator": self._generator.get_state(),
             "masks": None if self._masks is None else self._masks.position,
@@ -97,7 +97,7 @@ class RandomStreams:
         self._apart: dict[str, Any] = {}  # where dropout of the extra passes of a name stands
 
     def __getitem__(self, name: str) -> RandomStream:
-        """The stream of this name, which starts when it is first asked for."""
+        """Return the stream of this name, which starts when it is first asked for."""
         if name not in self._named:
             self._named[name] = RandomStream(self._seed_of(name), self.device)
             if name in self._kept:
@@ -105,12 +105,12 @@ class RandomStreams:
         return self._named[name]
 
     def per_rank(self, name: str) -> RandomStream:
-        """The stream of this name of this process; a name is either a process's own or everyone's."""
+        """Return this process's own stream of this name; a name is either per process or the same in all."""
         self._per_rank.add(name)
         return self[name]
 
     def state(self) -> dict[str, Any]:
-        """Where all of them stand, as tensors and plain values."""
+        """Return the states of all of them, as tensors and plain values."""
         named = {name: stream.state() for name, stream in self._named.items()}
         return {
             **self._sources(), "named": {**self._kept, **named}, "apart": dict(self._apart),
@@ -151,7 +151,7 @@ class RandomStreams:
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Whatever is drawn inside is forgotten: afterwards all sources stand where they stood."""
+        """Set all sources back at the end: what is drawn inside is forgotten."""
         states = self.state()
         try:
             yield
@@ -160,7 +160,7 @@ class RandomStreams:
 
     @contextmanager
     def apart(self, name: str) -> Iterator[None]:
-        """Dropout inside draws from a source of this name: a forward pass more shifts no mask of the plain ones."""
+        """Let dropout inside draw from a source of this name, so that extra passes shift no mask of plain ones."""
         outside = self._sources()
         if name in self._apart:
             self._set_sources(self._apart[name])
@@ -181,7 +181,7 @@ class RandomStreams:
         return stream_seed(self.seed, name + self._mark)
 
     def _sources(self) -> dict[str, Any]:
-        """Where what dropout draws from stands."""
+        """States of the generators that dropout draws from."""
         states = {"seed": self.dropout.seed, "dropout": self.dropout.position, "cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.device)

@@ -7,7 +7,7 @@ from ..method import FineTuningMethod, NoSettings
 
 
 class BitFit(FineTuningMethod[NoSettings]):
-    """Frozen: all that is pretrained but biases, those of layer norms included. What is new is trained whole."""
+    """Trained are the pretrained biases, those of layer norms included, and all new parameters; the rest is frozen."""
 
     name = "bitfit"
     title = "BitFit"

@@ -1,4 +1,4 @@
-"""What some methods change beside their own idea, alone: the baselines those methods are to be compared with.
+"""The changes of protocol that some methods bring along, alone: the baselines of those methods.
 
 HyPe and Mixout are published with dropout off, PAC-tuning also with frozen embeddings and a learning rate of its own
 for the head. A gain over plain fine-tuning may be the change's and not the method's: ``FineTuningMethod.control`` names

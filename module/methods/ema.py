@@ -32,5 +32,5 @@ class EMA(WeightAveraging[EMASettings]):
     is_control = True  # of SMART, whose teacher is such an average
 
     def weight(self, count: int) -> float:
-        """1 - decay."""
+        """Return 1 - decay."""
         return 1.0 - self.settings.decay

@@ -15,7 +15,7 @@ from ..pats_rule import PATSRule
 
 @dataclass(frozen=True, slots=True)
 class MatchedNoiseSettings(PATSRule):
-    """The rule whose amount of noise is matched, and where the noise goes instead.
+    """The rule that sets the amount of noise, and the entries that the noise goes to instead.
 
     Raises:
         ValueError: If a value is out of range.

@@ -100,7 +100,7 @@ def _typical_step(infos: Sequence[ParamInfo], settings: SAMSettings) -> float:
 
 
 def climb(infos: Sequence[ParamInfo], settings: SAMSettings) -> None:
-    """Add e to the weights; uses up their gradients.
+    """Add e to the weights; their gradients are used up.
 
     Args:
         infos: Parameters with a gradient, dense or row-sparse. Its scale does not matter.

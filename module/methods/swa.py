@@ -32,9 +32,9 @@ class SWA(WeightAveraging[SWASettings]):
     title = "SWA"
 
     def weight(self, count: int) -> float:
-        """One of ``count`` + 1."""
+        """Return 1 / (count + 1)."""
         return 1.0 / (count + 1)
 
     def counts(self, steps: int) -> bool:
-        """Every ``interval``-th step."""
+        """Whether it is an ``interval``-th step."""
         return steps % self.settings.interval == 0

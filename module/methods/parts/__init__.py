@@ -1,1 +1,1 @@
-"""What single methods or families of them are made of; the files beside this folder hold the methods themselves."""
+"""Building blocks of single methods and of families; the files beside this folder hold the methods."""

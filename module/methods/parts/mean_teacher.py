@@ -27,7 +27,7 @@ class MeanTeacher:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The network computes with the teacher's weights inside; graphs made outside stay valid after it."""
+        """Let the network compute with the teacher's weights inside; graphs made outside stay valid after it."""
         own = {name: p.data for name, p in self._parameters.items()}
         for name, parameter in self._parameters.items():
             parameter.data = self.weights[name]
@@ -51,6 +51,6 @@ class MeanTeacher:
 
 @contextmanager
 def predicting(network: torch.nn.Module) -> Iterator[None]:
-    """Inside, a network computes as in evaluation: no dropout, no noise, no graph. Its modes come back."""
+    """Let a network compute as in evaluation inside: no dropout, no noise, no graph. Its modes come back."""
     with evaluating(network), torch.no_grad():
         yield

@@ -57,7 +57,7 @@ class KCurve:
         self._bends = slopes.diff(prepend=slopes.new_zeros(1))  # (n - 1,) change of slope at each level but the last
 
     def __call__(self, width: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """() -> K and its slope there."""
+        """Return K at a width, and its slope there: () each."""
         over = (width - self.levels[:-1]).clamp(min=0.0)
         return self.values[0] + (over * self._bends).sum(), ((over > 0.0) * self._bends).sum()
 
@@ -98,7 +98,7 @@ class NoiseWidths:
         self._count = self.prior.new_zeros(())
 
     def noise(self, draws: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Standard noise, as the weights' shapes -> what is added to the weights."""
+        """Return the noise to add to the weights, from standard noise of their shapes."""
         return [draw * width.exp() for draw, width in zip(draws, self.log_std, strict=True)]
 
     def kl(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -110,13 +110,13 @@ class NoiseWidths:
         return total
 
     def bound(self, weights: Sequence[torch.Tensor], curve: KCurve, gamma: float, examples: int) -> torch.Tensor:
-        """() float64: L_PAC."""
+        """Return L_PAC: () float64."""
         k, _ = curve(self.prior.double().mean().exp())
         rest = 10 + 3 * len(self.log_std)
         return 1.5 * gamma * k**2 + (self.kl(weights) + rest) / (gamma * examples)
 
     def pulls(self, weights: Sequence[torch.Tensor], gamma: float, examples: int) -> list[torch.Tensor]:
-        """Gradients of L_PAC with respect to the weights."""
+        """Return the gradients of L_PAC with respect to the weights."""
         factors = (-2 * self.prior).exp() / (gamma * examples)
         return [(w - start) * factor for w, start, factor in zip(weights, self.starts, factors, strict=True)]
 
