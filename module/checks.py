@@ -1,9 +1,13 @@
 """Legal ranges of settings: stated with their types, checked when an instance is made.
 
-@dataclass(frozen=True, slots=True)
-class NoiseSettings(CheckedSettings):
-noise_scale: NonNegative = 1e-5
-distribution: Literal["normal", "uniform"] = "normal"
+Such as::
+
+    @dataclass(frozen=True, slots=True)
+    class NoiseSettings:
+        noise_scale: NonNegative = 1e-5
+        distribution: Literal["normal", "uniform"] = "normal"
+
+        __post_init__ = check_ranges
 """
 
 from __future__ import annotations
@@ -44,22 +48,12 @@ ShareAbove0 = Annotated[float, Range(lambda value: 0.0 < value <= 1.0, "a number
 WholeNumber = Annotated[int, at_least(0, "a whole number")]
 
 
-class CheckedSettings:
-    """Base of dataclasses whose fields are of the types above, of ``Annotated[..., Range]`` or of ``Literal``.
+def check_ranges(settings: Any) -> None:
+    """Check a dataclass whose fields are of the types above, of ``Annotated[..., Range]`` or of ``Literal``.
 
     Raises:
         ValueError: If a value is out of its range; None is legal where the type says so.
     """
-
-    __slots__ = ()
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_ranges(self)
-
-
-def check_ranges(settings: Any) -> None:
-    """Raise ValueError if a field is out of the range that its type states."""
     for name, legal, optional in _ranges(settings.__class__):
         value = getattr(settings, name)
         if not (value is None and optional):

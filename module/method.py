@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, get_args
 
-from .checks import CheckedSettings
+from .checks import check_ranges
 from .context import Accumulate, DropoutRates, MethodContext
 from .lazy import bert_optim, torch
 
@@ -39,7 +39,7 @@ class Resource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class OptimizerSettings(CheckedSettings):
+class OptimizerSettings:
     """The settings of a run's optimizer; the methods decide which optimizer it is."""
 
     optimizer: Literal["adamax", "adamw"] = "adamax"
@@ -53,6 +53,8 @@ class OptimizerSettings(CheckedSettings):
     adamax_rule: Literal["mtdnn", "torch"] = "mtdnn"
     noise_seed: int = 0
     """Seed of the noise stream, in [0, 2**64)."""
+
+    __post_init__ = check_ranges
 
     def adamax_arguments(self) -> dict[str, Any]:
         """Keyword arguments of :class:`module.bert_optim.Adamax` and its subclasses."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import CheckedSettings, NonNegative, Range
+from ..checks import NonNegative, Range, check_ranges
 from ..context import MethodContext
 from ..lazy import guard, torch
 from ..method import AnyMethod, FineTuningMethod
@@ -17,7 +17,7 @@ _TRACKING = ("pats", "matched_noise", "sage")  # methods whose sensitivities are
 
 
 @dataclass(frozen=True, slots=True)
-class ChildTuningSettings(CheckedSettings):
+class ChildTuningSettings:
     """Settings of Child-Tuning.
 
     Raises:
@@ -33,6 +33,8 @@ class ChildTuningSettings(CheckedSettings):
     """Largest norm of one tensor's gradient in the Fisher information of D, as in the authors' code; 0: not clipped."""
     fisher_dropout: bool = True
     """Whether dropout is on while D gathers it, as in the authors' code."""
+
+    __post_init__ = check_ranges
 
 
 class ChildTuning(FineTuningMethod[ChildTuningSettings]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ..checks import CheckedSettings, Range
+from ..checks import Range, check_ranges
 from ..clipping import gradient_values
 from ..context import MethodContext
 from ..lazy import torch
@@ -13,7 +13,7 @@ from ..method import FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class ComponentClipSettings(CheckedSettings):
+class ComponentClipSettings:
     """Settings of component-wise clipping.
 
     Raises:
@@ -22,6 +22,8 @@ class ComponentClipSettings(CheckedSettings):
 
     max_norm: Annotated[float, Range(lambda value: value > 0.0, "a number above 0")] = 1.0
     """c, above 0: the largest norm of one tensor's gradient. The authors search 0.01, 0.05, 0.1, 0.5, 1 and 5."""
+
+    __post_init__ = check_ranges
 
 
 class ComponentClip(FineTuningMethod[ComponentClipSettings]):

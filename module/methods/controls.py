@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..checks import CheckedSettings, Positive
+from ..checks import Positive, check_ranges
 from ..context import DropoutRates, MethodContext
 from ..method import FineTuningMethod, NoSettings
 from ..param_index import Role, split_groups
@@ -41,7 +41,7 @@ class NoDropout(FineTuningMethod[NoSettings]):
 
 
 @dataclass(frozen=True, slots=True)
-class HeadLearningRateSettings(CheckedSettings):
+class HeadLearningRateSettings:
     """Settings of the learning rate of the head.
 
     Raises:
@@ -50,6 +50,8 @@ class HeadLearningRateSettings(CheckedSettings):
 
     learning_rate: Positive = 1e-2
     """Peak learning rate of the head, the layer above the pooler; above 0. PAC-tuning: 1e-2."""
+
+    __post_init__ = check_ranges
 
 
 class FrozenEmbeddings(FineTuningMethod[NoSettings]):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import CheckedSettings, ShareBelow1, WholeNumber
+from ..checks import ShareBelow1, WholeNumber, check_ranges
 from .parts.averaging import WeightAveraging
 
 
 @dataclass(frozen=True, slots=True)
-class EMASettings(CheckedSettings):
+class EMASettings:
     """Settings of the moving average.
 
     Raises:
@@ -22,6 +22,8 @@ class EMASettings(CheckedSettings):
     """Optimizer steps before the first that counts, at least 0."""
     start_epoch: WholeNumber = 0
     """Epochs before the first step that counts, at least 0; the later of both starts holds."""
+
+    __post_init__ = check_ranges
 
 
 class EMA(WeightAveraging[EMASettings]):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import CheckedSettings, NonNegative, Range, at_least
+from ..checks import NonNegative, Range, at_least, check_ranges
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, Resource
@@ -16,7 +16,7 @@ _BOUND = Range(lambda value: 0.0 < value < math.inf, "a number above 0, or null,
 
 
 @dataclass(frozen=True, slots=True)
-class FreeLBSettings(CheckedSettings):
+class FreeLBSettings:
     """Settings of FreeLB. Distances are 2-norms over all tokens of an example, in the units of the word embeddings.
 
     Raises:
@@ -36,6 +36,8 @@ class FreeLBSettings(CheckedSettings):
     0.1 to 1, MNLI 0.1; the paper has the maximal norm in its place."""
     max_norm: Annotated[float, _BOUND] | None = 0.3
     """epsilon, above 0: largest norm after a step; null: no bound. The authors' scripts: 0.14 to 0.7, MNLI 0.3."""
+
+    __post_init__ = check_ranges
 
 
 class FreeLB(FineTuningMethod[FreeLBSettings]):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..checks import CheckedSettings, NonNegative
+from ..checks import NonNegative, check_ranges
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod
@@ -14,7 +14,7 @@ from ..param_index import ParamInfo, split_groups
 
 
 @dataclass(frozen=True, slots=True)
-class L2SPSettings(CheckedSettings):
+class L2SPSettings:
     """Settings of L2-SP.
 
     Raises:
@@ -29,6 +29,8 @@ class L2SPSettings(CheckedSettings):
     decay stays."""
     anchor: Literal["pretrained", "init"] = "pretrained"
     """theta0: the weights as loaded, or with the noise that NoisyTune adds before training."""
+
+    __post_init__ = check_ranges
 
 
 class L2SP(FineTuningMethod[L2SPSettings]):

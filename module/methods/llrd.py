@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import CheckedSettings, ShareAbove0
+from ..checks import ShareAbove0, check_ranges
 from ..context import MethodContext
 from ..method import FineTuningMethod
 from ..param_index import ParamIndex, ParamInfo, Role, split_groups
 
 
 @dataclass(frozen=True, slots=True)
-class LLRDSettings(CheckedSettings):
+class LLRDSettings:
     """Settings of layer-wise learning-rate decay.
 
     Raises:
@@ -22,6 +22,8 @@ class LLRDSettings(CheckedSettings):
     decay: ShareAbove0 = 0.95
     """Learning rate of a layer over that of the layer above, in (0, 1]; 1 is plain fine-tuning. Zhang et al. 2021,
     arXiv 2006.05987: 0.95."""
+
+    __post_init__ = check_ranges
 
 
 class LLRD(FineTuningMethod[LLRDSettings]):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
-from ..checks import CheckedSettings, NonNegative, at_least
+from ..checks import NonNegative, at_least, check_ranges
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, OptimizerSettings, Resource
@@ -17,7 +17,7 @@ _QUERY_VALUE = ["query", "value", "query_proj", "value_proj", "q_lin", "v_lin"]
 
 
 @dataclass(frozen=True, slots=True)
-class LoRASettings(CheckedSettings):
+class LoRASettings:
     """Settings of LoRA.
 
     Raises:
@@ -30,6 +30,8 @@ class LoRASettings(CheckedSettings):
     """The update is multiplied by alpha / r; at least 0. The authors' scripts for RoBERTa-large: 16."""
     layers: Literal["query_value", "all"] = "query_value"
     """Which linear layers get an update: those of queries and values, as in the paper, or every one of the encoder."""
+
+    __post_init__ = check_ranges
 
 
 class LoRA(FineTuningMethod[LoRASettings]):

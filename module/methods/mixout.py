@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checks import CheckedSettings, ShareBelow1
+from ..checks import ShareBelow1, check_ranges
 from ..context import DropoutRates, MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, Resource
@@ -14,7 +14,7 @@ from .controls import NoDropout
 
 
 @dataclass(frozen=True, slots=True)
-class MixoutSettings(CheckedSettings):
+class MixoutSettings:
     """Settings of Mixout.
 
     Raises:
@@ -31,6 +31,8 @@ class MixoutSettings(CheckedSettings):
     """What replaces them: the weights as loaded, or as they are when training starts (after NoisyTune's noise, say)."""
     include_head: bool = False
     """Whether our own pooler and head, whose anchor is their random start, are mixed too."""
+
+    __post_init__ = check_ranges
 
 
 class Mixout(FineTuningMethod[MixoutSettings]):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import CheckedSettings, NonNegative
+from ..checks import NonNegative, check_ranges
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class NEFTuneSettings(CheckedSettings):
+class NEFTuneSettings:
     """Settings of NEFTune.
 
     Raises:
@@ -24,6 +24,8 @@ class NEFTuneSettings(CheckedSettings):
     5, 10 and 15, for instruction tuning."""
     padded_length: bool = False
     """L is the longest example of the batch, as in the authors' README, instead of each example's own length."""
+
+    __post_init__ = check_ranges
 
 
 class NEFTune(FineTuningMethod[NEFTuneSettings]):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import CheckedSettings, NonNegative
+from ..checks import NonNegative, check_ranges
 from ..context import MethodContext
 from ..method import FineTuningMethod
 from ..uniform_noise import add_uniform_noise
 
 
 @dataclass(frozen=True, slots=True)
-class NoisyTuneSettings(CheckedSettings):
+class NoisyTuneSettings:
     """Settings of NoisyTune.
 
     Raises:
@@ -23,6 +23,8 @@ class NoisyTuneSettings(CheckedSettings):
     0.15 on GLUE."""
     include_head: bool = False
     """Whether what is not pretrained (pooler and heads of our own) is perturbed too, as the paper's snippet would."""
+
+    __post_init__ = check_ranges
 
 
 class NoisyTune(FineTuningMethod[NoisyTuneSettings]):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import CheckedSettings, Positive, Share, at_least
+from ..checks import Positive, Share, at_least, check_ranges
 from ..context import Accumulate, DropoutRates, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod, Resource
@@ -24,7 +24,7 @@ _CLIP = 2.0  # of the standard noise, as in the authors' code
 
 
 @dataclass(frozen=True, slots=True)
-class PACTuningSettings(CheckedSettings):
+class PACTuningSettings:
     """Settings of PAC-tuning.
 
     Raises:
@@ -53,6 +53,8 @@ class PACTuningSettings(CheckedSettings):
     """Random networks per level, each a pass over the training set, at least 1. The authors' code: 10."""
     k_examples: Annotated[int, at_least(1, "an integer")] | None = None
     """Examples of such a pass, at least 1; none: the whole training set, which the authors keep at 100."""
+
+    __post_init__ = check_ranges
 
 
 class PACTuning(FineTuningMethod[PACTuningSettings]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..checks import CheckedSettings, NonNegative
+from ..checks import NonNegative, check_ranges
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, Resource
@@ -14,7 +14,7 @@ from ..seeds import stream_seed
 
 
 @dataclass(frozen=True, slots=True)
-class R3FSettings(CheckedSettings):
+class R3FSettings:
     """Settings of R3F and R4F.
 
     Raises:
@@ -35,6 +35,8 @@ class R3FSettings(CheckedSettings):
     code."""
     spectral_norm: bool = False
     """R4F: divide the weight of the task head by its largest singular value."""
+
+    __post_init__ = check_ranges
 
 
 class R3F(FineTuningMethod[R3FSettings]):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import CheckedSettings, NonNegative
+from ..checks import NonNegative, check_ranges
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class RDropSettings(CheckedSettings):
+class RDropSettings:
     """Settings of R-Drop.
 
     Raises:
@@ -21,6 +21,8 @@ class RDropSettings(CheckedSettings):
 
     alpha: NonNegative = 1.0
     """alpha, at least 0: weight of the distance of the two predictions. The paper on GLUE: 0.1, 0.5 or 1.0."""
+
+    __post_init__ = check_ranges
 
 
 class RDrop(FineTuningMethod[RDropSettings]):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import CheckedSettings, NonNegative, Positive, Share, at_least
+from ..checks import NonNegative, Positive, Share, at_least, check_ranges
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod
@@ -18,7 +18,7 @@ _OFFICIAL_PRODUCT = 0.1  # learning rate x gamma of the authors' runs: 2e-5 x 50
 
 
 @dataclass(frozen=True, slots=True)
-class RecAdamSettings(CheckedSettings):
+class RecAdamSettings:
     """Settings of RecAdam.
 
     Raises:
@@ -42,6 +42,8 @@ class RecAdamSettings(CheckedSettings):
     """Where the pretrained weights begin: PI, as loaded; RI, random, as the authors' code does unless told."""
     initializer_range: Positive = 0.02
     """Standard deviation of RI's random weights, above 0. BERT's: 0.02."""
+
+    __post_init__ = check_ranges
 
     def share(self, t: int) -> float:
         """lambda(t): what the optimizer's own step is multiplied with at step t, from 1."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import CheckedSettings, WholeNumber
+from ..checks import WholeNumber, check_ranges
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod
@@ -12,7 +12,7 @@ from ..param_index import Kind
 
 
 @dataclass(frozen=True, slots=True)
-class ReinitSettings(CheckedSettings):
+class ReinitSettings:
     """Settings of re-initialisation.
 
     Raises:
@@ -21,6 +21,8 @@ class ReinitSettings(CheckedSettings):
 
     n_layers: WholeNumber = 1
     """Encoder layers from the top to draw anew, at least 0. The authors search 1 to 6 of BERT-large's 24."""
+
+    __post_init__ = check_ranges
 
 
 class Reinit(FineTuningMethod[ReinitSettings]):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ..checks import CheckedSettings, WholeNumber, at_least
+from ..checks import WholeNumber, at_least, check_ranges
 from .parts.averaging import WeightAveraging
 
 
 @dataclass(frozen=True, slots=True)
-class SWASettings(CheckedSettings):
+class SWASettings:
     """Settings of the mean of late weights.
 
     Raises:
@@ -23,6 +23,8 @@ class SWASettings(CheckedSettings):
     """Epochs before the first step that counts, at least 0; the later of both starts holds. Ours."""
     interval: Annotated[int, at_least(1, "a whole number")] = 1
     """Steps from one that counts to the next, at least 1. The paper: as many as an epoch has."""
+
+    __post_init__ = check_ranges
 
 
 class SWA(WeightAveraging[SWASettings]):
