@@ -1,15 +1,13 @@
 """Clipping of the global gradient norm."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
-import torch
-from torch import Tensor
-from torch.nn.utils import get_total_norm
-
-from .row_sparse import gradient_values
+from .lazy import torch
 
 
-def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+def clip_gradients(parameters: Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:
     """Scale all gradients so that their joint 2-norm is at most ``max_norm``, as torch's ``clip_grad_norm_`` does.
 
     Row-sparse gradients count each row once. On the CPU gradients that are small enough are not touched; on other
@@ -23,8 +21,21 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
         () the norm before clipping.
     """
     values = [found for parameter in parameters if (found := gradient_values(parameter)) is not None]
-    norm = get_total_norm(values)
+    norm = torch.nn.utils.get_total_norm(values)
     scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
     if norm.device.type != "cpu" or float(scale) != 1.0:
         torch._foreach_mul_(values, scale)
     return norm
+
+
+def gradient_values(parameter: torch.Tensor) -> torch.Tensor | None:
+    """The numbers of a parameter's gradient as one dense tensor, to be measured or changed in place.
+
+    A row-sparse gradient gives the values of its rows, each row once.
+    """
+    gradient = parameter.grad
+    if gradient is None or gradient.layout == torch.strided:
+        return gradient
+    if not gradient.is_coalesced():  # summed over several backward passes
+        gradient = parameter.grad = gradient.coalesce()
+    return gradient.values()

@@ -1,4 +1,4 @@
-"""Several methods as one, and which may not stand together."""
+"""Several methods as one, and the rule which of them may stand together."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from .context import Accumulate, DropoutRates, MethodContext
-from .method import FineTuningMethod, OptimizerSettings, Resource, plain_optimizer
+from .method import AnyMethod, FineTuningMethod, NoSettings, OptimizerSettings, Resource, plain_optimizer
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
 
-class Composition(FineTuningMethod):
+class Composition(FineTuningMethod[NoSettings]):
     """Several methods as one: hooks by rank, those of one rank in the order named.
 
     Raises:
         ValueError: If two methods own the same resource, or one refuses another.
     """
 
-    def __init__(self, methods: Sequence[FineTuningMethod]) -> None:
+    def __init__(self, methods: Sequence[AnyMethod]) -> None:
         super().__init__()
         check_exclusive([type(method) for method in methods])
         self.methods = tuple(sorted(methods, key=lambda method: method.rank))
         for method in self.methods:
             method.check_beside([other for other in self.methods if other is not method])
-
-    @property
-    def anchors(self) -> frozenset[str]:  # noqa: D102
-        return frozenset().union(*(method.anchors for method in self.methods))
+        self.anchors = frozenset().union(*(method.anchors for method in self.methods))
+        self.evaluates_other_weights = any(method.evaluates_other_weights for method in self.methods)
+        self.needs_dense_gradients = any(method.needs_dense_gradients for method in self.methods)
+        self.divisible = all(method.divisible for method in self.methods)
 
     def check_run(self, settings: OptimizerSettings) -> None:  # noqa: D102
         for method in self.methods:
@@ -89,18 +89,6 @@ class Composition(FineTuningMethod):
             stack.enter_context(method.evaluation(context))
         return stack  # type: ignore[return-value]
 
-    @property
-    def evaluates_other_weights(self) -> bool:  # noqa: D102
-        return any(method.evaluates_other_weights for method in self.methods)
-
-    @property
-    def needs_dense_gradients(self) -> bool:  # noqa: D102
-        return any(method.needs_dense_gradients for method in self.methods)
-
-    @property
-    def divisible(self) -> bool:  # noqa: D102
-        return all(method.divisible for method in self.methods)
-
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {method.name: method.state_dict() for method in self.methods}
 
@@ -115,7 +103,7 @@ class Composition(FineTuningMethod):
         }
 
 
-def _around(method: FineTuningMethod, context: MethodContext, inner: Accumulate) -> Accumulate:
+def _around(method: AnyMethod, context: MethodContext, inner: Accumulate) -> Accumulate:
     """A method's ``gradients`` as what the next one calls; the weight goes through to the plain pass."""
     if type(method).gradients is FineTuningMethod.gradients:
         return inner
@@ -127,7 +115,7 @@ def _around(method: FineTuningMethod, context: MethodContext, inner: Accumulate)
     return accumulate
 
 
-def check_exclusive(methods: Sequence[type[FineTuningMethod]]) -> None:
+def check_exclusive(methods: Sequence[type[AnyMethod]]) -> None:
     """Refuse two owners of one resource.
 
     Raises:

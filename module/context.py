@@ -1,4 +1,4 @@
-"""What a method sees of a run: the network to call, its parameters and its random streams."""
+"""The part of a run that methods see: the network to call, its parameters and its random streams."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .lazy import torch
+from .resolution import check_resolution
 from .seeds import stream_seed
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
@@ -39,7 +40,7 @@ class Model(Protocol):
 
     @property
     def embedding_hooks(self) -> list[Callable[[Tensor, Any], Tensor]]:
-        """Called in training with word embeddings and batch, in this order; each returns the embeddings to go on with.
+        """Functions of word embeddings and batch, called in this order in training; each returns the embeddings to use.
 
         The embeddings are those before positions and norm, (n_tokens, E) or (B, T, E).
         """
@@ -94,19 +95,22 @@ class Accumulate(Protocol):
 
 @dataclass(slots=True)
 class MethodContext:
-    """What the hooks of a method may see of a run."""
+    """The part of a run that the hooks of a method may see."""
 
     network: nn.Module
     params: ParamIndex
     seed: int
-    streams: RandomStreams | None = None
-    """Random sources that move on with the steps; a run always has them."""
-    model: Model | None = None
-    """Forward passes and losses; None until the network is built."""
-    accumulate: Accumulate | None = None
-    """Gradients of the plain loss with the methods' extra terms, outside the hook ``gradients``."""
-    optimizer: Optimizer | None = None
-    """None until it is built."""
+    streams: RandomStreams
+    """Random sources that move on with the steps."""
+    model: Model
+    """Forward passes and losses."""
+    accumulate: Accumulate = field(init=False)
+    """Gradients of the plain loss with the methods' extra terms, outside the hook ``gradients``.
+
+    From ``before_fit`` on.
+    """
+    optimizer: Optimizer = field(init=False)
+    """From ``before_fit`` on."""
     gradient_scale: Tensor | None = None
     """() what losses are multiplied with before backward (fp16); None: 1."""
     step: int = 0
@@ -119,18 +123,18 @@ class MethodContext:
     """Epochs of the whole run."""
     examples: int = 0
     """Examples of the optimizer step under way, in all its micro-batches and all processes."""
-    complete: Callable[[], None] | None = None
-    """Adds up the gradients of all processes; None in one process."""
+    complete: Callable[[], None] = lambda: None
+    """Adds up the gradients of all processes; nothing in one process."""
     pass_weight: float = 1.0
     """What the methods around the hook ``gradients`` under way multiply its gradients with."""
     noised_pass: bool = False
     """Whether the forward pass under way is one that a method makes beside the plain one, to compare with it."""
     anchors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    checked: set[str] = field(default_factory=set)
+    """What :meth:`check_noise` has looked at."""
 
     def rng(self, name: str) -> torch.Generator:
         """Return a fresh CPU generator of the stream (seed, name), for what is drawn once."""
-        import torch
-
         return torch.Generator().manual_seed(stream_seed(self.seed, name))
 
     def stream(self, name: str) -> RandomStream:
@@ -139,22 +143,19 @@ class MethodContext:
         In a data-parallel run it is the same in all processes, and must be drawn from the same number of times: for
         noise on weights and masks of gradients, once per step.
         """
-        assert self.streams is not None
         return self.streams[name]
 
     def pass_stream(self, name: str) -> RandomStream:
         """Return the same for what is drawn in forward passes: each process of a data-parallel run has its own."""
-        assert self.streams is not None
-        return self.streams.own(name)
+        return self.streams.per_rank(name)
 
     def complete_gradients(self) -> None:
-        """Make the gradients those of all examples of the passes made, for a hook ``gradients`` that looks at them.
+        """Add up the gradients of all processes, for a hook ``gradients`` that looks at them.
 
-        In a data-parallel run each process has those of its own share until the hook is over; in one process nothing
-        is to be done. A pass that follows must start without gradients.
+        Each process of a data-parallel run has those of its own share until the hook is over; in one process nothing is
+        done. A pass that follows must start without gradients.
         """
-        if self.complete is not None:
-            self.complete()
+        self.complete()
 
     def anchor(self, kind: str) -> dict[str, Tensor]:
         """Return copies of the pretrained parameters by name, one set for all who ask.
@@ -166,6 +167,24 @@ class MethodContext:
         if kind not in self.anchors:
             self.anchors[kind] = {info.name: info.parameter.detach().clone() for info in self.params if info.pretrained}
         return self.anchors[kind]
+
+    def check_noise(self, what: str, tensor: Tensor, sizes: Callable[[], Sequence[float]]) -> None:
+        """Refuse noise that a tensor's number format would round away; only the first call with a text looks.
+
+        Args:
+            what: Name of the noise and of what it is added to, for the message.
+            tensor: What it is added to.
+            sizes: Gives the sizes of the noise; called when they are looked at, since that makes the host wait.
+
+        Raises:
+            LostNoise: As :func:`module.resolution.check_resolution`.
+        """
+        if what in self.checked:
+            return
+        with self.model.autocast():
+            for size in sizes():
+                check_resolution(what, size, tensor)
+        self.checked.add(what)
 
     @contextmanager
     def noised(self) -> Iterator[None]:

@@ -31,7 +31,7 @@ class DropoutStream:
         self.position = 0
 
     def factors(self, like: Tensor, p: float) -> Tensor:
-        """Draw what a tensor is multiplied with: 0 with probability ``p``, else 1 / (1 - p).
+        """Draw the factors of a tensor's entries: 0 with probability ``p``, else 1 / (1 - p).
 
         Args:
             like: Any shape, on the CPU; float32, bfloat16 or float16.

@@ -1,14 +1,16 @@
-"""A network as in evaluation for a while."""
+"""A context in which a network evaluates."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from .lazy import torch
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """All parts of a network evaluate inside; each then has its own mode again, as a frozen part may have evaluated."""
+def evaluating(network: torch.nn.Module) -> Iterator[None]:
+    """Let all parts of a network evaluate inside; each has its own mode afterwards: frozen parts may have evaluated."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

@@ -1,11 +1,11 @@
-"""What a fine-tuning method is: hooks around one training run, each with the vanilla default.
+"""A fine-tuning method: hooks around one training run, each with the vanilla default.
 
-A method is one file in ``methods/`` and one line in its registry. Several compose (``noisytune+pats``): every hook is
+A method is one file in ``methods/``, where the registry finds it. Several compose (``noisytune+pats``): every hook is
 called in the order they are named, and what only one method can own is an exclusive resource.
 
 Settings must be readable without torch, whose import takes most of a second: ``train.py --help`` and a study's table
-need no more. So this file and those in ``methods/`` import what computes (torch, optimizers) inside the hooks. Files in
-``methods/`` quote its types: with ``from __future__ import annotations`` jsonargparse imports them to read Settings.
+need no more. So the files in ``methods/`` take torch and what stands on it from :mod:`module.lazy`; they have no block
+``if TYPE_CHECKING:``, which jsonargparse would run to read Settings.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, get_args
 
+from .checks import check_ranges
 from .context import Accumulate, DropoutRates, MethodContext
+from .lazy import bert_optim, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+S = TypeVar("S")
+
 
 class Resource(StrEnum):
-    """What at most one method of a run can own."""
+    """A part of a run that at most one of its methods can own."""
 
     UPDATE_RULE = "the update rule of the optimizer"
     WEIGHT_ESTIMATOR = "the weights at which gradients are taken"
@@ -36,7 +40,7 @@ class Resource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OptimizerSettings:
-    """What a run asks of its optimizer; the method decides which optimizer that becomes."""
+    """The settings of a run's optimizer; the methods decide which optimizer it is."""
 
     optimizer: Literal["adamax", "adamw"] = "adamax"
     learning_rate: float = 1e-4
@@ -50,10 +54,7 @@ class OptimizerSettings:
     noise_seed: int = 0
     """Seed of the noise stream, in [0, 2**64)."""
 
-    def __post_init__(self) -> None:
-        """Check the choices."""
-        if self.optimizer not in ("adamax", "adamw"):
-            raise ValueError(f"Invalid optimizer: {self.optimizer!r}: one of adamax, adamw is needed")
+    __post_init__ = check_ranges
 
     def adamax_arguments(self) -> dict[str, Any]:
         """Keyword arguments of :class:`module.bert_optim.Adamax` and its subclasses."""
@@ -71,14 +72,18 @@ class NoSettings:
     """Settings of a method that has none."""
 
 
-class FineTuningMethod:
+class FineTuningMethod(Generic[S]):
     """A fine-tuning method; without any hook overridden it is plain fine-tuning.
 
+    A subclass names the dataclass of its settings: ``class SAM(FineTuningMethod[SAMSettings])``.
+
     Args:
-        settings: Instance of the class's ``Settings``; None: the defaults.
+        settings: Instance of that class; None: the defaults.
     """
 
     name: ClassVar[str] = "vanilla"
+    title: ClassVar[str] = "vanilla"
+    """How tables and figures write it; by default its name."""
     Settings: ClassVar[type] = NoSettings
     exclusive: ClassVar[frozenset[Resource]] = frozenset()
     rank: ClassVar[int] = 0
@@ -89,20 +94,48 @@ class FineTuningMethod:
     """Whether it is such a control itself."""
     has_noised_pass: ClassVar[bool] = False
     """Whether it compares the plain forward pass with one under noise."""
+    anchors: frozenset[str] = frozenset()
+    """Which ``context.anchor`` the method asks for."""
+    evaluates_other_weights: bool = False
+    """Whether ``evaluation`` puts other weights than the trained ones in; the run then scores both."""
+    needs_dense_gradients: bool = False
+    """Whether the word embeddings' gradient must be dense; by default if a hook that sees it is overridden.
 
-    def __init__(self, settings: Any = None) -> None:
-        settings = type(self).Settings() if settings is None else settings
-        if not isinstance(settings, type(self).Settings):
-            wanted = type(self).Settings.__qualname__
-            raise TypeError(f"Settings of method {self.name!r} are {type(settings).__qualname__}, not {wanted}")
-        self.settings: Any = settings
+    Elsewhere the run may keep only the rows of a batch's tokens (:mod:`module.row_sparse`).
+    """
+    divisible: bool = True
+    """Whether processes may divide a step's examples among them; by default if ``gradients`` is not overridden.
 
-    @property
-    def anchors(self) -> frozenset[str]:
-        """Which ``context.anchor`` the method asks for."""
-        return frozenset()
+    A ``gradients`` of its own is right there if it works on any part of the step's micro-batches, none included, uses
+    ``context.examples`` for the size of the step, and calls ``context.complete_gradients`` before it looks at
+    gradients. ``before_fit`` runs in every process on the whole training set, and what it leaves in ``state_dict`` is
+    taken from the first; the other hooks see gradients of the whole step.
+    """
 
-    def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = vars(cls)
+        for base in own.get("__orig_bases__", ()):
+            for settings in get_args(base):
+                if isinstance(settings, type) and "Settings" not in own:
+                    cls.Settings = settings
+        if "title" not in own:
+            cls.title = cls.name
+        if "gradients" in own and "divisible" not in own:
+            cls.divisible = False
+        if {"gradients", "after_backward"} & own.keys() and "needs_dense_gradients" not in own:
+            cls.needs_dense_gradients = True
+
+    def __init__(self, settings: S | None = None) -> None:
+        wanted: Any = type(self).Settings
+        settings = wanted() if settings is None else settings
+        if not isinstance(settings, wanted):
+            raise TypeError(
+                f"Settings of method {self.name!r} are {type(settings).__qualname__}, not {wanted.__qualname__}"
+            )
+        self.settings: S = settings
+
+    def check_beside(self, others: Sequence[AnyMethod]) -> None:
         """Refuse other methods of the run beyond what ``exclusive`` says.
 
         Raises:
@@ -110,10 +143,10 @@ class FineTuningMethod:
         """
 
     def check_run(self, settings: OptimizerSettings) -> None:
-        """Refuse a run that cannot be, before its data and its encoder are loaded: a package may be missing.
+        """Refuse an impossible run before its data and encoder are loaded, such as one that lacks a package.
 
         Args:
-            settings: What the run asks of its optimizer.
+            settings: Of the run's optimizer.
 
         Raises:
             ValueError: Names the method, what is wrong and what to do.
@@ -124,7 +157,7 @@ class FineTuningMethod:
         return rates
 
     def setup(self, context: MethodContext) -> None:
-        """Weights are loaded, the optimizer is not built. Parameters may be changed, replaced or frozen."""
+        """Change, replace or freeze parameters, after the weights are loaded and before the optimizer is built."""
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Divide or change the optimizer's groups of named parameters; ``lr`` in a group is its own learning rate.
@@ -148,7 +181,7 @@ class FineTuningMethod:
         return None
 
     def before_fit(self, context: MethodContext) -> None:
-        """Everything is built; called once per run, not on resume. What is drawn here is forgotten."""
+        """Prepare from the data when everything is built, once per run, not on resume. Random draws are forgotten."""
 
     def extra_loss(self, context: MethodContext, batch: Any, logits: Tensor) -> Tensor | None:
         """Return a term to add to the task's loss, summed over the examples of the batch.
@@ -174,39 +207,14 @@ class FineTuningMethod:
         return inner(batches)
 
     def after_backward(self, context: MethodContext) -> None:
-        """Gradients are final: accumulated, unscaled, reduced and clipped."""
+        """Change the final gradients: accumulated, unscaled, reduced and clipped."""
 
     def after_step(self, context: MethodContext) -> None:
-        """The optimizer has stepped."""
+        """Act on the weights after the optimizer's step."""
 
     def evaluation(self, context: MethodContext) -> AbstractContextManager[None]:
         """Return the context in which the network is evaluated, and its weights are saved as the result."""
         return nullcontext()
-
-    @property
-    def evaluates_other_weights(self) -> bool:
-        """Whether ``evaluation`` puts other weights than the trained ones in; the run then scores both."""
-        return False
-
-    @property
-    def needs_dense_gradients(self) -> bool:
-        """Whether the word embeddings' gradient must be dense; by default if a hook that sees it is overridden.
-
-        Elsewhere the run may keep only the rows of a batch's tokens (:mod:`module.row_sparse`).
-        """
-        seen = ("gradients", "after_backward")
-        return any(getattr(type(self), hook) is not getattr(FineTuningMethod, hook) for hook in seen)
-
-    @property
-    def divisible(self) -> bool:
-        """Whether processes may divide a step's examples among them; by default if ``gradients`` is not overridden.
-
-        A ``gradients`` of its own is right there if it works on any part of the step's micro-batches, none included,
-        uses ``context.examples`` for the size of the step, and calls ``context.complete_gradients`` before it looks at
-        gradients. ``before_fit`` runs in every process on the whole training set, and what it leaves in ``state_dict``
-        is taken from the first; the other hooks see gradients of the whole step.
-        """
-        return type(self).gradients is FineTuningMethod.gradients
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resume needs beyond network, optimizer and ``context.streams``: tensors and plain values."""
@@ -220,11 +228,12 @@ class FineTuningMethod:
         return {}
 
 
+AnyMethod: TypeAlias = FineTuningMethod[Any]
+
+
 def plain_optimizer(groups: Sequence[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:
     """Build the optimizer of a run whose methods do not need one of their own."""
     if settings.optimizer == "adamw":
-        import torch
-
         eps = 1e-8 if settings.eps is None else settings.eps
         return torch.optim.AdamW(
             own_groups(groups),
@@ -233,9 +242,7 @@ def plain_optimizer(groups: Sequence[dict[str, Any]], settings: OptimizerSetting
             eps=eps,
             weight_decay=settings.weight_decay,
         )
-    from .bert_optim import Adamax
-
-    return Adamax(own_groups(groups), **settings.adamax_arguments())
+    return bert_optim.Adamax(own_groups(groups), **settings.adamax_arguments())
 
 
 def own_groups(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

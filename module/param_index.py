@@ -1,4 +1,4 @@
-"""What each parameter of a fine-tuned network is: embeddings, encoder layer i, pooler or head; weight, bias or norm.
+"""The role of each parameter of a network: embeddings, encoder layer i, pooler or head; weight, bias or norm.
 
 Nobody else matches parameter names. Known trees: BERT, RoBERTa, XLM-R, ELECTRA, DeBERTa-v2 and DistilBERT of
 ``transformers``, bare or inside any other module.

@@ -1,4 +1,4 @@
-"""Random sources that move on while a run trains, dropout and each method's own: saved, restored, replayed."""
+"""The random sources of a run, of dropout and of each method: they move on with the steps and can be set back."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RandomStream:
             self._masks.seed, self._masks.position = self.seed, 0
 
     def state(self) -> dict[str, Any]:
-        """Where the stream stands."""
+        """Return the state of the stream."""
         return {
             "generator": self._generator.get_state(),
             "masks": None if self._masks is None else self._masks.position,
@@ -90,31 +90,31 @@ class RandomStreams:
         self.seed, self.rank = seed, rank
         self.device = device or torch.device("cpu")
         self._mark = f"/rank {rank}" if rank else ""  # in the names of the process's own sources
-        self._own: set[str] = set()  # names of its own streams
-        self.dropout = dropout or DropoutStream(self._seed_of_own("dropout"))
+        self._per_rank: set[str] = set()  # names of the process's own streams
+        self.dropout = dropout or DropoutStream(self._seed_of_rank("dropout"))
         self._named: dict[str, RandomStream] = {}
         self._kept: dict[str, Any] = {}  # restored states of streams that nobody has asked for yet
         self._apart: dict[str, Any] = {}  # where dropout of the extra passes of a name stands
 
     def __getitem__(self, name: str) -> RandomStream:
-        """The stream of this name, which starts when it is first asked for."""
+        """Return the stream of this name, which starts when it is first asked for."""
         if name not in self._named:
             self._named[name] = RandomStream(self._seed_of(name), self.device)
             if name in self._kept:
                 self._named[name].restore(self._kept.pop(name))
         return self._named[name]
 
-    def own(self, name: str) -> RandomStream:
-        """The stream of this name of this process; a name is either a process's own or everyone's."""
-        self._own.add(name)
+    def per_rank(self, name: str) -> RandomStream:
+        """Return this process's own stream of this name; a name is either per process or the same in all."""
+        self._per_rank.add(name)
         return self[name]
 
     def state(self) -> dict[str, Any]:
-        """Where all of them stand, as tensors and plain values."""
+        """Return the states of all of them, as tensors and plain values."""
         named = {name: stream.state() for name, stream in self._named.items()}
         return {
             **self._sources(), "named": {**self._kept, **named}, "apart": dict(self._apart),
-            "mark": self._mark, "own": sorted(self._own),
+            "mark": self._mark, "own": sorted(self._per_rank),
         }  # fmt: skip
 
     def restore(self, states: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ class RandomStreams:
         self._set_sources(states)
         self._apart = dict(states["apart"])
         self._kept = dict(states["named"])
-        self._own |= set(states["own"])
+        self._per_rank |= set(states["own"])
         renamed, self._mark = self._mark != states["mark"], states["mark"]
         for name, stream in self._named.items():
             if renamed or name not in self._kept:
@@ -150,8 +150,8 @@ class RandomStreams:
         self.restore({**sources, "named": everyone, "apart": {}, "mark": mark, "own": states[0]["own"]})
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Whatever is drawn inside is forgotten: afterwards all sources stand where they stood."""
+    def preserved(self) -> Iterator[None]:
+        """Set all sources back at the end: what is drawn inside is forgotten."""
         states = self.state()
         try:
             yield
@@ -160,12 +160,12 @@ class RandomStreams:
 
     @contextmanager
     def apart(self, name: str) -> Iterator[None]:
-        """Dropout inside draws from a source of this name: a forward pass more shifts no mask of the plain ones."""
+        """Let dropout inside draw from a source of this name, so that extra passes shift no mask of plain ones."""
         outside = self._sources()
         if name in self._apart:
             self._set_sources(self._apart[name])
         else:
-            seed = self._seed_of_own(f"{name}/dropout")
+            seed = self._seed_of_rank(f"{name}/dropout")
             self.dropout.seed, self.dropout.position = seed, 0
             torch.manual_seed(seed)
         try:
@@ -175,13 +175,13 @@ class RandomStreams:
             self._set_sources(outside)
 
     def _seed_of(self, name: str) -> int:
-        return self._seed_of_own(name) if name in self._own else stream_seed(self.seed, name)
+        return self._seed_of_rank(name) if name in self._per_rank else stream_seed(self.seed, name)
 
-    def _seed_of_own(self, name: str) -> int:
+    def _seed_of_rank(self, name: str) -> int:
         return stream_seed(self.seed, name + self._mark)
 
     def _sources(self) -> dict[str, Any]:
-        """Where what dropout draws from stands."""
+        """States of the generators that dropout draws from."""
         states = {"seed": self.dropout.seed, "dropout": self.dropout.position, "cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.device)

@@ -1,9 +1,10 @@
 """A guard: noise that a tensor's number format would round away is refused instead of trained with."""
 
+from __future__ import annotations
+
 import logging
 
-import torch
-from torch import Tensor
+from .lazy import torch
 
 log = logging.getLogger(__name__)
 
@@ -12,7 +13,7 @@ class LostNoise(ValueError):
     """Noise below the resolution of the tensor that it is added to."""
 
 
-def check_resolution(what: str, noise: float, tensor: Tensor) -> None:
+def check_resolution(what: str, noise: float, tensor: torch.Tensor) -> None:
     """Refuse noise that adding to a tensor would mostly round away; looks at the tensor, so the host waits for it.
 
     Numbers of size x are spaced eps x apart, eps the dtype's (1.2e-7 float32, 9.8e-4 float16, 7.8e-3 bfloat16), and

@@ -60,16 +60,3 @@ def can_be_row_sparse(embedding: nn.Module) -> bool:
         and embedding.max_norm is None
         and not embedding.scale_grad_by_freq
     )
-
-
-def gradient_values(parameter: Tensor) -> Tensor | None:
-    """The numbers of a parameter's gradient as one dense tensor, to be measured or changed in place.
-
-    A row-sparse gradient gives the values of its rows, each row once.
-    """
-    gradient = parameter.grad
-    if gradient is None or gradient.layout == torch.strided:
-        return gradient
-    if not gradient.is_coalesced():  # summed over several backward passes
-        gradient = parameter.grad = gradient.coalesce()
-    return gradient.values()

@@ -1,20 +1,14 @@
 """NoisyTune's noise (Wu et al., ACL 2022, arXiv 2202.12024): uniform, on the pretrained weights, once."""
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from .checks import at_least, check
 from .param_index import ParamIndex, ParamInfo
 from .seeds import stream_seed
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def check_noise_scale(value: float) -> None:
-    """Raise ValueError unless a noise scale is a number of at least 0."""
-    if not 0.0 <= value < math.inf:
-        raise ValueError(f"Invalid noise_scale: {value}: a number of at least 0 is needed")
 
 
 def noisytune(
@@ -39,7 +33,7 @@ def noisytune(
     Raises:
         ValueError: If the noise scale is out of range, or the encoder is unknown.
     """
-    check_noise_scale(noise_scale)
+    check("noise_scale", noise_scale, at_least(0.0))
     add_uniform_noise(ParamIndex(named_parameters), noise_scale, seed, include_head)
 
 

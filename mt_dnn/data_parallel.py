@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_utils.errors import SettingError
-from module.row_sparse import gradient_values
+from module.clipping import gradient_values
 from mt_dnn.interrupt import RankLost
 
 TIMEOUT = timedelta(minutes=10)  # how long a rank waits for one that neither answers nor ends

@@ -350,7 +350,7 @@ class Trainer:
         if loaded is None:
             if self.ranks.first:
                 self._begin_files(metrics_size=0)
-            with self.streams.aside():
+            with self.streams.preserved():
                 self.method.before_fit(self.context)
             if self.ranks.size > 1:
                 self.method.load_state_dict(self.ranks.state_of_first(self.method.state_dict()))

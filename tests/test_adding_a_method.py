@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_a_study_compares_it_with_its_control(
     assert done.returncode == 0, done.stderr
     assert "smooth_logits has no recipe of its own: that of vanilla is taken" in done.stderr
     assert "those of all-MiniLM-L6-v2, the known encoder nearest in size" in done.stderr
-    assert "| smooth_logits - vanilla |" in done.stdout
+    assert "| smoothed logits - vanilla |" in done.stdout
     assert "By the recipe of another method or encoder: " in done.stdout
 
 
@@ -79,6 +80,23 @@ def test_its_settings_are_explained_and_checked(package: Path) -> None:
     assert done.stderr == "error: smooth_logits: Invalid smoothing: 2.0: a number in [0, 1) is needed\n"
     done = python("train.py", "--smooth_logits.smoothing", "0.2", path=package)
     assert done.stderr.startswith("error: settings are given for smooth_logits, but method is 'vanilla'")
+
+
+def test_in_this_repository_a_method_is_one_file(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "module", tmp_path / "module", ignore=shutil.ignore_patterns("__pycache__"))
+    methods = tmp_path / "module" / "methods"
+    code = block("python", "`smooth_logits.py`:")
+    (methods / "smooth_logits.py").write_text(code, encoding="utf-8")
+    (methods / "parts" / "helper.py").write_text(code.replace('"smooth_logits"', '"helper"'), encoding="utf-8")
+    listing = """\
+import sys
+from module.methods import METHODS
+print(list(METHODS)[0], list(METHODS)[-1], "helper" in METHODS, "torch" in sys.modules)
+print(METHODS.title("smooth_logits"), METHODS.title("sage"), METHODS.title("gone"))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", listing], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["vanilla smooth_logits False False", "smoothed logits SAGE gone"]
 
 
 LISTING = """\
@@ -140,7 +158,12 @@ BROKEN = {
             "no subclass of FineTuningMethod with",
         ),
         ("smooth = smooth_logits:SmoothLogits", None, "smooth", "no subclass of FineTuningMethod with name = 'smooth'"),
-        ("pats = module.methods.pats:PATS", None, "pats", "takes the name of another method: uninstall one of them"),
+        (
+            "pats = module.methods.pats:PATSMethod",
+            None,
+            "pats",
+            "takes the name of another method: uninstall one of them",
+        ),
         ("smooth/x = smooth_logits:SmoothLogits", None, "smooth/x", "has a name that no setting can have"),
         ("seed = smooth_logits:SmoothLogits", None, "seed", "no subclass of FineTuningMethod with name = 'seed'"),
     ],

@@ -1,75 +1,42 @@
 """The registry of fine-tuning methods, and the names by which they compose.
 
-Methods of other packages join it through the entry point group ``pats.methods``: ``name = "package.module:Class"``.
+Every method of a file in this folder is in it; what only helps methods stands in ``parts``. Methods of other packages
+join through the entry point group ``pats.methods``: ``name = "package.module:Class"``.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from ..composition import Composition, check_exclusive
-from ..method import FineTuningMethod
-from .bitfit import BitFit
-from .child_tuning import ChildTuning
-from .component_clip import ComponentClip
-from .controls import FrozenEmbeddings, HeadLearningRate, NoDropout, NoHiddenDropout
-from .ema import EMA
-from .freelb import FreeLB
-from .hype import HyPe
-from .l2sp import L2SP
-from .llrd import LLRD
-from .lora import LoRA
-from .matched_noise import MatchedNoise
-from .mixout import Mixout
-from .neftune import NEFTune
-from .noisytune import NoisyTune
-from .pac_tuning import PACTuning
-from .pats import PATS
-from .pgd import PGD
-from .r3f import R3F
-from .rdrop import RDrop
-from .recadam import RecAdam
+from ..method import AnyMethod, FineTuningMethod
 from .registry import Registry
-from .reinit import Reinit
-from .sage import SAGE
-from .sam import SAM
-from .smart import SMART
-from .swa import SWA
-from .vanilla import Vanilla
 
 ENTRY_POINTS = "pats.methods"
-_OWN: tuple[type[FineTuningMethod], ...] = (
-    Vanilla,
-    NoHiddenDropout,
-    NoDropout,
-    HeadLearningRate,
-    FrozenEmbeddings,
-    NoisyTune,
-    SAGE,
-    PATS,
-    MatchedNoise,
-    HyPe,
-    ComponentClip,
-    ChildTuning,
-    NEFTune,
-    Reinit,
-    SMART,
-    FreeLB,
-    RDrop,
-    R3F,
-    SAM,
-    PGD,
-    Mixout,
-    PACTuning,
-    RecAdam,
-    L2SP,
-    LLRD,
-    EMA,
-    SWA,
-    BitFit,
-    LoRA,
-)
-METHODS = Registry(_OWN, ENTRY_POINTS)
+# Their order in tables and in --help; others come after them.
+_FIRST = (
+    "vanilla", "no_hidden_dropout", "no_dropout", "head_learning_rate", "frozen_embeddings", "noisytune", "sage",
+    "pats", "matched_noise", "hype", "component_clip", "child_tuning", "neftune", "reinit", "smart", "freelb", "rdrop",
+    "r3f", "sam", "pgd", "mixout", "pac_tuning", "recadam", "l2sp", "llrd", "ema", "swa", "bitfit", "lora",
+)  # fmt: skip
+
+
+def _own() -> Iterator[type[AnyMethod]]:
+    """The methods of this folder's files."""
+    for file in iter_modules(__path__):
+        if not file.ispkg:
+            found = import_module(f".{file.name}", __name__)
+            own = [kind for kind in vars(found).values() if getattr(kind, "__module__", "") == found.__name__]
+            yield from (kind for kind in own if isinstance(kind, type) and issubclass(kind, FineTuningMethod))
+
+
+def _place(method: type[AnyMethod]) -> int:
+    return _FIRST.index(method.name) if method.name in _FIRST else len(_FIRST)
+
+
+METHODS = Registry(sorted(_own(), key=_place), ENTRY_POINTS)
 
 
 def parse_method(spec: str) -> tuple[str, ...]:

@@ -1,13 +1,16 @@
 """BitFit (Ben Zaken et al., ACL 2022, arXiv 2106.10199): of the pretrained parameters only the biases are trained."""
 
+from __future__ import annotations
+
 from ..context import MethodContext
-from ..method import FineTuningMethod
+from ..method import FineTuningMethod, NoSettings
 
 
-class BitFit(FineTuningMethod):
-    """Frozen: all that is pretrained but biases, those of layer norms included. What is new is trained whole."""
+class BitFit(FineTuningMethod[NoSettings]):
+    """Trained are the pretrained biases, those of layer norms included, and all new parameters; the rest is frozen."""
 
     name = "bitfit"
+    title = "BitFit"
 
     def setup(self, context: MethodContext) -> None:
         """Freeze the rest."""

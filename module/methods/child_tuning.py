@@ -1,16 +1,18 @@
 """Child-Tuning (Xu et al., EMNLP 2021, arXiv 2109.05687): gradients of a part of the weights alone."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
 
+from ..checks import NonNegative, Range, check_ranges
 from ..context import MethodContext
-from ..method import FineTuningMethod
+from ..lazy import guard, torch
+from ..method import AnyMethod, FineTuningMethod
 from ..param_index import ParamInfo
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
+_RESERVE = Range(lambda value: 1e-4 <= value <= 0.9999 or value == 1.0, "a share in [1e-4, 0.9999], or 1,")
 _TRACKING = ("pats", "matched_noise", "sage")  # methods whose sensitivities are of whole gradients
 
 
@@ -24,40 +26,33 @@ class ChildTuningSettings:
 
     variant: Literal["F", "D"] = "D"
     """F: another random part in every step. D: the part with the largest Fisher information, for the whole run."""
-    reserve: float = 0.3
+    reserve: Annotated[float, _RESERVE] = 0.3
     """p, in [1e-4, 0.9999] or 1: share of the entries that are trained. The authors search 0.2 to 0.4 for F, 0.1 to 0.3
     for D."""
-    fisher_clipping: float = 1.0
+    fisher_clipping: NonNegative = 1.0
     """Largest norm of one tensor's gradient in the Fisher information of D, as in the authors' code; 0: not clipped."""
     fisher_dropout: bool = True
     """Whether dropout is on while D gathers it, as in the authors' code."""
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.variant not in ("F", "D"):
-            raise ValueError(f"Invalid variant: {self.variant!r}: one of F, D is needed")
-        if not (1e-4 <= self.reserve <= 0.9999 or self.reserve == 1.0):
-            raise ValueError(f"Invalid reserve: {self.reserve}: a share in [1e-4, 0.9999], or 1, is needed")
-        if not 0.0 <= self.fisher_clipping < float("inf"):
-            raise ValueError(f"Invalid fisher_clipping: {self.fisher_clipping}: a number of at least 0 is needed")
+    __post_init__ = check_ranges
 
 
-class ChildTuning(FineTuningMethod):
+class ChildTuning(FineTuningMethod[ChildTuningSettings]):
     """F: ``g <- g M / p``, M ~ Bernoulli(p) per entry of every tensor. D: ``g <- g M`` in the encoder layers, M fixed.
 
     Masked entries keep their momentum and weight decay, as in the authors' code. Masks come after clipping.
     """
 
     name = "child_tuning"
-    Settings = ChildTuningSettings
+    title = "Child-Tuning"
     rank = 50
 
     def __init__(self, settings: ChildTuningSettings | None = None) -> None:
         super().__init__(settings)
-        self._masks: dict[str, Tensor] = {}  # D: name of a parameter -> bool, True where it is trained
+        self._masks: dict[str, torch.Tensor] = {}  # D: name of a parameter -> bool, True where it is trained
         self._keep_whole = False
 
-    def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
+    def check_beside(self, others: Sequence[AnyMethod]) -> None:
         """Learn whether whole gradients are wanted beside the masked ones."""
         self._keep_whole = any(other.name in _TRACKING for other in others)
 
@@ -73,12 +68,8 @@ class ChildTuning(FineTuningMethod):
         bound = _quantile(list(fisher.values()), 1.0 - self.settings.reserve)
         self._masks = {name: values >= bound for name, values in fisher.items()}
 
-    def _fisher(self, context: MethodContext) -> "dict[str, Tensor]":
+    def _fisher(self, context: MethodContext) -> dict[str, torch.Tensor]:
         """Mean over batches of the squared gradients at the start, per parameter of the encoder layers."""
-        import torch
-
-        assert context.model is not None
-        assert context.accumulate is not None
         infos = [info for info in context.params if info.in_layer and info.parameter.requires_grad]
         if not infos:
             raise ValueError("Method child_tuning, variant D: no encoder layer is trained: use variant F")
@@ -113,12 +104,10 @@ class ChildTuning(FineTuningMethod):
                 info.parameter.unmasked_grad = gradient.clone()  # type: ignore[attr-defined]
             gradient.mul_(self._factor(context, info, gradient))
 
-    def _factor(self, context: MethodContext, info: ParamInfo, gradient: "Tensor") -> "Tensor":
+    def _factor(self, context: MethodContext, info: ParamInfo, gradient: torch.Tensor) -> torch.Tensor:
         if self.settings.variant == "F":
             return context.stream(self.name).kept(gradient, self.settings.reserve)
-        from ..kernels.guard import check_saved
-
-        mask = check_saved(info.name, "mask", self._masks[info.name], gradient.shape)
+        mask = guard.check_saved(info.name, "mask", self._masks[info.name], gradient.shape)
         self._masks[info.name] = mask.to(gradient.device)  # a resume loads it on the CPU
         return self._masks[info.name]
 
@@ -138,10 +127,8 @@ class ChildTuning(FineTuningMethod):
         self._masks = dict(state["masks"])
 
 
-def _quantile(parts: "Sequence[Tensor]", share: float) -> "Tensor":
+def _quantile(parts: Sequence[torch.Tensor], share: float) -> torch.Tensor:
     """The value that this share of all entries of several tensors lies below."""
-    import torch
-
     values = torch.cat([part.reshape(-1) for part in parts])
     place = min(round(share * values.numel()) + 1, values.numel())
     return values.kthvalue(place).values

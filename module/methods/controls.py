@@ -1,22 +1,26 @@
-"""What some methods change beside their own idea, alone: the baselines those methods are to be compared with.
+"""The changes of protocol that some methods bring along, alone: the baselines of those methods.
 
 HyPe and Mixout are published with dropout off, PAC-tuning also with frozen embeddings and a learning rate of its own
 for the head. A gain over plain fine-tuning may be the change's and not the method's: ``FineTuningMethod.control`` names
 these.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..checks import Positive, check_ranges
 from ..context import DropoutRates, MethodContext
-from ..method import FineTuningMethod
+from ..method import FineTuningMethod, NoSettings
 from ..param_index import Role, split_groups
 
 
-class NoHiddenDropout(FineTuningMethod):
+class NoHiddenDropout(FineTuningMethod[NoSettings]):
     """Plain fine-tuning with dropout in attention alone: off on hidden states, pooler and head."""
 
     name = "no_hidden_dropout"
+    title = "no hidden dropout"
     is_control = True
 
     def configure(self, rates: DropoutRates) -> DropoutRates:
@@ -24,10 +28,11 @@ class NoHiddenDropout(FineTuningMethod):
         return replace(rates, hidden=0.0, head=0.0)
 
 
-class NoDropout(FineTuningMethod):
+class NoDropout(FineTuningMethod[NoSettings]):
     """Plain fine-tuning without dropout."""
 
     name = "no_dropout"
+    title = "no dropout"
     is_control = True
 
     def configure(self, rates: DropoutRates) -> DropoutRates:
@@ -43,19 +48,17 @@ class HeadLearningRateSettings:
         ValueError: If the learning rate is not above 0.
     """
 
-    learning_rate: float = 1e-2
+    learning_rate: Positive = 1e-2
     """Peak learning rate of the head, the layer above the pooler; above 0. PAC-tuning: 1e-2."""
 
-    def __post_init__(self) -> None:
-        """Check the range."""
-        if not 0.0 < self.learning_rate < float("inf"):
-            raise ValueError(f"Invalid learning_rate: {self.learning_rate}: a number above 0 is needed")
+    __post_init__ = check_ranges
 
 
-class FrozenEmbeddings(FineTuningMethod):
+class FrozenEmbeddings(FineTuningMethod[NoSettings]):
     """Plain fine-tuning of all but the embeddings."""
 
     name = "frozen_embeddings"
+    title = "frozen embeddings"
     is_control = True
 
     def setup(self, context: MethodContext) -> None:
@@ -64,12 +67,12 @@ class FrozenEmbeddings(FineTuningMethod):
             info.parameter.requires_grad_(False)
 
 
-class HeadLearningRate(FineTuningMethod):
+class HeadLearningRate(FineTuningMethod[HeadLearningRateSettings]):
     """Plain fine-tuning with a learning rate of its own for the head."""
 
     name = "head_learning_rate"
+    title = "head learning rate"
     is_control = True
-    Settings = HeadLearningRateSettings
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Give the head its own groups."""

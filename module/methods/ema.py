@@ -1,8 +1,11 @@
 """Exponential moving average of the weights (Polyak and Juditsky 1992 with forgetting)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-from .averaging import WeightAveraging, check_start
+from ..checks import ShareBelow1, WholeNumber, check_ranges
+from .parts.averaging import WeightAveraging
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,27 +16,23 @@ class EMASettings:
         ValueError: If one is out of its range.
     """
 
-    decay: float = 0.995
+    decay: ShareBelow1 = 0.995
     """Share of the old average in the new one, per step, in [0, 1): it looks back about 1 / (1 - decay) steps. Ours."""
-    start_step: int = 0
+    start_step: WholeNumber = 0
     """Optimizer steps before the first that counts, at least 0."""
-    start_epoch: int = 0
+    start_epoch: WholeNumber = 0
     """Epochs before the first step that counts, at least 0; the later of both starts holds."""
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if not 0.0 <= self.decay < 1.0:
-            raise ValueError(f"Invalid decay: {self.decay}: a number in [0, 1) is needed")
-        check_start(self)
+    __post_init__ = check_ranges
 
 
-class EMA(WeightAveraging):
+class EMA(WeightAveraging[EMASettings]):
     """``average <- decay average + (1 - decay) theta`` after each step, from the first weights that count on."""
 
     name = "ema"
+    title = "EMA"
     is_control = True  # of SMART, whose teacher is such an average
-    Settings = EMASettings
 
     def weight(self, count: int) -> float:
-        """1 - decay."""
-        return 1.0 - float(self.settings.decay)
+        """Return 1 - decay."""
+        return 1.0 - self.settings.decay

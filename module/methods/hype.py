@@ -1,14 +1,15 @@
 """HyPe (Yuan et al., ACL 2023, arXiv 2212.08853): noise on the hidden states that enter each encoder layer."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from ..checks import NonNegative, WholeNumber, check_ranges
 from ..context import DropoutRates, MethodContext
-from ..method import FineTuningMethod
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from ..lazy import torch
+from ..method import AnyMethod, FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +20,13 @@ class HyPeSettings:
         ValueError: If a value is out of its range.
     """
 
-    noise_scale: float = 1e-5
+    noise_scale: NonNegative = 1e-5
     """sigma, at least 0: standard deviation of normal noise, bound of uniform noise. The authors search 1e-5, 1e-4."""
     distribution: Literal["normal", "uniform"] = "normal"
     """HyPe-N or HyPe-U."""
     centered: bool = True
     """Uniform noise in (-sigma, sigma) as in the paper; False: in (0, sigma) as the authors' code draws it."""
-    first_layer: int = 0
+    first_layer: WholeNumber = 0
     """First layer whose input gets noise, from 0, which is next to the embeddings."""
     last_layer: int | None = None
     """Last such layer; None: the topmost."""
@@ -37,32 +38,25 @@ class HyPeSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not 0.0 <= self.noise_scale < float("inf"):
-            raise ValueError(f"Invalid noise_scale: {self.noise_scale}: a number of at least 0 is needed")
-        for name, legal in (("distribution", ("normal", "uniform")), ("passes", ("auto", "all", "noised"))):
-            if getattr(self, name) not in legal:
-                raise ValueError(f"Invalid {name}: {getattr(self, name)!r}: one of {', '.join(legal)} is needed")
-        if self.first_layer < 0:
-            raise ValueError(f"Invalid first_layer: {self.first_layer}: a whole number of at least 0 is needed")
+        check_ranges(self)
         if self.last_layer is not None and self.last_layer < self.first_layer:
             raise ValueError(
                 f"Invalid last_layer: {self.last_layer}: at least first_layer ({self.first_layer}) is needed"
             )
 
 
-class HyPe(FineTuningMethod):
+class HyPe(FineTuningMethod[HyPeSettings]):
     """``h <- h + e`` at the input of the layers, e ~ N(0, sigma^2) or U(-sigma, sigma) per entry, in training alone."""
 
     name = "hype"
-    Settings = HyPeSettings
+    title = "HyPe"
     control = "no_hidden_dropout"
 
     def __init__(self, settings: HyPeSettings | None = None) -> None:
         super().__init__(settings)
         self._noised_passes_only = self.settings.passes == "noised"
-        self._checked = False
 
-    def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
+    def check_beside(self, others: Sequence[AnyMethod]) -> None:
         """Learn whether another method compares passes; refuse PAC-tuning.
 
         Raises:
@@ -88,7 +82,6 @@ class HyPe(FineTuningMethod):
         Raises:
             ValueError: If the encoder has fewer layers.
         """
-        assert context.model is not None
         layers, settings = list(context.model.layers), self.settings
         for name in ("first_layer", "last_layer"):
             if (value := getattr(settings, name)) is not None and value >= len(layers):
@@ -98,7 +91,7 @@ class HyPe(FineTuningMethod):
         for layer in layers[settings.first_layer : None if settings.last_layer is None else settings.last_layer + 1]:
 
             def hook(
-                layer: "nn.Module", arguments: tuple[Any, ...], named: dict[str, Any]
+                layer: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
             ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
                 if not layer.training or (self._noised_passes_only and not context.noised_pass):
                     return None
@@ -108,17 +101,13 @@ class HyPe(FineTuningMethod):
 
             layer.register_forward_pre_hook(hook, with_kwargs=True)
 
-    def _perturb(self, context: MethodContext, hidden: "Tensor") -> "Tensor":
+    def _perturb(self, context: MethodContext, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states of any shape (..., D)."""
-        from ..resolution import check_resolution
-
         settings, stream = self.settings, context.pass_stream(self.name)
-        if not self._checked:
-            check_resolution("method hype, hidden states", settings.noise_scale, hidden)
-            self._checked = True
+        context.check_noise("method hype, hidden states", hidden, lambda: [settings.noise_scale])
         if settings.distribution == "normal":
             noise = stream.normal(hidden)
         else:
             noise = 2.0 * stream.uniform(hidden) - 1.0 if settings.centered else stream.uniform(hidden)
-        noisy: Tensor = hidden + (settings.noise_scale * noise).to(hidden.dtype)
+        noisy: torch.Tensor = hidden + (settings.noise_scale * noise).to(hidden.dtype)
         return noisy

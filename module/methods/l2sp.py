@@ -1,15 +1,16 @@
 """L2-SP (Li et al., ICML 2018, arXiv 1802.01483): weight decay towards the pretrained weights instead of zero."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from ..checks import NonNegative, check_ranges
 from ..context import Accumulate, MethodContext
-from ..method import FineTuningMethod
+from ..lazy import torch
+from ..method import AnyMethod, FineTuningMethod
 from ..param_index import ParamInfo, split_groups
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,25 +21,19 @@ class L2SPSettings:
         ValueError: If a strength is negative or the anchor is unknown.
     """
 
-    alpha: float = 0.01
+    alpha: NonNegative = 0.01
     """Strength of the penalty alpha / 2 ||theta - theta0||^2 on what is pretrained, at least 0; 0: the usual weight
     decay stays."""
-    beta: float = 0.01
+    beta: NonNegative = 0.01
     """Strength of the penalty beta / 2 ||theta||^2 on what is not (pooler and head), at least 0; 0: the usual weight
     decay stays."""
     anchor: Literal["pretrained", "init"] = "pretrained"
     """theta0: the weights as loaded, or with the noise that NoisyTune adds before training."""
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("alpha", "beta"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"Invalid {name}: {getattr(self, name)}: a number of at least 0 is needed")
-        if self.anchor not in ("pretrained", "init"):
-            raise ValueError(f"Invalid anchor: {self.anchor!r}: one of pretrained, init is needed")
+    __post_init__ = check_ranges
 
 
-class L2SP(FineTuningMethod):
+class L2SP(FineTuningMethod[L2SPSettings]):
     """The mean loss plus ``alpha / 2 ||theta - theta0||^2 + beta / 2 ||head||^2``; its gradient is added as it stands.
 
     The penalty belongs to the loss: clipping, the optimizer's moments and methods that take gradients at other weights
@@ -46,19 +41,18 @@ class L2SP(FineTuningMethod):
     """
 
     name = "l2sp"
-    Settings = L2SPSettings
+    title = "L2-SP"
     rank = 1000  # next to the plain pass, inside all others
+    divisible = True  # each process adds the pull's share of its examples
 
     def __init__(self, settings: L2SPSettings | None = None) -> None:
         super().__init__(settings)
-        self._anchor: dict[Tensor, Tensor] = {}
+        pulls = self.settings.alpha > 0.0
+        self.anchors = frozenset({self.settings.anchor} if pulls else ())
+        self.needs_dense_gradients = pulls  # for the pull on the word embeddings
+        self._anchor: dict[torch.Tensor, torch.Tensor] = {}
 
-    @property
-    def anchors(self) -> frozenset[str]:
-        """Pretrained weights, if they are the anchor."""
-        return frozenset({self.settings.anchor} if self.settings.alpha > 0.0 else ())
-
-    def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
+    def check_beside(self, others: Sequence[AnyMethod]) -> None:
         """Refuse LoRA.
 
         Raises:
@@ -89,18 +83,10 @@ class L2SP(FineTuningMethod):
         return [group if strength == 0.0 else {**group, "weight_decay": 0.0} for strength, group in divided]
 
     def _strength(self, info: ParamInfo) -> float:
-        strength: float = self.settings.alpha if info.pretrained else self.settings.beta
-        return strength
+        return self.settings.alpha if info.pretrained else self.settings.beta
 
-    @property
-    def divisible(self) -> bool:
-        """Yes: each process adds the pull's share of its examples."""
-        return True
-
-    def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> "Tensor":
+    def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> torch.Tensor:
         """Add this pass's share of the penalty's gradient to that of the loss."""
-        import torch
-
         # Methods around this one may go through the step's batches one by one, or several times with weights.
         share = context.pass_weight * sum(batch.size for batch in batches) / context.examples
         loss = inner(batches)
@@ -116,14 +102,7 @@ class L2SP(FineTuningMethod):
                 theta.grad = pull if theta.grad is None else theta.grad.add_(pull)
         return loss
 
-    @property
-    def needs_dense_gradients(self) -> bool:
-        """Only for the pull on the word embeddings."""
-        return bool(self.settings.alpha > 0.0)
-
     def metrics(self, context: MethodContext) -> dict[str, float]:
         """Return the distance ||theta - theta0||."""
-        import torch
-
         moved = [theta.detach() - theta0 for theta, theta0 in self._anchor.items()]
         return {"distance": float(torch.nn.utils.get_total_norm(moved))} if moved else {}

@@ -1,8 +1,11 @@
 """Layer-wise learning-rate decay (Howard and Ruder, ACL 2018, arXiv 1801.06146): lower layers learn more slowly."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
+from ..checks import ShareAbove0, check_ranges
 from ..context import MethodContext
 from ..method import FineTuningMethod
 from ..param_index import ParamIndex, ParamInfo, Role, split_groups
@@ -16,21 +19,18 @@ class LLRDSettings:
         ValueError: If the decay is not in (0, 1].
     """
 
-    decay: float = 0.95
+    decay: ShareAbove0 = 0.95
     """Learning rate of a layer over that of the layer above, in (0, 1]; 1 is plain fine-tuning. Zhang et al. 2021,
     arXiv 2006.05987: 0.95."""
 
-    def __post_init__(self) -> None:
-        """Check the range."""
-        if not 0.0 < self.decay <= 1.0:
-            raise ValueError(f"Invalid decay: {self.decay}: a number in (0, 1] is needed")
+    __post_init__ = check_ranges
 
 
-class LLRD(FineTuningMethod):
+class LLRD(FineTuningMethod[LLRDSettings]):
     """Learning rate ``eta decay^k``: k = 0 for head and pooler, 1 for the top layer, L for the lowest, L + 1 below."""
 
     name = "llrd"
-    Settings = LLRDSettings
+    title = "LLRD"
     rank = -10  # before methods that look at the learning rates
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,14 +1,15 @@
 """LoRA (Hu et al., ICLR 2022, arXiv 2106.09685) through the library peft: low-rank updates beside frozen layers."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated, Literal
 
+from ..checks import NonNegative, at_least, check_ranges
 from ..context import MethodContext
+from ..lazy import torch
 from ..method import FineTuningMethod, OptimizerSettings, Resource
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _ADAPTER = "default"
 # Names of the layers that make queries and values: BERT and its kin, DeBERTa-v2, DistilBERT.
@@ -23,31 +24,24 @@ class LoRASettings:
         ValueError: If one is out of its range.
     """
 
-    r: int = 8
+    r: Annotated[int, at_least(1, "a whole number")] = 8
     """Rank of the update B A, at least 1. The authors' scripts for RoBERTa-large: 8."""
-    alpha: float = 16.0
+    alpha: NonNegative = 16.0
     """The update is multiplied by alpha / r; at least 0. The authors' scripts for RoBERTa-large: 16."""
     layers: Literal["query_value", "all"] = "query_value"
     """Which linear layers get an update: those of queries and values, as in the paper, or every one of the encoder."""
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.r < 1:
-            raise ValueError(f"Invalid r: {self.r}: a whole number of at least 1 is needed")
-        if not 0.0 <= self.alpha < float("inf"):
-            raise ValueError(f"Invalid alpha: {self.alpha}: a number of at least 0 is needed")
-        if self.layers not in ("query_value", "all"):
-            raise ValueError(f"Invalid layers: {self.layers!r}: one of query_value, all is needed")
+    __post_init__ = check_ranges
 
 
-class LoRA(FineTuningMethod):
+class LoRA(FineTuningMethod[LoRASettings]):
     """``W x + (alpha / r) B A x`` with W frozen; A is drawn from a stream of the method's own, B starts at 0.
 
     Trained are A, B, pooler and head. Nothing else is: the encoder starts as it was loaded.
     """
 
     name = "lora"
-    Settings = LoRASettings
+    title = "LoRA"
     exclusive = frozenset({Resource.LINEAR_LAYERS})
     rank = -50  # after noise on the pretrained weights, before methods that look for what is trained
 
@@ -68,10 +62,9 @@ class LoRA(FineTuningMethod):
         Raises:
             ValueError: If peft finds no such layers.
         """
-        import torch
         from peft import LoraConfig, inject_adapter_in_model
 
-        settings: LoRASettings = self.settings
+        settings = self.settings
         model = _transformers_model(context.network)
         config = LoraConfig(
             r=settings.r,
@@ -88,7 +81,7 @@ class LoRA(FineTuningMethod):
         _draw(context, model)
 
 
-def _transformers_model(network: "nn.Module") -> "nn.Module":
+def _transformers_model(network: torch.nn.Module) -> torch.nn.Module:
     """The pretrained model inside a network: the outermost module with a configuration."""
     found = next((module for module in network.modules() if hasattr(module, "config")), None)
     if found is None:
@@ -96,9 +89,8 @@ def _transformers_model(network: "nn.Module") -> "nn.Module":
     return found
 
 
-def _draw(context: MethodContext, model: "nn.Module") -> None:
+def _draw(context: MethodContext, model: torch.nn.Module) -> None:
     """A from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as the authors' code, each from a stream of its own."""
-    import torch
     from peft.tuners.lora import LoraLayer
 
     for name, module in model.named_modules():

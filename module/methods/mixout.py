@@ -1,16 +1,16 @@
 """Mixout (Lee et al., ICLR 2020, arXiv 1909.11299): weights replaced by their pretrained values at random."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from ..checks import ShareBelow1, check_ranges
 from ..context import DropoutRates, MethodContext
+from ..lazy import torch
 from ..method import FineTuningMethod, Resource
+from ..param_index import ParamInfo
 from .controls import NoDropout
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..param_index import ParamInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class MixoutSettings:
         ValueError: If a value is out of its range.
     """
 
-    probability: float = 0.9
+    probability: ShareBelow1 = 0.9
     """p, share of the weights replaced, in [0, 1). The paper, from memory: 0.7, 0.8 or 0.9."""
     granularity: Literal["column", "element"] = "column"
     """What a mask replaces: all weights of an input (the authors' code), or each weight for itself (mixconnect)."""
@@ -32,33 +32,23 @@ class MixoutSettings:
     include_head: bool = False
     """Whether our own pooler and head, whose anchor is their random start, are mixed too."""
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if not 0.0 <= self.probability < 1.0:
-            raise ValueError(f"Invalid probability: {self.probability}: a number in [0, 1) is needed")
-        for name, value, legal in (
-            ("granularity", self.granularity, ("column", "element")),
-            ("anchor", self.anchor, ("pretrained", "init")),
-        ):
-            if value not in legal:
-                raise ValueError(f"Invalid {name}: {value!r}: one of {', '.join(legal)} is needed")
+    __post_init__ = check_ranges
 
 
-class Mixout(FineTuningMethod):
+class Mixout(FineTuningMethod[MixoutSettings]):
     """``W_eff = (M W + (1 - M) W0 - p W0) / (1 - p)``, M from Bernoulli(1 - p), anew in every training forward pass.
 
     On the weights of all linear layers of the encoder, not on biases, embeddings and norms. Dropout is off.
     """
 
     name = "mixout"
-    Settings = MixoutSettings
+    title = "Mixout"
     exclusive = frozenset({Resource.LINEAR_LAYERS, Resource.FORWARD_WEIGHTS})
     control = "no_dropout"
 
-    @property
-    def anchors(self) -> frozenset[str]:
-        """The one of the settings."""
-        return frozenset({self.settings.anchor})
+    def __init__(self, settings: MixoutSettings | None = None) -> None:
+        super().__init__(settings)
+        self.anchors = frozenset({self.settings.anchor})
 
     def configure(self, rates: DropoutRates) -> DropoutRates:
         """Switch dropout off, as the authors' code does."""
@@ -70,16 +60,14 @@ class Mixout(FineTuningMethod):
         Raises:
             ValueError: If there is none.
         """
-        from torch import nn
+        from .parts.mixout_linear import MixoutLinear
 
-        from ..mixout_linear import MixoutLinear
-
-        settings: MixoutSettings = self.settings
+        settings = self.settings
         infos = {id(info.parameter): info for info in context.params}
         replaced = 0
         for module in list(context.network.modules()):
             for name, child in module.named_children():
-                if type(child) is not nn.Linear:
+                if type(child) is not torch.nn.Linear:
                     continue
                 info = infos[id(child.weight)]
                 if not (info.pretrained or settings.include_head):
@@ -97,7 +85,7 @@ class Mixout(FineTuningMethod):
         if not replaced:
             raise ValueError("mixout finds no nn.Linear in the encoder: use another method for it")
 
-    def _anchor_of(self, context: MethodContext, info: "ParamInfo") -> "Tensor":
+    def _anchor_of(self, context: MethodContext, info: ParamInfo) -> torch.Tensor:
         if info.pretrained:
             return context.anchor(self.settings.anchor)[info.name]
         return info.parameter.detach().clone()

@@ -3,21 +3,21 @@
 For few examples: the authors train 300 epochs on 100.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
 
+from ..checks import Positive, Share, at_least, check_ranges
 from ..context import Accumulate, DropoutRates, MethodContext
-from ..method import FineTuningMethod, Resource
-from ..param_index import Role
+from ..lazy import torch
+from ..method import AnyMethod, FineTuningMethod, Resource
+from ..param_index import ParamInfo, Role
 from .controls import FrozenEmbeddings, HeadLearningRate, HeadLearningRateSettings, NoDropout
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..pac_bayes import KCurve, NoiseWidths
-    from ..param_index import ParamInfo
+from .parts.pac_bayes import KCurve, NoiseWidths, fit_k
+from .parts.perturbation import check_weight_noise, moved, trainable
 
 _LOWEST, _HIGHEST = -6.0, -2.0  # logarithms of the prior widths at which K is fitted, as in the authors' code
 _CLIP = 2.0  # of the standard noise, as in the authors' code
@@ -31,84 +31,53 @@ class PACTuningSettings:
         ValueError: If a value is out of its range.
     """
 
-    gamma: float = 10.0
+    gamma: Positive = 10.0
     """gamma, weight between bound and fit, above 0. The paper: 10 on SST and CoLA, 5 on other tasks."""
-    stage1_share: float = 250 / 300
+    stage1_share: Share = 250 / 300
     """Share of the run's steps in which the noise is learned, in [0, 1]. The paper: 250 of 300 epochs."""
-    stage1_epochs: int | None = None
+    stage1_epochs: Annotated[int, at_least(0, "an integer")] | None = None
     """The same as a number of epochs, at least 0, which then counts instead of the share."""
-    head_learning_rate: float = 1e-2
+    head_learning_rate: Positive = 1e-2
     """Peak learning rate of the head, above 0. The paper: 1e-2. The pooler goes with the layers below it."""
-    noise_step_size: float = 0.1
+    noise_step_size: Positive = 0.1
     """Step of Adam on the logarithms of the noise below the head, above 0. The authors' code: 0.1."""
-    head_noise_factor: float = 50.0
+    head_noise_factor: Annotated[float, at_least(1.0)] = 50.0
     """The same for the head, in units of head_learning_rate, at least 1; shrinks to 1 by a tenth every ten
     steps. The authors' code: 50."""
     initial_width: Literal["part", "weight"] = "part"
     """First noise: one size below the head, (mean|w|)^2, and one for the head, mean|w| (the authors' code); or
     |w| of each weight, at least 1e-6 (the paper)."""
-    k_levels: int = 8
+    k_levels: Annotated[int, at_least(2, "an integer")] = 8
     """Widths of the prior at which K is fitted before training, at least 2. The authors' code: 8."""
-    k_models: int = 10
+    k_models: Annotated[int, at_least(1, "an integer")] = 10
     """Random networks per level, each a pass over the training set, at least 1. The authors' code: 10."""
-    k_examples: int | None = None
+    k_examples: Annotated[int, at_least(1, "an integer")] | None = None
     """Examples of such a pass, at least 1; none: the whole training set, which the authors keep at 100."""
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name, value, low in (
-            ("gamma", self.gamma, 0.0),
-            ("head_learning_rate", self.head_learning_rate, 0.0),
-            ("noise_step_size", self.noise_step_size, 0.0),
-        ):
-            if not low < value < float("inf"):
-                raise ValueError(f"Invalid {name}: {value}: a number above 0 is needed")
-        if not 0.0 <= self.stage1_share <= 1.0:
-            raise ValueError(f"Invalid stage1_share: {self.stage1_share}: a number in [0, 1] is needed")
-        if not 1.0 <= self.head_noise_factor < float("inf"):
-            raise ValueError(f"Invalid head_noise_factor: {self.head_noise_factor}: a number of at least 1 is needed")
-        if self.initial_width not in ("part", "weight"):
-            raise ValueError(f"Invalid initial_width: {self.initial_width!r}: one of part, weight is needed")
-        for name, count, least in (
-            ("stage1_epochs", self.stage1_epochs, 0),
-            ("k_levels", self.k_levels, 2),
-            ("k_models", self.k_models, 1),
-            ("k_examples", self.k_examples, 1),
-        ):
-            if count is not None and count < least:
-                raise ValueError(f"Invalid {name}: {count}: an integer of at least {least} is needed")
+    __post_init__ = check_ranges
 
 
-class PACTuning(FineTuningMethod):
-    """Stage 1: loss under noise plus :mod:`module.pac_bayes`'s bound. Stage 2: loss under the noise that was learned.
+class PACTuning(FineTuningMethod[PACTuningSettings]):
+    """Stage 1: loss under noise plus the bound of ``parts.pac_bayes``. Stage 2: loss under the noise that was learned.
 
     Dropout is off and the embeddings are frozen in both.
     """
 
     name = "pac_tuning"
-    Settings = PACTuningSettings
+    title = "PAC-tuning"
     exclusive = frozenset({Resource.WEIGHT_ESTIMATOR, Resource.FORWARD_WEIGHTS})
     rank = -50  # around the estimators that perturb embeddings: they see one noise on the weights
     control = "no_dropout+head_learning_rate+frozen_embeddings"
+    needs_dense_gradients = False  # the word embeddings have no gradient
+    divisible = True  # noise, widths and the gradients they learn from are the same in all processes
+    _widths: NoiseWidths  # from param_groups on
 
     def __init__(self, settings: PACTuningSettings | None = None) -> None:
         super().__init__(settings)
         self._infos: list[ParamInfo] = []
-        self._widths: NoiseWidths | None = None
         self._curve: KCurve | None = None
-        self._checked = False
 
-    @property
-    def needs_dense_gradients(self) -> bool:
-        """No: the word embeddings have no gradient."""
-        return False
-
-    @property
-    def divisible(self) -> bool:
-        """Yes: noise, widths and the gradients they learn from are the same in all processes."""
-        return True
-
-    def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
+    def check_beside(self, others: Sequence[AnyMethod]) -> None:
         """Refuse other noise, under which the widths would be learned for the wrong network."""
         for other in others:
             if other.name in ("hype", "pats"):
@@ -127,10 +96,7 @@ class PACTuning(FineTuningMethod):
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Start the noise from the weights, which all methods have set up now; give the head its learning rate."""
-        from ..pac_bayes import NoiseWidths
-        from ..perturbation import trainable
-
-        settings: PACTuningSettings = self.settings
+        settings = self.settings
         self._infos = trainable(context)
         self._widths = NoiseWidths(
             self._weights(),
@@ -151,11 +117,7 @@ class PACTuning(FineTuningMethod):
         """
         if not self._learns(context):
             return
-        import torch
-
-        from ..pac_bayes import fit_k
-
-        settings: PACTuningSettings = self.settings
+        settings = self.settings
         widths = torch.linspace(_LOWEST, _HIGHEST, settings.k_levels, dtype=torch.float64, device="cpu").exp()
         values = [fit_k(self._random_losses(context, float(width)), settings.gamma) for width in widths]
         if not all(map(math.isfinite, values)):
@@ -164,18 +126,13 @@ class PACTuning(FineTuningMethod):
             )
         self._set_curve(widths, torch.tensor(values, dtype=torch.float64, device="cpu"))
 
-    def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> "Tensor":
+    def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> torch.Tensor:
         """Take the gradient under noise; in stage 1 add the bound's and learn the noise.
 
         Returns:
             () the loss under noise.
         """
-        import torch
-
-        from ..perturbation import moved
-
-        assert self._widths is not None
-        self._check(context)
+        check_weight_noise(context, self.name, lambda: float(self._widths.mean_width()), self._infos)
         weights = self._weights()
         stream = context.stream(self.name)
         draws = [stream.normal(weight).clamp_(-_CLIP, _CLIP).to(weight.dtype) for weight in weights]
@@ -189,42 +146,36 @@ class PACTuning(FineTuningMethod):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the widths and the points of K."""
-        assert self._widths is not None
         curve = None if self._curve is None else (self._curve.levels, self._curve.values)
         return {"widths": self._widths.state_dict(), "curve": curve}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
-        assert self._widths is not None
         self._widths.load_state_dict(state["widths"])
         if state["curve"] is not None:
             self._set_curve(*state["curve"])
 
     def metrics(self, context: MethodContext) -> dict[str, float]:
         """Return the mean size of the noise, and in stage 1 the bound."""
-        assert self._widths is not None
-        assert context.model is not None
         found = {"noise_std": float(self._widths.mean_width())}
         if self._learns(context) and self._curve is not None:
             examples = context.model.n_examples
             found["bound"] = float(self._widths.bound(self._weights(), self._curve, self.settings.gamma, examples))
         return found
 
-    def _weights(self) -> "list[Tensor]":
+    def _weights(self) -> list[torch.Tensor]:
         return [info.parameter.detach() for info in self._infos]
 
     def _learns(self, context: MethodContext) -> bool:
         """Whether the step is in stage 1."""
-        settings: PACTuningSettings = self.settings
+        settings = self.settings
         if settings.stage1_epochs is not None:
             return context.epoch < settings.stage1_epochs
         return context.step < round(settings.stage1_share * context.total_steps)
 
-    def _learn(self, context: MethodContext, draws: "Sequence[Tensor]") -> None:
+    def _learn(self, context: MethodContext, draws: Sequence[torch.Tensor]) -> None:
         """Do the noise's own step, then add the bound's pull to the weights' gradients."""
-        assert self._widths is not None
         assert self._curve is not None
-        assert context.model is not None
         gamma, examples, weights = self.settings.gamma, context.model.n_examples, self._weights()
         scale = 1.0 if context.gradient_scale is None else context.gradient_scale
         gradients = [None if (g := info.parameter.grad) is None else g / scale for info in self._infos]
@@ -234,12 +185,8 @@ class PACTuning(FineTuningMethod):
             if info.parameter.grad is not None:
                 info.parameter.grad.add_(pull * scale)
 
-    def _random_losses(self, context: MethodContext, width: float) -> "Tensor":
+    def _random_losses(self, context: MethodContext, width: float) -> torch.Tensor:
         """(models, examples) float32 on the CPU: losses of networks drawn from a prior of this width."""
-        import torch
-
-        from ..perturbation import moved
-
         weights, stream = self._weights(), context.stream(f"{self.name}/K")
         rows = []
         training = context.network.training
@@ -252,13 +199,10 @@ class PACTuning(FineTuningMethod):
         context.network.train(training)
         return torch.stack(rows)
 
-    def _losses(self, context: MethodContext) -> "Tensor":
+    def _losses(self, context: MethodContext) -> torch.Tensor:
         """(examples,) of the training set, as far as the settings say."""
-        import torch
-
-        assert context.model is not None
         limit = self.settings.k_examples or context.model.n_examples
-        found: list[Tensor] = []
+        found: list[torch.Tensor] = []
         for batches in context.model.training_batches():
             for batch in batches:
                 found.append(context.model.example_losses(context.model.logits(batch), batch))
@@ -266,18 +210,6 @@ class PACTuning(FineTuningMethod):
                 break
         return torch.cat(found)[:limit].cpu()
 
-    def _set_curve(self, levels: "Tensor", values: "Tensor") -> None:
-        from ..pac_bayes import KCurve
-
-        assert self._widths is not None
+    def _set_curve(self, levels: torch.Tensor, values: torch.Tensor) -> None:
         device = self._widths.prior.device
         self._curve = KCurve(levels.to(device), values.to(device))
-
-    def _check(self, context: MethodContext) -> None:
-        """Compare the noise with the weights' resolution, once."""
-        if not self._checked:
-            from ..perturbation import check_weight_noise
-
-            assert self._widths is not None
-            check_weight_noise(context, self.name, float(self._widths.mean_width()), self._infos)
-            self._checked = True

@@ -4,16 +4,18 @@ In layers drawn at random it is Orvieto et al.'s (2023) noise injection; from bo
 (NSO).
 """
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from ..checks import NonNegative, check_ranges
 from ..context import Accumulate, MethodContext
-from ..method import FineTuningMethod, Resource
+from ..lazy import torch
+from ..method import AnyMethod, FineTuningMethod, Resource
 from ..param_index import ParamInfo, Role
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from .parts.perturbation import check_weight_noise, moved, trainable
 
 _ROLES = tuple(str(role) for role in Role)
 
@@ -26,7 +28,7 @@ class PGDSettings:
         ValueError: If a value is out of its range.
     """
 
-    sigma: float = 0.01
+    sigma: NonNegative = 0.01
     """sigma, standard deviation of the noise, at least 0. NSO's code for BERT on text: 0.01."""
     where: Literal["all", "random_layer"] = "all"
     """Noise on all chosen parameters, or on one layer of them per step; embeddings, pooler and head count as layers."""
@@ -41,15 +43,14 @@ class PGDSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not 0.0 <= self.sigma < float("inf"):
-            raise ValueError(f"Invalid sigma: {self.sigma}: a number of at least 0 is needed")
-        if self.where not in ("all", "random_layer"):
-            raise ValueError(f"Invalid where: {self.where!r}: one of all, random_layer is needed")
+        check_ranges(self)
         if not self.roles or len(set(self.roles)) < len(self.roles) or not set(self.roles) <= set(_ROLES):
-            raise ValueError(f"Invalid roles: {list(self.roles)}: different ones of {', '.join(_ROLES)} are needed")
+            raise ValueError(
+                f"Invalid roles: {list(self.roles or ())}: different ones of {', '.join(_ROLES)} are needed"
+            )
 
 
-class PGD(FineTuningMethod):
+class PGD(FineTuningMethod[PGDSettings]):
     """The gradient at ``w + u`` moves ``w``, u from N(0, sigma^2) and new in every step.
 
     The noise is the same for all micro-batches of a step; the weights come back from copies before the optimizer
@@ -57,25 +58,13 @@ class PGD(FineTuningMethod):
     """
 
     name = "pgd"
-    Settings = PGDSettings
+    title = "PGD"
     exclusive = frozenset({Resource.WEIGHT_ESTIMATOR, Resource.FORWARD_WEIGHTS})
     rank = -50  # around the estimators that perturb embeddings: they see one noise on the weights
+    needs_dense_gradients = False  # gradients are not looked at
+    divisible = True  # the noise is the same in all processes
 
-    def __init__(self, settings: PGDSettings | None = None) -> None:
-        super().__init__(settings)
-        self._checked = False
-
-    @property
-    def needs_dense_gradients(self) -> bool:
-        """No: gradients are not looked at."""
-        return False
-
-    @property
-    def divisible(self) -> bool:
-        """Yes: the noise is the same in all processes."""
-        return True
-
-    def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
+    def check_beside(self, others: Sequence[AnyMethod]) -> None:
         """Refuse a second source of noise on the weights unless it is asked for."""
         if any(other.name == "pats" for other in others) and not self.settings.beside_pats:
             raise ValueError(
@@ -91,20 +80,15 @@ class PGD(FineTuningMethod):
         if not self._layers(context):
             raise ValueError(f"pgd.roles: nothing of {', '.join(self.settings.roles)} is trained: choose other parts")
 
-    def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> "Tensor":
+    def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> torch.Tensor:
         """Take the gradient under noise.
 
         Returns:
             () the loss under noise, the mean of both passes if there are two.
         """
-        import torch
-
-        from ..perturbation import moved
-
-        assert context.streams is not None
-        settings: PGDSettings = self.settings
+        settings = self.settings
         infos = self._chosen(context)
-        self._check(context, infos)
+        check_weight_noise(context, self.name, lambda: settings.sigma, infos)
         weights = [info.parameter.detach() for info in infos]
         stream = context.stream(self.name)
         noise = [stream.normal(weight).mul_(settings.sigma).to(weight.dtype) for weight in weights]
@@ -125,26 +109,14 @@ class PGD(FineTuningMethod):
         layers = self._layers(context)
         if self.settings.where == "all":
             return [info for layer in layers for info in layer]
-        import torch
-
         # Drawn anew from (seed, step) on the CPU: a draw on the GPU would make the host wait.
         generator = context.rng(f"{self.name}/layer/{context.step}")
         return layers[int(torch.randint(len(layers), (), generator=generator, dtype=torch.int64, device="cpu"))]
 
     def _layers(self, context: MethodContext) -> list[list[ParamInfo]]:
         """The trained parameters of the chosen parts, by layer."""
-        from ..perturbation import trainable
-
         layers: dict[Hashable, list[ParamInfo]] = {}
         for info in trainable(context):
             if info.role in self.settings.roles:
                 layers.setdefault((info.role, info.layer), []).append(info)
         return list(layers.values())
-
-    def _check(self, context: MethodContext, infos: Sequence[ParamInfo]) -> None:
-        """Compare the noise with the weights' resolution, once."""
-        if not self._checked:
-            from ..perturbation import check_weight_noise
-
-            check_weight_noise(context, self.name, self.settings.sigma, infos)
-            self._checked = True

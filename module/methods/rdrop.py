@@ -1,13 +1,14 @@
 """R-Drop (Liang et al., NeurIPS 2021, arXiv 2106.14448): two passes with different dropout shall agree."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..checks import NonNegative, check_ranges
 from ..context import MethodContext
+from ..lazy import torch
 from ..method import FineTuningMethod
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +19,13 @@ class RDropSettings:
         ValueError: If alpha is negative.
     """
 
-    alpha: float = 1.0
+    alpha: NonNegative = 1.0
     """alpha, at least 0: weight of the distance of the two predictions. The paper on GLUE: 0.1, 0.5 or 1.0."""
 
-    def __post_init__(self) -> None:
-        """Check the range."""
-        if not 0.0 <= self.alpha < float("inf"):
-            raise ValueError(f"Invalid alpha: {self.alpha}: a number of at least 0 is needed")
+    __post_init__ = check_ranges
 
 
-class RDrop(FineTuningMethod):
+class RDrop(FineTuningMethod[RDropSettings]):
     r"""``L = (CE1 + CE2) / 2 + alpha (KL(p1 || p2) + KL(p2 || p1)) / 2``, both means over the examples.
 
     The trainer's own loss is CE1, so the term here is ``(CE2 - CE1) / 2`` and the distance. A regression has squared
@@ -38,17 +36,14 @@ class RDrop(FineTuningMethod):
     """
 
     name = "rdrop"
-    Settings = RDropSettings
+    title = "R-Drop"
 
-    def extra_loss(self, context: MethodContext, batch: Any, logits: "Tensor") -> "Tensor":
+    def extra_loss(self, context: MethodContext, batch: Any, logits: torch.Tensor) -> torch.Tensor:
         """Make the second pass."""
-        assert context.model is not None
-        assert context.streams is not None
         model = context.model
         with context.streams.apart(self.name):
             second = model.logits(batch)
         losses = (model.loss(second, batch) - model.loss(logits, batch)) / 2
         # The divergence is the sum of both KL, the squared difference is there once.
-        alpha: float = self.settings.alpha
-        factor = alpha if model.regression else alpha / 2
+        factor = self.settings.alpha if model.regression else self.settings.alpha / 2
         return losses + factor * model.divergence(logits, second)

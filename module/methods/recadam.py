@@ -1,16 +1,17 @@
 """RecAdam (Chen et al., EMNLP 2020, arXiv 2004.12651): the task takes over while a pull to the old weights fades."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
 
+from ..checks import NonNegative, Positive, Share, at_least, check_ranges
 from ..context import MethodContext
-from ..method import FineTuningMethod
+from ..lazy import torch
+from ..method import AnyMethod, FineTuningMethod
 from ..param_index import Kind, split_groups
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _DECAY = "recadam_decay"  # in a group of the optimizer: its parameters are pulled, and this is their weight decay
 _OFFICIAL_PRODUCT = 0.1  # learning rate x gamma of the authors' runs: 2e-5 x 5000
@@ -26,40 +27,23 @@ class RecAdamSettings:
 
     annealing: Literal["sigmoid", "linear", "constant"] = "sigmoid"
     """lambda(t), the task's share of step t = 1, 2, ...: w / (1 + exp(-k (t - t0))), w min(1, t / t0), or w."""
-    k: float = 0.5
+    k: Positive = 0.5
     """Steepness of the sigmoid, per step, above 0. The authors search 0.05, 0.1, 0.2, 0.5, 1."""
-    t0: int = 250
+    t0: Annotated[int, at_least(1, "a step")] = 250
     """Step at which the sigmoid is at w / 2 and the linear share at w, at least 1. The authors search 250, 500, 1000
     (100, 250, 500 on small tasks)."""
-    w: float = 1.0
+    w: Share = 1.0
     """Upper end of lambda, in [0, 1]; 0 is plain fine-tuning. The authors' code: 1."""
-    gamma: float = 5000.0
+    gamma: NonNegative = 5000.0
     """Strength of the pull, at least 0; learning rate x w x gamma must stay below 1. The paper: 5000, with 2e-5."""
     anchor: Literal["pretrained", "init"] = "pretrained"
     """What the weights are pulled to: as loaded, or with the noise that NoisyTune adds before training."""
     start: Literal["PI", "RI"] = "PI"
     """Where the pretrained weights begin: PI, as loaded; RI, random, as the authors' code does unless told."""
-    initializer_range: float = 0.02
+    initializer_range: Positive = 0.02
     """Standard deviation of RI's random weights, above 0. BERT's: 0.02."""
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name, legal in (
-            ("annealing", ("sigmoid", "linear", "constant")),
-            ("anchor", ("pretrained", "init")),
-            ("start", ("PI", "RI")),
-        ):
-            if getattr(self, name) not in legal:
-                raise ValueError(f"Invalid {name}: {getattr(self, name)!r}: one of {', '.join(legal)} is needed")
-        for name in ("k", "initializer_range"):
-            if not 0.0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"Invalid {name}: {getattr(self, name)}: a number above 0 is needed")
-        if self.t0 < 1:
-            raise ValueError(f"Invalid t0: {self.t0}: a step of at least 1 is needed")
-        if not 0.0 <= self.w <= 1.0:
-            raise ValueError(f"Invalid w: {self.w}: a number in [0, 1] is needed")
-        if not 0.0 <= self.gamma < float("inf"):
-            raise ValueError(f"Invalid gamma: {self.gamma}: a number of at least 0 is needed")
+    __post_init__ = check_ranges
 
     def share(self, t: int) -> float:
         """lambda(t): what the optimizer's own step is multiplied with at step t, from 1."""
@@ -77,7 +61,7 @@ class RecAdamSettings:
         return self.w > 0.0 and self.gamma > 0.0 and self.annealing != "constant"
 
 
-class RecAdam(FineTuningMethod):
+class RecAdam(FineTuningMethod[RecAdamSettings]):
     """The step times lambda(t), then ``theta -= eta (w - lambda(t)) gamma (theta - theta0)``, then weight decay.
 
     Around any optimizer; on AdamW it is the authors' RecAdam, in the order of their code: the pull sees the updated
@@ -86,25 +70,22 @@ class RecAdam(FineTuningMethod):
     """
 
     name = "recadam"
-    Settings = RecAdamSettings
+    title = "RecAdam"
+    needs_dense_gradients = False  # after_backward does not look at gradients
 
     def __init__(self, settings: RecAdamSettings | None = None) -> None:
         super().__init__(settings)
-        self._anchor: dict[Tensor, Tensor] = {}
+        self.anchors = frozenset({self.settings.anchor} if self.settings.pulls else ())
+        self._anchor: dict[torch.Tensor, torch.Tensor] = {}
         self._rates: list[float] = []  # scheduled learning rates of the pulled groups, within a step
 
-    @property
-    def anchors(self) -> frozenset[str]:
-        """Pretrained weights, if they are the anchor."""
-        return frozenset({self.settings.anchor} if self.settings.pulls else ())
-
-    def check_beside(self, others: Sequence[FineTuningMethod]) -> None:
+    def check_beside(self, others: Sequence[AnyMethod]) -> None:
         """Refuse noise on weights that are then drawn anew, and LoRA.
 
         Raises:
             ValueError: If NoisyTune's noise would be lost, or the pretrained weights are frozen.
         """
-        settings: RecAdamSettings = self.settings
+        settings = self.settings
         names = {other.name for other in others}
         if settings.w > 0.0 and "lora" in names and "bitfit" not in names:  # which leaves the biases
             raise ValueError(
@@ -119,7 +100,7 @@ class RecAdam(FineTuningMethod):
 
     def setup(self, context: MethodContext) -> None:
         """Keep the anchor; draw the weights anew for RI."""
-        settings: RecAdamSettings = self.settings
+        settings = self.settings
         if settings.pulls:
             anchor = context.anchor(settings.anchor)
             self._anchor = {info.parameter: anchor[info.name] for info in context.params if info.pretrained}
@@ -128,8 +109,6 @@ class RecAdam(FineTuningMethod):
 
     def _draw(self, context: MethodContext) -> None:
         """BERT's initialisation of what is pretrained, each tensor from a stream of its own."""
-        import torch
-
         for info in context.params:
             weights = info.parameter.detach()
             if not info.pretrained:
@@ -178,16 +157,9 @@ class RecAdam(FineTuningMethod):
             self._rates.append(group["lr"])
             group["lr"] = group["lr"] * share
 
-    @property
-    def needs_dense_gradients(self) -> bool:
-        """No: ``after_backward`` does not look at gradients."""
-        return False
-
     def after_step(self, context: MethodContext) -> None:
         """Pull, then decay, with the learning rate of the schedule."""
-        import torch
-
-        settings: RecAdamSettings = self.settings
+        settings = self.settings
         rest = settings.w - settings.share(context.step + 1)
         with torch.no_grad():
             for group, rate in zip(_pulled(context), self._rates, strict=True):
@@ -205,5 +177,4 @@ class RecAdam(FineTuningMethod):
 
 def _pulled(context: MethodContext) -> list[dict[str, Any]]:
     """The optimizer's groups of pretrained parameters."""
-    assert context.optimizer is not None
     return [group for group in context.optimizer.param_groups if _DECAY in group]

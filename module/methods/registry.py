@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from ..method import FineTuningMethod
+from ..method import AnyMethod, FineTuningMethod
 
 
-class Registry(Mapping[str, type[FineTuningMethod]]):
+class Registry(Mapping[str, type[AnyMethod]]):
     """Name -> class of a method: the project's own in their order, then those of packages.
 
     The metadata of installed packages give the names. Their code runs when a name is looked up and not before, so that
@@ -19,7 +19,7 @@ class Registry(Mapping[str, type[FineTuningMethod]]):
         group: Group of the entry points that declare others, each ``name = "package.module:Class"``.
     """
 
-    def __init__(self, own: Sequence[type[FineTuningMethod]], group: str) -> None:
+    def __init__(self, own: Sequence[type[AnyMethod]], group: str) -> None:
         self._group = group
         self._classes = {method.name: method for method in own}
         self._declared: dict[str, list[EntryPoint]] = {}
@@ -47,7 +47,7 @@ class Registry(Mapping[str, type[FineTuningMethod]]):
     def __contains__(self, name: object) -> bool:
         return name in self._classes or name in self._declared
 
-    def __getitem__(self, name: str) -> type[FineTuningMethod]:
+    def __getitem__(self, name: str) -> type[AnyMethod]:
         """Return a method's class.
 
         Raises:
@@ -67,8 +67,15 @@ class Registry(Mapping[str, type[FineTuningMethod]]):
             self._classes[name] = _load(points[0], where)
         return self._classes[name]
 
+    def title(self, name: str) -> str:
+        """Return how tables write a method: its name where none is called that, or it cannot be imported."""
+        try:
+            return self[name].title
+        except (KeyError, ValueError):
+            return name
 
-def _load(point: EntryPoint, where: str) -> type[FineTuningMethod]:
+
+def _load(point: EntryPoint, where: str) -> type[AnyMethod]:
     try:
         found = point.load()
     except (Exception, SystemExit) as error:

@@ -1,8 +1,12 @@
 """Top-layer re-initialisation (Zhang et al., ICLR 2021, arXiv 2006.05987): the layers nearest the output start anew."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
+from ..checks import WholeNumber, check_ranges
 from ..context import MethodContext
+from ..lazy import torch
 from ..method import FineTuningMethod
 from ..param_index import Kind
 
@@ -15,23 +19,20 @@ class ReinitSettings:
         ValueError: If the number of layers is negative.
     """
 
-    n_layers: int = 1
+    n_layers: WholeNumber = 1
     """Encoder layers from the top to draw anew, at least 0. The authors search 1 to 6 of BERT-large's 24."""
 
-    def __post_init__(self) -> None:
-        """Check the range."""
-        if self.n_layers < 0:
-            raise ValueError(f"Invalid n_layers: {self.n_layers}: a whole number of at least 0 is needed")
+    __post_init__ = check_ranges
 
 
-class Reinit(FineTuningMethod):
+class Reinit(FineTuningMethod[ReinitSettings]):
     """Weights of the top layers from N(0, initializer_range), biases 0, layer norms 1 and 0, before training.
 
     The pooler above them is this project's own and random anyway.
     """
 
     name = "reinit"
-    Settings = ReinitSettings
+    title = "re-init"
     rank = -90  # after NoisyTune, whose noise is made for pretrained weights
 
     def setup(self, context: MethodContext) -> None:
@@ -40,8 +41,6 @@ class Reinit(FineTuningMethod):
         Raises:
             ValueError: If the encoder has fewer layers.
         """
-        import torch
-
         layers, wanted = context.params.num_layers, self.settings.n_layers
         if wanted > layers:
             raise ValueError(f"Invalid n_layers: {wanted}: this encoder has {layers}")

@@ -3,17 +3,19 @@
 The gradient of a step is taken where the loss is highest nearby.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..checks import NonNegative, check_ranges
+from ..clipping import gradient_values
 from ..context import Accumulate, MethodContext
+from ..lazy import torch
 from ..method import FineTuningMethod, Resource
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..param_index import ParamInfo
+from ..param_index import ParamInfo
+from .parts.perturbation import check_weight_noise, moved, reference_weight, trainable
 
 _RHO = {False: 0.05, True: 0.5}
 _TINY = 1e-12  # added to the gradient's norm, which may be 0
@@ -31,9 +33,9 @@ class SAMSettings:
 
     adaptive: bool = False
     """Whether distances are measured relative to the weights (ASAM)."""
-    rho: float | None = None
+    rho: NonNegative | None = None
     """rho, radius of the neighbourhood, at least 0; without a unit if adaptive. Default 0.05, ASAM's 0.5."""
-    eta: float = 0.01
+    eta: NonNegative = 0.01
     """eta, at least 0: added to the weights' size where distances are relative to it (ASAM). ASAM's authors: 0.01."""
     replay_dropout: bool = True
     """Whether the second pass has the dropout masks and noise of the first, so that it differs by the weights alone."""
@@ -42,9 +44,7 @@ class SAMSettings:
         """Fill in rho and check the ranges."""
         if self.rho is None:
             object.__setattr__(self, "rho", _RHO[self.adaptive])
-        for name, value in (("rho", self.radius), ("eta", self.eta)):
-            if not 0.0 <= value < float("inf"):
-                raise ValueError(f"Invalid {name}: {value}: a number of at least 0 is needed")
+        check_ranges(self)
 
     @property
     def radius(self) -> float:
@@ -53,7 +53,7 @@ class SAMSettings:
         return self.rho
 
 
-class SAM(FineTuningMethod):
+class SAM(FineTuningMethod[SAMSettings]):
     r"""The gradient at ``w + e`` moves ``w``, with the norm over all trained parameters together.
 
     SAM: ``e = rho g / |g|``. ASAM: ``e = rho T^2 g / |T g|`` with ``T = |w| + eta`` for what its module calls
@@ -64,36 +64,21 @@ class SAM(FineTuningMethod):
     """
 
     name = "sam"
-    Settings = SAMSettings
+    title = "SAM"
     exclusive = frozenset({Resource.WEIGHT_ESTIMATOR})
     rank = -50  # around the estimators that perturb embeddings: they run at both points
+    needs_dense_gradients = False  # rows without a gradient do not move
+    divisible = True  # the ascent is along the gradient of all examples
 
-    def __init__(self, settings: SAMSettings | None = None) -> None:
-        super().__init__(settings)
-        self._checked = False
-
-    @property
-    def needs_dense_gradients(self) -> bool:
-        """No: rows without a gradient do not move."""
-        return False
-
-    @property
-    def divisible(self) -> bool:
-        """Yes: the ascent is along the gradient of all examples."""
-        return True
-
-    def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> "Tensor":
+    def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> torch.Tensor:
         """Take the first gradient, climb, take the second in its place.
 
         Returns:
             () the loss of the first pass, at the weights themselves.
         """
-        from ..perturbation import moved, trainable
-
-        assert context.streams is not None
-        settings: SAMSettings = self.settings
+        settings = self.settings
         infos = trainable(context)
-        self._check(context, infos)
+        check_weight_noise(context, self.name, lambda: _typical_step(infos, settings), infos)
         states = context.streams.state()
         loss = inner(batches)
         context.complete_gradients()
@@ -106,34 +91,24 @@ class SAM(FineTuningMethod):
             inner(batches)
         return loss
 
-    def _check(self, context: MethodContext, infos: "Sequence[ParamInfo]") -> None:
-        """Compare the typical size of e with the weights' resolution, once."""
-        if self._checked:
-            return
-        from ..perturbation import check_weight_noise, reference_weight
 
-        settings: SAMSettings = self.settings
-        entries = sum(info.parameter.numel() for info in infos)
-        size = float(reference_weight(infos).abs().mean()) + settings.eta if settings.adaptive else 1.0
-        check_weight_noise(context, self.name, settings.radius / entries**0.5 * size, infos)
-        self._checked = True
+def _typical_step(infos: Sequence[ParamInfo], settings: SAMSettings) -> float:
+    """Typical size of e on one weight."""
+    entries = sum(info.parameter.numel() for info in infos)
+    size = float(reference_weight(infos).abs().mean()) + settings.eta if settings.adaptive else 1.0
+    return settings.radius / float(entries**0.5) * size
 
 
-def climb(infos: "Sequence[ParamInfo]", settings: SAMSettings) -> None:
-    """Add e to the weights; uses up their gradients.
+def climb(infos: Sequence[ParamInfo], settings: SAMSettings) -> None:
+    """Add e to the weights; their gradients are used up.
 
     Args:
         infos: Parameters with a gradient, dense or row-sparse. Its scale does not matter.
         settings: Which e.
     """
-    import torch
-    from torch.nn.utils import get_total_norm
-
-    from ..row_sparse import gradient_values
-
     steps = [step for info in infos if (step := gradient_values(info.parameter)) is not None]
     _stretch(infos, steps, settings)
-    norm = get_total_norm(steps)
+    norm = torch.nn.utils.get_total_norm(steps)
     factor = torch.where(norm.isfinite(), settings.radius / (norm + _TINY), torch.nan)
     _stretch(infos, steps, settings)
     torch._foreach_mul_(steps, factor)
@@ -143,7 +118,7 @@ def climb(infos: "Sequence[ParamInfo]", settings: SAMSettings) -> None:
         weights.add_(step) if rows is None else weights.index_add_(0, rows, step)
 
 
-def _stretch(infos: "Sequence[ParamInfo]", steps: "Sequence[Tensor]", settings: SAMSettings) -> None:
+def _stretch(infos: Sequence[ParamInfo], steps: Sequence[torch.Tensor], settings: SAMSettings) -> None:
     """Multiply by T in place (ASAM)."""
     if not settings.adaptive:
         return
@@ -154,7 +129,7 @@ def _stretch(infos: "Sequence[ParamInfo]", steps: "Sequence[Tensor]", settings: 
             step.mul_((weights if rows is None else weights[rows]).abs() + settings.eta)
 
 
-def _rows(parameter: "Tensor") -> "Tensor | None":
+def _rows(parameter: torch.Tensor) -> torch.Tensor | None:
     """Rows that a gradient holds; None: all."""
     assert parameter.grad is not None
     return parameter.grad.indices()[0] if parameter.grad.is_sparse else None

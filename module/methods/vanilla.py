@@ -1,9 +1,11 @@
 """Plain fine-tuning: every hook's default."""
 
-from ..method import FineTuningMethod
+from __future__ import annotations
+
+from ..method import FineTuningMethod, NoSettings
 
 
-class Vanilla(FineTuningMethod):
+class Vanilla(FineTuningMethod[NoSettings]):
     """Plain fine-tuning, the baseline of every comparison."""
 
     name = "vanilla"

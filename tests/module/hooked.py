@@ -4,11 +4,10 @@ from types import SimpleNamespace
 
 import torch
 
-from module.context import MethodContext
 from module.method import OptimizerSettings
 from module.methods import build_method
-from module.param_index import ParamIndex, weight_decay_groups
-from tests.module.models import learning_rate, make_gradients, make_parameters, set_gradients
+from module.param_index import weight_decay_groups
+from tests.module.models import learning_rate, make_context, make_gradients, make_parameters, set_gradients
 
 
 class Hooked:
@@ -27,7 +26,7 @@ class Hooked:
         self.parameters = make_parameters()
         self.method = build_method(spec, settings)
         wanted = OptimizerSettings(**{"optimizer": "adamw", **optimizer})
-        self.context = MethodContext(torch.nn.Module(), ParamIndex(self.parameters.items()), 1)
+        self.context = make_context(self.parameters.items())
         self.context.total_steps, self.context.total_epochs = total_steps, total_epochs
         for kind in self.method.anchors & {"pretrained"}:
             self.context.anchor(kind)

@@ -1,15 +1,9 @@
 """A loss that can be written down, over the tensors of tests.module.models, for the estimators of gradients."""
 
-from contextlib import nullcontext
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 
-from module.context import MethodContext
-from module.param_index import ParamIndex
-from module.random_streams import RandomStreams
-from tests.module.models import SHAPES, make_parameters
+from tests.module.models import SHAPES, make_context, make_parameters
 
 COUPLING = 0.01
 
@@ -25,10 +19,7 @@ class Landscape:
         self.seen = []
 
     def context(self, seed=1, **changes):
-        model = SimpleNamespace(autocast=nullcontext, n_examples=changes.pop("n_examples", 10))
-        index = ParamIndex(self.parameters.items())
-        streams = RandomStreams(seed)
-        return MethodContext(torch.nn.Module(), index, seed, streams=streams, model=model, **changes)
+        return make_context(self.parameters.items(), seed=seed, **changes)
 
     def thetas(self):
         return {name: p.detach().numpy().copy() for name, p in self.parameters.items()}

@@ -1,9 +1,14 @@
 """Small sets of named tensors, a tiny BERT, and runs of optimizers against the references."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
-from module.param_index import encoder_path
+from module.context import MethodContext
+from module.param_index import ParamIndex, encoder_path
+from module.random_streams import RandomStreams
 
 # An encoder's tensors in small: sizes around the block of 1,024, biases, norms, a scalar; the rest is plain.
 SHAPES = {
@@ -31,6 +36,13 @@ def make_parameters(seed=0, dtype=torch.float32, shapes=None):
         name: torch.nn.Parameter((torch.randn(shape, generator=generator, **PLAIN) * SCALE).to(dtype))
         for name, shape in (shapes or SHAPES).items()
     }
+
+
+def make_context(named_parameters, network=None, seed=1, n_examples=10, **changes):
+    """What methods see of a run whose network is never called."""
+    model = SimpleNamespace(autocast=nullcontext, n_examples=n_examples)
+    network = torch.nn.Module() if network is None else network
+    return MethodContext(network, ParamIndex(named_parameters), seed, RandomStreams(seed), model, **changes)
 
 
 def make_gradients(step, shapes=None, scale=1e-3):

@@ -5,7 +5,7 @@ import torch
 
 from module.bert_optim import Adamax
 from module.methods.matched_noise import MatchedNoiseSettings
-from module.methods.noise_spread import SpreadNoise, misplaced
+from module.methods.parts.noise_spread import SpreadNoise, misplaced
 from module.pats import PATS
 from module.pats_rule import PATSRule
 from tests.module.models import (

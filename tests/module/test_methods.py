@@ -8,7 +8,7 @@ import torch
 
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
 from module.composition import Composition
-from module.context import DropoutRates, MethodContext
+from module.context import DropoutRates
 from module.method import FineTuningMethod, OptimizerSettings, Resource
 from module.methods import build_method, control_of, parse_method
 from module.methods.noisytune import NoisyTune, NoisyTuneSettings
@@ -16,12 +16,12 @@ from module.methods.sage import SAGESettings
 from module.param_index import ParamIndex, weight_decay_groups
 from module.pats_rule import PATSRule
 from module.seeds import stream_seed
-from tests.module.models import SHAPES, make_gradients, make_parameters, set_gradients, tiny_bert, train
+from tests.module.models import SHAPES, make_context, make_gradients, make_parameters, set_gradients, tiny_bert, train
 from tests.reference.noisytune import noisytune as reference_noisytune
 
 
 def context_of(parameters, seed=1):
-    return MethodContext(torch.nn.Module(), ParamIndex(parameters.items()), seed)
+    return make_context(parameters.items(), seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -372,11 +372,10 @@ def test_streams_are_named_and_apart():
 def test_all_methods_run_on_a_transformers_model():
     for spec in ("vanilla", "noisytune+sage", "noisytune+pats", "sage+pats"):
         model = tiny_bert()
-        index = ParamIndex(model.named_parameters())
         method = build_method(spec)
-        context = MethodContext(model, index, 0)
+        context = make_context(model.named_parameters(), model, 0)
         method.setup(context)
-        context.optimizer = method.make_optimizer(weight_decay_groups(index, 0.01), OptimizerSettings())
+        context.optimizer = method.make_optimizer(weight_decay_groups(context.params, 0.01), OptimizerSettings())
         for _ in range(3):
             context.optimizer.zero_grad()
             loss = model(torch.arange(12).view(2, 6))[0][:, 0].square().mean()

@@ -5,16 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from module.context import DropoutRates, MethodContext
+from module.context import DropoutRates
 from module.methods import build_method, parse_method
 from module.methods.mixout import Mixout, MixoutSettings
-from module.mixout_linear import MixoutLinear
-from module.param_index import ParamIndex
-from module.random_streams import RandomStream, RandomStreams
+from module.methods.parts.mixout_linear import MixoutLinear
+from module.random_streams import RandomStream
 from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
-from tests.module.models import tiny_bert
+from tests.module.models import make_context, tiny_bert
 from tests.mt_dnn.method_runs import final_weights
 from tests.reference import mixout as reference
 
@@ -105,7 +104,7 @@ def build(settings=None, model=None):
     model = model or tiny_bert()
     network = nn.Module()
     network.bert, network.classifier = model, nn.Linear(32, 2)
-    context = MethodContext(network, ParamIndex(network.named_parameters()), 1, streams=RandomStreams(1))
+    context = make_context(network.named_parameters(), network)
     method = Mixout(settings)
     method.setup(context)
     return network, context
@@ -143,7 +142,7 @@ def test_the_anchor_is_the_weight_as_loaded_or_as_set_up(anchor):
     model = tiny_bert()
     network = nn.Module()
     network.bert = model
-    context = MethodContext(network, ParamIndex(network.named_parameters()), 1, streams=RandomStreams(1))
+    context = make_context(network.named_parameters(), network)
     method = build_method("mixout+noisytune", {"mixout": MixoutSettings(anchor=anchor)})
     assert method.anchors == {anchor}
     loaded = model.encoder.layer[0].output.dense.weight.detach().clone()
@@ -159,7 +158,7 @@ def test_an_encoder_without_linear_layers_is_refused():
     network = nn.Module()
     network.register_parameter("encoder", None)
     weights = {"encoder.layer.0.dense.weight": nn.Parameter(torch.ones(2, 2))}
-    context = MethodContext(network, ParamIndex(weights.items()), 1, streams=RandomStreams(1))
+    context = make_context(weights.items(), network)
     with pytest.raises(ValueError, match=r"mixout finds no nn\.Linear in the encoder"):
         Mixout().setup(context)
 

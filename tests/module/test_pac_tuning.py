@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from module.context import DropoutRates
 from module.methods import build_method, parse_method
 from module.methods.pac_tuning import PACTuning, PACTuningSettings
-from module.pac_bayes import KCurve, NoiseWidths, fit_k
+from module.methods.parts.pac_bayes import KCurve, NoiseWidths, fit_k
 from module.param_index import Role
 from module.random_streams import RandomStreams
 from mt_dnn.config import run_dir
@@ -318,7 +318,7 @@ def test_k_is_fitted_before_training_and_leaves_no_trace(tiny_run):
     levels, values = parts.method.state_dict()["pac_tuning"]["curve"]
     assert levels.tolist() == pytest.approx(np.exp(np.linspace(-6, -2, 3)))
     method = parts.method.methods[0]
-    with parts.streams.aside():
+    with parts.streams.preserved():
         parts.streams["pac_tuning/K"].restart()
         losses = [method._random_losses(parts.context, float(level)) for level in levels]
     found = [reference.smallest_k(loss.double().numpy(), 5.0) for loss in losses]

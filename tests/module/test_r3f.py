@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from module.methods import parse_method
-from module.methods.r3f import R3F, R3FSettings, draw
+from module.methods.r3f import R3F, R3FSettings
 from module.param_index import Kind, Role
 from module.random_streams import RandomStreams
 from module.resolution import LostNoise
 from tests import toy
+from tests.module.models import make_context, make_parameters
 from tests.reference import r3f as reference
 
 
@@ -78,7 +79,13 @@ def test_a_term_that_is_off_costs_no_pass(regression, changes, passes):
 
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
 def test_noise_has_the_size_it_says(kind):
-    z = draw(RandomStreams(3)["r3f"], torch.empty(400, 500), R3FSettings(noise_scale=1e-5, noise=kind)) / 1e-5
+    seen = []
+    context = make_context(make_parameters().items(), seed=3)
+    context.model.regression, context.model.embed = False, lambda batch: torch.zeros(400, 500)
+    context.model.logits = lambda batch, inputs_embeds: seen.append(inputs_embeds)
+    context.model.divergence = lambda logits, other: 0.0
+    R3F(R3FSettings(noise_scale=1e-5, noise=kind)).extra_loss(context, None, None)
+    z = seen[0] / 1e-5
     assert abs(z.mean()) < 0.01
     if kind == "normal":
         assert z.std().item() == pytest.approx(1.0, abs=0.01)

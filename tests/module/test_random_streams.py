@@ -70,7 +70,7 @@ def test_states_hold_the_sources_apart():
     torch.manual_seed(77)
     other.restore(states)
     assert torch.equal(apart(other), expected[0])
-    with streams.aside():
+    with streams.preserved():
         apart(streams, "new")
     assert "new" not in streams.state()["apart"]
 
@@ -84,7 +84,7 @@ def of_rank(rank, seed=1):
 def drawn(streams):
     """What every process draws alike, and what each draws for itself."""
     everyone = streams["noise"].normal(LIKE)
-    return everyone, torch.cat([mask(streams), apart(streams), streams.own("passes").kept(LIKE, 0.5)])
+    return everyone, torch.cat([mask(streams), apart(streams), streams.per_rank("passes").kept(LIKE, 0.5)])
 
 
 def test_processes_share_what_is_not_their_own():
@@ -92,14 +92,14 @@ def test_processes_share_what_is_not_their_own():
     assert torch.equal(first[0], second[0])
     assert not torch.equal(first[1], second[1])
     assert torch.equal(first[1], one[1]), "rank 0 draws what one process draws"
-    assert torch.equal(RandomStreams(1)["passes"].kept(LIKE, 0.5), RandomStreams(1).own("passes").kept(LIKE, 0.5))
+    assert torch.equal(RandomStreams(1)["passes"].kept(LIKE, 0.5), RandomStreams(1).per_rank("passes").kept(LIKE, 0.5))
 
 
 def resumed(rank, states, ranks=2):
     """The streams of a new process, one of which a method asks for while it is set up."""
     torch.manual_seed(999)
     streams = of_rank(rank)
-    streams.own("passes")
+    streams.per_rank("passes")
     streams.resume(states, ranks, step=7)
     return streams
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
-from module.clipping import clip_gradients
-from module.row_sparse import RowSparseEmbedding, can_be_row_sparse, gradient_values
+from module.clipping import clip_gradients, gradient_values
+from module.row_sparse import RowSparseEmbedding, can_be_row_sparse
 
 ROWS, WIDTH = 300, 24  # blocks of 1,024 entries begin inside rows
 OPTIMIZERS = {

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from module.mean_teacher import MeanTeacher
 from module.methods.child_tuning import ChildTuning
-from module.pac_bayes import NoiseWidths
+from module.methods.parts.mean_teacher import MeanTeacher
+from module.methods.parts.pac_bayes import NoiseWidths
 from tests.module.hooked import Hooked
 from tests.module.models import PERTURBED
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from module.mean_teacher import MeanTeacher, predicting
+from module.methods.parts.mean_teacher import MeanTeacher, predicting
 from module.methods.smart import SMART, SMARTSettings, climb, token_norms
 from module.random_streams import RandomStreams
 from module.resolution import LostNoise

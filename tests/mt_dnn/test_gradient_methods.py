@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from data_utils.errors import SettingError
+from module.clipping import gradient_values
 from module.methods.child_tuning import ChildTuningSettings
 from module.methods.component_clip import ComponentClipSettings
 from module.methods.reinit import ReinitSettings
-from module.row_sparse import gradient_values
 from mt_dnn.config import run_dir
 from mt_dnn.run import run
 from tests.mt_dnn.method_runs import assert_same_weights, build, final_weights

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..kernels.engine import Engine
-from ..kernels.guard import address
-from ..kernels.member import Member, on_device
-from ..kernels.state import SENSITIVITY, STEP
-from ..pats import PATS
-from ..seeds import stream_seed
+from ...kernels.engine import Engine
+from ...kernels.guard import address
+from ...kernels.member import Member, on_device
+from ...kernels.state import SENSITIVITY, STEP
+from ...pats import PATS
+from ...seeds import stream_seed
 
 SPREADS = ("uniform", "shuffled")
 

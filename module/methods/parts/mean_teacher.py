@@ -1,13 +1,12 @@
 """A moving average of the trained weights that can stand in for them: the teacher of SMART's proximal term."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
-
-from .evaluating import evaluating
-from .kernels.guard import check_saved
+from ...evaluating import evaluating
+from ...lazy import guard, torch
 
 
 class MeanTeacher:
@@ -17,7 +16,7 @@ class MeanTeacher:
         named_parameters: Names and parameters; those that are not trained are left out.
     """
 
-    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+    def __init__(self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
         self._parameters = {name: p for name, p in named_parameters if p.requires_grad}
         self.weights = {name: p.detach().clone() for name, p in self._parameters.items()}
 
@@ -28,7 +27,7 @@ class MeanTeacher:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The network computes with the teacher's weights inside; graphs made outside stay valid after it."""
+        """Let the network compute with the teacher's weights inside; graphs made outside stay valid after it."""
         own = {name: p.data for name, p in self._parameters.items()}
         for name, parameter in self._parameters.items():
             parameter.data = self.weights[name]
@@ -38,20 +37,20 @@ class MeanTeacher:
             for name, parameter in self._parameters.items():
                 parameter.data = own[name]
 
-    def load(self, weights: Mapping[str, Tensor]) -> None:
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Take over saved ``weights``, from any device.
 
         Raises:
             TypeError: If one is missing or no plain tensor; nothing has been changed then.
             ValueError: If one has another shape.
         """
-        found = [check_saved(name, "teacher", weights.get(name), own.shape) for name, own in self.weights.items()]
+        found = [guard.check_saved(name, "teacher", weights.get(name), own.shape) for name, own in self.weights.items()]
         for own, weight in zip(self.weights.values(), found, strict=True):
             own.copy_(weight)
 
 
 @contextmanager
-def predicting(network: nn.Module) -> Iterator[None]:
-    """Inside, a network computes as in evaluation: no dropout, no noise, no graph. Its modes come back."""
+def predicting(network: torch.nn.Module) -> Iterator[None]:
+    """Let a network compute as in evaluation inside: no dropout, no noise, no graph. Its modes come back."""
     with evaluating(network), torch.no_grad():
         yield

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .random_streams import RandomStream
+from ...random_streams import RandomStream
 
 
 class _Mix(torch.autograd.Function):

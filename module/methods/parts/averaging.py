@@ -1,14 +1,14 @@
 """Averages of the weights along a run, evaluated in their place: what EMA and SWA share."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from ..context import MethodContext
-from ..method import FineTuningMethod, Resource
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from ...context import MethodContext
+from ...lazy import guard, torch
+from ...method import FineTuningMethod, Resource
 
 
 class Averaged(Protocol):
@@ -23,18 +23,10 @@ class Averaged(Protocol):
         """Epochs before the first step that counts."""
 
 
-def check_start(settings: Averaged) -> None:
-    """Check when an average starts.
-
-    Raises:
-        ValueError: If that is before the run.
-    """
-    for name in ("start_step", "start_epoch"):
-        if getattr(settings, name) < 0:
-            raise ValueError(f"Invalid {name}: {getattr(settings, name)}: a whole number of at least 0 is needed")
+A = TypeVar("A", bound=Averaged)
 
 
-class WeightAveraging(FineTuningMethod):
+class WeightAveraging(FineTuningMethod[A]):
     """``average += weight (theta - average)`` after steps; the first time ``average = theta``.
 
     Trained on are the raw weights. Evaluation, and the weights kept as the run's result, are the average once it has
@@ -43,11 +35,12 @@ class WeightAveraging(FineTuningMethod):
 
     exclusive = frozenset({Resource.EVALUATED_WEIGHTS})
     rank = 100  # after everything that changes the weights
+    evaluates_other_weights = True
 
-    def __init__(self, settings: Any = None) -> None:
+    def __init__(self, settings: A | None = None) -> None:
         super().__init__(settings)
         self._count = 0
-        self._average: dict[str, Tensor] = {}
+        self._average: dict[str, torch.Tensor] = {}
 
     def weight(self, count: int) -> float:
         """Weight of the next weights in the average, in [0, 1], after ``count`` >= 1 of them."""
@@ -69,7 +62,7 @@ class WeightAveraging(FineTuningMethod):
 
     def _first(self, context: MethodContext) -> int:
         """Steps before the first that counts."""
-        settings: Averaged = self.settings
+        settings = self.settings
         steps_per_epoch = context.total_steps // max(context.total_epochs, 1)
         return max(settings.start_step, settings.start_epoch * steps_per_epoch)
 
@@ -79,8 +72,6 @@ class WeightAveraging(FineTuningMethod):
 
     def after_step(self, context: MethodContext) -> None:
         """Take the new weights into the average."""
-        import torch
-
         since = context.step - self._first(context)
         if since < 0 or not self.counts(since):
             return
@@ -93,17 +84,10 @@ class WeightAveraging(FineTuningMethod):
                 torch._foreach_lerp_(averages, list(trained.values()), self.weight(self._count))
         self._count += 1
 
-    def _average_of(self, name: str, theta: "Tensor") -> "Tensor":
-        from ..kernels.guard import check_saved
-
-        average = check_saved(name, "average", self._average.get(name), theta.shape)
+    def _average_of(self, name: str, theta: torch.Tensor) -> torch.Tensor:
+        average = guard.check_saved(name, "average", self._average.get(name), theta.shape)
         self._average[name] = average.to(theta.device)  # out of a checkpoint it comes on the CPU
         return self._average[name]
-
-    @property
-    def evaluates_other_weights(self) -> bool:
-        """Yes."""
-        return True
 
     @contextmanager
     def evaluation(self, context: MethodContext) -> Iterator[None]:
@@ -115,8 +99,6 @@ class WeightAveraging(FineTuningMethod):
             self._swap(context)
 
     def _swap(self, context: MethodContext) -> None:
-        import torch
-
         if not self._average:
             return
         with torch.no_grad():
@@ -135,5 +117,5 @@ class WeightAveraging(FineTuningMethod):
         self._count, self._average = state["count"], dict(state["average"])
 
 
-def _trained(context: MethodContext) -> "dict[str, Tensor]":
+def _trained(context: MethodContext) -> dict[str, torch.Tensor]:
     return {info.name: info.parameter for info in context.params if info.parameter.requires_grad}

@@ -13,20 +13,19 @@ as the authors' code has it (PAC-tuning, https://arxiv.org/abs/2310.17588). Thei
 nothing is left for autograd, which would keep copies of everything.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from .kernels.guard import check_saved
+from ...lazy import guard, torch
 
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # Adam's for the widths, as in the authors' code
 _HEAD_DECAY, _HEAD_DECAY_STEPS = 0.9, 10  # their head's step shrinks by a tenth every ten steps
 
 
-def fit_k(losses: Tensor, gamma: float) -> float:
+def fit_k(losses: torch.Tensor, gamma: float) -> float:
     """Return the least K with ``mean exp(gamma (mu - loss)) <= exp(3 gamma^2 K^2 / 2)``, mu the mean loss.
 
     The authors search for it in factors of 1.5 and 1.1, which ends at most a tenth below.
@@ -52,13 +51,13 @@ class KCurve:
         values: (n,) K there; made non-decreasing.
     """
 
-    def __init__(self, levels: Tensor, values: Tensor) -> None:
+    def __init__(self, levels: torch.Tensor, values: torch.Tensor) -> None:
         self.levels, self.values = levels, values.cummax(0).values
         slopes = self.values.diff() / levels.diff()
         self._bends = slopes.diff(prepend=slopes.new_zeros(1))  # (n - 1,) change of slope at each level but the last
 
-    def __call__(self, width: Tensor) -> tuple[Tensor, Tensor]:
-        """() -> K and its slope there."""
+    def __call__(self, width: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return K at a width, and its slope there: () each."""
         over = (width - self.levels[:-1]).clamp(min=0.0)
         return self.values[0] + (over * self._bends).sum(), ((over > 0.0) * self._bends).sum()
 
@@ -78,7 +77,7 @@ class NoiseWidths:
 
     def __init__(
         self,
-        weights: Sequence[Tensor],
+        weights: Sequence[torch.Tensor],
         in_head: Sequence[bool],
         per_weight: bool,
         step_size: float,
@@ -98,11 +97,11 @@ class NoiseWidths:
         self._squares = [torch.zeros_like(value) for value in self._values]
         self._count = self.prior.new_zeros(())
 
-    def noise(self, draws: Sequence[Tensor]) -> list[Tensor]:
-        """Standard noise, as the weights' shapes -> what is added to the weights."""
+    def noise(self, draws: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the noise to add to the weights, from standard noise of their shapes."""
         return [draw * width.exp() for draw, width in zip(draws, self.log_std, strict=True)]
 
-    def kl(self, weights: Sequence[Tensor]) -> Tensor:
+    def kl(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
         """() float64, at least 0 up to rounding; 0 where widths are the prior's and weights theta0."""
         total = self.prior.new_zeros((), dtype=torch.float64)
         for spread, width, prior in zip(self._spreads(weights), self.log_std, self.prior.double(), strict=True):
@@ -110,22 +109,22 @@ class NoiseWidths:
             total += (-2 * prior).exp() * spread / 2 + prior * n - width.sum(dtype=torch.float64) - n / 2
         return total
 
-    def bound(self, weights: Sequence[Tensor], curve: KCurve, gamma: float, examples: int) -> Tensor:
-        """() float64: L_PAC."""
+    def bound(self, weights: Sequence[torch.Tensor], curve: KCurve, gamma: float, examples: int) -> torch.Tensor:
+        """Return L_PAC: () float64."""
         k, _ = curve(self.prior.double().mean().exp())
         rest = 10 + 3 * len(self.log_std)
         return 1.5 * gamma * k**2 + (self.kl(weights) + rest) / (gamma * examples)
 
-    def pulls(self, weights: Sequence[Tensor], gamma: float, examples: int) -> list[Tensor]:
-        """Gradients of L_PAC with respect to the weights."""
+    def pulls(self, weights: Sequence[torch.Tensor], gamma: float, examples: int) -> list[torch.Tensor]:
+        """Return the gradients of L_PAC with respect to the weights."""
         factors = (-2 * self.prior).exp() / (gamma * examples)
         return [(w - start) * factor for w, start, factor in zip(weights, self.starts, factors, strict=True)]
 
     def learn(
         self,
-        weights: Sequence[Tensor],
-        loss_gradients: Sequence[Tensor | None],
-        draws: Sequence[Tensor],
+        weights: Sequence[torch.Tensor],
+        loss_gradients: Sequence[torch.Tensor | None],
+        draws: Sequence[torch.Tensor],
         curve: KCurve,
         gamma: float,
         examples: int,
@@ -161,10 +160,10 @@ class NoiseWidths:
         rates = torch.stack([self._rate(head) for head in self.in_head])
         self._adam(len(self.log_std), of_prior.to(self.prior.dtype), rates, finite)
 
-    def mean_width(self) -> Tensor:
+    def mean_width(self) -> torch.Tensor:
         """() mean of exp(p) over all weights."""
         total = sum(width.exp().sum() for width in self.log_std)
-        assert isinstance(total, Tensor)
+        assert isinstance(total, torch.Tensor)
         return total / sum(width.numel() for width in self.log_std)
 
     def state_dict(self) -> dict[str, Any]:
@@ -186,11 +185,11 @@ class NoiseWidths:
             wanted = len(self._values)
             raise ValueError(f"The checkpoint has widths of {counts} tensors, the model of {wanted}: load its own")
         pairs = [
-            (own, check_saved(f"weight {i}", part, saved, own.shape))
+            (own, guard.check_saved(f"weight {i}", part, saved, own.shape))
             for part, tensors in (("values", self._values), ("means", self._means), ("squares", self._squares))
             for i, (own, saved) in enumerate(zip(tensors, state[part], strict=True))
         ]
-        pairs.append((self._count, check_saved("widths", "count", state["count"], self._count.shape)))
+        pairs.append((self._count, guard.check_saved("widths", "count", state["count"], self._count.shape)))
         for own, saved in pairs:
             own.copy_(saved)
 
@@ -203,21 +202,21 @@ class NoiseWidths:
             for i in chosen:
                 self.log_std[i].copy_(value)
 
-    def _spreads(self, weights: Sequence[Tensor]) -> list[Tensor]:
+    def _spreads(self, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Sum of exp(2p) + (theta - theta0)^2 of each tensor, float64."""
         return [
             (2 * width).exp().sum(dtype=torch.float64) + (weight - start).square().sum(dtype=torch.float64)
             for width, weight, start in zip(self.log_std, weights, self.starts, strict=True)
         ]
 
-    def _rate(self, in_head: bool) -> Tensor:
+    def _rate(self, in_head: bool) -> torch.Tensor:
         step_size, head_step_size, head_factor = self._steps
         if not in_head:
             return torch.full_like(self._count, step_size)
         decayed = head_factor * _HEAD_DECAY ** (self._count / _HEAD_DECAY_STEPS).floor()
         return head_step_size * decayed.clamp(min=1.0)
 
-    def _adam(self, i: int, gradient: Tensor, rate: Tensor, finite: Tensor) -> None:
+    def _adam(self, i: int, gradient: torch.Tensor, rate: torch.Tensor, finite: torch.Tensor) -> None:
         value, mean, square = self._values[i], self._means[i], self._squares[i]
         new_mean = mean.lerp(gradient, 1.0 - _BETA1)
         new_square = (square * _BETA2).addcmul_(gradient, gradient, value=1.0 - _BETA2)

@@ -1,0 +1,1 @@
+"""Building blocks of single methods and of families; the files beside this folder hold the methods."""
