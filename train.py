@@ -6,10 +6,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from data_utils.command_line import Ending
     from mt_dnn.config import RunConfig
     from mt_dnn.results import RunResult
 
@@ -30,9 +32,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     level = logging.INFO if rank == "0" else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
-        from data_utils.command_line import status_of
+        from data_utils.command_line import mistakes_told
 
-        return status_of(lambda: _train(sys.argv[1:] if arguments is None else arguments, rank))
+        with mistakes_told() as ending, _stops_told(rank, ending):
+            from mt_dnn.config_parser import config_from_arguments
+
+            config = config_from_arguments(sys.argv[1:] if arguments is None else arguments)
+            from mt_dnn.data_parallel import join  # after the command line is understood: these import torch
+            from mt_dnn.progress import progress_bar
+            from mt_dnn.run import DoneRun, open_run
+
+            label = f"{config.task} {config.method} seed={config.seed}"
+            with (
+                join(config.device) as ranks,
+                progress_bar(label, shown=ranks.first) as report,
+                open_run(config, report, ranks=ranks) as trainer,
+            ):
+                trainer.fit()
+            ending.status = _tell(config, trainer.result, ranks.first, again=isinstance(trainer, DoneRun))
+        return ending.status
     except KeyboardInterrupt:
         if rank == "0":
             print(
@@ -41,23 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return KILLED
 
 
-def _train(arguments: Sequence[str], rank: str) -> int:
+@contextmanager
+def _stops_told(rank: str, ending: Ending) -> Iterator[None]:
+    """Tell in one line what ends a run before its end, and set the exit status."""
     from data_utils.errors import SettingError, error_line
-    from mt_dnn.config import run_dir
-    from mt_dnn.config_parser import config_from_arguments
     from mt_dnn.interrupt import Interrupted, RankLost
-    from mt_dnn.results import RunDirectory, RunLocked
+    from mt_dnn.results import RunLocked
 
     try:
-        config = config_from_arguments(arguments)
-        before = RunDirectory(run_dir(config)).read_result()
-        from mt_dnn.data_parallel import join
-        from mt_dnn.progress import progress_bar
-        from mt_dnn.run import run
-
-        label = f"{config.task} {config.method} seed={config.seed}"
-        with join(config.device) as ranks, progress_bar(label, shown=ranks.first) as report:
-            result = run(config, report, ranks=ranks)
+        yield
     except RunLocked as error:
         raise SettingError(str(error)) from None
     except (SettingError, OSError) as error:
@@ -66,12 +76,11 @@ def _train(arguments: Sequence[str], rank: str) -> int:
         raise SettingError(f"process {rank}: {error_line(error)}") from None
     except RankLost as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        ending.status = 1
     except Interrupted as stop:
         if rank == "0":
             print(stop, file=sys.stderr)
-        return 75
-    return _tell(config, result, ranks.first, again=before is not None and before.done)
+        ending.status = 75
 
 
 def _tell(config: RunConfig, result: RunResult, first: bool, again: bool) -> int:

@@ -57,7 +57,7 @@ def build(config: RunConfig, data: Datasets, batches: Sequence[list[Batch]]) -> 
     before = time.perf_counter() - started
 
     def train(window: list[Batch]) -> None:
-        step(window, 1.0)
+        step(window)
         parts.context.step += 1
 
     return train, before

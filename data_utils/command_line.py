@@ -7,7 +7,9 @@ import os
 import re
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NoReturn
 
 from data_utils.errors import SettingError, error_line, naming, one_line
@@ -56,24 +58,43 @@ def plain(message: str, parser: argparse.ArgumentParser) -> str:
     return f"unknown setting {arguments}" + (f" (did you mean {' or '.join(near[:3])}?)" if near else "")
 
 
+@dataclass(slots=True)
+class Ending:
+    """How a command ends."""
+
+    status: int = 0
+
+
 def status_of(do: Callable[[], int | None]) -> int:
-    """Do a command's work and return the exit status it gives, None being 0; 2 after a wrong setting or file.
+    """Do a command's work and return the exit status it gives, None being 0; see :func:`mistakes_told`."""
+    with mistakes_told() as ending:
+        ending.status = do() or 0
+    return ending.status
+
+
+@contextmanager
+def mistakes_told() -> Iterator[Ending]:
+    """Let a command work inside; a wrong setting or file is told in one line and makes its exit status 2.
 
     A reader of standard output that has seen enough, such as head, ends the work with 0.
+
+    Yields:
+        Where the command puts its exit status.
     """
     print_anything()
+    ending = Ending()
     try:
-        status = do() or 0
+        yield ending
         with naming("standard output"):
             sys.stdout.flush()
-        return status
     except BrokenPipeError as error:
         if error.filename not in (None, "standard output") or not _reader_has_left():
-            return _told(error)
+            ending.status = _told(error)
+            return
         _drop_output()
-        return 0
+        ending.status = 0
     except (SettingError, OSError, MemoryError) as error:
-        return _told(error)
+        ending.status = _told(error)
 
 
 def print_anything() -> None:

@@ -1,16 +1,27 @@
-"""The progress bar of one run: steps, epoch and best score; silent where no one watches."""
+"""The progress of one run: steps, epoch and best score, and the bar that shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-if TYPE_CHECKING:
-    from mt_dnn.trainer import Progress
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands after a step."""
+
+    step: int
+    """Optimizer steps made."""
+    total_steps: int
+    """Of the whole run."""
+    epoch: int
+    """1-based."""
+    best_score: float | None
+    """Percent; None before the first evaluation."""
 
 
 @contextmanager
