@@ -6,12 +6,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from data_utils.command_line import print_anything, status_of
+
 if TYPE_CHECKING:
-    from data_utils.command_line import Ending
     from mt_dnn.config import RunConfig
     from mt_dnn.results import RunResult
 
@@ -31,56 +31,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rank = os.environ.get("RANK", "0")  # of torchrun; the first process speaks for all
     level = logging.INFO if rank == "0" else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    print_anything()
     try:
-        from data_utils.command_line import mistakes_told
+        from mt_dnn.config_parser import config_from_arguments
 
-        with mistakes_told() as ending, _stops_told(rank, ending):
-            from mt_dnn.config_parser import config_from_arguments
+        config = config_from_arguments(sys.argv[1:] if arguments is None else arguments)
+        from mt_dnn.data_parallel import join  # these import torch, which a wrong command line need not wait for
+        from mt_dnn.progress import progress_bar
+        from mt_dnn.run import DoneRun, open_run
 
-            config = config_from_arguments(sys.argv[1:] if arguments is None else arguments)
-            from mt_dnn.data_parallel import join  # after the command line is understood: these import torch
-            from mt_dnn.progress import progress_bar
-            from mt_dnn.run import DoneRun, open_run
-
-            label = f"{config.task} {config.method} seed={config.seed}"
-            with (
-                join(config.device) as ranks,
-                progress_bar(label, shown=ranks.first) as report,
-                open_run(config, report, ranks=ranks) as trainer,
-            ):
-                trainer.fit()
-            ending.status = _tell(config, trainer.result, ranks.first, again=isinstance(trainer, DoneRun))
-        return ending.status
+        label = f"{config.task} {config.method} seed={config.seed}"
+        with (
+            join(config.device) as ranks,
+            progress_bar(label, shown=ranks.first) as report,
+            open_run(config, report, ranks=ranks) as trainer,
+        ):
+            trainer.fit()
+        again = isinstance(trainer, DoneRun)
+        return status_of(lambda: _tell(config, trainer.result, ranks.first, again))
     except KeyboardInterrupt:
         if rank == "0":
             print(
                 "stopped at once; the same command goes on from the last checkpoint, if there is one", file=sys.stderr
             )
         return KILLED
+    except Exception as reason:
+        error = reason
+    return status_of(lambda: _stopped(error, rank))
 
 
-@contextmanager
-def _stops_told(rank: str, ending: Ending) -> Iterator[None]:
-    """Tell in one line what ends a run before its end, and set the exit status."""
+def _stopped(error: Exception, rank: str) -> int:
+    """Tell in one line what ended a run before its end; returns the exit status, or raises what is to be told."""
     from data_utils.errors import SettingError, error_line
     from mt_dnn.interrupt import Interrupted, RankLost
     from mt_dnn.results import RunLocked
 
-    try:
-        yield
-    except RunLocked as error:
-        raise SettingError(str(error)) from None
-    except (SettingError, OSError) as error:
-        if rank == "0":
-            raise
-        raise SettingError(f"process {rank}: {error_line(error)}") from None
-    except RankLost as error:
+    if isinstance(error, RankLost):
         print(f"error: {error}", file=sys.stderr)
-        ending.status = 1
-    except Interrupted as stop:
+        return 1
+    if isinstance(error, Interrupted):
         if rank == "0":
-            print(stop, file=sys.stderr)
-        ending.status = 75
+            print(error, file=sys.stderr)
+        return 75
+    if isinstance(error, RunLocked):
+        raise SettingError(str(error))
+    if rank != "0" and isinstance(error, SettingError | OSError):
+        raise SettingError(f"process {rank}: {error_line(error)}")
+    raise error
 
 
 def _tell(config: RunConfig, result: RunResult, first: bool, again: bool) -> int:

@@ -49,7 +49,7 @@ def build(config: RunConfig, data: Datasets, batches: Sequence[list[Batch]]) -> 
     parts = assemble(config, data.task_def, source, device, precision, total_steps=10_000)
     parts.model.n_examples = sum(batch.size for window in batches for batch in window)
     parts.model.passes = lambda: iter(batches)
-    step = TrainingStep(parts, precision, config.global_grad_clipping, device)
+    step = TrainingStep(parts, config.global_grad_clipping)
     synchronize()
     started = time.perf_counter()
     parts.method.before_fit(parts.context)

@@ -7,9 +7,7 @@ import os
 import re
 import select
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NoReturn
 
 from data_utils.errors import SettingError, error_line, naming, one_line
@@ -58,43 +56,24 @@ def plain(message: str, parser: argparse.ArgumentParser) -> str:
     return f"unknown setting {arguments}" + (f" (did you mean {' or '.join(near[:3])}?)" if near else "")
 
 
-@dataclass(slots=True)
-class Ending:
-    """How a command ends."""
-
-    status: int = 0
-
-
 def status_of(do: Callable[[], int | None]) -> int:
-    """Do a command's work and return the exit status it gives, None being 0; see :func:`mistakes_told`."""
-    with mistakes_told() as ending:
-        ending.status = do() or 0
-    return ending.status
-
-
-@contextmanager
-def mistakes_told() -> Iterator[Ending]:
-    """Let a command work inside; a wrong setting or file is told in one line and makes its exit status 2.
+    """Do a command's work and return the exit status it gives, None being 0; 2 after a wrong setting or file.
 
     A reader of standard output that has seen enough, such as head, ends the work with 0.
-
-    Yields:
-        Where the command puts its exit status.
     """
     print_anything()
-    ending = Ending()
     try:
-        yield ending
+        status = do() or 0
         with naming("standard output"):
             sys.stdout.flush()
+        return status
     except BrokenPipeError as error:
         if error.filename not in (None, "standard output") or not _reader_has_left():
-            ending.status = _told(error)
-            return
+            return _told(error)
         _drop_output()
-        ending.status = 0
+        return 0
     except (SettingError, OSError, MemoryError) as error:
-        ending.status = _told(error)
+        return _told(error)
 
 
 def print_anything() -> None:

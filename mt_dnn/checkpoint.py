@@ -166,12 +166,8 @@ def _write_weights(network: nn.Module, path: Path) -> None:
     path.unlink(missing_ok=True)
     path.touch()  # with the mode of any other file: safetensors makes its own readable for its owner alone
     mode = path.stat().st_mode
-    save_file(_contiguous(network), path)
+    save_file({name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}, path)
     path.chmod(mode)
-
-
-def _contiguous(network: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
 
 
 def _found(folder: Path) -> list[tuple[int, Path]]:

@@ -1,6 +1,6 @@
 """One pass of a network over a data set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,6 @@ def all_logits(
     n_class: int,
     device: torch.device,
     precision: Precision,
-    on_batch: Callable[[int, int], None] | None = None,
     ranks: Ranks = ONE_PROCESS,
 ) -> npt.NDArray[np.float32]:
     """Logits of every example; the network's modes and its parameters are as before afterwards.
@@ -33,7 +32,6 @@ def all_logits(
         n_class: K of the task.
         device: Where the network is.
         precision: Of the forward passes.
-        on_batch: Called after each batch with the number of batches done and their total.
         ranks: Processes that divide the batches; each gets all logits.
 
     Returns:
@@ -43,33 +41,16 @@ def all_logits(
         ValueError: The batches are not every row exactly once.
     """
     shares = [batches[rank :: ranks.size] for rank in range(ranks.size)]
-    dealt = [np.asarray(b, dtype=np.int64) for share in shares for b in share]
+    dealt = [np.asarray(batch, dtype=np.int64) for share in shares for batch in share]
     order = np.concatenate(dealt) if dealt else np.empty(0, np.int64)
     if not np.array_equal(np.sort(order), np.arange(len(cache))):
         raise ValueError(f"batches hold {len(order)} rows, which are not each of the {len(cache)} rows once")
-    with evaluating(network):
-        mine = _forward(network, cache, shares[ranks.rank], n_class, device, precision, on_batch)
-    logits = np.concatenate(ranks.gather(mine))
+    collected = [torch.empty((0, n_class), dtype=torch.float32, device=device)]  # a process may have no batch
+    with evaluating(network), torch.inference_mode(), precision.autocast():
+        ready = prefetch(shares[ranks.rank], lambda rows: network.encoder.batch(cache, rows, device))
+        collected += [network(batch) for batch in ready]
+        found = torch.cat(collected).cpu().numpy()  # the host waits for the device once, here
+    logits = np.concatenate(ranks.gather(found))
     in_row_order = np.empty_like(logits)
     in_row_order[order] = logits
     return in_row_order
-
-
-def _forward(
-    network: Network,
-    cache: TokenCache,
-    batches: Sequence[npt.NDArray[np.int64]],
-    n_class: int,
-    device: torch.device,
-    precision: Precision,
-    on_batch: Callable[[int, int], None] | None,
-) -> npt.NDArray[np.float32]:
-    """(N, K) logits in the order of the batches; the host waits for the device once, at the end."""
-    collected = [torch.empty((0, n_class), dtype=torch.float32, device=device)]  # a process may have no batch
-    with torch.inference_mode(), precision.autocast():
-        ready = prefetch(batches, lambda indices: network.encoder.batch(cache, indices, device))
-        for done, batch in enumerate(ready, start=1):
-            collected.append(network(batch))
-            if on_batch is not None:
-                on_batch(done, len(batches))
-        return torch.cat(collected).cpu().numpy()

@@ -24,18 +24,20 @@ class GradientSum:
     averages inside of every backward (methods here make several and decide which of them count; SAM needs the sum in
     between), weighs ranks and not examples, waits for a backward that a rank without an example never makes, and takes
     no row-sparse gradients. What it would give is communication behind the computation.
+
+    Args:
+        ranks: The processes of the run.
+        named: The trained parameters, the same on all ranks.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self._parameters: list[int] = []
+    def __init__(self, ranks: Ranks, named: Sequence[tuple[str, nn.Parameter]]) -> None:
+        self._ranks, self._named = ranks, named
         self._kinds: list[int] = []
 
-    def __call__(self, named: Sequence[tuple[str, nn.Parameter]], loss: Tensor) -> Tensor:
+    def __call__(self, loss: Tensor) -> Tensor:
         """Replace gradients by their sums.
 
         Args:
-            named: The trained parameters, the same on all ranks.
             loss: () that travels with them, so that nobody waits for it.
 
         Returns:
@@ -45,7 +47,7 @@ class GradientSum:
             RuntimeError: A parameter has a gradient, or a kind of gradient, that none had at the first call.
         """
         parts = []
-        for kind, (_, parameter) in zip(self._agreed_kinds(named), named, strict=True):
+        for kind, (_, parameter) in zip(self._agreed_kinds(), self._named, strict=True):
             if kind == _ROWS:
                 parts.append(self._all_rows(parameter))
             elif kind == _DENSE:
@@ -58,14 +60,14 @@ class GradientSum:
         torch._foreach_copy_(parts, [found.view_as(part) for found, part in zip(sums, parts, strict=True)])
         return flat[-1].clone()
 
-    def _agreed_kinds(self, named: Sequence[tuple[str, nn.Parameter]]) -> list[int]:
+    def _agreed_kinds(self) -> list[int]:
         """The kind of each gradient: a rank without an example has none to look at. Agreed on once, on the hosts."""
-        parameters, mine = [id(parameter) for _, parameter in named], [_kind(parameter) for _, parameter in named]
-        if parameters != self._parameters:
+        mine = [_kind(parameter) for _, parameter in self._named]
+        if not self._kinds:
             kinds = torch.tensor(mine, dtype=torch.int64, device="cpu")
             self._ranks.all_reduce(kinds, dist.ReduceOp.MAX)
-            self._parameters, self._kinds = parameters, kinds.tolist()
-        for (name, _), kind, agreed in zip(named, mine, self._kinds, strict=True):
+            self._kinds = kinds.tolist()
+        for (name, _), kind, agreed in zip(self._named, mine, self._kinds, strict=True):
             if kind not in (_NONE, agreed):
                 raise RuntimeError(
                     f"the gradient of {name!r} is of another kind than in the first step of all processes"

@@ -15,13 +15,9 @@ class Progress:
     """Where a run stands after a step."""
 
     step: int
-    """Optimizer steps made."""
     total_steps: int
-    """Of the whole run."""
     epoch: int
-    """1-based."""
     best_score: float | None
-    """Percent; None before the first evaluation."""
 
 
 @contextmanager

@@ -20,11 +20,12 @@ from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder import resolve_encoder
 from mt_dnn.identity import KEY, Identity, check_same, finished_result, identity_of
 from mt_dnn.interrupt import Interrupted, RankLost, StopRequest
+from mt_dnn.leftovers import clear_result, sweep, sweep_unless_locked
 from mt_dnn.precision import Precision, resolve_precision
 from mt_dnn.progress import Progress
 from mt_dnn.provenance import provenance
 from mt_dnn.requirements import check_requirements
-from mt_dnn.results import RunDirectory, RunLocked, RunResult, Status
+from mt_dnn.results import RunDirectory, RunResult, Status
 from mt_dnn.trainer import PruneRule, Trainer
 
 log = logging.getLogger(__name__)
@@ -36,14 +37,7 @@ def run(
     prune: PruneRule | None = None,
     ranks: Ranks = ONE_PROCESS,
 ) -> RunResult:
-    """Compute one run, go on with it where it broke off, or return its result if it is done.
-
-    Returns:
-        The result, as in ``result.json``.
-
-    Raises:
-        SettingError, RunLocked, Interrupted, RankLost: As in :func:`open_run`, where the arguments are explained.
-    """
+    """Compute one run and return its result; arguments and errors are those of :func:`open_run`."""
     with open_run(config, on_progress, prune, ranks) as opened:
         opened.fit()
     return opened.result
@@ -66,7 +60,7 @@ def open_run(
     prune: PruneRule | None = None,
     ranks: Ranks = ONE_PROCESS,
 ) -> Iterator[Trainer | DoneRun]:
-    """Hold one run for this process: its directory, its lock, its data, and a trainer that goes on where it stands.
+    """Hold one run for this process, to compute it, to go on where it broke off, or to return its result if it is done.
 
     Args:
         config: The run.
@@ -89,7 +83,7 @@ def open_run(
     directory = RunDirectory(run_dir(config))
     finished = ranks.on_first(lambda: finished_result(config, prune is not None))
     if finished is not None:
-        ranks.on_first(partial(_tidy, directory, finished.done))
+        ranks.on_first(partial(sweep_unless_locked, directory, finished.done))
         yield DoneRun(finished)
         return
     # Device, precision, data and encoder come before the folder is made: a wrong one leaves nothing behind.
@@ -108,20 +102,21 @@ def open_run(
         ranks.check_same("seed", config.seed)
         ranks.check_same("content of data and encoder", identity.digest)
         given_up = ranks.on_first(lambda: _given_up(directory, identity))
-        with _disk_errors_told(directory):
+        try:
             # Before run.json is written: what the method refuses leaves none behind either.
             trainer = Trainer(config, data, source, directory, device, precision, stop, on_progress, prune, ranks)
             ranks.on_first(lambda: _begin(directory, given_up, _description(config, identity, precision, ranks)))
             with _failure_recorded(trainer):
                 yield trainer
+        except OSError as error:
+            raise SettingError(
+                f"output_dir: cannot write {directory.path} ({error.strerror or error}); free space or make it "
+                f"writable and start the same command again, the last checkpoint is intact"
+            ) from error
 
 
 def _claim_machine(config: RunConfig) -> tuple[torch.device, Precision]:
-    """Set this process up for the run; returns where it computes and in which number format.
-
-    Raises:
-        SettingError: the machine has not what the run asks for.
-    """
+    """Set this process up for the run; returns where it computes and in which number format."""
     keep_memory_between_steps()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -132,13 +127,6 @@ def _claim_machine(config: RunConfig) -> tuple[torch.device, Precision]:
     precision = resolve_precision(config.precision, device)
     check_requirements(config, on_cpu=device.type == "cpu")
     return device, precision
-
-
-def _tidy(directory: RunDirectory, done: bool) -> None:
-    """Remove what a kill between the result and the end left; leave it where another process is at work."""
-    if directory.leftovers(done):
-        with suppress(RunLocked, SettingError, OSError), directory.lock():
-            directory.sweep(done)
 
 
 def _identity(config: RunConfig, data: Datasets) -> Identity:
@@ -166,24 +154,10 @@ def _given_up(directory: RunDirectory, identity: Identity) -> RunResult | None:
 
 
 def _begin(directory: RunDirectory, given_up: RunResult | None, description: Mapping[str, object]) -> None:
-    """Clear away what an earlier attempt left, and write ``run.json``."""
-    if given_up is not None and given_up.status is Status.PRUNED:
-        directory.reopen()
-    elif given_up is not None:
-        directory.clear()
-    directory.sweep(done=False)
+    if given_up is not None:
+        clear_result(directory, given_up)
+    sweep(directory, done=False)
     directory.start(description)
-
-
-@contextmanager
-def _disk_errors_told(directory: RunDirectory) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SettingError(
-            f"output_dir: cannot write {directory.path} ({error.strerror or error}); free space or make it "
-            f"writable and start the same command again, the last checkpoint is intact"
-        ) from error
 
 
 @contextmanager

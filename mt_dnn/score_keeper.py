@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,44 +32,43 @@ class Diverged(RuntimeError):
     """A loss, weight or logit is NaN or infinite."""
 
 
+@dataclass
 class ScoreKeeper:
-    """Scores the network after every epoch and keeps logits and weights of the last and of the best one.
+    """Scores the network after every epoch and keeps logits and weights of the last and of the best one."""
 
-    Args:
-        config: The run.
-        data: Its sets.
-        rows: (N,) rows of the training set that are trained on.
-        parts: Network and method.
-        state: Where scores and logits are kept.
-        directory: Where weights are kept.
-        tracker: Is told the scores.
-        device: Where the network is.
-        ranks: Processes that divide the run.
+    config: RunConfig
+    data: Datasets
+    rows: npt.NDArray[np.int64]
+    """(N,) rows of the training set that are trained on."""
+    parts: Parts
+    state: TrainState
+    """Holds scores and logits."""
+    directory: RunDirectory
+    """Holds weights."""
+    tracker: Tracker
+    ranks: Ranks
 
-    Raises:
-        SettingError: An example of a dev set does not fit the encoder.
-    """
-
-    def __init__(
-        self,
-        config: RunConfig,
-        data: Datasets,
-        rows: npt.NDArray[np.int64],
-        parts: Parts,
-        state: TrainState,
-        directory: RunDirectory,
-        tracker: Tracker,
-        device: torch.device,
-        ranks: Ranks,
-    ) -> None:
-        self.config, self.data, self.parts, self.state, self.directory = config, data, parts, state, directory
-        self.tracker, self.device, self.ranks = tracker, device, ranks
-        for name, cache in data.evaluated.items():
-            parts.network.encoder.limits.check(name, cache)
+    def __post_init__(self) -> None:
+        """Refuse examples that the encoder does not take."""
+        for name, cache in self.data.evaluated.items():
+            self.parts.network.encoder.limits.check(name, cache)
         self.batches = {
-            name: evaluation_batches(cache.lengths, config.eval_batch_tokens) for name, cache in data.evaluated.items()
+            name: evaluation_batches(cache.lengths, self.config.eval_batch_tokens)
+            for name, cache in self.data.evaluated.items()
         }
-        self.constant_labels = constant_labels(data, rows)
+
+    def constant_labels(self) -> list[str]:
+        """A clause for each set whose labels are all the same, the training set first: its scores tell nothing."""
+        task_def = self.data.task_def
+        sets = {task_def.dataset_name("train"): self.data.train.labels[self.rows]}
+        sets |= {name: np.asarray(cache.labels) for name, cache in self.data.evaluated.items()}
+        return [
+            f"all {len(labels)} labels of {name} are {_shown(labels[0], task_def)}"
+            if len(labels) > 1
+            else f"{name} has one row"
+            for name, labels in sets.items()
+            if (labels == labels[0]).all()
+        ]
 
     def evaluate(self, epoch: int) -> None:
         """Score every set; keep logits and weights of the last and of the best epoch.
@@ -110,17 +110,9 @@ class ScoreKeeper:
             Diverged: A logit is NaN or infinite; metrics would make a class or a number of it.
         """
         data, task_def, parts = self.data, self.data.task_def, self.parts
-        logits, metrics = {}, {}
+        where, logits, metrics = (parts.streams.device, parts.model.precision), {}, {}
         for name, cache in data.evaluated.items():
-            found = all_logits(
-                parts.network,
-                cache,
-                self.batches[name],
-                task_def.n_class,
-                self.device,
-                parts.model.precision,
-                ranks=self.ranks,
-            )
+            found = all_logits(parts.network, cache, self.batches[name], task_def.n_class, *where, ranks=self.ranks)
             logits[name] = torch.from_numpy(found)
             metrics[name] = compute_metrics(task_def, found, np.asarray(cache.labels))
         for name, values in logits.items():
@@ -137,8 +129,8 @@ class ScoreKeeper:
             The status, and why it is degenerate if that is not because one class or value is predicted for every
             example.
         """
-        if self.constant_labels:
-            return Status.DEGENERATE, self.constant_labels[0]
+        for fault in self.constant_labels():
+            return Status.DEGENERATE, fault
         if all(_is_constant(self.state.logits[f"{name}.best_logits"]) for name in self.data.dev):
             return Status.DEGENERATE, None
         for name, epoch in (("best", self.state.best), ("last", self.state.last)):
@@ -195,27 +187,6 @@ def is_better(new: EpochScore, best: EpochScore | None) -> bool:
     if best is None or math.isnan(new.choice):
         return best is None
     return math.isnan(best.choice) or new.choice > best.choice
-
-
-def constant_labels(data: Datasets, rows: npt.NDArray[np.int64]) -> list[str]:
-    """Find the sets on which all labels are the same, so that nothing is learned or told apart.
-
-    Args:
-        data: The run's sets.
-        rows: (N,) rows of the training set that are trained on.
-
-    Returns:
-        A clause for each such set, the training set first; scores on it say nothing of a method.
-    """
-    sets = {data.task_def.dataset_name("train"): data.train.labels[rows]}
-    sets |= {name: np.asarray(cache.labels) for name, cache in data.evaluated.items()}
-    return [
-        f"all {len(labels)} labels of {name} are {_shown(labels[0], data.task_def)}"
-        if len(labels) > 1
-        else f"{name} has one row"
-        for name, labels in sets.items()
-        if (labels == labels[0]).all()
-    ]
 
 
 def _is_constant(logits: Tensor) -> bool:

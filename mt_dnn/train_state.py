@@ -84,36 +84,22 @@ class TrainState:
             setattr(self, name, value)
 
 
+@dataclass(slots=True)
 class Checkpointer:
-    """Saves a run where it stands and brings it back there; see :mod:`mt_dnn.checkpoint` for the files.
+    """Saves a run where it stands and brings it back there; see :mod:`mt_dnn.checkpoint` for the files."""
 
-    Args:
-        config: The run.
-        parts: Its network, method, optimizer and random streams.
-        scaler: Of its gradients.
-        watch: Of its sensitivities.
-        state: The rest of where it stands.
-        directory: Where it is written.
-        tracker: Is cut back to where the run goes on.
-        ranks: Processes that divide the run; all save and resume at the same step.
-        stop: Asks for the last checkpoint.
-    """
-
-    def __init__(
-        self,
-        config: RunConfig,
-        parts: Parts,
-        scaler: GradScaler,
-        watch: SensitivityWatch,
-        state: TrainState,
-        directory: RunDirectory,
-        tracker: Tracker,
-        ranks: Ranks,
-        stop: StopRequest,
-    ) -> None:
-        self.config, self.parts, self.scaler, self.watch, self.state = config, parts, scaler, watch, state
-        self.directory, self.tracker, self.ranks, self.stop = directory, tracker, ranks, stop
-        self._saved_at = time.monotonic()
+    config: RunConfig
+    parts: Parts
+    scaler: GradScaler
+    watch: SensitivityWatch
+    state: TrainState
+    directory: RunDirectory
+    tracker: Tracker
+    ranks: Ranks
+    """All save and resume at the same step."""
+    stop: StopRequest
+    saved_at: float = field(default_factory=time.monotonic)
+    """When the newest checkpoint was written, on this process's clock."""
 
     def resume(self) -> None:
         """Go to the newest checkpoint, or to the start.
@@ -152,7 +138,7 @@ class Checkpointer:
         config, step, total_steps = self.config, self.state.step, self.parts.context.total_steps
         if not self.ranks.talks_at(step, self.state.loss_sum.is_cpu or config.checkpoint_seconds == 0.0):
             return
-        due = time.monotonic() - self._saved_at >= config.checkpoint_seconds and step < total_steps
+        due = time.monotonic() - self.saved_at >= config.checkpoint_seconds and step < total_steps
         # Clocks and signals differ between ranks: what one of them wants, all do, at the same step.
         wish = self.ranks.all_reduce_max(_STOP if self.stop.asked else _SAVE if due else _GO_ON)
         if wish != _GO_ON:
@@ -165,7 +151,7 @@ class Checkpointer:
         self.state.spent()
         random = self.ranks.gather(self.parts.streams.state())
         self.ranks.on_first(lambda: self._write(random))  # the others wait: if one ended, torchrun would end the writer
-        self._saved_at = time.monotonic()
+        self.saved_at = time.monotonic()
 
     def _write(self, random: list[dict[str, Any]]) -> None:
         checkpoint.save_last(

@@ -66,15 +66,15 @@ class Trainer:
         self.rows = data.train_rows[chosen]
         self.total_steps = config.epochs * math.ceil(len(self.rows) / config.window)
         self.parts = parts = assemble(config, data.task_def, source, device, precision, self.total_steps, ranks)
-        self.batches = TrainingBatches(config, data, self.rows, parts.network.encoder, device, ranks)
+        self.batches = TrainingBatches(config, data, self.rows, parts, ranks)
         parts.model.n_examples, parts.model.passes = len(self.rows), self.batches.one_pass
         self.watch = SensitivityWatch(parts.network, parts.optimizer, config.sensitivity_beta)
         schedule = partial(
             learning_rate_multiplier, total_steps=self.total_steps, warmup=config.warmup, schedule=config.schedule
         )
-        self.step = TrainingStep(parts, precision, config.global_grad_clipping, device, ranks, schedule)
+        self.step = TrainingStep(parts, config.global_grad_clipping, ranks, schedule)
         self.tracker = Tracker(directory, config.tensorboard)
-        self.scores = ScoreKeeper(config, data, self.rows, parts, state, directory, self.tracker, device, ranks)
+        self.scores = ScoreKeeper(config, data, self.rows, parts, state, directory, self.tracker, ranks)
         self.checkpoints = Checkpointer(
             config, parts, self.step.scaler, self.watch, state, directory, self.tracker, ranks, stop
         )
@@ -164,7 +164,7 @@ class Trainer:
                 "%s: its only step stands at the start of the warm-up, where the learning rate is 0: nothing is "
                 "learned; train for more steps or with warmup 0", self.directory.path,
             )  # fmt: skip
-        for fault in self.scores.constant_labels:
+        for fault in self.scores.constant_labels():
             log.warning("%s: %s: the scores will tell nothing", self.directory.path, fault)
 
     def _is_hopeless(self, epoch: int) -> bool:

@@ -12,7 +12,6 @@ from mt_dnn.assembly import Parts
 from mt_dnn.batch import Batch
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.gradient_sum import GradientSum
-from mt_dnn.precision import Precision
 
 
 class TrainingStep:
@@ -20,9 +19,7 @@ class TrainingStep:
 
     Args:
         parts: From ``assemble``.
-        precision: Of the forward passes.
         max_norm: Largest global gradient norm; 0 switches clipping off.
-        device: Where the network is.
         ranks: Processes that divide the examples of every step.
         schedule: Multiplier of every group's peak learning rate, from the number of steps made; None: always 1.
     """
@@ -30,20 +27,17 @@ class TrainingStep:
     def __init__(
         self,
         parts: Parts,
-        precision: Precision,
         max_norm: float,
-        device: torch.device,
         ranks: Ranks = ONE_PROCESS,
         schedule: Callable[[int], float] | None = None,
     ) -> None:
-        self.parts, self.max_norm, self.device, self.ranks = parts, max_norm, device, ranks
-        self.schedule = schedule
-        self.scaler = precision.grad_scaler()
+        self.parts, self.max_norm, self.ranks, self.schedule = parts, max_norm, ranks, schedule
+        self.scaler = parts.model.precision.grad_scaler()
         parts.context.accumulate = self.accumulate_all
         self._gradients = parts.method.around(parts.context, self._accumulate)
         if ranks.size > 1:
-            self._gradient_sum, self._complete = GradientSum(ranks), False
             self._trained = [(name, p) for name, p in parts.network.named_parameters() if p.requires_grad]
+            self._gradient_sum, self._complete = GradientSum(ranks, self._trained), False
             # Buffers that forward passes change (R4F's power iteration): ranks make different numbers of them.
             state = parts.network.state_dict()
             self._buffers = [buffer for name, buffer in parts.network.named_buffers() if name in state]
@@ -85,7 +79,7 @@ class TrainingStep:
     def _begin(self, examples: int) -> None:
         self.parts.context.examples = examples
         if self.scaler.is_enabled():
-            one = torch.ones((), dtype=torch.float32, device=self.device)
+            one = torch.ones((), dtype=torch.float32, device=self.parts.streams.device)
             self.parts.context.gradient_scale = self.scaler.scale(one)
 
     def _over_all_ranks(self, loss: Tensor) -> Tensor:
@@ -94,13 +88,13 @@ class TrainingStep:
             self._complete = False
             self.ranks.all_reduce(loss)
         else:
-            loss = self._gradient_sum(self._trained, loss)
+            loss = self._gradient_sum(loss)
         self.ranks.broadcast(self._buffers)
         return loss
 
     def _complete_gradients(self) -> None:
         """Add up the gradients of all ranks before the hook ``gradients`` is over; ``context.complete_gradients``."""
-        self._gradient_sum(self._trained, torch.zeros((), dtype=torch.float32, device=self.device))
+        self._gradient_sum(torch.zeros((), dtype=torch.float32, device=self.parts.streams.device))
         self._complete = True
 
     def _accumulate(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
@@ -110,7 +104,7 @@ class TrainingStep:
             if any(parameter.grad is not None for _, parameter in self._trained):
                 raise RuntimeError("a method adds a pass to complete gradients: it must set them to None before")
             self._complete = False
-        total = torch.zeros((), dtype=torch.float32, device=self.device)
+        total = torch.zeros((), dtype=torch.float32, device=self.parts.streams.device)
         for batch in batches:
             logits = parts.model.logits(batch)
             loss = parts.model.loss(logits, batch)

@@ -100,7 +100,7 @@ def check_the_sum_of_gradients(ranks: Ranks) -> None:
     table, dense, idle, far = (nn.Parameter(torch.zeros(9, 2)) for _ in range(4))
     embedding = RowSparseEmbedding(nn.Embedding(9, 2, _weight=table.data))
     named = [("table", embedding.weight), ("dense", dense), ("idle", idle), ("far", far)]
-    all_reduce = GradientSum(ranks)
+    sum_up = GradientSum(ranks, named)
     for ids in ([[1, 4, 4], [4, 7]], [[], [2]], [[3], []]):  # of rank 0, of rank 1
         plain = torch.zeros(9, 2).requires_grad_()
         for tokens in ids:
@@ -111,7 +111,7 @@ def check_the_sum_of_gradients(ranks: Ranks) -> None:
             (embedding(torch.tensor(mine)).sum() + (ranks.rank + 1) * dense.sum()).backward()
         if not ranks.first and mine:
             far.sum().backward()
-        total = all_reduce(named, torch.tensor(float(len(mine))))
+        total = sum_up(torch.tensor(float(len(mine))))
         weight = sum(rank + 1 for rank in range(2) if ids[rank])
         assert total == sum(map(len, ids))
         assert embedding.weight.grad.is_coalesced()
@@ -121,7 +121,7 @@ def check_the_sum_of_gradients(ranks: Ranks) -> None:
         assert idle.grad is None
     idle.grad = torch.ones(9, 2)
     with pytest.raises(RuntimeError, match="gradient of 'idle' is of another kind"):
-        all_reduce(named, torch.tensor(0.0))
+        sum_up(torch.tensor(0.0))
 
 
 def main() -> None:
