@@ -1,4 +1,4 @@
-"""Checkpoints that either load bit for bit or say what is wrong with them; nothing in them is executed."""
+"""Checkpoints of a run: each loads bit for bit or is refused by name, and nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def load_weights(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def weights_file(folder: Path, name: str) -> Path:
-    """Where :func:`save_weights` writes."""
+    """The file that :func:`save_weights` writes."""
     return folder / name / _MODEL
 
 

@@ -85,8 +85,6 @@ class Ranks:
 
     def broadcast_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """Rank 0's tensors and plain values on every rank; on the others tensors come on the CPU."""
-        if self.size == 1:
-            return state
         buffer = io.BytesIO()
         if self.first:
             torch.save(state, buffer)
@@ -95,19 +93,16 @@ class Ranks:
 
     def all_reduce_max(self, value: int) -> int:
         """Largest of the ranks' values."""
-        if self.size == 1:
-            return value
         box = torch.tensor(value, dtype=torch.int64, device="cpu")
-        with self._talking():
-            dist.all_reduce(box, dist.ReduceOp.MAX)
+        self.all_reduce(box, dist.ReduceOp.MAX)
         return int(box)
 
     def talks_at(self, step: int, always: bool) -> bool:
-        """Whether the ranks agree on checkpoints and signals after this step, which makes their hosts wait."""
+        """Whether the ranks agree on checkpoints and signals after this step; agreeing makes their hosts wait."""
         return self.size == 1 or always or step % _AGREE_EVERY == 0
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrite tensors with rank 0's."""
+        """Overwrite the tensors of all ranks with rank 0's."""
         if self.size > 1:
             with self._talking():
                 for tensor in tensors:
@@ -146,8 +141,9 @@ class Ranks:
 
     def all_reduce(self, tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
         """Replace a tensor by its sum (or another operation) over the ranks, the same bits on all of them."""
-        with self._talking():
-            dist.all_reduce(tensor, operation)
+        if self.size > 1:
+            with self._talking():
+                dist.all_reduce(tensor, operation)
 
     def _from_first(self, value: Any) -> Any:
         box = [value]
@@ -186,7 +182,7 @@ def join(device: str) -> Iterator[Ranks]:
     if size == 1 or "RANK" not in os.environ:
         yield ONE_PROCESS
         return
-    ranks = Ranks(int(os.environ["RANK"]), size, _own_gpu(device))
+    ranks = Ranks(int(os.environ["RANK"]), size, _gpu_of_rank(device))
     with ranks._talking():
         dist.init_process_group("cpu:gloo,cuda:nccl" if ranks.device else "gloo", timeout=TIMEOUT)
     try:
@@ -199,7 +195,7 @@ def join(device: str) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def _own_gpu(setting: str) -> str | None:
+def _gpu_of_rank(setting: str) -> str | None:
     """The GPU of this process among those of its machine; None where the run is on the CPU."""
     if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
         return None

@@ -1,4 +1,4 @@
-"""What stops a run from outside: signals, and the loss of another process of the same run."""
+"""Stops from outside: signals, and the loss of another process of the same run."""
 
 from __future__ import annotations
 

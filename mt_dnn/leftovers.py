@@ -1,4 +1,4 @@
-"""What killed, failed and pruned sessions of a run left in its directory."""
+"""Leftovers of killed, failed and pruned sessions in the directory of a run."""
 
 from __future__ import annotations
 

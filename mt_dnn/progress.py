@@ -12,7 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands after a step."""
+    """The position of a run after a step, and its best score so far, percent."""
 
     step: int
     total_steps: int

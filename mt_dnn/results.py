@@ -24,7 +24,7 @@ from mt_dnn.metrics_log import read_records
 
 
 class Status(StrEnum):
-    """How a run ended."""
+    """The end that a run came to."""
 
     OK = "ok"
     DEGENERATE = "degenerate"  # its scores tell nothing: one class or value predicted, or what ``error`` says
@@ -69,7 +69,7 @@ class EpochScore:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What ``result.json`` holds; see the fields of the same names in :class:`mt_dnn.config.RunConfig`."""
+    """The content of ``result.json``; see the fields of the same names in :class:`mt_dnn.config.RunConfig`."""
 
     status: Status
     task: str
@@ -188,12 +188,12 @@ class RunDirectory:
             raise SettingError(f"{error}; delete it to run again") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SettingError(f"{self.result_json} is damaged ({_reason(error)}); delete it to run again") from None
-        own = (result.task, result.encoder, result.method, result.run_id, f"seed={result.seed}")
-        place = Path(os.path.abspath(self.path)).parts[-len(own) :]
-        if not moved and place != own:
+        expected = (result.task, result.encoder, result.method, result.run_id, f"seed={result.seed}")
+        place = Path(os.path.abspath(self.path)).parts[-len(expected) :]
+        if not moved and place != expected:
             raise SettingError(
-                f"{self.result_json} is the result of {'/'.join(own)} and not of its folder; put it back, or delete it "
-                "to run again"
+                f"{self.result_json} is the result of {'/'.join(expected)} and not of its folder; put it back, or "
+                "delete it to run again"
             )
         return result
 

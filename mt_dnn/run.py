@@ -130,7 +130,7 @@ def _claim_machine(config: RunConfig) -> tuple[torch.device, Precision]:
 
 
 def _identity(config: RunConfig, data: Datasets) -> Identity:
-    """What the run is made of, the data as they were tokenised.
+    """The identity of the run, with the data as they were tokenised.
 
     Raises:
         SettingError: a file was written anew between the two.

@@ -123,7 +123,7 @@ class ScoreKeeper:
         return EpochScore(epoch, score, metrics, held_out), logits
 
     def verdict(self) -> tuple[Status, str | None]:
-        """How a run ended that reached its end: ok, or degenerate where its scores tell nothing.
+        """The status of a run that reached its end: ok, or degenerate where its scores tell nothing.
 
         Returns:
             The status, and why it is degenerate if that is not because one class or value is predicted for every
@@ -141,7 +141,7 @@ class ScoreKeeper:
         return Status.OK, None
 
     def predictions(self) -> dict[str, npt.NDArray[Any]]:
-        """What ``predictions.npz`` holds: see :meth:`mt_dnn.results.RunDirectory.write_predictions`."""
+        """The arrays of ``predictions.npz``: see :meth:`mt_dnn.results.RunDirectory.write_predictions`."""
         arrays: dict[str, npt.NDArray[Any]] = {name: logits.numpy() for name, logits in self.state.logits.items()}
         for name, cache in self.data.evaluated.items():
             arrays[f"{name}.uids"] = np.asarray(cache.uids)

@@ -1,4 +1,4 @@
-"""Where a run stands between two steps, how it is saved, and how a run goes on from there."""
+"""The state of a run between two steps: kept, saved, resumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _GO_ON, _SAVE, _STOP = range(3)  # what a rank wants after a step
 
 @dataclass(slots=True, kw_only=True)
 class TrainState:
-    """What the next step depends on beside weights, optimizer and method."""
+    """The state that the next step depends on, beside weights, optimizer and method."""
 
     step: int = 0
     """Optimizer steps made."""
@@ -49,7 +49,7 @@ class TrainState:
     sessions: int = 1
     """Processes that worked on the run."""
     since: float = field(default_factory=time.monotonic)
-    """Where this process's clock stood; no checkpoint holds it."""
+    """A reading of this process's clock; no checkpoint holds it."""
 
     def add_step(self, loss: Tensor, examples: int) -> None:
         """Count a step, and the sum () of the losses of its examples."""
@@ -86,7 +86,7 @@ class TrainState:
 
 @dataclass(slots=True)
 class Checkpointer:
-    """Saves a run where it stands and brings it back there; see :mod:`mt_dnn.checkpoint` for the files."""
+    """Saves a run and resumes it; :mod:`mt_dnn.checkpoint` writes the files."""
 
     config: RunConfig
     parts: Parts
