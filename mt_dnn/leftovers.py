@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from data_utils.errors import SettingError
-from mt_dnn.results import RunDirectory, RunLocked, RunResult, Status
+from mt_dnn.results import RunDirectory, RunLocked, Status
 
 
 def leftovers(directory: RunDirectory, done: bool) -> list[Path]:
@@ -32,11 +32,17 @@ def sweep_unless_locked(directory: RunDirectory, done: bool) -> None:
             sweep(directory, done)
 
 
-def clear_result(directory: RunDirectory, result: RunResult) -> None:
-    """Take away the result of a pruned run, or all of a failed one but the lock, the checkpoints and the metrics."""
-    directory.result_json.unlink(missing_ok=True)
-    if result.status is Status.PRUNED:
+def clear(directory: RunDirectory) -> None:
+    """Make way for a run to go on: drop what a kill left and the earlier result with its files.
+
+    The checkpoints stay, the metrics up to them, and all files of a run that was pruned.
+    """
+    sweep(directory, done=False)
+    result = directory.read_result()
+    if result is None:
         return
-    for file in (directory.predictions_npz, directory.sensitivity_json):
-        file.unlink(missing_ok=True)
-    shutil.rmtree(directory.tensorboard, ignore_errors=True)
+    directory.result_json.unlink()
+    if result.status is not Status.PRUNED:
+        directory.predictions_npz.unlink(missing_ok=True)
+        directory.sensitivity_json.unlink(missing_ok=True)
+        shutil.rmtree(directory.tensorboard, ignore_errors=True)

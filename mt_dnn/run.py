@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder import resolve_encoder
 from mt_dnn.identity import KEY, Identity, check_same, finished_result, identity_of
 from mt_dnn.interrupt import Interrupted, RankLost, StopRequest
-from mt_dnn.leftovers import clear_result, sweep, sweep_unless_locked
+from mt_dnn.leftovers import clear, sweep_unless_locked
 from mt_dnn.precision import Precision, resolve_precision
 from mt_dnn.progress import Progress
 from mt_dnn.provenance import provenance
@@ -101,11 +101,12 @@ def open_run(
         ranks.check_same("run_id", run_id(config))
         ranks.check_same("seed", config.seed)
         ranks.check_same("content of data and encoder", identity.digest)
-        given_up = ranks.on_first(lambda: _given_up(directory, identity))
+        ranks.on_first(lambda: _check_begun(directory, identity))
         try:
             # Before run.json is written: what the method refuses leaves none behind either.
             trainer = Trainer(config, data, source, directory, device, precision, stop, on_progress, prune, ranks)
-            ranks.on_first(lambda: _begin(directory, given_up, _description(config, identity, precision, ranks)))
+            ranks.on_first(lambda: clear(directory))
+            ranks.on_first(lambda: directory.start(_description(config, identity, precision, ranks)))
             with _failure_recorded(trainer):
                 yield trainer
         except OSError as error:
@@ -142,22 +143,10 @@ def _identity(config: RunConfig, data: Datasets) -> Identity:
     return identity
 
 
-def _given_up(directory: RunDirectory, identity: Identity) -> RunResult | None:
-    """The result of an earlier attempt that failed or was pruned.
-
-    Raises:
-        SettingError: what there is to go on from was made of something else.
-    """
+def _check_begun(directory: RunDirectory, identity: Identity) -> None:
+    """Refuse to go on from checkpoints that were made of something else."""
     if directory.checkpoints.is_dir() and any(directory.checkpoints.iterdir()):
         check_same(directory, identity)
-    return directory.read_result()
-
-
-def _begin(directory: RunDirectory, given_up: RunResult | None, description: Mapping[str, object]) -> None:
-    if given_up is not None:
-        clear_result(directory, given_up)
-    sweep(directory, done=False)
-    directory.start(description)
 
 
 @contextmanager
