@@ -109,11 +109,10 @@ class Trainer:
                     if end_of_epoch and self._is_hopeless(epoch + 1):
                         self._give_up()
                         return
+            status, error = self.scores.verdict()
         except (Diverged, NonFiniteGradient) as reason:
             status, error = Status.DIVERGED, str(reason)
             log.warning("%s diverged at step %d: %s", self.directory.path, state.step, error)
-        else:
-            status, error = self.scores.verdict()
         self._finish(status, error)
 
     def outcome(self, status: Status, error: str | None) -> RunResult:
