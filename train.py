@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from data_utils.command_line import print_anything, status_of
+
 if TYPE_CHECKING:
     from mt_dnn.config import RunConfig
     from mt_dnn.results import RunResult
@@ -29,49 +31,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rank = os.environ.get("RANK", "0")  # of torchrun; the first process speaks for all
     level = logging.INFO if rank == "0" else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    print_anything()
     try:
-        from data_utils.command_line import status_of
+        from mt_dnn.config_parser import config_from_arguments
 
-        return status_of(lambda: _train(sys.argv[1:] if arguments is None else arguments, rank))
+        config = config_from_arguments(sys.argv[1:] if arguments is None else arguments)
+        from mt_dnn.data_parallel import join  # these import torch, which a wrong command line need not wait for
+        from mt_dnn.progress import progress_bar
+        from mt_dnn.run import DoneRun, open_run
+
+        label = f"{config.task} {config.method} seed={config.seed}"
+        with (
+            join(config.device) as ranks,
+            progress_bar(label, shown=ranks.first) as report,
+            open_run(config, report, ranks=ranks) as trainer,
+        ):
+            trainer.fit()
+        again = isinstance(trainer, DoneRun)
+        return status_of(lambda: _tell(config, trainer.result, ranks.first, again))
     except KeyboardInterrupt:
         if rank == "0":
             print(
                 "stopped at once; the same command goes on from the last checkpoint, if there is one", file=sys.stderr
             )
         return KILLED
+    except Exception as reason:
+        error = reason
+    return status_of(lambda: _stopped(error, rank))
 
 
-def _train(arguments: Sequence[str], rank: str) -> int:
+def _stopped(error: Exception, rank: str) -> int:
+    """Tell in one line what ended a run before its end; returns the exit status, or raises what is to be told."""
     from data_utils.errors import SettingError, error_line
-    from mt_dnn.config import run_dir
-    from mt_dnn.config_parser import config_from_arguments
     from mt_dnn.interrupt import Interrupted, RankLost
-    from mt_dnn.results import RunDirectory, RunLocked
+    from mt_dnn.results import RunLocked
 
-    try:
-        config = config_from_arguments(arguments)
-        before = RunDirectory(run_dir(config)).read_result()
-        from mt_dnn.data_parallel import join
-        from mt_dnn.progress import progress_bar
-        from mt_dnn.run import run
-
-        label = f"{config.task} {config.method} seed={config.seed}"
-        with join(config.device) as ranks, progress_bar(label, shown=ranks.first) as report:
-            result = run(config, report, ranks=ranks)
-    except RunLocked as error:
-        raise SettingError(str(error)) from None
-    except (SettingError, OSError) as error:
-        if rank == "0":
-            raise
-        raise SettingError(f"process {rank}: {error_line(error)}") from None
-    except RankLost as error:
+    if isinstance(error, RankLost):
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except Interrupted as stop:
+    if isinstance(error, Interrupted):
         if rank == "0":
-            print(stop, file=sys.stderr)
+            print(error, file=sys.stderr)
         return 75
-    return _tell(config, result, ranks.first, again=before is not None and before.done)
+    if isinstance(error, RunLocked):
+        raise SettingError(str(error))
+    if rank != "0" and isinstance(error, SettingError | OSError):
+        raise SettingError(f"process {rank}: {error_line(error)}")
+    raise error
 
 
 def _tell(config: RunConfig, result: RunResult, first: bool, again: bool) -> int:

@@ -27,7 +27,7 @@ DEMO = ROOT / "experiments" / "demo"
 PARTS = {
     "forward and backward": ("training_step.py", "_accumulate"),
     "optimizer step": ("kernel_optimizer.py", "step"),
-    "evaluation": ("evaluation.py", "evaluate"),
+    "evaluation": ("score_keeper.py", "scores"),
     "building network, method and optimizer": ("assembly.py", "assemble"),
     "opening data": ("data.py", "open_datasets"),
     "clipping": ("clipping.py", "clip_gradients"),

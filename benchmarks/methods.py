@@ -49,7 +49,7 @@ def build(config: RunConfig, data: Datasets, batches: Sequence[list[Batch]]) -> 
     parts = assemble(config, data.task_def, source, device, precision, total_steps=10_000)
     parts.model.n_examples = sum(batch.size for window in batches for batch in window)
     parts.model.passes = lambda: iter(batches)
-    step = TrainingStep(parts, precision, config.global_grad_clipping, device)
+    step = TrainingStep(parts, config.global_grad_clipping)
     synchronize()
     started = time.perf_counter()
     parts.method.before_fit(parts.context)
@@ -57,7 +57,7 @@ def build(config: RunConfig, data: Datasets, batches: Sequence[list[Batch]]) -> 
     before = time.perf_counter() - started
 
     def train(window: list[Batch]) -> None:
-        step(window, 1.0)
+        step(window)
         parts.context.step += 1
 
     return train, before

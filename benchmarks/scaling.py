@@ -36,8 +36,8 @@ from data_utils.batching import epoch_batches
 from mt_dnn.batch import collate
 from mt_dnn.config import RunConfig
 from mt_dnn.data import open_datasets
+from mt_dnn.progress import Progress
 from mt_dnn.run import run
-from mt_dnn.trainer import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (1_000, 4_000, 20_000, 100_000, 400_000)

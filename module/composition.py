@@ -71,9 +71,13 @@ class Composition(FineTuningMethod[NoSettings]):
         return total
 
     def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> Tensor:  # noqa: D102
+        return self.around(context, inner)(batches)
+
+    def around(self, context: MethodContext, inner: Accumulate) -> Accumulate:
+        """Return what accumulates the gradients of a step: the methods' hooks ``gradients`` around a plain pass."""
         for method in reversed(self.methods):
             inner = _around(method, context, inner)
-        return inner(batches)
+        return inner
 
     def after_backward(self, context: MethodContext) -> None:  # noqa: D102
         for method in self.methods:
@@ -82,6 +86,10 @@ class Composition(FineTuningMethod[NoSettings]):
     def after_step(self, context: MethodContext) -> None:  # noqa: D102
         for method in self.methods:
             method.after_step(context)
+
+    def check_step(self, context: MethodContext) -> None:  # noqa: D102
+        for method in self.methods:
+            method.check_step(context)
 
     def evaluation(self, context: MethodContext) -> AbstractContextManager[None]:  # noqa: D102
         stack = ExitStack()

@@ -212,6 +212,14 @@ class FineTuningMethod(Generic[S]):
     def after_step(self, context: MethodContext) -> None:
         """Act on the weights after the optimizer's step."""
 
+    def check_step(self, context: MethodContext) -> None:
+        """Raise what a GPU found wrong in steps since the last call; called on logging steps only.
+
+        The default asks an optimizer that has ``check_refused``.
+        """
+        if check := getattr(context.optimizer, "check_refused", None):
+            check()
+
     def evaluation(self, context: MethodContext) -> AbstractContextManager[None]:
         """Return the context in which the network is evaluated, and its weights are saved as the result."""
         return nullcontext()

@@ -1,4 +1,4 @@
-"""How the process keeps its memory between steps on the CPU.
+"""The memory of the process on the CPU, kept between steps.
 
 A step frees its gradients and activations and the next one asks for the same again. By default glibc hands larger
 blocks back to the system at once, and each comes back page by page through the kernel: for a small encoder a tenth of

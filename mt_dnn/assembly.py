@@ -27,7 +27,7 @@ _DEFAULT_HEAD_DROPOUT = 0.1  # MT-DNN's, where neither the command line nor the 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a training loop turns."""
+    """The parts of a run that an optimizer step works on."""
 
     network: Network
     model: TrainingModel

@@ -1,4 +1,4 @@
-"""Checkpoints that either load bit for bit or say what is wrong with them; nothing in them is executed."""
+"""Checkpoints of a run: each loads bit for bit or is refused by name, and nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def load_weights(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def weights_file(folder: Path, name: str) -> Path:
-    """Where :func:`save_weights` writes."""
+    """The file that :func:`save_weights` writes."""
     return folder / name / _MODEL
 
 
@@ -166,12 +166,8 @@ def _write_weights(network: nn.Module, path: Path) -> None:
     path.unlink(missing_ok=True)
     path.touch()  # with the mode of any other file: safetensors makes its own readable for its owner alone
     mode = path.stat().st_mode
-    save_file(_contiguous(network), path)
+    save_file({name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}, path)
     path.chmod(mode)
-
-
-def _contiguous(network: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
 
 
 def _found(folder: Path) -> list[tuple[int, Path]]:

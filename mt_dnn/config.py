@@ -263,7 +263,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def legal_values(name: str) -> str:
-    """What a setting may be, for messages."""
+    """The legal values of a setting, for messages."""
     return _RANGES[name][0] if name in _RANGES else described(hints_of(RunConfig)[name])
 
 

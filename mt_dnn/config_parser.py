@@ -242,7 +242,7 @@ def _told(error: Exception) -> str:
 
 
 def _legal(setting: str) -> str:
-    """What a setting, such as ``epochs`` or ``pats.noise_scale``, may be."""
+    """The legal values of a setting, such as ``epochs`` or ``pats.noise_scale``."""
     group, dot, name = setting.partition(".")
     if dot and group in METHODS:
         return described(hints_of(_settings_of(group)).get(name, Any))

@@ -119,7 +119,7 @@ def find_task_def(config: RunConfig) -> TaskDef:
 
 @lru_cache(maxsize=4)
 def _definitions(path: Path, content: bytes) -> TaskDefs:
-    """What a file defines, parsed once per content: a study of a thousand runs asks a thousand times."""
+    """The definitions in a file, parsed once per content: a study of a thousand runs asks a thousand times."""
     return load_task_defs(path)
 
 

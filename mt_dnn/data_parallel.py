@@ -1,4 +1,4 @@
-"""One run divided among processes that torchrun started: the ranks, what they tell each other, the sum of gradients.
+"""One run divided among processes that torchrun started: the ranks, and what they tell each other.
 
 Every rank has the whole network and knows the whole order of the data. It computes the gradients of its share of a
 step's examples, and the ranks add them up. What follows (clipping, the method's hooks, optimizer, PATS's noise) each
@@ -18,15 +18,13 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_utils.errors import SettingError
-from module.clipping import gradient_values
 from mt_dnn.interrupt import RankLost
 
 TIMEOUT = timedelta(minutes=10)  # how long a rank waits for one that neither answers nor ends
 _AGREE_EVERY = 10  # steps between agreements where the hosts shall run ahead of their GPUs
-_NONE, _ROWS, _DENSE = range(3)  # kinds of gradients
 
 Value = TypeVar("Value")
 
@@ -85,31 +83,26 @@ class Ranks:
         self.on_first(lambda: made.append(do()))
         return made[0] if made else do()
 
-    def state_of_first(self, state: dict[str, Any]) -> dict[str, Any]:
+    def broadcast_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """Rank 0's tensors and plain values on every rank; on the others tensors come on the CPU."""
-        if self.size == 1:
-            return state
         buffer = io.BytesIO()
         if self.first:
             torch.save(state, buffer)
         content = self.on_first(buffer.getvalue)
         return state if self.first else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
-    def highest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """Largest of the ranks' values."""
-        if self.size == 1:
-            return value
         box = torch.tensor(value, dtype=torch.int64, device="cpu")
-        with self._talking():
-            dist.all_reduce(box, dist.ReduceOp.MAX)
+        self.all_reduce(box, dist.ReduceOp.MAX)
         return int(box)
 
     def talks_at(self, step: int, always: bool) -> bool:
-        """Whether the ranks agree on checkpoints and signals after this step, which makes their hosts wait."""
+        """Whether the ranks agree on checkpoints and signals after this step; agreeing makes their hosts wait."""
         return self.size == 1 or always or step % _AGREE_EVERY == 0
 
-    def spread(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrite tensors with rank 0's."""
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite the tensors of all ranks with rank 0's."""
         if self.size > 1:
             with self._talking():
                 for tensor in tensors:
@@ -146,10 +139,11 @@ class Ranks:
                     f"for weights from a stream of the process, or the machines compute differently"
                 )
 
-    def add_up(self, tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
+    def all_reduce(self, tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
         """Replace a tensor by its sum (or another operation) over the ranks, the same bits on all of them."""
-        with self._talking():
-            dist.all_reduce(tensor, operation)
+        if self.size > 1:
+            with self._talking():
+                dist.all_reduce(tensor, operation)
 
     def _from_first(self, value: Any) -> Any:
         box = [value]
@@ -188,7 +182,7 @@ def join(device: str) -> Iterator[Ranks]:
     if size == 1 or "RANK" not in os.environ:
         yield ONE_PROCESS
         return
-    ranks = Ranks(int(os.environ["RANK"]), size, _own_gpu(device))
+    ranks = Ranks(int(os.environ["RANK"]), size, _gpu_of_rank(device))
     with ranks._talking():
         dist.init_process_group("cpu:gloo,cuda:nccl" if ranks.device else "gloo", timeout=TIMEOUT)
     try:
@@ -201,7 +195,7 @@ def join(device: str) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def _own_gpu(setting: str) -> str | None:
+def _gpu_of_rank(setting: str) -> str | None:
     """The GPU of this process among those of its machine; None where the run is on the CPU."""
     if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
         return None
@@ -218,89 +212,6 @@ def _own_gpu(setting: str) -> str | None:
             f"start one per GPU (torchrun --nproc_per_node) or use --device cpu"
         )
     return f"cuda:{place}"
-
-
-class GradientSum:
-    """Adds up the gradients that each rank has of its own share of a step's examples.
-
-    The losses are divided by the examples of the whole step before backward, so the sum is the mean over all of them
-    however unevenly they are divided; a rank without an example adds zeros.
-
-    One all-reduce of all gradients after the last backward, and not torch's DistributedDataParallel, because that
-    averages inside of every backward (methods here make several and decide which of them count; SAM needs the sum in
-    between), weighs ranks and not examples, waits for a backward that a rank without an example never makes, and takes
-    no row-sparse gradients. What it would give is communication behind the computation.
-    """
-
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self._parameters: list[int] = []
-        self._kinds: list[int] = []
-
-    def __call__(self, named: Sequence[tuple[str, nn.Parameter]], loss: Tensor) -> Tensor:
-        """Replace gradients by their sums.
-
-        Args:
-            named: The trained parameters, the same on all ranks.
-            loss: () that travels with them, so that nobody waits for it.
-
-        Returns:
-            () the sum of the losses.
-
-        Raises:
-            RuntimeError: A parameter has a gradient, or a kind of gradient, that none had at the first call.
-        """
-        parts = []
-        for kind, (_, parameter) in zip(self._agreed_kinds(named), named, strict=True):
-            if kind == _ROWS:
-                parts.append(self._all_rows(parameter))
-            elif kind == _DENSE:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                parts.append(parameter.grad)
-        flat = torch.cat([*(part.reshape(-1) for part in parts), loss.reshape(1)])
-        self._ranks.add_up(flat)
-        sums = torch.split(flat[:-1], [part.numel() for part in parts])
-        torch._foreach_copy_(parts, [found.view_as(part) for found, part in zip(sums, parts, strict=True)])
-        return flat[-1].clone()
-
-    def _agreed_kinds(self, named: Sequence[tuple[str, nn.Parameter]]) -> list[int]:
-        """The kind of each gradient: a rank without an example has none to look at. Agreed on once, on the hosts."""
-        parameters, own = [id(parameter) for _, parameter in named], [_kind(parameter) for _, parameter in named]
-        if parameters != self._parameters:
-            kinds = torch.tensor(own, dtype=torch.int64, device="cpu")
-            self._ranks.add_up(kinds, dist.ReduceOp.MAX)
-            self._parameters, self._kinds = parameters, kinds.tolist()
-        for (name, _), kind, agreed in zip(named, own, self._kinds, strict=True):
-            if kind not in (_NONE, agreed):
-                raise RuntimeError(
-                    f"the gradient of {name!r} is of another kind than in the first step of all processes"
-                )
-        return self._kinds
-
-    def _all_rows(self, parameter: nn.Parameter) -> Tensor:
-        """Give a row-sparse gradient the rows of all ranks; returns its values (R, E), zeros where a row is new."""
-        own = gradient_values(parameter)
-        touched = torch.zeros(len(parameter), dtype=torch.uint8, device="cpu")
-        if own is not None:
-            assert parameter.grad is not None
-            mine = parameter.grad.indices()[0]
-            touched[mine] = 1
-        self._ranks.add_up(touched, dist.ReduceOp.MAX)
-        rows = touched.nonzero()[:, 0]  # (R,) sorted
-        values = parameter.new_zeros((len(rows), *parameter.shape[1:]))
-        if own is not None:
-            values[torch.searchsorted(rows, mine)] = own
-        parameter.grad = torch.sparse_coo_tensor(
-            rows[None], values, parameter.shape, is_coalesced=True, check_invariants=False
-        )
-        return values
-
-
-def _kind(parameter: nn.Parameter) -> int:
-    if parameter.grad is None:
-        return _NONE
-    return _DENSE if parameter.grad.layout == torch.strided else _ROWS
 
 
 def _bits(tensor: Tensor) -> Tensor:

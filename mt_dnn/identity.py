@@ -1,4 +1,4 @@
-"""What a run is made of, by content: its data, its task's definition, its encoder. A result is theirs alone."""
+"""The identity of a run by content: its data, its task's definition, its encoder. A result is theirs alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mt_dnn.encoder_source import content_files, hub_commit, tokenizer_folder
 from mt_dnn.results import RunDirectory, RunResult, Status
 
 KEY = "identity"
-"""Where an identity stands in ``run.json``."""
+"""The key of an identity in ``run.json``."""
 COMMIT = "commit"
 """Of an encoder from the Hub, in the place of file names."""
 
@@ -60,7 +60,7 @@ class Identity:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     def difference(self, other: Identity) -> str:
-        """What of two runs on one task and encoder is not the same, such as ``cola_train.tsv``; empty where all is.
+        """The first difference of two runs on one task and encoder, such as ``cola_train.tsv``; empty where none is.
 
         Of data sets that only one of them used nothing is said.
         """
@@ -87,7 +87,7 @@ class Identity:
 
 
 def identity_of(config: RunConfig) -> Identity:
-    """What a run is made of now. Nothing is tokenised or loaded, and files that were hashed before are not read.
+    """The identity of a run as its files are now. Nothing is tokenised, and files that were hashed before are not read.
 
     Raises:
         SettingError: unknown task or dev set, or a missing data file, task definition or encoder.
@@ -109,7 +109,7 @@ def encoder_content(folder: Path) -> dict[str, str]:
 
 
 def read_identity(directory: RunDirectory) -> Identity | None:
-    """What a run was made of; None where an earlier version recorded nothing, or there is no ``run.json``.
+    """The recorded identity of a run; None where an earlier version recorded none, or there is no ``run.json``.
 
     Raises:
         SettingError: ``run.json`` is damaged.

@@ -1,16 +1,23 @@
-"""The progress bar of one run: steps, epoch and best score; silent where no one watches."""
+"""The progress of one run: steps, epoch and best score, and the bar that shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-if TYPE_CHECKING:
-    from mt_dnn.trainer import Progress
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The position of a run after a step, and its best score so far, percent."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    best_score: float | None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Where a result comes from: revision, versions, machine and command, for ``run.json``."""
+"""The provenance of a result: revision, versions, machine and command, for ``run.json``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run asks of its machine, looked at before anything slow is imported or loaded."""
+"""The requirements of a run, checked before anything slow is imported or loaded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check_fp16(device_type: str) -> None:
 
 
 def optimizer_settings(config: RunConfig) -> OptimizerSettings:
-    """What a run asks of its optimizer."""
+    """The settings of a run's optimizer."""
     return OptimizerSettings(
         optimizer=config.optimizer,
         learning_rate=config.learning_rate,

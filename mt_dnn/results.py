@@ -6,7 +6,6 @@ import fcntl
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,7 @@ from mt_dnn.metrics_log import read_records
 
 
 class Status(StrEnum):
-    """How a run ended."""
+    """The end that a run came to."""
 
     OK = "ok"
     DEGENERATE = "degenerate"  # its scores tell nothing: one class or value predicted, or what ``error`` says
@@ -58,11 +57,7 @@ class EpochScore:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> EpochScore:
-        """Read what ``result.json`` has of an epoch.
-
-        Raises:
-            ValueError, TypeError, KeyError: it has not all of it, or something of another type.
-        """
+        """Read what ``result.json`` has of an epoch; errors as of :meth:`RunResult.from_json`."""
         held_out = values.get("held_out")
         return cls(
             _number(values["epoch"], int),
@@ -74,7 +69,7 @@ class EpochScore:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What ``result.json`` holds; see the fields of the same names in :class:`mt_dnn.config.RunConfig`."""
+    """The content of ``result.json``; see the fields of the same names in :class:`mt_dnn.config.RunConfig`."""
 
     status: Status
     task: str
@@ -162,20 +157,17 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            file = os.fdopen(os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644))
         except OSError as error:
             raise SettingError(
                 f"output_dir: cannot write {self.path} ({error.strerror}); make it writable or choose another"
             ) from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise RunLocked(f"{self.path} is being computed by another process") from None
-        try:
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunLocked(f"{self.path} is being computed by another process") from None
             yield
-        finally:
-            os.close(handle)
 
     def read_result(self, moved: bool = False) -> RunResult | None:
         """The result, or None when there is none yet.
@@ -196,12 +188,12 @@ class RunDirectory:
             raise SettingError(f"{error}; delete it to run again") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SettingError(f"{self.result_json} is damaged ({_reason(error)}); delete it to run again") from None
-        own = (result.task, result.encoder, result.method, result.run_id, f"seed={result.seed}")
-        place = Path(os.path.abspath(self.path)).parts[-len(own) :]
-        if not moved and place != own:
+        expected = (result.task, result.encoder, result.method, result.run_id, f"seed={result.seed}")
+        place = Path(os.path.abspath(self.path)).parts[-len(expected) :]
+        if not moved and place != expected:
             raise SettingError(
-                f"{self.result_json} is the result of {'/'.join(own)} and not of its folder; put it back, or delete it "
-                "to run again"
+                f"{self.result_json} is the result of {'/'.join(expected)} and not of its folder; put it back, or "
+                "delete it to run again"
             )
         return result
 
@@ -239,12 +231,7 @@ class RunDirectory:
         return self.metrics_jsonl.stat().st_size if self.metrics_jsonl.is_file() else 0
 
     def write_predictions(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write ``predictions.npz``.
-
-        Args:
-            arrays: ``<dataset>.uids`` (N,), ``<dataset>.labels`` (N,), ``<dataset>.best_logits`` (N, K),
-                ``<dataset>.last_logits`` (N, K).
-        """
+        """Write each set's ``uids``, ``labels`` (N,), ``best_logits``, ``last_logits`` (N, K) as ``<set>.<name>``."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no ** mapping
         write_bytes_atomic(self.predictions_npz, buffer.getvalue())
@@ -304,29 +291,6 @@ class RunDirectory:
     def write_result(self, result: RunResult) -> None:
         """Write ``result.json``: from now on the run is done (or has failed)."""
         write_json(self.result_json, asdict(result))
-
-    def leftovers(self, done: bool) -> list[Path]:
-        """What killed processes left: files that were being written and, once the run is done, its checkpoints."""
-        found = [*self.path.glob(".*.tmp*"), *self.checkpoints.rglob(".*.tmp*")]
-        return found + (list(self.checkpoints.glob("last-*")) if done else [])
-
-    def sweep(self, done: bool) -> None:
-        """Remove :meth:`leftovers`; the lock must be held, so nobody is at work on them."""
-        for path in self.leftovers(done):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-
-    def reopen(self) -> None:
-        """Take the result of a pruned run away, so that the run can go on."""
-        self.result_json.unlink(missing_ok=True)
-
-    def clear(self) -> None:
-        """Remove what an earlier, failed attempt left, all but the lock, the checkpoints and the metrics up to them."""
-        for file in (self.predictions_npz, self.sensitivity_json, self.result_json):
-            file.unlink(missing_ok=True)
-        shutil.rmtree(self.tensorboard, ignore_errors=True)
 
 
 def _reason(error: Exception) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -20,11 +20,13 @@ from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder import resolve_encoder
 from mt_dnn.identity import KEY, Identity, check_same, finished_result, identity_of
 from mt_dnn.interrupt import Interrupted, RankLost, StopRequest
+from mt_dnn.leftovers import clear, sweep_unless_locked
 from mt_dnn.precision import Precision, resolve_precision
+from mt_dnn.progress import Progress
 from mt_dnn.provenance import provenance
 from mt_dnn.requirements import check_requirements
-from mt_dnn.results import RunDirectory, RunLocked, RunResult, Status
-from mt_dnn.trainer import Progress, PruneRule, Trainer
+from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.trainer import PruneRule, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,30 @@ def run(
     prune: PruneRule | None = None,
     ranks: Ranks = ONE_PROCESS,
 ) -> RunResult:
-    """Compute one run, go on with it where it broke off, or return its result if it is done.
+    """Compute one run and return its result; arguments and errors are those of :func:`open_run`."""
+    with open_run(config, on_progress, prune, ranks) as opened:
+        opened.fit()
+    return opened.result
+
+
+@dataclass(frozen=True, slots=True)
+class DoneRun:
+    """A run of which nothing is left to compute, in the place of its trainer."""
+
+    result: RunResult
+
+    def fit(self) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def open_run(
+    config: RunConfig,
+    on_progress: Callable[[Progress], None] | None = None,
+    prune: PruneRule | None = None,
+    ranks: Ranks = ONE_PROCESS,
+) -> Iterator[Trainer | DoneRun]:
+    """Hold one run for this process, to compute it, to go on where it broke off, or to return its result if it is done.
 
     Args:
         config: The run.
@@ -44,8 +69,9 @@ def run(
             it a pruned run goes on, from its checkpoint or, where ``save`` is ``none``, from the start.
         ranks: From :func:`mt_dnn.data_parallel.join`, where several processes compute the run together.
 
-    Returns:
-        The result, as in ``result.json``. An unexpected error gives status ``failed``; the next call tries again.
+    Yields:
+        What to call ``fit`` of, once, inside. Its ``result`` is the run's afterwards: an unexpected error ends here and
+        gives status ``failed``; the next start tries again.
 
     Raises:
         SettingError: a setting, file or checkpoint is wrong, a file cannot be written, or data, task definition or
@@ -57,45 +83,32 @@ def run(
     directory = RunDirectory(run_dir(config))
     finished = ranks.on_first(lambda: finished_result(config, prune is not None))
     if finished is not None:
-        ranks.on_first(partial(_tidy, directory, finished.done))
-        return finished
-    keep_memory_between_steps()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+        ranks.on_first(partial(sweep_unless_locked, directory, finished.done))
+        yield DoneRun(finished)
+        return
     # Device, precision, data and encoder come before the folder is made: a wrong one leaves nothing behind.
     if ranks.device is not None:
         config = replace(config, device=ranks.device)
-    device = pick_device(config.device)
-    if device.type == "cuda" and device.index is not None:
-        # Pinned memory belongs to the current device: without this every process would hold memory of the first GPU.
-        torch.cuda.set_device(device)
-    precision = resolve_precision(config.precision, device)
-    check_requirements(config, on_cpu=device.type == "cpu")
+    device, precision = _claim_machine(config)
     data, source = ranks.first_before_others(lambda: (open_datasets(config), resolve_encoder(config.init_checkpoint)))
     with ExitStack() as held, StopRequest(patient=ranks.size > 1) as stop:
         ranks.on_first(lambda: held.enter_context(directory.lock()))
         finished = ranks.on_first(lambda: finished_result(config, prune is not None))
         if finished is not None:
-            return finished
+            yield DoneRun(finished)
+            return
         identity = _identity(config, data)
         ranks.check_same("run_id", run_id(config))
         ranks.check_same("seed", config.seed)
         ranks.check_same("content of data and encoder", identity.digest)
-        given_up = ranks.on_first(lambda: _open(directory, identity))
+        ranks.on_first(lambda: _check_begun(directory, identity))
         try:
             # Before run.json is written: what the method refuses leaves none behind either.
-            trainer = Trainer(config, data, source, directory, stop, on_progress, prune, ranks)
-
-            def begin() -> None:
-                if given_up is not None and given_up.status is Status.PRUNED:
-                    directory.reopen()
-                elif given_up is not None:
-                    directory.clear()
-                directory.sweep(done=False)
-                directory.start(_description(config, identity, precision, ranks))
-
-            ranks.on_first(begin)
-            return _fit(trainer, directory, ranks)
+            trainer = Trainer(config, data, source, directory, device, precision, stop, on_progress, prune, ranks)
+            ranks.on_first(lambda: clear(directory))
+            ranks.on_first(lambda: directory.start(_description(config, identity, precision, ranks)))
+            with _failure_recorded(trainer):
+                yield trainer
         except OSError as error:
             raise SettingError(
                 f"output_dir: cannot write {directory.path} ({error.strerror or error}); free space or make it "
@@ -103,15 +116,22 @@ def run(
             ) from error
 
 
-def _tidy(directory: RunDirectory, done: bool) -> None:
-    """Remove what a kill between the result and the end left; leave it where another process is at work."""
-    if directory.leftovers(done):
-        with suppress(RunLocked, SettingError, OSError), directory.lock():
-            directory.sweep(done)
+def _claim_machine(config: RunConfig) -> tuple[torch.device, Precision]:
+    """Set this process up for the run; returns where it computes and in which number format."""
+    keep_memory_between_steps()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = pick_device(config.device)
+    if device.type == "cuda" and device.index is not None:
+        # Pinned memory belongs to the current device: without this every process would hold memory of the first GPU.
+        torch.cuda.set_device(device)
+    precision = resolve_precision(config.precision, device)
+    check_requirements(config, on_cpu=device.type == "cpu")
+    return device, precision
 
 
 def _identity(config: RunConfig, data: Datasets) -> Identity:
-    """What the run is made of, the data as they were tokenised.
+    """The identity of the run, with the data as they were tokenised.
 
     Raises:
         SettingError: a file was written anew between the two.
@@ -123,31 +143,27 @@ def _identity(config: RunConfig, data: Datasets) -> Identity:
     return identity
 
 
-def _open(directory: RunDirectory, identity: Identity) -> RunResult | None:
-    """The result of an earlier attempt that failed or was pruned.
-
-    Raises:
-        SettingError: what there is to go on from was made of something else.
-    """
+def _check_begun(directory: RunDirectory, identity: Identity) -> None:
+    """Refuse to go on from checkpoints that were made of something else."""
     if directory.checkpoints.is_dir() and any(directory.checkpoints.iterdir()):
         check_same(directory, identity)
-    return directory.read_result()
 
 
-def _fit(trainer: Trainer, directory: RunDirectory, ranks: Ranks) -> RunResult:
+@contextmanager
+def _failure_recorded(trainer: Trainer) -> Iterator[None]:
+    """Make a result of an error that is neither the user's to mend nor to go on after."""
     try:
-        return trainer.fit()
+        yield
     except (SettingError, OSError, Interrupted, RankLost):
-        raise  # the user's to mend, or to go on with
+        raise
     except LostNoise as error:
         raise SettingError(str(error)) from None
     except Exception as error:
-        log.exception("%s failed", directory.path)
-        result = trainer.result(Status.FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
+        log.exception("%s failed", trainer.directory.path)
+        trainer.result = trainer.outcome(Status.FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
         with suppress(OSError):
-            if ranks.first:
-                directory.write_result(result)
-        return result
+            if trainer.ranks.first:
+                trainer.directory.write_result(trainer.result)
 
 
 def _description(config: RunConfig, identity: Identity, precision: Precision, ranks: Ranks) -> dict[str, object]:

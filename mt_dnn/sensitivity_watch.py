@@ -36,7 +36,7 @@ class SensitivityWatch:
             self._pats = silent.attach(optimizer, state_key=None)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs; empty where nothing is watched."""
+        """The state for a resume; empty where nothing is watched."""
         return {} if self._pats is None else self._pats.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any], step: int) -> None:

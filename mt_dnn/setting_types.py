@@ -47,7 +47,7 @@ def fits(value: object, hint: Any) -> bool:
 
 
 def described(hint: Any) -> str:
-    """What a value of a type is called: ``a number or null``, ``one of adamax, adamw``, ``2 numbers``."""
+    """The name of a type in messages: ``a number or null``, ``one of adamax, adamw``, ``2 numbers``."""
     kind, parts = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         return " or ".join(map(described, parts))

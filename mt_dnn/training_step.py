@@ -1,8 +1,8 @@
-"""One optimizer step: micro-batches -> losses -> gradients -> clip -> method -> step -> method."""
+"""One optimizer step: learning rate -> losses of micro-batches -> gradients -> clip -> method -> step -> method."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,60 +10,57 @@ from torch import Tensor
 from module.clipping import clip_gradients
 from mt_dnn.assembly import Parts
 from mt_dnn.batch import Batch
-from mt_dnn.data_parallel import ONE_PROCESS, GradientSum, Ranks
-from mt_dnn.precision import Precision
+from mt_dnn.data_parallel import ONE_PROCESS, Ranks
+from mt_dnn.gradient_sum import GradientSum
 
 
 class TrainingStep:
-    """Turns the parts of a run once per call.
+    """Makes one optimizer step per call.
 
     Args:
         parts: From ``assemble``.
-        precision: Of the forward passes.
         max_norm: Largest global gradient norm; 0 switches clipping off.
-        device: Where the network is.
         ranks: Processes that divide the examples of every step.
+        schedule: Multiplier of every group's peak learning rate, from the number of steps made; None: always 1.
     """
 
     def __init__(
         self,
         parts: Parts,
-        precision: Precision,
         max_norm: float,
-        device: torch.device,
         ranks: Ranks = ONE_PROCESS,
+        schedule: Callable[[int], float] | None = None,
     ) -> None:
-        self.parts, self.max_norm, self.device, self.ranks = parts, max_norm, device, ranks
-        self.scaler = precision.grad_scaler()
+        self.parts, self.max_norm, self.ranks, self.schedule = parts, max_norm, ranks, schedule
+        self.scaler = parts.model.precision.grad_scaler()
         parts.context.accumulate = self.accumulate_all
+        self._gradients = parts.method.around(parts.context, self._accumulate)
         if ranks.size > 1:
-            self._gradient_sum, self._complete = GradientSum(ranks), False
             self._trained = [(name, p) for name, p in parts.network.named_parameters() if p.requires_grad]
+            self._gradient_sum, self._complete = GradientSum(ranks, self._trained), False
             # Buffers that forward passes change (R4F's power iteration): ranks make different numbers of them.
             state = parts.network.state_dict()
             self._buffers = [buffer for name, buffer in parts.network.named_buffers() if name in state]
             parts.context.complete = self._complete_gradients
 
-    def __call__(
-        self, batches: Sequence[Batch], multiplier: float, examples: int | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Do a step.
+    def __call__(self, batches: Sequence[Batch], *, examples: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Make a step.
 
         Args:
             batches: Its micro-batches, or this rank's share of them; the step's loss is the mean over all examples.
-            multiplier: Of every group's peak learning rate.
             examples: Of the step, on all ranks; default: those of the batches.
 
         Returns:
             The task's loss summed over the examples, and the gradient norm before clipping (None where it is off).
         """
         parts, context = self.parts, self.parts.context
+        multiplier = 1.0 if self.schedule is None else self.schedule(context.step)
         for group in parts.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiplier
         parts.network.train()
         parts.optimizer.zero_grad(set_to_none=True)
         self._begin(sum(batch.size for batch in batches) if examples is None else examples)
-        loss = parts.method.gradients(context, batches, self._accumulate)
+        loss = self._gradients(batches)
         if self.ranks.size > 1:
             loss = self._over_all_ranks(loss)
         self.scaler.unscale_(parts.optimizer)
@@ -82,22 +79,22 @@ class TrainingStep:
     def _begin(self, examples: int) -> None:
         self.parts.context.examples = examples
         if self.scaler.is_enabled():
-            one = torch.ones((), dtype=torch.float32, device=self.device)
+            one = torch.ones((), dtype=torch.float32, device=self.parts.streams.device)
             self.parts.context.gradient_scale = self.scaler.scale(one)
 
     def _over_all_ranks(self, loss: Tensor) -> Tensor:
-        """Gradients and buffers of the step as all ranks shall have them, and the sum of their losses."""
+        """Give all ranks the gradients and buffers of the whole step; returns the sum of their losses."""
         if self._complete:
             self._complete = False
-            self.ranks.add_up(loss)
+            self.ranks.all_reduce(loss)
         else:
-            loss = self._gradient_sum(self._trained, loss)
-        self.ranks.spread(self._buffers)
+            loss = self._gradient_sum(loss)
+        self.ranks.broadcast(self._buffers)
         return loss
 
     def _complete_gradients(self) -> None:
-        """What ``context.complete_gradients`` does: the sum over the ranks before the hook ``gradients`` is over."""
-        self._gradient_sum(self._trained, torch.zeros((), dtype=torch.float32, device=self.device))
+        """Add up the gradients of all ranks before the hook ``gradients`` is over; ``context.complete_gradients``."""
+        self._gradient_sum(torch.zeros((), dtype=torch.float32, device=self.parts.streams.device))
         self._complete = True
 
     def _accumulate(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
@@ -107,7 +104,7 @@ class TrainingStep:
             if any(parameter.grad is not None for _, parameter in self._trained):
                 raise RuntimeError("a method adds a pass to complete gradients: it must set them to None before")
             self._complete = False
-        total = torch.zeros((), dtype=torch.float32, device=self.device)
+        total = torch.zeros((), dtype=torch.float32, device=self.parts.streams.device)
         for batch in batches:
             logits = parts.model.logits(batch)
             loss = parts.model.loss(logits, batch)

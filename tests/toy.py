@@ -45,6 +45,7 @@ class ToyModel:
     """What module.context.Model says. Keeps what each forward pass saw."""
 
     n_examples = 100
+    precision = resolve_precision("fp32", CPU)
 
     def __init__(self, network, streams, dropout, regression):
         self.network, self.streams, self.dropout, self.regression = network, streams, dropout, regression
@@ -108,9 +109,7 @@ def build(spec, settings=None, *, dropout=0.0, regression=False, lr=0.1, seed=1,
     for group in optimizer.param_groups:
         group["initial_lr"] = lr
     context.optimizer = optimizer
-    step = TrainingStep(
-        Parts(network, model, method, optimizer, context, streams), resolve_precision("fp32", CPU), 0.0, CPU
-    )
+    step = TrainingStep(Parts(network, model, method, optimizer, context, streams), max_norm=0.0)
     method.before_fit(context)
     network.train()
     return step

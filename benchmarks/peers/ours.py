@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.assignment import Train
+from mt_dnn.assembly import pick_device
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
 from mt_dnn.encoder import resolve_encoder
 from mt_dnn.interrupt import StopRequest
+from mt_dnn.precision import resolve_precision
 from mt_dnn.results import RunDirectory, Status
 from mt_dnn.trainer import Trainer
 
@@ -23,18 +25,20 @@ _QUIET: dict[str, Any] = {
 
 def prepare(config: RunConfig, data: Datasets, scratch: Path) -> Train:
     """Build everything up to the first step; ``config.method`` says which method it is."""
-    directory = RunDirectory(scratch)
+    device = pick_device(config.device)
     trainer = Trainer(
         dataclasses.replace(config, **_QUIET),
         data,
         resolve_encoder(config.init_checkpoint),
-        directory,
+        RunDirectory(scratch),
+        device,
+        resolve_precision(config.precision, device),
         StopRequest(),
-        None,
     )
 
     def train() -> dict[str, float]:
-        result = trainer.fit()
+        trainer.fit()
+        result = trainer.result
         if result.status not in (Status.OK, Status.DEGENERATE) or result.last is None:
             raise RuntimeError(f"{config.method} on {config.task} ended {result.status}: {result.error}")
         (metrics,) = result.last.metrics.values()

@@ -34,7 +34,7 @@ def test_twenty_steps_equal_the_formula(changes, packed):
         examples, labels = toy.data(number)
         batch = toy.batch_of(examples, labels, packed)
         words = theta["E"]
-        step([batch], 1.0)
+        step([batch])
         deltas = [np.zeros((len(tokens), toy.E)) for tokens in examples]
         if settings.init_magnitude > 0:
             uniform = stream.uniform(torch.empty(*batch.input_ids.shape, toy.E))
@@ -57,7 +57,7 @@ def test_padding_is_never_perturbed():
     batch = toy.batch_of(*toy.data(0), packed=False)
     with torch.no_grad():
         words = step.parts.model.embed(batch).clone()
-    step([batch], 1.0)
+    step([batch])
     padding = batch.attention_mask == 0
     assert padding.any()
     for seen in step.parts.model.inputs:
@@ -106,7 +106,7 @@ def test_one_pass_without_a_start_is_the_plain_gradient_bit_for_bit():
     off = {"freelb": FreeLBSettings(ascent_steps=1, init_magnitude=0.0)}
     for spec, settings in (("vanilla", {}), ("freelb", off)):
         step = toy.build(spec, settings, dropout=0.3)
-        step([toy.batch_of(*toy.data(0)), toy.batch_of(*toy.data(1))], 1.0)
+        step([toy.batch_of(*toy.data(0)), toy.batch_of(*toy.data(1))])
         gradients.append([p.grad for p in step.parts.network.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
@@ -115,8 +115,8 @@ def test_every_step_draws_another_start_and_leaves_dropout_where_one_pass_leaves
     plain, step = toy.build("vanilla", dropout=0.3), toy.build("freelb", dropout=0.3, lr=0.0)
     batch = toy.batch_of(*toy.data(0))
     for _ in range(3):
-        plain([batch], 1.0)
-        step([batch], 1.0)
+        plain([batch])
+        step([batch])
     assert np.array_equal(step.parts.model.masks[::2], plain.parts.model.masks)
     assert step.parts.streams.dropout.position == plain.parts.streams.dropout.position
     starts = step.parts.model.inputs[::2]
@@ -130,7 +130,7 @@ def test_accumulation_equals_the_large_batch():
     examples, labels = toy.data(0, n=7)
     for parts in ([slice(0, 7)], [slice(0, 4), slice(4, 7)]):
         step = toy.build("freelb", settings)
-        step([toy.batch_of(examples[part], labels[part]) for part in parts], 1.0)
+        step([toy.batch_of(examples[part], labels[part]) for part in parts])
         theta.append(toy.theta_of(step))
     for name, value in theta[0].items():
         np.testing.assert_allclose(theta[1][name], value, rtol=1e-10, atol=1e-13)
@@ -142,7 +142,7 @@ def test_passes_of_other_methods_are_perturbed_and_replayed_too():
     batch = toy.batch_of(*toy.data(0))
     with torch.no_grad():
         words = step.parts.model.embed(batch).clone()
-    step([batch], 1.0)
+    step([batch])
     model = step.parts.model
     first, first_second, then, then_second = model.inputs
     assert torch.equal(first, first_second)
@@ -156,7 +156,7 @@ def test_passes_of_other_methods_are_perturbed_and_replayed_too():
 def test_the_hook_goes_away_even_after_an_error():
     step = toy.build("freelb")
     model = step.parts.model
-    step([toy.batch_of(*toy.data(0))], 1.0)
+    step([toy.batch_of(*toy.data(0))])
     assert model.embedding_hooks == []
 
     def fail(batches, weight=1.0):
@@ -188,7 +188,7 @@ def test_it_reads_no_gradient_of_parameters():
 def test_a_perturbation_that_the_embeddings_lose_is_refused():
     step = toy.build("freelb", {"freelb": FreeLBSettings(step_size=1e-19)})
     with pytest.raises(LostNoise, match="freelb on the word embeddings"):
-        step([toy.batch_of(*toy.data(0))], 1.0)
+        step([toy.batch_of(*toy.data(0))])
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_twenty_steps_equal_the_formula(regression, changes, packed):
     for number in range(20):
         examples, labels = toy.data(number, regression=regression)
         batch = toy.batch_of(examples, labels, packed)
-        step([batch], 1.0)
+        step([batch])
         z = reference_noise(stream, batch, settings)
         _, gradient = reference.objective(
             theta, examples, labels, *masks[-2:], z, settings.weight, settings.detach_embeddings, regression
@@ -51,7 +51,7 @@ def test_only_the_second_pass_is_a_noised_one_and_the_plain_one_keeps_its_masks(
     plain, step = toy.build("vanilla", dropout=0.3), toy.build("r3f", dropout=0.3)
     for number in range(3):
         for one in (plain, step):
-            one([toy.batch_of(*toy.data(number))], 1.0)
+            one([toy.batch_of(*toy.data(number))])
     assert step.parts.model.noised == [False, True] * 3
     assert np.array_equal(step.parts.model.masks[::2], plain.parts.model.masks)
     assert R3F.has_noised_pass
@@ -73,7 +73,7 @@ def test_without_noise_and_dropout_the_term_is_nothing():
 )
 def test_a_term_that_is_off_costs_no_pass(regression, changes, passes):
     step = toy.build("r3f", {"r3f": R3FSettings(**changes)}, regression=regression)
-    step([toy.batch_of(*toy.data(0, regression=regression))], 1.0)
+    step([toy.batch_of(*toy.data(0, regression=regression))])
     assert len(step.parts.model.masks) == passes
 
 
@@ -97,7 +97,7 @@ def test_noise_has_the_size_it_says(kind):
 def test_noise_that_the_embeddings_lose_is_refused():
     step = toy.build("r3f", {"r3f": R3FSettings(noise_scale=1e-20)})
     with pytest.raises(LostNoise, match=r"r3f\.noise_scale on the word embeddings: noise of 1\.0e-20 is lost"):
-        step([toy.batch_of(*toy.data(0))], 1.0)
+        step([toy.batch_of(*toy.data(0))])
 
 
 def test_spectral_norm_divides_the_head_by_its_largest_singular_value():
@@ -109,7 +109,7 @@ def test_spectral_norm_divides_the_head_by_its_largest_singular_value():
     original = head.parametrizations.weight.original
     np.testing.assert_array_equal(original.detach(), toy.build("vanilla").parts.network.heads["toy"][1].weight.detach())
     for number in range(30):
-        step([toy.batch_of(*toy.data(number))], 1.0)
+        step([toy.batch_of(*toy.data(number))])
     expected = original / torch.linalg.matrix_norm(original, 2)
     torch.testing.assert_close(head.eval().weight, expected, rtol=1e-4, atol=1e-5)
     (info,) = context.params.select(Role.HEAD, Kind.WEIGHT)

@@ -17,7 +17,7 @@ def test_twenty_steps_equal_the_formula(alpha, regression, packed):
     theta, masks = toy.theta_of(step), step.parts.model.masks
     for number in range(20):
         examples, labels = toy.data(number, regression=regression)
-        step([toy.batch_of(examples, labels, packed)], 1.0)
+        step([toy.batch_of(examples, labels, packed)])
         _, gradient = reference.objective(theta, examples, labels, *masks[-2:], alpha, regression)
         theta = {name: value - 0.05 * gradient[name] for name, value in theta.items()}
         toy.assert_theta(step, theta, f"step {number}")
@@ -29,7 +29,7 @@ def test_the_plain_pass_has_the_masks_of_plain_fine_tuning():
     for spec in ("vanilla", "rdrop"):
         step = toy.build(spec, dropout=0.3)
         for number in range(3):
-            step([toy.batch_of(*toy.data(number))], 1.0)
+            step([toy.batch_of(*toy.data(number))])
         masks[spec] = step.parts.model.masks
     assert np.array_equal(masks["rdrop"][::2], masks["vanilla"])
     second = np.array(masks["rdrop"][1::2])
@@ -41,7 +41,7 @@ def test_without_dropout_the_gradient_is_the_plain_one_bit_for_bit(alpha):
     gradients = []
     for spec, settings in (("vanilla", {}), ("rdrop", {"rdrop": RDropSettings(alpha)})):
         step = toy.build(spec, settings)
-        step([toy.batch_of(*toy.data(0))], 1.0)
+        step([toy.batch_of(*toy.data(0))])
         gradients.append([p.grad for p in step.parts.network.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
@@ -52,7 +52,7 @@ def test_accumulation_equals_the_large_batch():
     examples, labels = toy.data(0, n=7)
     for parts in ([slice(0, 7)], [slice(0, 4), slice(4, 7)]):
         step = toy.build("rdrop", dropout=0.0)
-        step([toy.batch_of(examples[part], labels[part]) for part in parts], 1.0)
+        step([toy.batch_of(examples[part], labels[part]) for part in parts])
         theta.append(toy.theta_of(step))
     for name, value in theta[0].items():
         np.testing.assert_allclose(theta[1][name], value, rtol=1e-12, atol=1e-14)

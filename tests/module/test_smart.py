@@ -52,7 +52,7 @@ def test_twenty_steps_equal_the_formula(changes, packed):
         batch = toy.batch_of(examples, labels, packed)
         step.parts.context.step = number
         model.masks.clear()
-        step([batch], 1.0)
+        step([batch])
         noise = [np.zeros((len(tokens), toy.E)) for tokens in examples]
         masks = list(model.masks)
         if settings.proximal_weight > 0:
@@ -121,7 +121,7 @@ def test_a_regression_has_squared_differences():
 
 def test_terms_that_are_off_cost_no_pass_and_no_teacher():
     step = toy.build("smart", {"smart": SMARTSettings(smoothness_weight=0.0, proximal_weight=0.0)})
-    step([toy.batch_of(*toy.data(0))], 1.0)
+    step([toy.batch_of(*toy.data(0))])
     assert len(step.parts.model.masks) == 1
     assert step.parts.method.state_dict() == {"smart": {"teacher": None}}
 
@@ -130,7 +130,7 @@ def test_passes_are_marked_and_the_plain_one_keeps_its_masks():
     plain, step = toy.build("vanilla", dropout=0.3), toy.build("smart", dropout=0.3)
     for number in range(2):
         for one in (plain, step):
-            one([toy.batch_of(*toy.data(number))], 1.0)
+            one([toy.batch_of(*toy.data(number))])
     assert step.parts.model.noised == [False, True, True, False] * 2
     assert np.array_equal(step.parts.model.masks[::4], plain.parts.model.masks)
     assert SMART.has_noised_pass
@@ -154,7 +154,7 @@ def test_accumulation_equals_the_large_batch():
     for parts in ([slice(0, 7)], [slice(0, 4), slice(4, 7)]):
         step = toy.build("smart", settings)
         for _ in range(3):
-            step([toy.batch_of(examples[part], labels[part]) for part in parts], 1.0)
+            step([toy.batch_of(examples[part], labels[part]) for part in parts])
         theta.append(toy.theta_of(step))
     for name, value in theta[0].items():
         np.testing.assert_allclose(theta[1][name], value, rtol=1e-10, atol=1e-13)
@@ -216,7 +216,7 @@ def test_the_teacher_starts_before_training_and_survives_a_checkpoint():
     teacher = whole.parts.method.state_dict()["smart"]["teacher"]
     np.testing.assert_array_equal(teacher[toy.NAMES["V"]], start["V"])
     for number in range(3):
-        whole([toy.batch_of(*toy.data(number))], 1.0)
+        whole([toy.batch_of(*toy.data(number))])
     saved = {name: value.clone() for name, value in whole.parts.method.state_dict()["smart"]["teacher"].items()}
     random = whole.parts.streams.state()
     again = toy.build("smart", settings, dropout=0.3)
@@ -228,7 +228,7 @@ def test_the_teacher_starts_before_training_and_survives_a_checkpoint():
     again.parts.streams.restore(random)
     for number in range(3, 6):
         for step in (whole, again):
-            step([toy.batch_of(*toy.data(number))], 1.0)
+            step([toy.batch_of(*toy.data(number))])
     for name, value in toy.theta_of(whole).items():
         np.testing.assert_array_equal(toy.theta_of(again)[name], value)
 
@@ -237,7 +237,7 @@ def test_noise_that_the_embeddings_lose_is_refused():
     for changes in ({"noise_std": 1e-20}, {"radius": 1e-20}):
         step = toy.build("smart", {"smart": SMARTSettings(**changes)})
         with pytest.raises(LostNoise, match="smart on the word embeddings"):
-            step([toy.batch_of(*toy.data(0))], 1.0)
+            step([toy.batch_of(*toy.data(0))])
 
 
 def test_the_step_size_follows_the_projection():

@@ -37,4 +37,4 @@ def build(config, total_steps=10):
     rows = torch.arange(64).view(4, 16).numpy()
     batches = [[parts.network.encoder.batch(data.train, part, CPU)] for part in rows]
     parts.model.n_examples, parts.model.passes = 64, lambda: iter(batches)
-    return parts, TrainingStep(parts, precision, config.global_grad_clipping, CPU), batches
+    return parts, TrainingStep(parts, config.global_grad_clipping), batches

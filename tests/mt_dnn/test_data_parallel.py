@@ -255,7 +255,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with join("auto") as ranks:
-        assert (ranks.size, ranks.first, ranks.gather("x"), ranks.highest(3)) == (1, True, ["x"], 3)
+        assert (ranks.size, ranks.first, ranks.gather("x"), ranks.all_reduce_max(3)) == (1, True, ["x"], 3)
 
 
 def test_under_torchrun_a_ctrl_c_that_comes_twice_is_one():

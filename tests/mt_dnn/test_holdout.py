@@ -16,7 +16,7 @@ from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import open_datasets
 from mt_dnn.results import EpochScore, Status
 from mt_dnn.run import run
-from mt_dnn.trainer import _better
+from mt_dnn.score_keeper import is_better
 
 
 @given(labels=st.lists(st.integers(0, 3), min_size=4, max_size=200), share=st.floats(0.01, 0.99))
@@ -86,9 +86,9 @@ def test_a_run_chooses_its_epoch_on_what_is_held_out(tiny_run):
 
 def test_the_better_epoch_is_the_better_on_what_is_held_out():
     low_dev, high_dev = EpochScore(1, 10.0, {}, 90.0), EpochScore(2, 99.0, {}, 80.0)
-    assert not _better(high_dev, low_dev)
-    assert _better(low_dev, high_dev)
-    assert _better(low_dev, EpochScore(2, 99.0, {}, math.nan))
+    assert not is_better(high_dev, low_dev)
+    assert is_better(low_dev, high_dev)
+    assert is_better(low_dev, EpochScore(2, 99.0, {}, math.nan))
 
 
 def test_without_a_holdout_runs_keep_their_identity():

@@ -15,6 +15,7 @@ from mt_dnn.config import run_dir, run_id
 from mt_dnn.encoder_source import hub_commit
 from mt_dnn.identity import Identity, encoder_content, identity_of
 from mt_dnn.interrupt import Interrupted
+from mt_dnn.leftovers import leftovers
 from mt_dnn.results import RunDirectory
 from mt_dnn.run import run
 from tests.edits import edit_json
@@ -230,7 +231,7 @@ def test_a_start_of_a_finished_run_sweeps_what_a_kill_left(own):
         run(config)  # another process is at work
         assert all(path.exists() for path in left)
     run(config)
-    assert directory.leftovers(done=True) == []
+    assert leftovers(directory, done=True) == []
     assert not any(path.exists() for path in left)
     assert (directory.checkpoints / "best" / "model.safetensors").is_file()
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from data_utils.errors import SettingError
+from mt_dnn.leftovers import leftovers, sweep
 from mt_dnn.results import EpochScore, RunDirectory, RunLocked, RunResult, Status
 from tests.edits import edit_json, flip
 
@@ -242,9 +243,9 @@ def test_what_killed_processes_left_is_swept(directory):
                  "checkpoints/.last-00000005.tmp/state.pt"):  # fmt: skip
         (directory.path / path).parent.mkdir(parents=True, exist_ok=True)
         (directory.path / path).touch()
-    directory.sweep(done=False)
+    sweep(directory, done=False)
     assert sorted(path.name for path in folder.iterdir()) == ["best", "last-00000004"]
     assert [path.name for path in directory.path.iterdir() if ".tmp" in path.name] == []
-    directory.sweep(done=True)
+    sweep(directory, done=True)
     assert [path.name for path in folder.rglob("*")] == ["best", "model.safetensors"]
-    assert directory.leftovers(done=True) == []
+    assert leftovers(directory, done=True) == []

@@ -11,10 +11,13 @@ from safetensors.torch import load_file
 import train
 from data_utils.errors import SettingError
 from module.bert_optim import Adamax, NonFiniteGradient
+from module.method import FineTuningMethod
+from module.methods import METHODS
 from mt_dnn.config import run_dir
 from mt_dnn.results import RunDirectory, Status
 from mt_dnn.run import run
-from mt_dnn.trainer import Trainer
+from mt_dnn.schedule import learning_rate_multiplier
+from mt_dnn.train_state import Checkpointer
 from tests.mt_dnn.method_runs import final_weights
 
 
@@ -56,19 +59,25 @@ def test_run_json_says_what_precision_auto_became(tiny_run, monkeypatch, name):
     assert (description["config"]["precision"], description["resolved_precision"]) == ("auto", name)
 
 
-def test_predictions_give_the_scores(tiny_run):
+@pytest.mark.parametrize("task", ["toy", "toyscore"])
+def test_predictions_give_the_scores(tiny_run, task):
+    from scipy.stats import pearsonr
     from sklearn.metrics import accuracy_score, matthews_corrcoef
 
-    config = tiny_run()
+    config = tiny_run(train_datasets=task)
     result = run(config)
     with np.load(run_dir(config) / "predictions.npz", allow_pickle=False) as arrays:
-        labels = arrays["toy_dev.labels"]
+        labels = arrays[f"{task}_dev.labels"]
         for which, score in (("best", result.best), ("last", result.last)):
-            predicted = arrays[f"toy_dev.{which}_logits"].argmax(1)
-            assert 100 * matthews_corrcoef(labels, predicted) == pytest.approx(score.metrics["toy_dev"]["MCC"])
-            assert 100 * accuracy_score(labels, predicted) == pytest.approx(score.metrics["toy_dev"]["ACC"])
-        assert arrays["toy_dev.uids"].tolist() == [str(i).encode() for i in range(30)]
-    assert result.primary_metric == "MCC"
+            logits, metrics = arrays[f"{task}_dev.{which}_logits"], score.metrics[f"{task}_dev"]
+            if task == "toy":
+                predicted = logits.argmax(1)
+                assert 100 * matthews_corrcoef(labels, predicted) == pytest.approx(metrics["MCC"])
+                assert 100 * accuracy_score(labels, predicted) == pytest.approx(metrics["ACC"])
+            else:
+                assert 100 * pearsonr(logits[:, 0], labels).statistic == pytest.approx(metrics["Pearson"], rel=1e-5)
+        assert arrays[f"{task}_dev.uids"].tolist() == [str(i).encode() for i in range(30)]
+    assert result.primary_metric == {"toy": "MCC", "toyscore": "Pearson"}[task]
 
 
 def test_a_finished_run_is_not_run_again(tiny_run):
@@ -176,6 +185,48 @@ def test_steps_that_a_gpu_refused_end_the_run_at_the_next_logging_step(tiny_run,
     assert "'encoder.weight' is not finite" in result.error
 
 
+class OwnOptimizer(FineTuningMethod):
+    """A plug-in whose optimizer finds out late that it should have refused a step."""
+
+    name = "own_optimizer"
+
+    def make_optimizer(self, groups, settings, made):
+        class Late(torch.optim.AdamW):
+            def check_refused(self):
+                if self.param_groups[0]["lr"] > 0.0:  # in all steps but the first
+                    raise NonFiniteGradient("encoder.weight", 1)
+
+        return Late([dict(group) for group in groups])
+
+
+class OwnCheck(FineTuningMethod):
+    name = "own_check"
+
+    def check_step(self, context):
+        if context.step == 3:
+            raise NonFiniteGradient("encoder.bias", 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "step", "said"), [(OwnOptimizer, 2, "encoder.weight"), (OwnCheck, 4, "encoder.bias")]
+)
+def test_a_plug_in_is_asked_for_refused_steps_at_every_logging_step(tiny_run, monkeypatch, method, step, said):
+    monkeypatch.setitem(METHODS._classes, method.name, method)
+    config = tiny_run(method=method.name, log_per_updates=1)
+    result = run(config)
+    assert (result.status, result.steps) == (Status.DIVERGED, step)
+    assert f"'{said}' is not finite" in result.error
+    assert [line["step"] for line in lines(run_dir(config))] == list(range(1, step + 1))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "linear_legacy"])
+def test_every_step_has_the_learning_rate_of_its_schedule(tiny_run, schedule):
+    config = tiny_run(schedule=schedule, warmup=0.2, log_per_updates=1, learning_rate=1e-3)
+    run(config)
+    found = [line["learning_rate"] for line in lines(run_dir(config)) if "loss" in line]
+    assert found == [1e-3 * learning_rate_multiplier(step, 15, 0.2, schedule) for step in range(15)]
+
+
 def test_an_unexpected_error_is_recorded_and_tried_again(tiny_run, monkeypatch):
     config = tiny_run()
     with monkeypatch.context() as patch:
@@ -248,16 +299,16 @@ def test_a_second_ctrl_c_ends_train_py_in_one_line_with_130_and_the_checkpoint_s
     run(whole)
     broken = tiny_run(output_dir=tmp_path / "broken", save="last", checkpoint_seconds=0.0)
     file = write_settings(broken, tmp_path)
-    checkpoint = Trainer._maybe_checkpoint
+    save_if_due = Checkpointer.save_if_due
 
-    def impatient(trainer):
-        checkpoint(trainer)
-        if trainer.state.step == 7:
+    def impatient(checkpoints):
+        save_if_due(checkpoints)
+        if checkpoints.state.step == 7:
             signal.raise_signal(signal.SIGINT)  # asks for a checkpoint at the next step
             signal.raise_signal(signal.SIGINT)  # and does not wait for it
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_maybe_checkpoint", impatient)
+        patch.setattr(Checkpointer, "save_if_due", impatient)
         assert train.main(["--config", str(file)]) == 130
     told = "stopped at once; the same command goes on from the last checkpoint, if there is one\n"
     assert capsys.readouterr().err == told

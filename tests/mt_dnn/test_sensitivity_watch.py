@@ -25,7 +25,7 @@ def watched(config, steps=6):
     parts, step, batches = build(config)
     watch = SensitivityWatch(parts.network, parts.optimizer, BETA)
     for i in range(steps):
-        step(batches[i % len(batches)], 1.0)
+        step(batches[i % len(batches)])
     return {path: entry["sensitivity"] for path, entry in watch.state_dict()["state"].items()}, parts.optimizer
 
 

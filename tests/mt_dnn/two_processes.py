@@ -19,7 +19,8 @@ from data_utils.errors import SettingError
 from module.row_sparse import RowSparseEmbedding
 from mt_dnn import data_parallel
 from mt_dnn.config_parser import config_from_mapping
-from mt_dnn.data_parallel import GradientSum, Ranks, join
+from mt_dnn.data_parallel import Ranks, join
+from mt_dnn.gradient_sum import GradientSum
 from mt_dnn.interrupt import Interrupted, RankLost
 from mt_dnn.run import run
 from mt_dnn.training_step import TrainingStep
@@ -44,8 +45,8 @@ def do_runs(ranks: Ranks, jobs: list[dict]) -> dict[str, dict]:
     for job in jobs:
         steps, unequal, shares = [], [], []
 
-        def watched(step, batches, *arguments, steps=steps, unequal=unequal, shares=shares):
-            result = step_of_a_run(step, batches, *arguments)
+        def watched(step, batches, examples, steps=steps, unequal=unequal, shares=shares):
+            result = step_of_a_run(step, batches, examples=examples)
             held = (
                 step.parts.network.state_dict(),
                 step.parts.optimizer.state_dict(),
@@ -76,8 +77,8 @@ def check_primitives(ranks: Ranks) -> None:
     """What runs do not show."""
     check_the_sum_of_gradients(ranks)
     assert ranks.gather(ranks.rank) == [0, 1]
-    assert ranks.highest(ranks.rank) == 1
-    assert ranks.state_of_first({"a": torch.full((2,), float(ranks.rank))})["a"].tolist() == [0.0, 0.0]
+    assert ranks.all_reduce_max(ranks.rank) == 1
+    assert ranks.broadcast_state({"a": torch.full((2,), float(ranks.rank))})["a"].tolist() == [0.0, 0.0]
     order = []
     ranks.first_before_others(lambda: order.append(ranks.rank))
     assert order == [ranks.rank]
@@ -99,18 +100,18 @@ def check_the_sum_of_gradients(ranks: Ranks) -> None:
     table, dense, idle, far = (nn.Parameter(torch.zeros(9, 2)) for _ in range(4))
     embedding = RowSparseEmbedding(nn.Embedding(9, 2, _weight=table.data))
     named = [("table", embedding.weight), ("dense", dense), ("idle", idle), ("far", far)]
-    add_up = GradientSum(ranks)
+    sum_up = GradientSum(ranks, named)
     for ids in ([[1, 4, 4], [4, 7]], [[], [2]], [[3], []]):  # of rank 0, of rank 1
         plain = torch.zeros(9, 2).requires_grad_()
-        for mine in ids:
-            plain[mine].sum().backward()
+        for tokens in ids:
+            plain[tokens].sum().backward()
         for _, parameter in named:
             parameter.grad = None
-        if own := ids[ranks.rank]:
-            (embedding(torch.tensor(own)).sum() + (ranks.rank + 1) * dense.sum()).backward()
-        if not ranks.first and own:
+        if mine := ids[ranks.rank]:
+            (embedding(torch.tensor(mine)).sum() + (ranks.rank + 1) * dense.sum()).backward()
+        if not ranks.first and mine:
             far.sum().backward()
-        total = add_up(named, torch.tensor(float(len(own))))
+        total = sum_up(torch.tensor(float(len(mine))))
         weight = sum(rank + 1 for rank in range(2) if ids[rank])
         assert total == sum(map(len, ids))
         assert embedding.weight.grad.is_coalesced()
@@ -120,7 +121,7 @@ def check_the_sum_of_gradients(ranks: Ranks) -> None:
         assert idle.grad is None
     idle.grad = torch.ones(9, 2)
     with pytest.raises(RuntimeError, match="gradient of 'idle' is of another kind"):
-        add_up(named, torch.tensor(0.0))
+        sum_up(torch.tensor(0.0))
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ import pytest
 from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
-from mt_dnn.trainer import Trainer
+from mt_dnn.score_keeper import ScoreKeeper
+from mt_dnn.training_step import TrainingStep
 
 
 @pytest.fixture
@@ -61,15 +62,15 @@ def test_an_ordinary_run_is_ok_without_a_word(tiny_run, tmp_path, caplog):
 
 @pytest.mark.parametrize("epochs", [{1}, {2}, {1, 2}])
 def test_a_correlation_that_is_nan_in_the_best_or_the_last_epoch_is_not_ok(tiny_run, monkeypatch, epochs):
-    scores = Trainer._dev_scores
+    scores = ScoreKeeper.scores
 
-    def dev_scores(trainer, epoch):
+    def of_one_value(keeper, epoch):
         with monkeypatch.context() as patch:
             if epoch in epochs:  # as of a network that predicts one value for every example
                 patch.setattr("data_utils.metrics.predictions", lambda _, logits: np.zeros(len(logits)))
-            return scores(trainer, epoch)
+            return scores(keeper, epoch)
 
-    monkeypatch.setattr(Trainer, "_dev_scores", dev_scores)
+    monkeypatch.setattr(ScoreKeeper, "scores", of_one_value)
     result = run(tiny_run(train_datasets="toyscore", epochs=2))
     assert math.isnan(result.last.score) == (2 in epochs)
     assert math.isnan(result.best.score) == (epochs == {1, 2}), "a number beats NaN"
@@ -101,18 +102,18 @@ def test_a_last_step_that_bursts_is_diverged(tiny_run, task, changes):
 
 
 class Bursting:
-    """Sets a weight to a value after some step, as a last step that explodes would."""
+    """Sets a row of a weight to a value after some step, as a last step that explodes would."""
 
-    def __init__(self, monkeypatch, step, value, name="heads.toy.1.weight"):
-        step_once = Trainer._step
+    def __init__(self, monkeypatch, step, value, name="heads.toy.1.weight", row=0):
+        step_once = TrainingStep.__call__
 
-        def then_burst(trainer, batches, examples):
-            norm = step_once(trainer, batches, examples)
-            if trainer.state.step == step:
-                dict(trainer.network.named_parameters())[name].data[0] = value
-            return norm
+        def then_burst(training_step, batches, examples):
+            made = step_once(training_step, batches, examples=examples)
+            if training_step.parts.context.step + 1 == step:
+                dict(training_step.parts.network.named_parameters())[name].data[row] = value
+            return made
 
-        monkeypatch.setattr(Trainer, "_step", then_burst)
+        monkeypatch.setattr(TrainingStep, "__call__", then_burst)
 
 
 @pytest.mark.parametrize("method", ["vanilla", "ema", "swa"])
@@ -129,14 +130,7 @@ def test_a_finite_best_epoch_stays_and_the_last_is_diverged(tiny_run, monkeypatc
 def test_a_weight_that_no_dev_example_shows_is_looked_at(tiny_run, monkeypatch):
     """The embedding of a word that the data do not have: every logit is finite."""
     name = "encoder.model.embeddings.word_embeddings.weight"
-    step_once = Trainer._step
-
-    def step(trainer, batches, examples):
-        norm = step_once(trainer, batches, examples)
-        dict(trainer.network.named_parameters())[name].data[4] = math.nan  # [MASK]
-        return norm
-
-    monkeypatch.setattr(Trainer, "_step", step)
+    Bursting(monkeypatch, 1, math.nan, name, row=4)  # [MASK]
     result = run(tiny_run(epochs=1, batch_size=70, warmup=0.0, log_per_updates=50))
     assert (result.status, result.error) == (Status.DIVERGED, f"the weight {name!r} is NaN or infinite after epoch 1")
 

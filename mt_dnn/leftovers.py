@@ -1,0 +1,48 @@
+"""Leftovers of killed, failed and pruned sessions in the directory of a run."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from data_utils.errors import SettingError
+from mt_dnn.results import RunDirectory, RunLocked, Status
+
+
+def leftovers(directory: RunDirectory, done: bool) -> list[Path]:
+    """Find files that were being written at a kill and, once the run is done, its checkpoints."""
+    found = [*directory.path.glob(".*.tmp*"), *directory.checkpoints.rglob(".*.tmp*")]
+    return found + (list(directory.checkpoints.glob("last-*")) if done else [])
+
+
+def sweep(directory: RunDirectory, done: bool) -> None:
+    """Remove :func:`leftovers`; the lock must be held, so nobody is at work on them."""
+    for path in leftovers(directory, done):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sweep_unless_locked(directory: RunDirectory, done: bool) -> None:
+    """Remove :func:`leftovers` of a run that is over; leave them where another process is at work."""
+    if leftovers(directory, done):
+        with suppress(RunLocked, SettingError, OSError), directory.lock():
+            sweep(directory, done)
+
+
+def clear(directory: RunDirectory) -> None:
+    """Make way for a run to go on: drop what a kill left and the earlier result with its files.
+
+    The checkpoints stay, the metrics up to them, and all files of a run that was pruned.
+    """
+    sweep(directory, done=False)
+    result = directory.read_result()
+    if result is None:
+        return
+    directory.result_json.unlink()
+    if result.status is not Status.PRUNED:
+        directory.predictions_npz.unlink(missing_ok=True)
+        directory.sensitivity_json.unlink(missing_ok=True)
+        shutil.rmtree(directory.tensorboard, ignore_errors=True)

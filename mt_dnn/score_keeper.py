@@ -1,0 +1,201 @@
+"""The scores of a run: every epoch's, the best of them, and whether they tell anything."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from data_utils.batching import evaluation_batches
+from data_utils.metrics import compute_metrics
+from data_utils.task_def import TaskDef, TaskType
+from mt_dnn import checkpoint
+from mt_dnn.assembly import Parts
+from mt_dnn.config import RunConfig
+from mt_dnn.data import Datasets
+from mt_dnn.data_parallel import Ranks
+from mt_dnn.evaluation import all_logits
+from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
+from mt_dnn.tracking import Tracker
+from mt_dnn.train_state import TrainState
+
+log = logging.getLogger(__name__)
+
+
+class Diverged(RuntimeError):
+    """A loss, weight or logit is NaN or infinite."""
+
+
+@dataclass
+class ScoreKeeper:
+    """Scores the network after every epoch and keeps logits and weights of the last and of the best one."""
+
+    config: RunConfig
+    data: Datasets
+    rows: npt.NDArray[np.int64]
+    """(N,) rows of the training set that are trained on."""
+    parts: Parts
+    state: TrainState
+    """Holds scores and logits."""
+    directory: RunDirectory
+    """Holds weights."""
+    tracker: Tracker
+    ranks: Ranks
+
+    def __post_init__(self) -> None:
+        """Refuse examples that the encoder does not take."""
+        for name, cache in self.data.evaluated.items():
+            self.parts.network.encoder.limits.check(name, cache)
+        self.batches = {
+            name: evaluation_batches(cache.lengths, self.config.eval_batch_tokens)
+            for name, cache in self.data.evaluated.items()
+        }
+
+    def constant_labels(self) -> list[str]:
+        """A clause for each set whose labels are all the same, the training set first: its scores tell nothing."""
+        task_def = self.data.task_def
+        sets = {task_def.dataset_name("train"): self.data.train.labels[self.rows]}
+        sets |= {name: np.asarray(cache.labels) for name, cache in self.data.evaluated.items()}
+        return [
+            f"all {len(labels)} labels of {name} are {_shown(labels[0], task_def)}"
+            if len(labels) > 1
+            else f"{name} has one row"
+            for name, labels in sets.items()
+            if (labels == labels[0]).all()
+        ]
+
+    def evaluate(self, epoch: int) -> None:
+        """Score every set; keep logits and weights of the last and of the best epoch.
+
+        Args:
+            epoch: The epoch that is over, from 1.
+
+        Raises:
+            Diverged: A weight or a logit is NaN or infinite.
+        """
+        config, state, parts = self.config, self.state, self.parts
+        self.ranks.check_copies(parts.network.state_dict())
+        self._check_weights(epoch)
+        raw = self.scores(epoch)[0] if parts.method.evaluates_other_weights else None
+        with parts.method.evaluation(parts.context):
+            last, logits = self.scores(epoch)
+            state.last = last
+            state.logits |= {f"{name}.last_logits": values for name, values in logits.items()}
+            if is_better(last, state.best):
+                state.best = last
+                state.logits |= {f"{name}.best_logits": values for name, values in logits.items()}
+                if config.save in ("best", "both"):
+                    self._keep_weights("best", epoch)
+            if epoch == config.epochs and config.save in ("last", "both"):
+                self._keep_weights("last", epoch)
+        best = state.best or last
+        if self.ranks.first:
+            self.tracker.evaluated(state.step, last, raw)
+        log.info(
+            "%s %s %s seed=%d epoch %d/%d %s %s best %s (epoch %d)",
+            config.task, config.encoder, config.method, config.seed, epoch, config.epochs,
+            self.data.task_def.primary_metric, f"{last.score:z.2f}", f"{best.score:z.2f}", best.epoch,
+        )  # fmt: skip
+
+    def scores(self, epoch: int) -> tuple[EpochScore, dict[str, Tensor]]:
+        """Scores of the weights as they are, and each set's (N, K) logits.
+
+        Raises:
+            Diverged: A logit is NaN or infinite; metrics would make a class or a number of it.
+        """
+        data, task_def, parts = self.data, self.data.task_def, self.parts
+        where, logits, metrics = (parts.streams.device, parts.model.precision), {}, {}
+        for name, cache in data.evaluated.items():
+            found = all_logits(parts.network, cache, self.batches[name], task_def.n_class, *where, ranks=self.ranks)
+            logits[name] = torch.from_numpy(found)
+            metrics[name] = compute_metrics(task_def, found, np.asarray(cache.labels))
+        for name, values in logits.items():
+            if not values.isfinite().all():
+                raise Diverged(f"a logit of {name} after epoch {epoch} is NaN or infinite")
+        score = float(np.mean([metrics[name][task_def.primary_metric] for name in data.dev]))
+        held_out = next((metrics[name][task_def.primary_metric] for name in data.held_out), None)
+        return EpochScore(epoch, score, metrics, held_out), logits
+
+    def verdict(self) -> tuple[Status, str | None]:
+        """The status of a run that reached its end: ok, or degenerate where its scores tell nothing.
+
+        Returns:
+            The status, and why it is degenerate if that is not because one class or value is predicted for every
+            example.
+        """
+        for fault in self.constant_labels():
+            return Status.DEGENERATE, fault
+        if all(_is_constant(self.state.logits[f"{name}.best_logits"]) for name in self.data.dev):
+            return Status.DEGENERATE, None
+        for name, epoch in (("best", self.state.best), ("last", self.state.last)):
+            assert epoch is not None
+            if math.isnan(epoch.score) or math.isnan(epoch.choice):
+                where = "the dev sets" if math.isnan(epoch.score) else "the held-out set"
+                return Status.DEGENERATE, f"{self.data.task_def.primary_metric} of the {name} epoch is NaN on {where}"
+        return Status.OK, None
+
+    def predictions(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of ``predictions.npz``: see :meth:`mt_dnn.results.RunDirectory.write_predictions`."""
+        arrays: dict[str, npt.NDArray[Any]] = {name: logits.numpy() for name, logits in self.state.logits.items()}
+        for name, cache in self.data.evaluated.items():
+            arrays[f"{name}.uids"] = np.asarray(cache.uids)
+            arrays[f"{name}.labels"] = np.asarray(cache.labels)
+        return arrays
+
+    def weights_of(self, result: RunResult) -> dict[str, str]:
+        """Drop kept weights of epochs that a result does not name.
+
+        Returns:
+            Path in the run's folder -> SHA-256 of the others.
+        """
+        files = {}
+        for name, score in (("best", result.best), ("last", result.last)):
+            epoch, digest = self.state.kept.get(name, (None, ""))
+            if score is None or score.epoch != epoch:
+                checkpoint.drop_weights(self.directory.checkpoints, name)
+                continue
+            file = checkpoint.weights_file(self.directory.checkpoints, name)
+            files[file.relative_to(self.directory.path).as_posix()] = digest
+        return files
+
+    def _keep_weights(self, name: str, epoch: int) -> None:
+        if self.ranks.first:
+            digest = checkpoint.save_weights(self.directory.checkpoints, name, self.parts.network)
+            self.state.kept[name] = epoch, digest
+
+    def _check_weights(self, epoch: int) -> None:
+        """Look for what no dev example need show, such as the embedding of a word that none of them has.
+
+        Raises:
+            Diverged: A weight is NaN or infinite.
+        """
+        named = {name: p.detach() for name, p in self.parts.network.named_parameters() if p.numel()}
+        finite = torch.stack([torch.linalg.vector_norm(p, math.inf) for p in named.values()]).isfinite().tolist()
+        if not all(finite):
+            name = list(named)[finite.index(False)]
+            raise Diverged(f"the weight {name!r} is NaN or infinite after epoch {epoch}")
+
+
+def is_better(new: EpochScore, best: EpochScore | None) -> bool:
+    """Whether ``new`` beats ``best``; a NaN score (of constant predictions) is beaten by every number."""
+    if best is None or math.isnan(new.choice):
+        return best is None
+    return math.isnan(best.choice) or new.choice > best.choice
+
+
+def _is_constant(logits: Tensor) -> bool:
+    """Whether (N, K) logits predict one class, or one value in a regression (K = 1), for all N examples."""
+    predictions = logits.argmax(dim=1) if logits.shape[1] > 1 else logits[:, 0]
+    return bool(torch.all(predictions == predictions[0]))
+
+
+def _shown(label: np.generic, task_def: TaskDef) -> str:
+    if task_def.task_type is TaskType.Regression:
+        return f"{float(label):g}"
+    return task_def.label_names[int(label)]

@@ -1,0 +1,73 @@
+"""The training set of a run as micro-batches, in the order of its epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from data_utils.batching import epoch_batches, share_of
+from module.seeds import stream_seed
+from mt_dnn.assembly import Parts
+from mt_dnn.batch import Batch
+from mt_dnn.config import RunConfig
+from mt_dnn.data import Datasets
+from mt_dnn.data_parallel import Ranks
+from mt_dnn.prefetch import prefetch
+
+
+@dataclass
+class TrainingBatches:
+    """Micro-batches of every optimizer step, on the device.
+
+    A window is the places (in the N rows) of the examples of one step.
+    """
+
+    config: RunConfig
+    data: Datasets
+    rows: npt.NDArray[np.int64]
+    """(N,) rows of the training set that are trained on."""
+    parts: Parts
+    """Encoder and device."""
+    ranks: Ranks
+    """Processes that divide every window."""
+
+    def __post_init__(self) -> None:
+        """Refuse examples that the encoder does not take."""
+        limits, name = self.parts.network.encoder.limits, self.data.task_def.dataset_name("train")
+        limits.check(name, self.data.train, self.rows)
+        self.lengths = self.data.train.lengths[self.rows]
+        self.per_epoch = math.ceil(len(self.rows) / self.config.window)
+
+    def epoch(self, number: int, start: int) -> Iterator[tuple[list[Batch], int]]:
+        """Batches of one epoch's steps, each made while the step before it runs.
+
+        Args:
+            number: Of the epoch, from 0.
+            start: Steps of it that are made already.
+
+        Yields:
+            This rank's micro-batches of a step, and the number of the step's examples on all ranks.
+        """
+        config = self.config
+        order = epoch_batches(len(self.rows), config.window, config.seed, number, config.sampler, lengths=self.lengths)
+        windows = order[start:]
+        for window, batches in zip(windows, prefetch(windows, self._per_rank), strict=True):
+            yield batches, len(window)
+
+    def one_pass(self) -> Iterator[list[Batch]]:
+        """The training set once, in an order that no epoch has, whole on every rank."""
+        seed = stream_seed(self.config.seed, "first pass")
+        for window in epoch_batches(len(self.rows), self.config.window, seed, 0):
+            yield self._batches(window)
+
+    def _per_rank(self, window: npt.NDArray[np.int64]) -> list[Batch]:
+        return self._batches(share_of(window, self.lengths, self.ranks.rank, self.ranks.size))
+
+    def _batches(self, window: npt.NDArray[np.int64]) -> list[Batch]:
+        rows, encoder, device = self.rows[window], self.parts.network.encoder, self.parts.streams.device
+        parts = np.split(rows, range(self.config.batch_size, len(rows), self.config.batch_size))
+        return [encoder.batch(self.data.train, part, device) for part in parts if len(part)]
