@@ -1,17 +1,17 @@
-"""Batches as tensors on a device: packed (real tokens only, end to end) and padded.
+"""Batches of a token cache as tensors: packed (real tokens only, end to end) or padded.
 
-Legend: B examples, T tokens of the longest example, n_tokens real tokens of the batch.
+They are made by index arithmetic over the whole batch; there is no Python loop over examples or tokens.
+Legend: B examples, T tokens of the longest example, n_tokens real tokens of the batch, N rows of a cache.
 """
 
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from data_utils.batching import PackedBatch, PaddedBatch, pack, pad
 from data_utils.token_cache import TokenCache
 from mt_dnn.slots import SlotLayout, slot_layout
 
@@ -20,19 +20,15 @@ CPU_GROUPS, CUDA_GROUPS = 4, 1
 
 
 @dataclass(frozen=True, slots=True)
-class PackedTensors:
-    """The real tokens of a batch as one sequence.
+class _Examples:
+    """What both layouts hold, per token (n_tokens,) packed or (B, T) padded.
 
     Attributes:
-        input_ids: (n_tokens,) int64.
-        position_ids: (n_tokens,) int64, from 0 in each example.
-        token_type_ids: (n_tokens,) int64, 0 or 1.
+        input_ids: int64 per token.
+        position_ids: int64 per token, from 0 in each example.
+        token_type_ids: int64 per token, 0 or 1; 0 on padding.
         labels: (B,) int64 classes or float32 scores.
         indices: (B,) int64 rows of the token cache.
-        first_tokens: (B,) int64 place of each example's first token.
-        cu_seqlens: (B + 1,) int32 place where each example starts, and n_tokens.
-        max_seqlen: T.
-        slots: where the tokens stand during attention.
     """
 
     input_ids: Tensor
@@ -40,15 +36,33 @@ class PackedTensors:
     token_type_ids: Tensor
     labels: Tensor
     indices: Tensor
-    first_tokens: Tensor
-    cu_seqlens: Tensor
-    max_seqlen: int
-    slots: SlotLayout
 
     @property
     def size(self) -> int:
         """B."""
         return self.labels.shape[0]
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device; through page-locked memory to CUDA, so that the host does not wait for it."""
+        moved: Self = self if device.type == "cpu" else _moved(self, device)
+        return moved
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch(_Examples):
+    """The real tokens of a batch as one sequence.
+
+    Attributes:
+        first_tokens: (B,) int64 place of each example's first token.
+        cu_seqlens: (B + 1,) int32 place where each example starts, and n_tokens.
+        max_seqlen: T.
+        slots: where the tokens stand during attention.
+    """
+
+    first_tokens: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    slots: SlotLayout
 
     @property
     def n_tokens(self) -> int:
@@ -74,31 +88,16 @@ class PackedTensors:
 
 
 @dataclass(frozen=True, slots=True)
-class PaddedTensors:
-    """A batch as a rectangle.
+class PaddedBatch(_Examples):
+    """A batch as a rectangle: a row per example, padded at the end to the longest.
 
     Attributes:
-        input_ids: (B, T) int64.
-        position_ids: (B, T) int64, from 0.
-        token_type_ids: (B, T) int64.
         attention_mask: (B, T) int64, 1 on real tokens.
-        labels: (B,) int64 classes or float32 scores.
-        indices: (B,) int64 rows of the token cache.
         n_tokens: real tokens of the batch.
     """
 
-    input_ids: Tensor
-    position_ids: Tensor
-    token_type_ids: Tensor
     attention_mask: Tensor
-    labels: Tensor
-    indices: Tensor
     n_tokens: int
-
-    @property
-    def size(self) -> int:
-        """B."""
-        return self.labels.shape[0]
 
     @property
     def max_seqlen(self) -> int:
@@ -119,78 +118,96 @@ class PaddedTensors:
         return values[:, None] * self.attention_mask
 
 
-Batch = PackedTensors | PaddedTensors
+Batch = PackedBatch | PaddedBatch
 
 
-def packed_tensors(batch: PackedBatch, max_groups: int = CPU_GROUPS) -> PackedTensors:
-    """Tensors of a packed batch, with the indices that attention needs computed once for all layers.
-
-    Args:
-        batch: arrays.
-        max_groups: most rectangles that attention works on, >= 1.
-    """
-    return PackedTensors(
-        input_ids=_tensor(batch.input_ids),
-        position_ids=_tensor(batch.position_ids),
-        token_type_ids=_tensor(batch.token_type_ids),
-        labels=_tensor(batch.labels),
-        indices=_tensor(batch.indices),
-        first_tokens=_tensor(batch.cu_seqlens[:-1]),
-        cu_seqlens=_tensor(batch.cu_seqlens.astype(np.int32)),
-        max_seqlen=int(batch.max_seqlen),
-        slots=slot_layout(batch.cu_seqlens, max_groups),
-    )
-
-
-def padded_tensors(batch: PaddedBatch) -> PaddedTensors:
-    """Tensors of a padded batch."""
-    return PaddedTensors(
-        input_ids=_tensor(batch.input_ids),
-        position_ids=_tensor(batch.position_ids),
-        token_type_ids=_tensor(batch.token_type_ids),
-        attention_mask=_tensor(batch.attention_mask),
-        labels=_tensor(batch.labels),
-        indices=_tensor(batch.indices),
-        n_tokens=int(batch.attention_mask.sum()),
-    )
-
-
-def collate(
-    cache: TokenCache, indices: npt.NDArray[np.int64], *, packed: bool, pad_id: int, device: torch.device
-) -> Batch:
+def collate(cache: TokenCache, indices: NDArray[np.int64], *, packed: bool, pad_id: int, device: torch.device) -> Batch:
     """Rows of a token cache as a batch on a device.
 
     Args:
         cache: token cache.
         indices: (B,) rows.
-        packed: packed tensors, else padded ones.
+        packed: a packed batch, else a padded one.
         pad_id: token that fills padded rows (unused when packed).
         device: where the batch goes; the copy to a CUDA device does not hold up the host.
     """
     if not packed:
-        return to_device(padded_tensors(pad(cache, indices, pad_id)), device)
-    max_groups = CUDA_GROUPS if device.type == "cuda" else CPU_GROUPS
-    return to_device(packed_tensors(pack(cache, indices), max_groups), device)
+        return pad(cache, indices, pad_id).to(device)
+    return pack(cache, indices, CUDA_GROUPS if device.type == "cuda" else CPU_GROUPS).to(device)
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The same batch on a device; through page-locked memory to CUDA, so that the host does not wait for the copy."""
-    if device.type == "cpu":
-        return batch
+def pack(cache: TokenCache, indices: ArrayLike, max_groups: int = CPU_GROUPS) -> PackedBatch:
+    """Gather rows of a cache, end to end, with the indices that attention needs computed once for all layers.
 
-    def moved(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
-        if isinstance(value, tuple):
-            return tuple(map(moved, value))
-        if is_dataclass(value) and not isinstance(value, type):
-            return replace(value, **{f.name: moved(getattr(value, f.name)) for f in fields(value)})
-        return value
+    Args:
+        cache: an open cache.
+        indices: (B,) rows, B >= 1, in any order, repeats allowed.
+        max_groups: most rectangles that attention works on, >= 1.
 
-    result: Batch = moved(batch)
-    return result
+    Raises:
+        ValueError: no index, or one outside [0, N).
+    """
+    rows, starts, lengths = _spans(cache, indices)
+    cu_seqlens = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=cu_seqlens[1:])
+    position = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
+    segment = np.repeat(cache.segment[rows].astype(np.int64), lengths)
+    return PackedBatch(
+        input_ids=torch.from_numpy(cache.tokens[position + np.repeat(starts, lengths)].astype(np.int64)),
+        position_ids=torch.from_numpy(position),
+        token_type_ids=torch.from_numpy(((segment > 0) & (position >= segment)).astype(np.int64)),
+        labels=torch.from_numpy(cache.labels[rows]),
+        indices=torch.from_numpy(rows),
+        first_tokens=torch.from_numpy(cu_seqlens[:-1]),
+        cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
+        max_seqlen=int(lengths.max()),
+        slots=slot_layout(cu_seqlens, max_groups),
+    )
 
 
-def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    """A tensor on the array's memory; copied only where the array is a read-only view (of a memory map)."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+def pad(cache: TokenCache, indices: ArrayLike, pad_id: int) -> PaddedBatch:
+    """Gather rows of a cache, one per row, padded at the end.
+
+    Args:
+        cache: an open cache.
+        indices: (B,) rows, B >= 1, in any order, repeats allowed.
+        pad_id: token that fills the rest of a row.
+
+    Raises:
+        ValueError: no index, or one outside [0, N).
+    """
+    rows, starts, lengths = _spans(cache, indices)
+    column = np.arange(lengths.max())  # (T,)
+    real = column < lengths[:, None]  # (B, T)
+    input_ids = np.full(real.shape, pad_id, dtype=np.int64)
+    input_ids[real] = cache.tokens[(starts[:, None] + column)[real]]
+    segment = cache.segment[rows].astype(np.int64)[:, None]
+    return PaddedBatch(
+        input_ids=torch.from_numpy(input_ids),
+        position_ids=torch.from_numpy(np.tile(column, (len(rows), 1))),
+        token_type_ids=torch.from_numpy((real & (segment > 0) & (column >= segment)).astype(np.int64)),
+        attention_mask=torch.from_numpy(real.astype(np.int64)),
+        labels=torch.from_numpy(cache.labels[rows]),
+        indices=torch.from_numpy(rows),
+        n_tokens=int(lengths.sum()),
+    )
+
+
+def _spans(cache: TokenCache, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return rows, first tokens and lengths, all (B,)."""
+    rows = np.array(indices, dtype=np.int64)
+    if rows.ndim != 1 or len(rows) == 0 or rows.min() < 0 or rows.max() >= len(cache):
+        raise ValueError(f"indices must be a non-empty list of rows in [0, {len(cache)})")
+    starts = np.asarray(cache.offsets[rows])
+    return rows, starts, np.asarray(cache.offsets[rows + 1]) - starts
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """A part of a batch on a device."""
+    if isinstance(value, Tensor):
+        return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
+    if isinstance(value, tuple):
+        return tuple(_moved(part, device) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+    return value

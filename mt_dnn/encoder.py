@@ -18,7 +18,7 @@ from data_utils.token_cache import TokenCache
 from module.dropout import DropoutStream
 from module.row_sparse import RowSparseEmbedding, can_be_row_sparse
 from mt_dnn import packed_attention
-from mt_dnn.batch import Batch, PackedTensors, PaddedTensors, collate
+from mt_dnn.batch import Batch, PackedBatch, PaddedBatch, collate
 from mt_dnn.encoder_files import read_config, read_model, set_dropouts, weights_stamp
 from mt_dnn.encoder_limits import EncoderLimits
 from mt_dnn.encoder_source import EncoderSource, resolve_encoder, tokenizer_folder
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
         """Hidden states of the last layer.
 
         Args:
-            batch: packed or padded tensors.
+            batch: packed or padded.
             inputs_embeds: word embeddings (before positions, token types and layer norm) to use instead of the
                 batch's own: (n_tokens, E) packed or (B, T, E) padded, E = D but for ELECTRA's and ALBERT's small
                 embeddings; ``embed`` gives the unchanged ones.
@@ -120,17 +120,17 @@ class Encoder(nn.Module):
             inputs_embeds = self.embed(batch) if inputs_embeds is None else inputs_embeds
             for hook in self.embedding_hooks:
                 inputs_embeds = hook(inputs_embeds, batch)
-        if isinstance(batch, PackedTensors):
+        if isinstance(batch, PackedBatch):
             return self._forward_packed(batch, inputs_embeds)
         return self._forward_padded(batch, inputs_embeds)
 
     def first_token(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Hidden state of each example's first token: (B, D)."""
-        if isinstance(batch, PackedTensors):
+        if isinstance(batch, PackedBatch):
             return hidden.index_select(0, batch.first_tokens)
         return hidden[:, 0]
 
-    def _forward_packed(self, batch: PackedTensors, inputs_embeds: Tensor | None) -> Tensor:
+    def _forward_packed(self, batch: PackedBatch, inputs_embeds: Tensor | None) -> Tensor:
         if not self.packed:
             raise SettingError("attention: this encoder was loaded for padded batches and got a packed one")
         inputs = self._inputs(batch, inputs_embeds)
@@ -142,7 +142,7 @@ class Encoder(nn.Module):
         hidden: Tensor = output.last_hidden_state[0]  # (n_tokens, D)
         return hidden
 
-    def _forward_padded(self, batch: PaddedTensors, inputs_embeds: Tensor | None) -> Tensor:
+    def _forward_padded(self, batch: PaddedBatch, inputs_embeds: Tensor | None) -> Tensor:
         output = self.model(**self._inputs(batch, inputs_embeds), attention_mask=batch.attention_mask)
         hidden: Tensor = output.last_hidden_state  # (B, T, D)
         return hidden

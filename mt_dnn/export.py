@@ -178,9 +178,9 @@ def check_folder(model: TrainedModel, folder: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from data_utils.batching import pad
     from data_utils.task_def import DataFormat
     from data_utils.tokenizer import encode_batches
+    from mt_dnn.batch import pad
     from mt_dnn.prediction import logits_of, unlabelled
 
     pair = model.task_def.data_format is DataFormat.PremiseAndOneHypothesis
@@ -189,8 +189,8 @@ def check_folder(model: TrainedModel, folder: Path) -> None:
     batch = pad(unlabelled(sample), range(len(premise)), model.tokenizer.pad_id)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     inputs = tokenizer(premise, hypothesis, truncation=True, padding=True, return_tensors="pt")
-    for name, array in inputs.items():
-        if not np.array_equal(array, getattr(batch, name)):
+    for name, tensor in inputs.items():
+        if not torch.equal(tensor, getattr(batch, name)):
             raise SettingError(
                 f"the exported tokenizer gives other {name} than the run's; score with predict.py and the run directory"
             )

@@ -72,7 +72,7 @@ class Network(nn.Module):
         """Logits of a batch.
 
         Args:
-            batch: packed or padded tensors.
+            batch: packed or padded.
             inputs_embeds: word embeddings to use instead of the batch's own (see ``Encoder.forward``).
 
         Returns:

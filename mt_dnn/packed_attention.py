@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from module.dropout import DropoutStream
-from mt_dnn.batch import PackedTensors
+from mt_dnn.batch import PackedBatch
 from mt_dnn.slots import SlotLayout
 
 PACKED = "packed"
@@ -60,7 +60,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    packed: PackedTensors | None = None,
+    packed: PackedBatch | None = None,
     dropout_stream: DropoutStream | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
@@ -168,7 +168,7 @@ def _has_varlen(query: Tensor, dropout: float) -> bool:
     )
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, packed: PackedTensors) -> Tensor:
+def _varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, packed: PackedBatch) -> Tensor:
     """No padding at all inside attention. Not run on a GPU where this was written."""
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (n_tokens, H, d)
     kernel = _varlen_kernel()

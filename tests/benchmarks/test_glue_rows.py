@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from benchmarks.glue_rows import LOG_LENGTHS, TASKS, evenly_spaced, find_data
-from data_utils.batching import pack
 from data_utils.task_def import load_task_defs
 from data_utils.token_cache import ensure_cache
 from data_utils.tokenizer import load_tokenizer
+from mt_dnn.batch import pack
 from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.data import open_datasets
 

@@ -13,8 +13,8 @@ from benchmarks.glue_rows import ROOT
 from benchmarks.peers import ours
 from benchmarks.peers.assignment import cut, python_rows
 from benchmarks.peers.contender import CONTENDERS, assign
-from data_utils.batching import pad
 from mt_dnn.assembly import assemble
+from mt_dnn.batch import pad
 from mt_dnn.config import run_dir
 from mt_dnn.data import open_datasets
 from mt_dnn.encoder import resolve_encoder
