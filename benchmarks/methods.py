@@ -32,7 +32,7 @@ from mt_dnn.assembly import assemble, pick_device
 from mt_dnn.batch import Batch
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
-from mt_dnn.encoder import resolve_encoder
+from mt_dnn.encoder_source import resolve_encoder
 from mt_dnn.precision import resolve_precision
 from mt_dnn.training_step import TrainingStep
 

@@ -16,7 +16,8 @@ from module.random_streams import RandomStreams
 from module.seeds import stream_seed
 from mt_dnn.config import RunConfig, check_device
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
-from mt_dnn.encoder import EncoderSource, load_encoder
+from mt_dnn.encoder import load_encoder
+from mt_dnn.encoder_source import EncoderSource
 from mt_dnn.model import TrainingModel
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision

@@ -21,9 +21,7 @@ from mt_dnn import packed_attention
 from mt_dnn.batch import Batch, PackedBatch, PaddedBatch, collate
 from mt_dnn.encoder_files import read_config, read_model, set_dropouts, weights_stamp
 from mt_dnn.encoder_limits import EncoderLimits
-from mt_dnn.encoder_source import EncoderSource, resolve_encoder, tokenizer_folder
-
-__all__ = ["Encoder", "EncoderSource", "load_encoder", "resolve_encoder", "tokenizer_folder"]
+from mt_dnn.encoder_source import EncoderSource
 
 logger = logging.getLogger(__name__)
 

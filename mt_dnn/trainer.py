@@ -24,7 +24,7 @@ from mt_dnn.batch import Batch
 from mt_dnn.config import RunConfig, run_id
 from mt_dnn.data import Datasets
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
-from mt_dnn.encoder import EncoderSource
+from mt_dnn.encoder_source import EncoderSource
 from mt_dnn.evaluation import evaluate_sets
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.precision import resolve_precision

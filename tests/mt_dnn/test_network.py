@@ -5,7 +5,8 @@ from data_utils.errors import SettingError
 from data_utils.task_def import load_task_defs
 from mt_dnn.batch import pack, pad
 from mt_dnn.data import open_datasets
-from mt_dnn.encoder import load_encoder, resolve_encoder
+from mt_dnn.encoder import load_encoder
+from mt_dnn.encoder_source import resolve_encoder
 from mt_dnn.network import Network
 
 
