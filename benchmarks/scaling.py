@@ -33,9 +33,9 @@ import torch
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import make_encoder, write_rows
 from data_utils.batching import epoch_batches
-from mt_dnn.batch import collate
 from mt_dnn.config import RunConfig
 from mt_dnn.data import open_datasets
+from mt_dnn.encoder.batch import collate
 from mt_dnn.run import run
 from mt_dnn.trainer import Progress
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from data_utils.errors import SettingError, error_line
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
-from mt_dnn.encoder_source import in_one_line
+from mt_dnn.encoder.source import in_one_line
 
 _MODEL = "model.safetensors"
 _STATE = "state.pt"

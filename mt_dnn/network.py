@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef
 from module.dropout import DropoutStream, replace_dropout
-from mt_dnn.batch import Batch
-from mt_dnn.encoder import Encoder
+from mt_dnn.encoder.batch import Batch
+from mt_dnn.encoder.model import Encoder
 
 POOLER_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "linear": nn.Identity}
 

@@ -20,11 +20,11 @@ from module.bert_optim import Adamax, NonFiniteGradient
 from module.seeds import stream_seed
 from mt_dnn import checkpoint
 from mt_dnn.assembly import assemble, pick_device
-from mt_dnn.batch import Batch
 from mt_dnn.config import RunConfig, run_id
 from mt_dnn.data import Datasets
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
-from mt_dnn.encoder_source import EncoderSource
+from mt_dnn.encoder.batch import Batch
+from mt_dnn.encoder.source import EncoderSource
 from mt_dnn.evaluation import evaluate_sets
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.precision import resolve_precision

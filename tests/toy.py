@@ -14,7 +14,7 @@ from module.methods import build_method
 from module.param_index import ParamIndex
 from module.random_streams import RandomStreams
 from mt_dnn.assembly import Parts
-from mt_dnn.batch import PackedBatch, pack, pad
+from mt_dnn.encoder.batch import PackedBatch, pack, pad
 from mt_dnn.precision import resolve_precision
 from mt_dnn.training_step import TrainingStep
 

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.peers.assignment import Train
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
-from mt_dnn.encoder_source import resolve_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.interrupt import StopRequest
 from mt_dnn.results import RunDirectory, Status
 from mt_dnn.trainer import Trainer

@@ -5,8 +5,8 @@ from sklearn.metrics import matthews_corrcoef
 
 from data_utils.batching import evaluation_batches
 from mt_dnn.data import open_datasets
-from mt_dnn.encoder import load_encoder
-from mt_dnn.encoder_source import resolve_encoder
+from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.evaluation import evaluate
 from mt_dnn.network import Network
 from mt_dnn.precision import resolve_precision

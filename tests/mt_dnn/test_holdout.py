@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from data_utils.errors import SettingError
 from data_utils.holdout import held_out_rows, take
-from mt_dnn.batch import pack
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import open_datasets
+from mt_dnn.encoder.batch import pack
 from mt_dnn.results import EpochScore, Status
 from mt_dnn.run import run
 from mt_dnn.trainer import _better

@@ -3,10 +3,10 @@ import torch
 
 from data_utils.errors import SettingError
 from data_utils.task_def import load_task_defs
-from mt_dnn.batch import pack, pad
 from mt_dnn.data import open_datasets
-from mt_dnn.encoder import load_encoder
-from mt_dnn.encoder_source import resolve_encoder
+from mt_dnn.encoder.batch import pack, pad
+from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.network import Network
 
 

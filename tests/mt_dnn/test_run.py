@@ -179,7 +179,7 @@ def test_steps_that_a_gpu_refused_end_the_run_at_the_next_logging_step(tiny_run,
 def test_an_unexpected_error_is_recorded_and_tried_again(tiny_run, monkeypatch):
     config = tiny_run()
     with monkeypatch.context() as patch:
-        patch.setattr("mt_dnn.model.task_loss", lambda *a, **k: 1 / 0)
+        patch.setattr("mt_dnn.training_model.task_loss", lambda *a, **k: 1 / 0)
         result = run(config)
     assert result.status is Status.FAILED
     assert result.error == "ZeroDivisionError: division by zero"

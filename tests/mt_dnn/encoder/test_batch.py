@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from data_utils.token_cache import TokenCache
-from mt_dnn.batch import PackedBatch, collate, pack, pad
 from mt_dnn.data import open_datasets
+from mt_dnn.encoder.batch import PackedBatch, collate, pack, pad
 
 PAD = 9999
 

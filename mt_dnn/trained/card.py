@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from data_utils.task_def import DataFormat, Metric, TaskType
-from mt_dnn.encoder_source import PACKAGED
+from mt_dnn.encoder.source import PACKAGED
 from mt_dnn.results import Status
-from mt_dnn.trained import FinishedRun, TrainedModel
+from mt_dnn.trained.load import FinishedRun, TrainedModel
 
 _HUB_METRICS = {
     Metric.ACC: "accuracy",

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from module.dropout import DropoutStream
-from mt_dnn.batch import PackedBatch
-from mt_dnn.slots import SlotLayout
+from mt_dnn.encoder.batch import PackedBatch
+from mt_dnn.encoder.slot_layout import SlotLayout
 
 PACKED = "packed"
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from data_utils.errors import SettingError
 from module.dropout import DropoutStream
-from mt_dnn.batch import pack, pad
-from mt_dnn.encoder import PACKED_FAMILIES, Encoder
-from mt_dnn.packed_attention import PACKED, packed_attention, register
-from mt_dnn.slots import length_groups
+from mt_dnn.encoder.attention import PACKED, packed_attention, register
+from mt_dnn.encoder.batch import pack, pad
+from mt_dnn.encoder.model import PACKED_FAMILIES, Encoder
+from mt_dnn.encoder.slot_layout import length_groups
 
 VOCABULARY, PAD = 50, 1
 SMALL = {

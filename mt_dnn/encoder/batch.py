@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from data_utils.token_cache import TokenCache
-from mt_dnn.slots import SlotLayout, slot_layout
+from mt_dnn.encoder.slot_layout import SlotLayout, slot_layout
 
 # Four rectangles are as fast as more on GLUE's lengths; on CUDA each one would be more kernels to launch.
 CPU_GROUPS, CUDA_GROUPS = 4, 1

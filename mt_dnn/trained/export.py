@@ -1,4 +1,4 @@
-"""A finished run as a folder of ``transformers``: see ``python -m mt_dnn.export --help``."""
+"""A finished run as a folder of ``transformers``: see ``python -m mt_dnn.trained.export --help``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from data_utils.errors import SettingError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mt_dnn.trained import FinishedRun, TrainedModel
+    from mt_dnn.trained.load import FinishedRun, TrainedModel
 
 _DESCRIPTION = """\
 Write a trained model so that transformers loads it, with the logits that it has here:
 
-  python -m mt_dnn.export runs/cola/all-MiniLM-L6-v2/pats/<run id>/seed=1 exported/cola
+  python -m mt_dnn.trained.export runs/cola/all-MiniLM-L6-v2/pats/<run id>/seed=1 exported/cola
 
   AutoModelForSequenceClassification.from_pretrained("exported/cola")
   pipeline("text-classification", model="exported/cola")
@@ -36,7 +36,7 @@ _SAMPLE = ("It is a film.", "The plot, and the actors, are never quite good: was
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 for a wrong setting or file."""
-    parser = CommandParser("python -m mt_dnn.export", _DESCRIPTION)
+    parser = CommandParser("python -m mt_dnn.trained.export", _DESCRIPTION)
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder seed=<seed> of a finished run")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; it must be new or empty")
     parser.add_argument("--epoch", choices=("best", "last"), default="best", help="whose weights [%(default)s]")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         check_target(chosen.out)
-        from mt_dnn.trained import read_run
+        from mt_dnn.trained.load import read_run
 
         export(read_run(chosen.run_dir, chosen.task_def), chosen.out, chosen.epoch)
         print(chosen.out)
@@ -63,7 +63,7 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
     """Write the folder.
 
     Args:
-        run: from ``mt_dnn.trained.read_run``.
+        run: from ``mt_dnn.trained.load.read_run``.
         out: new or empty; its parents are made.
         epoch: ``best`` or ``last``.
 
@@ -75,10 +75,10 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
     from safetensors import SafetensorError
 
     from data_utils.task_def import to_settings
-    from mt_dnn.encoder_files import quiet_transformers
-    from mt_dnn.encoder_source import resolve_encoder
-    from mt_dnn.model_card import model_card
-    from mt_dnn.trained import TASK_DEF, load_run, write_sums
+    from mt_dnn.encoder.files import quiet_transformers
+    from mt_dnn.encoder.source import resolve_encoder
+    from mt_dnn.trained.card import model_card
+    from mt_dnn.trained.load import TASK_DEF, load_run, write_sums
 
     check_target(out)
     with quiet_transformers():
@@ -132,7 +132,7 @@ def sequence_classifier(model: TrainedModel, pooler_actf: str) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from mt_dnn.head_layout import find_layout
+    from mt_dnn.trained.head_layout import find_layout
 
     task, encoder = model.task_def, model.network.encoder
     config: Any = copy.deepcopy(encoder.model.config)
@@ -180,8 +180,8 @@ def check_folder(model: TrainedModel, folder: Path) -> None:
 
     from data_utils.task_def import DataFormat
     from data_utils.tokenizer import encode_batches
-    from mt_dnn.batch import pad
-    from mt_dnn.prediction import logits_of, unlabelled
+    from mt_dnn.encoder.batch import pad
+    from mt_dnn.trained.prediction import logits_of, unlabelled
 
     pair = model.task_def.data_format is DataFormat.PremiseAndOneHypothesis
     premise, hypothesis = list(_SAMPLE), list(reversed(_SAMPLE)) if pair else None

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from data_utils.task_def import TaskDef
-from mt_dnn.batch import Batch
-from mt_dnn.encoder import EmbeddingHook
+from mt_dnn.encoder.batch import Batch
+from mt_dnn.encoder.model import EmbeddingHook
 from mt_dnn.loss import divergence, task_loss
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision

@@ -13,14 +13,14 @@ from data_utils.canonical_tsv import read_canonical
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from data_utils.task_def import load_task_defs, to_settings
-from mt_dnn import export as export_module
 from mt_dnn.config import GLUE_TASK_DEF
-from mt_dnn.encoder import load_encoder
-from mt_dnn.encoder_source import resolve_encoder
-from mt_dnn.export import check_folder, export, main, sequence_classifier, write_parts
-from mt_dnn.head_layout import LAYOUTS, find_layout
+from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.network import Network
-from mt_dnn.trained import load_exported, load_run, read_run
+from mt_dnn.trained import export as export_module
+from mt_dnn.trained.export import check_folder, export, main, sequence_classifier, write_parts
+from mt_dnn.trained.head_layout import LAYOUTS, find_layout
+from mt_dnn.trained.load import load_exported, load_run, read_run
 from tests.edits import edit_json
 from tests.full_disk import no_file_longer_than
 
@@ -236,6 +236,6 @@ def test_a_run_from_a_clone_that_has_moved_finds_the_task_definitions(tiny_train
 
 
 def test_a_run_of_a_method_that_was_uninstalled_says_so(tiny_trained, monkeypatch):
-    monkeypatch.setattr("mt_dnn.trained.METHODS", {})
+    monkeypatch.setattr("mt_dnn.trained.load.METHODS", {})
     with pytest.raises(SettingError, match=r"its method '\w+' is not installed here; install the package it is from"):
         read_run(tiny_trained["cola"])

@@ -17,11 +17,11 @@ from data_utils.errors import SettingError
 from data_utils.token_cache import TokenCache
 from module.dropout import DropoutStream
 from module.row_sparse import RowSparseEmbedding, can_be_row_sparse
-from mt_dnn import packed_attention
-from mt_dnn.batch import Batch, PackedBatch, PaddedBatch, collate
-from mt_dnn.encoder_files import read_config, read_model, set_dropouts, weights_stamp
-from mt_dnn.encoder_limits import EncoderLimits
-from mt_dnn.encoder_source import EncoderSource
+from mt_dnn.encoder.attention import PACKED
+from mt_dnn.encoder.batch import Batch, PackedBatch, PaddedBatch, collate
+from mt_dnn.encoder.files import read_config, read_model, set_dropouts, weights_stamp
+from mt_dnn.encoder.limits import EncoderLimits
+from mt_dnn.encoder.source import EncoderSource
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ def load_encoder(
     key = (source.folder, weights_stamp(source.folder), config.to_json_string(use_diff=False), packed)
     if key not in _pristine:
         _pristine.clear()
-        _pristine[key] = read_model(source, config, packed_attention.PACKED if packed else None)
+        _pristine[key] = read_model(source, config, PACKED if packed else None)
     return Encoder(copy.deepcopy(_pristine[key]), packed)
 
 

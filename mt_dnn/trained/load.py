@@ -21,14 +21,14 @@ from mt_dnn.assembly import assemble, pick_device
 from mt_dnn.checkpoint import WEIGHTS, load_weights, weights_file
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig
 from mt_dnn.config_parser import config_from_mapping
-from mt_dnn.encoder import load_encoder
-from mt_dnn.encoder_files import read_config
-from mt_dnn.encoder_source import EncoderSource, content_files, resolve_encoder
-from mt_dnn.head_layout import find_layout
+from mt_dnn.encoder.files import read_config
+from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.source import EncoderSource, content_files, resolve_encoder
 from mt_dnn.identity import COMMIT, Identity, encoder_content
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision, resolve_precision
 from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.trained.head_layout import find_layout
 
 TASK_DEF = "task_def.yml"
 """Task definition in an exported folder: what makes it known as one."""
@@ -164,7 +164,7 @@ def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str 
 
 
 def load_exported(folder: Path, device: str = "auto", precision: str | None = None) -> TrainedModel:
-    """Build the network of a folder that ``mt_dnn.export`` wrote.
+    """Build the network of a folder that ``mt_dnn.trained.export`` wrote.
 
     Args:
         folder: the folder.
