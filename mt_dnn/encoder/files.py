@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_utils.errors import SettingError, shown
+from data_utils.errors import SettingError, in_one_line, shown
 from data_utils.json_file import read_json
 from data_utils.stamp import look
 from mt_dnn.encoder.attention import register
-from mt_dnn.encoder.source import EncoderSource, in_one_line
+from mt_dnn.encoder.source import EncoderSource
 
 logger = logging.getLogger(__name__)
 

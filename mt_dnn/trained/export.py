@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_utils.atomic import build_dir
 from data_utils.command_line import CommandParser, status_of
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, in_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -91,7 +91,7 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
             with quiet_transformers():
                 write_parts(model, classifier, encoder, scratch)
         except SafetensorError as error:  # its text holds the system's reason, such as a full disk
-            raise SettingError(f"cannot write {out}: {' '.join(str(error).split())}") from None
+            raise SettingError(f"cannot write {out}: {in_one_line(error)}") from None
         task = {model.task_def.name: to_settings(model.task_def)}
         (scratch / TASK_DEF).write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
         write_sums(scratch)
@@ -146,10 +146,9 @@ def sequence_classifier(model: TrainedModel, pooler_actf: str) -> Any:
     config._attn_implementation = None  # packed attention is this project's
     with torch.random.fork_rng(devices=[]):
         classifier: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    head = model.network.heads[model.network.task]
     weights = {f"{classifier.base_model_prefix}.{name}": tensor for name, tensor in merged(encoder.model).items()}
-    for ours, theirs in ((model.network.pooler.dense, layout.pooler), (head[1], layout.head)):  # type: ignore[index]
-        weights |= {f"{theirs}.{name}": tensor for name, tensor in ours.state_dict().items()}
+    for place, layer in layout.layers(model.network).items():
+        weights |= {f"{place}.{name}": tensor for name, tensor in layer.state_dict().items()}
     classifier.load_state_dict(weights)
     return classifier.eval()
 

@@ -7,7 +7,10 @@ own head computes the same; a test each.
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from data_utils.errors import SettingError
+from mt_dnn.network import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,12 @@ class HeadLayout:
     def pooler_activation(self, config: Any) -> str:
         """What a configuration has between the two, by our name (``pooler_actf``)."""
         return "tanh" if self.activation is None else str(getattr(config, self.activation))
+
+    def layers(self, network: Network) -> dict[str, nn.Linear]:
+        """Name in the family's model -> layer of a network of ours."""
+        head = network.heads[network.task]
+        assert isinstance(head, nn.Sequential)
+        return {self.pooler: network.pooler.dense, self.head: head[-1]}  # type: ignore[dict-item]
 
 
 _ROBERTA = HeadLayout("classifier.dense", "classifier.out_proj")

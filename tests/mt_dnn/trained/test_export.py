@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 
 from data_utils.canonical_tsv import read_canonical
 from data_utils.errors import SettingError
@@ -90,10 +91,21 @@ def test_the_folder_is_complete_and_names_no_place_of_the_machine(exported, tiny
     assert len({path.stat().st_mode for path in exported["cola"].iterdir()}) == 1, "others may read all or none"
     assert not [path for path in exported["cola"].parent.iterdir() if path.name.startswith(".")]
     card = (exported["cola"] / "README.md").read_text(encoding="utf-8")
-    metadata = yaml.safe_load(card.split("---\n")[1])
-    assert metadata["tags"] == ["cola", "pats"]
-    assert metadata["metrics"] == ["accuracy", "matthews_correlation"]
-    assert "base_model" not in metadata, "the encoder is a local folder"
+    metadata = ModelCard(card).data
+    assert (metadata.library_name, metadata.pipeline_tag) == ("transformers", "text-classification")
+    assert metadata.tags == ["cola", "pats"]
+    assert metadata.metrics == ["accuracy", "matthews_correlation"]
+    assert metadata.base_model is None, "the encoder is a local folder"
+    assert metadata.license is None, "nobody knows it"
+    scores = {
+        (found.dataset_type, found.dataset_name, found.dataset_split, found.metric_type): found.metric_value
+        for found in metadata.eval_results
+    }
+    best = result["best"]["metrics"]["cola_dev"]
+    assert scores == {
+        ("cola", "cola_dev", "dev", "accuracy"): round(best["ACC"], 2),
+        ("cola", "cola_dev", "dev", "matthews_correlation"): round(best["MCC"], 2),
+    }
     for score in (result["best"], result["last"]):
         metrics = score["metrics"]["cola_dev"]
         assert f"| {score['epoch']} | cola_dev | 30 | ACC {metrics['ACC']:.2f}, MCC {metrics['MCC']:.2f} |" in card
