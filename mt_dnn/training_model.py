@@ -21,7 +21,7 @@ from mt_dnn.precision import Precision
 
 @dataclass(slots=True)
 class TrainingModel:
-    """What :class:`module.context.Model` says, for one network, task and precision."""
+    """The :class:`module.context.Model` of one network, task and precision."""
 
     network: Network
     task_def: TaskDef
@@ -37,7 +37,7 @@ class TrainingModel:
 
     @property
     def embedding_hooks(self) -> list[EmbeddingHook]:
-        """What changes the word embeddings in training."""
+        """Functions that change the word embeddings in training."""
         return self.network.encoder.embedding_hooks
 
     @property
@@ -64,7 +64,7 @@ class TrainingModel:
         return task_loss(self.task_def, logits, batch.labels, reduction="none")
 
     def autocast(self) -> AbstractContextManager[object]:
-        """What ``logits`` runs under."""
+        """Context of the number format, in which ``logits`` computes."""
         return self.precision.autocast()
 
     def divergence(self, logits: Tensor, other: Tensor) -> Tensor:

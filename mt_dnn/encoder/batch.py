@@ -21,7 +21,7 @@ CPU_GROUPS, CUDA_GROUPS = 4, 1
 
 @dataclass(frozen=True, slots=True)
 class _Examples:
-    """What both layouts hold, per token (n_tokens,) packed or (B, T) padded.
+    """The examples of a batch in either layout; a value per token is (n_tokens,) packed and (B, T) padded.
 
     Attributes:
         input_ids: int64 per token.
@@ -119,21 +119,6 @@ class PaddedBatch(_Examples):
 
 
 Batch = PackedBatch | PaddedBatch
-
-
-def collate(cache: TokenCache, indices: NDArray[np.int64], *, packed: bool, pad_id: int, device: torch.device) -> Batch:
-    """Rows of a token cache as a batch on a device.
-
-    Args:
-        cache: token cache.
-        indices: (B,) rows.
-        packed: a packed batch, else a padded one.
-        pad_id: token that fills padded rows (unused when packed).
-        device: where the batch goes; the copy to a CUDA device does not hold up the host.
-    """
-    if not packed:
-        return pad(cache, indices, pad_id).to(device)
-    return pack(cache, indices, CUDA_GROUPS if device.type == "cuda" else CPU_GROUPS).to(device)
 
 
 def pack(cache: TokenCache, indices: ArrayLike, max_groups: int = CPU_GROUPS) -> PackedBatch:

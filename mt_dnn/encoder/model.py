@@ -18,7 +18,7 @@ from data_utils.token_cache import TokenCache
 from module.dropout import DropoutStream
 from module.row_sparse import RowSparseEmbedding, can_be_row_sparse
 from mt_dnn.encoder.attention import PACKED
-from mt_dnn.encoder.batch import Batch, PackedBatch, PaddedBatch, collate
+from mt_dnn.encoder.batch import CPU_GROUPS, CUDA_GROUPS, Batch, PackedBatch, PaddedBatch, pack, pad
 from mt_dnn.encoder.files import read_config, read_model, set_dropouts, weights_stamp
 from mt_dnn.encoder.limits import EncoderLimits
 from mt_dnn.encoder.source import EncoderSource
@@ -44,11 +44,12 @@ class Encoder(nn.Module):
         hidden_size: D.
         initializer_range: standard deviation the pretraining drew its weights with; new layers use it too.
         pad_id: padding token.
-        limits: what its tables hold.
+        limits: the largest example that its tables take.
         supports_packed: whether the architecture can run packed batches.
         packed: whether it does so in this run.
         token_types: how many types of tokens (segments) the architecture knows, 0 where it knows none.
-        dropout_stream: what dropout inside packed attention draws from on the CPU; None is torch's generator.
+        dropout_stream: the source of the masks of dropout inside packed attention on the CPU; None is torch's
+            generator.
         embedding_hooks: called in training with the word embeddings and their batch, one after the other.
     """
 
@@ -82,7 +83,9 @@ class Encoder(nn.Module):
 
     def batch(self, cache: TokenCache, indices: npt.NDArray[np.int64], device: torch.device) -> Batch:
         """Rows of a token cache in the layout this encoder runs, on a device."""
-        return collate(cache, indices, packed=self.packed, pad_id=self.pad_id, device=device)
+        if not self.packed:
+            return pad(cache, indices, self.pad_id).to(device)
+        return pack(cache, indices, CUDA_GROUPS if device.type == "cuda" else CPU_GROUPS).to(device)
 
     def use_row_sparse_gradients(self) -> None:
         """Keep only the batch's rows in the gradient of the word embeddings, where they are a table on the CPU."""
@@ -91,7 +94,7 @@ class Encoder(nn.Module):
             self.model.set_input_embeddings(RowSparseEmbedding(embeddings))  # type: ignore[operator]
 
     def embed(self, batch: Batch) -> Tensor:
-        """Word embeddings of a batch, what ``inputs_embeds`` replaces: (n_tokens, E) packed, (B, T, E) padded."""
+        """Word embeddings of a batch, which ``inputs_embeds`` replaces: (n_tokens, E) packed, (B, T, E) padded."""
         embeddings: Tensor = self.model.get_input_embeddings()(batch.input_ids)  # type: ignore[operator]
         return embeddings
 

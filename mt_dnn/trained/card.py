@@ -1,4 +1,4 @@
-"""The model card of an exported run: what the files of its directory say, and nothing else."""
+"""The model card of an exported run, from the files of its directory alone."""
 
 from __future__ import annotations
 

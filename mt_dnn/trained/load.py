@@ -30,7 +30,7 @@ from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
 from mt_dnn.trained.head_layout import find_layout
 
 TASK_DEF = "task_def.yml"
-"""Task definition in an exported folder: what makes it known as one."""
+"""Task definition in an exported folder; a folder that holds it is one."""
 SUMS = "sha256.json"
 """In an exported folder: name of each file that a prediction depends on -> SHA-256."""
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A network in evaluation mode and what it needs to read text."""
+    """A network in evaluation mode, with all that it needs to read text."""
 
     network: Network
     task_def: TaskDef
@@ -60,7 +60,7 @@ class FinishedRun:
     """``run.json``."""
 
     identity: Identity | None
-    """What it was made of; None in a run of an earlier version."""
+    """Its data, task definition and encoder, by content; None in a run of an earlier version."""
     task_def: TaskDef
     """The definition that it was trained with; of a run of an earlier version the one that its file has now."""
 
@@ -72,7 +72,7 @@ class FinishedRun:
 
 
 def read_run(path: Path, task_def: Path | None = None) -> FinishedRun:
-    """Read what a run directory says.
+    """Read a run directory.
 
     Args:
         path: the folder ``seed=<seed>`` of a run.
@@ -120,7 +120,7 @@ def _task_def(path: Path, config: RunConfig, identity: Identity | None, given: b
     Args:
         path: the run's folder.
         config: its configuration; ``task_def`` may be another file.
-        identity: what it was made of.
+        identity: its data, task definition and encoder.
         given: whether that file was asked for.
     """
     if not config.task_def.is_file() and (given or identity is None):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_utils.token_cache import TokenCache
 from mt_dnn.data import open_datasets
-from mt_dnn.encoder.batch import PackedBatch, collate, pack, pad
+from mt_dnn.encoder.batch import PackedBatch, pack, pad
 
 PAD = 9999
 
@@ -116,10 +116,9 @@ def test_batches_of_a_real_cache_own_their_memory(tiny_run) -> None:
 @pytest.mark.parametrize("packed", [True, False])
 def test_all_tensors_of_a_batch_move_to_a_device(packed: bool) -> None:
     cache, device = memory_cache([3, 9, 2, 5]), torch.device("meta")
-    batch = collate(cache, np.arange(4), packed=packed, pad_id=PAD, device=torch.device("cpu"))
+    batch = pack(cache, range(4)) if packed else pad(cache, range(4), PAD)
     assert batch.to(torch.device("cpu")) is batch
-    moved = collate(cache, np.arange(4), packed=packed, pad_id=PAD, device=device)
-    there, here = list(leaves(moved)), list(leaves(batch))
+    there, here = list(leaves(batch.to(device))), list(leaves(batch))
     assert [getattr(a, "shape", a) for a in there] == [getattr(a, "shape", a) for a in here]
     assert {a.device for a in there if isinstance(a, Tensor)} == {device}
     assert sum(isinstance(a, Tensor) for a in there) == (7 + 2 + 1 if packed else 6)  # slots hold two, and a key_bias
