@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from data_utils.task_def import TaskDef
     from data_utils.text_rows import TextRows
-    from mt_dnn.trained import TrainedModel
+    from mt_dnn.trained.load import TrainedModel
 
 _DESCRIPTION = """\
-Score texts with a trained model: a run directory, or a folder that python -m mt_dnn.export wrote.
+Score texts with a trained model: a run directory, or a folder that python -m mt_dnn.trained.export wrote.
 
   python predict.py runs/cola/.../seed=1 data/canonical_data/cola_dev.tsv       a canonical file
   echo "It is a film." | python predict.py exported/cola --columns premise      one sentence a line
@@ -78,8 +78,8 @@ def _refuse(options: argparse.Namespace, reason: str) -> None:
 
 def _load(options: argparse.Namespace) -> tuple[TrainedModel, Path]:
     """The model, and the folder of its canonical files."""
-    from mt_dnn.encoder_files import quiet_transformers
-    from mt_dnn.trained import TASK_DEF, load_exported, load_run, read_run
+    from mt_dnn.encoder.files import quiet_transformers
+    from mt_dnn.trained.load import TASK_DEF, load_exported, load_run, read_run
 
     with quiet_transformers():
         if (options.model / TASK_DEF).is_file():
@@ -152,7 +152,7 @@ def _predicted(
     from tqdm import tqdm
 
     from data_utils.text_rows import iterate_rows
-    from mt_dnn.prediction import PIECE, predict
+    from mt_dnn.trained.prediction import PIECE, predict
 
     with tqdm(desc=name, unit="row", disable=None, dynamic_ncols=True) as bar:
         for rows, logits in predict(model, iterate_rows(lines, name, columns, PIECE), options.eval_batch_tokens, name):
@@ -166,7 +166,7 @@ def _header(task_def: TaskDef) -> str:
 
 
 def _tsv_lines(task_def: TaskDef, uids: Iterable[str], logits: npt.NDArray[np.float32]) -> Iterator[str]:
-    from mt_dnn.prediction import probabilities
+    from mt_dnn.trained.prediction import probabilities
 
     if task_def.n_class == 1:
         yield from (f"{uid}\t{row[0]:.6g}\n" for uid, row in zip(uids, logits, strict=True))
@@ -176,7 +176,7 @@ def _tsv_lines(task_def: TaskDef, uids: Iterable[str], logits: npt.NDArray[np.fl
 
 
 def _json_lines(task_def: TaskDef, uids: Iterable[str], logits: npt.NDArray[np.float32]) -> Iterator[str]:
-    from mt_dnn.prediction import probabilities
+    from mt_dnn.trained.prediction import probabilities
 
     names = task_def.label_names
     for uid, row, shares in zip(uids, logits, probabilities(logits), strict=True):

@@ -60,7 +60,7 @@ def prepare(args: argparse.Namespace) -> None:
         os.environ["RAYON_NUM_THREADS"] = str(args.workers)
     datasets = find_datasets(args.root_dir, load_task_defs(args.task_def), args.tasks)
 
-    from mt_dnn.encoder_source import tokenizer_folder  # here, so that --help and a wrong folder do not wait for it
+    from mt_dnn.encoder.source import tokenizer_folder  # here, so that --help and a wrong folder do not wait for it
 
     name = check_name("model", slug(args.model))
     tokenizer = load_tokenizer(tokenizer_folder(args.model), name)

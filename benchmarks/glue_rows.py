@@ -4,13 +4,12 @@ import contextlib
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from data_utils.batching import pack
 from data_utils.canonical_tsv import write_canonical
+from data_utils.holdout import take
 from data_utils.task_def import DataFormat, TaskDef, load_task_defs
 from data_utils.token_cache import TokenCache
 from experiments.glue.glue_prepro import convert
@@ -78,12 +77,4 @@ def evenly_spaced(cache: TokenCache, n: int) -> TokenCache:
     if not 1 <= n <= len(cache):
         raise ValueError(f"n is {n}; {cache.path} has rows for 1 to {len(cache)}")
     rows = np.linspace(0, len(cache) - 1, n).round().astype(np.int64)
-    taken = pack(cache, rows)
-    return replace(
-        cache,
-        tokens=taken.input_ids.astype(cache.tokens.dtype),
-        offsets=taken.cu_seqlens,
-        segment=np.asarray(cache.segment[rows]),
-        labels=taken.labels,
-        uids=np.asarray(cache.uids[rows]),
-    )
+    return take(cache, rows)

@@ -29,10 +29,10 @@ from benchmarks.peers.contender import Contender, open_run
 from benchmarks.throughput import in_brackets, spread, synchronize
 from module.methods import METHODS
 from mt_dnn.assembly import assemble, pick_device
-from mt_dnn.batch import Batch
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
-from mt_dnn.encoder import resolve_encoder
+from mt_dnn.encoder.batch import Batch
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.precision import resolve_precision
 from mt_dnn.training_step import TrainingStep
 

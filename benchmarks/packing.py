@@ -26,9 +26,9 @@ from benchmarks.machine import machine_facts
 from data_utils.task_def import TaskDef, load_task_defs
 from data_utils.token_cache import TokenCache, ensure_cache
 from data_utils.tokenizer import load_tokenizer
-from mt_dnn.batch import collate
 from mt_dnn.config import GLUE_TASK_DEF
-from mt_dnn.encoder import load_encoder, resolve_encoder
+from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.loss import task_loss
 from mt_dnn.network import Network
 from mt_dnn.precision import resolve_precision
@@ -89,7 +89,7 @@ def measure(
             network.train()
             started = time.perf_counter()
             for rows in batches:
-                batch = collate(cache, rows, packed=layout == "packed", pad_id=network.encoder.pad_id, device=CPU)
+                batch = network.encoder.batch(cache, rows, CPU)
                 with resolved.autocast():
                     logits = network(batch)
                 task_loss(task_def, logits, batch.labels).backward()  # type: ignore[no-untyped-call]

@@ -31,7 +31,7 @@ from data_utils.task_def import load_task_defs
 from data_utils.token_cache import cache_dir_for, ensure_cache, open_cache
 from data_utils.tokenizer import TokenizerHandle, load_tokenizer
 from mt_dnn.config import GLUE_TASK_DEF
-from mt_dnn.encoder_source import tokenizer_folder
+from mt_dnn.encoder.source import tokenizer_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 ENCODER = "all-MiniLM-L6-v2"

@@ -28,14 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import make_encoder, write_rows
 from data_utils.batching import epoch_batches
-from mt_dnn.batch import collate
 from mt_dnn.config import RunConfig
 from mt_dnn.data import open_datasets
+from mt_dnn.encoder.batch import pack
 from mt_dnn.progress import Progress
 from mt_dnn.run import run
 
@@ -73,7 +72,7 @@ def child(folder_name: str) -> None:
         precision="fp32",
     )
     data = open_datasets(config)
-    assembly = time_assembly(data.train, data.pad_id)
+    assembly = time_assembly(data.train)
     moments: list[float] = []
     most: dict[str, float] = {}
 
@@ -96,14 +95,14 @@ def child(folder_name: str) -> None:
     print(json.dumps(figures))
 
 
-def time_assembly(cache: Any, pad_id: int) -> float:
+def time_assembly(cache: Any) -> float:
     """Seconds to order an epoch and to make every batch of it; the median of a few passes over a small set."""
     passes = max(1, 20_000 // len(cache))
     seconds = []
     for epoch in range(passes):
         started = time.perf_counter()
         for indices in epoch_batches(len(cache), BATCH, 1, epoch, lengths=cache.lengths):
-            collate(cache, indices, packed=True, pad_id=pad_id, device=torch.device("cpu"))
+            pack(cache, indices)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
 

@@ -33,7 +33,7 @@ from experiments.glue.launch.worker import Ended, Outcome
 from mt_dnn.assembly import pick_device
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.data import open_datasets
-from mt_dnn.encoder_source import resolve_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.run import run
 
 BATCH = 32

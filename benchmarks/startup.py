@@ -29,7 +29,7 @@ from data_utils.task_def import TaskDef, load_task_defs
 from experiments.glue.plan import plan_jobs
 from experiments.glue.study import build_parser
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig, run_id
-from mt_dnn.encoder_source import PACKAGED, resolve_encoder
+from mt_dnn.encoder.source import PACKAGED, resolve_encoder
 from mt_dnn.identity import KEY, identity_of
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
 

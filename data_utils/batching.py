@@ -1,134 +1,19 @@
-"""Which examples a batch holds, and its arrays: packed (no padding) or padded.
+"""Which examples a batch holds, and in which order batches come.
 
-Orders come from (seed, name, epoch) alone, so every method sees the same batches. Arrays are made by index
-arithmetic over the whole batch; there is no Python loop over examples or tokens.
-
-B examples, T tokens of the longest one, N rows of a cache.
+Orders come from (seed, name, epoch) alone, so every method sees the same batches.
 """
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data_utils.errors import SettingError, shown
-from data_utils.token_cache import TokenCache
 
 Sampler = Literal["reshuffle", "mtdnn", "length"]
 SAMPLERS: tuple[Sampler, ...] = ("reshuffle", "mtdnn", "length")
 _POOL = 50  # batches that the length sampler sorts together: long enough to save padding, short enough to stay random
-
-
-@dataclass(frozen=True, slots=True)
-class PackedBatch:
-    """Examples end to end; example i is the slice ``cu_seqlens[i]:cu_seqlens[i + 1]``."""
-
-    input_ids: NDArray[np.int64]
-    """(n_tokens,)"""
-    position_ids: NDArray[np.int64]
-    """(n_tokens,) 0, 1, ... within each example"""
-    token_type_ids: NDArray[np.int64]
-    """(n_tokens,) 0 or 1"""
-    cu_seqlens: NDArray[np.int64]
-    """(B + 1,) first token of each example, then n_tokens"""
-    max_seqlen: int
-    labels: NDArray[Any]
-    """(B,) int64 | float32"""
-    indices: NDArray[np.int64]
-    """(B,) rows of the cache"""
-
-    @property
-    def size(self) -> int:
-        """Examples B."""
-        return len(self.indices)
-
-    @property
-    def n_tokens(self) -> int:
-        """Real tokens."""
-        return len(self.input_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class PaddedBatch:
-    """One row per example, padded at the end to the longest of the batch."""
-
-    input_ids: NDArray[np.int64]
-    """(B, T)"""
-    attention_mask: NDArray[np.int64]
-    """(B, T) 1 = real token, 0 = padding"""
-    position_ids: NDArray[np.int64]
-    """(B, T) 0, 1, ..., T - 1 in every row"""
-    token_type_ids: NDArray[np.int64]
-    """(B, T) 0 or 1; 0 on padding"""
-    labels: NDArray[Any]
-    """(B,) int64 | float32"""
-    indices: NDArray[np.int64]
-    """(B,) rows of the cache"""
-
-    @property
-    def size(self) -> int:
-        """Examples B."""
-        return len(self.indices)
-
-    @property
-    def n_tokens(self) -> int:
-        """Real tokens, padding not counted."""
-        return int(self.attention_mask.sum())
-
-
-def pack(cache: TokenCache, indices: ArrayLike) -> PackedBatch:
-    """Gather rows of a cache, end to end.
-
-    Args:
-        cache: an open cache.
-        indices: (B,) rows, B >= 1, in any order, repeats allowed.
-
-    Raises:
-        ValueError: no index, or one outside [0, N).
-    """
-    rows, starts, lengths = _spans(cache, indices)
-    cu_seqlens = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=cu_seqlens[1:])
-    position = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
-    segment = np.repeat(cache.segment[rows].astype(np.int64), lengths)
-    return PackedBatch(
-        input_ids=cache.tokens[position + np.repeat(starts, lengths)].astype(np.int64),
-        position_ids=position,
-        token_type_ids=((segment > 0) & (position >= segment)).astype(np.int64),
-        cu_seqlens=cu_seqlens,
-        max_seqlen=int(lengths.max()),
-        labels=np.asarray(cache.labels[rows]),
-        indices=rows,
-    )
-
-
-def pad(cache: TokenCache, indices: ArrayLike, pad_id: int) -> PaddedBatch:
-    """Gather rows of a cache, one per row, padded at the end.
-
-    Args:
-        cache: an open cache.
-        indices: (B,) rows, B >= 1, in any order, repeats allowed.
-        pad_id: token that fills the rest of a row.
-
-    Raises:
-        ValueError: no index, or one outside [0, N).
-    """
-    rows, starts, lengths = _spans(cache, indices)
-    column = np.arange(lengths.max())  # (T,)
-    real = column < lengths[:, None]  # (B, T)
-    input_ids = np.full(real.shape, pad_id, dtype=np.int64)
-    input_ids[real] = cache.tokens[(starts[:, None] + column)[real]]
-    segment = cache.segment[rows].astype(np.int64)[:, None]
-    return PaddedBatch(
-        input_ids=input_ids,
-        attention_mask=real.astype(np.int64),
-        position_ids=np.tile(column, (len(rows), 1)),
-        token_type_ids=(real & (segment > 0) & (column >= segment)).astype(np.int64),
-        labels=np.asarray(cache.labels[rows]),
-        indices=rows,
-    )
 
 
 def epoch_batches(
@@ -257,15 +142,6 @@ def training_subset(n: int, seed: int, fraction: float | None = None, size: int 
     if not 1 <= size <= n:
         raise SettingError(f"train_size is {size}; this training set has rows for 1 to {n}")
     return np.sort(stream_generator(seed, "subset").permutation(n)[:size])
-
-
-def _spans(cache: TokenCache, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return rows, first tokens and lengths, all (B,)."""
-    rows = np.array(indices, dtype=np.int64)
-    if rows.ndim != 1 or len(rows) == 0 or rows.min() < 0 or rows.max() >= len(cache):
-        raise ValueError(f"indices must be a non-empty list of rows in [0, {len(cache)})")
-    starts = np.asarray(cache.offsets[rows])
-    return rows, starts, np.asarray(cache.offsets[rows + 1]) - starts
 
 
 def _chunks(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:

@@ -43,6 +43,14 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return an error's message, or its beginning, in one line; for errors of libraries, which write many."""
+    text = " ".join(str(error).split())
+    if not text or isinstance(error, KeyError):
+        text = f"{type(error).__name__} {text}".strip()
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
 def error_line(error: BaseException) -> str:
     """Return what is printed of a mistake or of an error of the system: one line, the file named, no error number."""
     if isinstance(error, MemoryError):

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from data_utils.atomic import build_dir
 from data_utils.cache_arrays import ARRAYS, write_arrays
-from data_utils.errors import SettingError, naming
+from data_utils.errors import SettingError, in_one_line, naming
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import json_bytes, parse_json, write_json
 from data_utils.names import check_name
@@ -266,7 +266,7 @@ def _open_array(path: Path, entry: dict[str, Any]) -> NDArray[Any]:
     except (OSError, MemoryError):
         raise  # too many open files, no memory, no permission: the file itself may be sound
     except Exception as error:  # a broken header makes NumPy's parser raise nearly anything
-        raise _damaged(path, f"not an array file: {' '.join(str(error).split())}") from None
+        raise _damaged(path, f"not an array file: {in_one_line(error)}") from None
     if array.ndim != 1 or array.dtype.str != entry["dtype"]:
         raise _damaged(path, f"{array.ndim}-d {array.dtype.str}, the manifest says 1-d {entry['dtype']}")
     return array

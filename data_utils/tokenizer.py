@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from data_utils.errors import SettingError, error_line
+from data_utils.errors import SettingError, error_line, in_one_line
 from data_utils.json_file import read_json
 from data_utils.names import slug
 
@@ -82,7 +82,7 @@ def load_tokenizer(path: str | Path, name: str | None = None) -> TokenizerHandle
     except MemoryError:
         raise SettingError(f"{file}: {error_line(MemoryError('to read it'))}") from None
     except Exception as error:  # the library raises bare Exception
-        raise SettingError(f"{file}: not a tokenizer file: {' '.join(str(error).split())}") from None
+        raise SettingError(f"{file}: not a tokenizer file: {in_one_line(error)}") from None
     try:
         return wrap_tokenizer(tokenizer, name or slug(str(file.resolve().parent)), _named_pad(file.parent))
     except SettingError as error:

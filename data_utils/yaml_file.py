@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from data_utils.errors import SettingError, shown
+from data_utils.errors import SettingError, in_one_line, shown
 from data_utils.regular_file import read_regular
 
 _MAX_BYTES = 1 << 20
@@ -132,8 +132,7 @@ def read_yaml(path: str | Path, texts: Collection[str] = ()) -> dict[str, Any]:
     except RecursionError:
         raise SettingError(f"{path}: not valid YAML: it is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SettingError(f"{path}: not valid YAML: {reason}") from None
+        raise SettingError(f"{path}: not valid YAML: {in_one_line(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -16,11 +16,12 @@ from module.random_streams import RandomStreams
 from module.seeds import stream_seed
 from mt_dnn.config import RunConfig, check_device
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
-from mt_dnn.encoder import EncoderSource, load_encoder
-from mt_dnn.model import TrainingModel
+from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.source import EncoderSource
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision
 from mt_dnn.requirements import optimizer_settings
+from mt_dnn.training_model import TrainingModel
 
 _DEFAULT_HEAD_DROPOUT = 0.1  # MT-DNN's, where neither the command line nor the task definition says
 

@@ -17,10 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from data_utils.errors import SettingError, error_line
+from data_utils.errors import SettingError, error_line, in_one_line
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
-from mt_dnn.encoder_source import in_one_line
 
 _MODEL = "model.safetensors"
 _STATE = "state.pt"

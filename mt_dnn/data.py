@@ -16,7 +16,7 @@ from data_utils.text_rows import canonical_columns
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig
-from mt_dnn.encoder_source import resolve_encoder
+from mt_dnn.encoder.source import resolve_encoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from data_utils.file_hash import remembered_sha256
 from data_utils.task_def import to_settings
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.data import dev_sets, find_task_def, tsv_of
-from mt_dnn.encoder_source import content_files, hub_commit, tokenizer_folder
+from mt_dnn.encoder.source import content_files, hub_commit, tokenizer_folder
 from mt_dnn.results import RunDirectory, RunResult, Status
 
 KEY = "identity"

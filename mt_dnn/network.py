@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef
 from module.dropout import DropoutStream, replace_dropout
-from mt_dnn.batch import Batch
-from mt_dnn.encoder import Encoder
+from mt_dnn.encoder.batch import Batch
+from mt_dnn.encoder.model import Encoder
 
 POOLER_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "linear": nn.Identity}
 
@@ -72,7 +72,7 @@ class Network(nn.Module):
         """Logits of a batch.
 
         Args:
-            batch: packed or padded tensors.
+            batch: packed or padded.
             inputs_embeds: word embeddings to use instead of the batch's own (see ``Encoder.forward``).
 
         Returns:

@@ -17,7 +17,7 @@ from mt_dnn.assembly import pick_device
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import Datasets, open_datasets
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
-from mt_dnn.encoder import resolve_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.identity import KEY, Identity, check_same, finished_result, identity_of
 from mt_dnn.interrupt import Interrupted, RankLost, StopRequest
 from mt_dnn.leftovers import clear, sweep_unless_locked

@@ -18,7 +18,7 @@ from mt_dnn.assembly import assemble
 from mt_dnn.config import RunConfig, run_id
 from mt_dnn.data import Datasets
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
-from mt_dnn.encoder import EncoderSource
+from mt_dnn.encoder.source import EncoderSource
 from mt_dnn.interrupt import StopRequest
 from mt_dnn.precision import Precision
 from mt_dnn.progress import Progress

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from module.clipping import clip_gradients
 from mt_dnn.assembly import Parts
-from mt_dnn.batch import Batch
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
+from mt_dnn.encoder.batch import Batch
 from mt_dnn.gradient_sum import GradientSum
 
 

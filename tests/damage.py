@@ -164,7 +164,7 @@ def _predict_exported(root: Path) -> int:
 
 
 def _export(root: Path) -> int:
-    from mt_dnn import export
+    from mt_dnn.trained import export
 
     (run,) = root.glob("runs/cola/*/pats/*/seed=1")
     status = 0
@@ -258,7 +258,7 @@ def _break_off(root: Path) -> int:
 
 
 def _export_once(root: Path) -> int:
-    from mt_dnn import export
+    from mt_dnn.trained import export
 
     (run,) = root.glob("runs/cola/*/pats/*/seed=1")
     return export.main([str(run), str(root / "exported")])
@@ -391,7 +391,8 @@ def prepare() -> None:
     import train  # noqa: F401
     from experiments.glue import figure2, significance, tables  # noqa: F401
     from experiments.glue.report import __main__  # noqa: F401
-    from mt_dnn import export, run, trained  # noqa: F401
+    from mt_dnn import run  # noqa: F401
+    from mt_dnn.trained import export, load  # noqa: F401
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

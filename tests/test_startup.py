@@ -38,7 +38,7 @@ print("imported", *(name for name in {HEAVY} if name in sys.modules), file=sys.s
         ("-m experiments.glue.tables nowhere", 2),
         ("-m experiments.glue.significance --help", 0),
         ("-m experiments.glue.significance nowhere", 2),
-        ("-m mt_dnn.export --help", 0),
+        ("-m mt_dnn.trained.export --help", 0),
         ("predict.py --help", 0),
         ("-m experiments.glue.report --help", 0),
         ("-m experiments.glue.report nowhere", 2),

@@ -8,14 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data_utils.batching import pack, pad
 from module.composition import Composition
 from module.context import MethodContext
 from module.methods import build_method
 from module.param_index import ParamIndex
 from module.random_streams import RandomStreams
 from mt_dnn.assembly import Parts
-from mt_dnn.batch import PackedTensors, packed_tensors, padded_tensors
+from mt_dnn.encoder.batch import PackedBatch, pack, pad
 from mt_dnn.precision import resolve_precision
 from mt_dnn.training_step import TrainingStep
 
@@ -66,7 +65,7 @@ class ToyModel:
             for hook in self.embedding_hooks:
                 x = hook(x, batch)
         h = torch.tanh(self.layers[0]["output"]["dense"](x))
-        if isinstance(batch, PackedTensors):
+        if isinstance(batch, PackedBatch):
             example = torch.repeat_interleave(torch.arange(batch.size), batch.lengths.long())
             summed = h.new_zeros(batch.size, H).index_add(0, example, h)
         else:
@@ -136,7 +135,7 @@ def batch_of(examples, labels, packed=True):
         labels=np.asarray(labels),
     )
     rows = np.arange(len(lengths))
-    return packed_tensors(pack(cache, rows)) if packed else padded_tensors(pad(cache, rows, 0))
+    return pack(cache, rows) if packed else pad(cache, rows, 0)
 
 
 def theta_of(step):
@@ -152,6 +151,6 @@ def assert_theta(step, theta, what=""):
 def by_example(values, batch):
     """(n_tokens, E) or (B, T, E) -> list of (T_i, E) float64."""
     values, lengths = np.asarray(values, np.float64), batch.lengths.tolist()
-    if isinstance(batch, PackedTensors):
+    if isinstance(batch, PackedBatch):
         return np.split(values, np.cumsum(lengths)[:-1])
     return [row[:length] for row, length in zip(values, lengths, strict=True)]

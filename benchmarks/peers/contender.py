@@ -14,7 +14,7 @@ from experiments.glue.recipe import find_recipes, run_configs
 from mt_dnn.assembly import pick_device
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets, open_datasets
-from mt_dnn.encoder import resolve_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.precision import resolve_precision
 
 RUN_GLUE_WIDTH = 128

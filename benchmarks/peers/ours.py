@@ -8,7 +8,7 @@ from benchmarks.peers.assignment import Train
 from mt_dnn.assembly import pick_device
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
-from mt_dnn.encoder import resolve_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.interrupt import StopRequest
 from mt_dnn.precision import resolve_precision
 from mt_dnn.results import RunDirectory, Status

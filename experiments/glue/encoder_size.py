@@ -31,8 +31,8 @@ def nearest_encoder(encoder: str) -> tuple[str, str]:
         SettingError: the encoder is not found, or its configuration does not tell its size; it names ``--recipe_base``.
     """
     # Slow imports, which only an unknown encoder needs.
-    from mt_dnn.encoder_files import read_config
-    from mt_dnn.encoder_source import EncoderSource, tokenizer_folder
+    from mt_dnn.encoder.files import read_config
+    from mt_dnn.encoder.source import EncoderSource, tokenizer_folder
 
     known = known_encoders()
     try:

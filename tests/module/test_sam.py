@@ -122,15 +122,15 @@ def test_a_first_gradient_that_is_not_finite_gives_no_step(bad):
 
 
 def test_a_run_with_such_a_gradient_is_diverged(tiny_run, monkeypatch):
-    from mt_dnn import model
+    from mt_dnn import training_model
 
-    calls, plain = [], model.task_loss
+    calls, plain = [], training_model.task_loss
 
     def loss(*arguments, **keywords):
         calls.append(1)
         return plain(*arguments, **keywords) * (float("inf") if len(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(model, "task_loss", loss)
+    monkeypatch.setattr(training_model, "task_loss", loss)
     result = run(tiny_run(method="sam"))
     assert result.status is Status.DIVERGED
     assert "is not finite: the step is refused" in result.error

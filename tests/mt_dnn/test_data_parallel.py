@@ -21,7 +21,7 @@ from mt_dnn import assembly
 from mt_dnn.assembly import assemble
 from mt_dnn.config import run_dir
 from mt_dnn.data_parallel import Ranks, join
-from mt_dnn.encoder import resolve_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.precision import resolve_precision
 from mt_dnn.results import Status

@@ -4,7 +4,8 @@ import torch
 
 from data_utils.batching import evaluation_batches
 from mt_dnn.data import open_datasets
-from mt_dnn.encoder import load_encoder, resolve_encoder
+from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.evaluation import all_logits
 from mt_dnn.network import Network, Pooler
 from mt_dnn.precision import resolve_precision

@@ -69,7 +69,7 @@ def test_clipping_is_its_reference_and_keeps_directions(tiny_run):
 def test_the_embeddings_rows_are_clipped_as_the_dense_gradient(tiny_run, tmp_path, monkeypatch):
     settings = {"method": "component_clip", "component_clip": {"max_norm": 0.01}, "save": "last", **OFF}
     sparse = final_weights(tiny_run(output_dir=tmp_path / "sparse", **settings))
-    monkeypatch.setattr("mt_dnn.encoder.Encoder.use_row_sparse_gradients", lambda self: None)
+    monkeypatch.setattr("mt_dnn.encoder.model.Encoder.use_row_sparse_gradients", lambda self: None)
     dense = final_weights(tiny_run(output_dir=tmp_path / "dense", **settings))
     for name, expected in dense.items():
         torch.testing.assert_close(sparse[name], expected, rtol=1e-4, atol=1e-6)

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from data_utils.batching import pack
 from data_utils.errors import SettingError
 from data_utils.task_def import load_task_defs
-from mt_dnn.batch import packed_tensors
 from mt_dnn.data import open_datasets
-from mt_dnn.encoder import load_encoder, resolve_encoder
+from mt_dnn.encoder.batch import pack, pad
+from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.network import Network
 
 
@@ -27,7 +27,7 @@ def make(tiny_encoder, data):
 
 def test_logits_are_the_formula(make, data):
     network = make().eval()
-    batch = packed_tensors(pack(data.dev["toy_dev"], [3, 0, 7]))
+    batch = pack(data.dev["toy_dev"], [3, 0, 7])
     hidden = network.encoder(batch)
     first = torch.stack([hidden[start] for start in batch.cu_seqlens[:-1]])  # (B, D)
     pooled = torch.tanh(first @ network.pooler.dense.weight.T + network.pooler.dense.bias)
@@ -38,16 +38,14 @@ def test_logits_are_the_formula(make, data):
 def test_logits_equal_transformers_classifier_with_copied_weights(make, data, tiny_encoder):
     from transformers import BertForSequenceClassification
 
-    from data_utils.batching import pad
-
     network = make().eval()
     theirs = BertForSequenceClassification.from_pretrained(tiny_encoder, num_labels=2).eval()
     theirs.bert.pooler.dense.load_state_dict(network.pooler.dense.state_dict())
     theirs.classifier.load_state_dict(network.heads["toy"][1].state_dict())
     rows = [0, 5, 9, 2]
     padded = pad(data.dev["toy_dev"], rows, data.pad_id)
-    expected = theirs(torch.from_numpy(padded.input_ids), torch.from_numpy(padded.attention_mask)).logits
-    got = network(packed_tensors(pack(data.dev["toy_dev"], rows)))
+    expected = theirs(padded.input_ids, padded.attention_mask).logits
+    got = network(pack(data.dev["toy_dev"], rows))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -65,7 +63,7 @@ def test_the_head_is_its_own_stream(make):
 
 
 def test_a_linear_pooler_has_no_activation(make, data):
-    batch = packed_tensors(pack(data.dev["toy_dev"], [0]))
+    batch = pack(data.dev["toy_dev"], [0])
     assert not torch.allclose(make().eval()(batch), make(pooler_activation="linear").eval()(batch), atol=1e-9)
     with pytest.raises(SettingError, match="pooler_actf: 'relu'"):
         make(pooler_activation="relu")
@@ -75,4 +73,4 @@ def test_regression_has_one_output(tiny_encoder, tiny_task, data):
     task = load_task_defs(tiny_task / "task_def.yml")["toyscore"]
     encoder = load_encoder(resolve_encoder(str(tiny_encoder)), hidden_dropout=0.0, attention_dropout=0.0)
     network = Network(encoder, task, 0.0, "tanh", torch.Generator().manual_seed(0))
-    assert network(packed_tensors(pack(data.dev["toy_dev"], [0, 1]))).shape == (2, 1)
+    assert network(pack(data.dev["toy_dev"], [0, 1])).shape == (2, 1)

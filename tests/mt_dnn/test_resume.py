@@ -273,7 +273,7 @@ def assert_weights_are_the_results(config: RunConfig, epoch: str) -> None:
     """What predict.py would load gives the predictions that the run has stored."""
     from data_utils.batching import evaluation_batches
     from mt_dnn.evaluation import all_logits
-    from mt_dnn.trained import load_run, read_run
+    from mt_dnn.trained.load import load_run, read_run
 
     model, dev = load_run(read_run(run_dir(config)), epoch, "cpu"), open_datasets(config).dev["toy_dev"]
     batches = evaluation_batches(dev.lengths, config.eval_batch_tokens)

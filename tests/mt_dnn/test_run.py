@@ -230,7 +230,7 @@ def test_every_step_has_the_learning_rate_of_its_schedule(tiny_run, schedule):
 def test_an_unexpected_error_is_recorded_and_tried_again(tiny_run, monkeypatch):
     config = tiny_run()
     with monkeypatch.context() as patch:
-        patch.setattr("mt_dnn.model.task_loss", lambda *a, **k: 1 / 0)
+        patch.setattr("mt_dnn.training_model.task_loss", lambda *a, **k: 1 / 0)
         result = run(config)
     assert result.status is Status.FAILED
     assert result.error == "ZeroDivisionError: division by zero"

@@ -6,7 +6,8 @@ from transformers import BartConfig, BertConfig, T5Config
 
 from data_utils.errors import SettingError
 from data_utils.tokenizer import load_tokenizer
-from mt_dnn.encoder import load_encoder, resolve_encoder
+from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.source import resolve_encoder
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A finished run as a folder of ``transformers``: see ``python -m mt_dnn.export --help``."""
+"""A finished run as a folder of ``transformers``: see ``python -m mt_dnn.trained.export --help``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from data_utils.atomic import build_dir
 from data_utils.command_line import CommandParser, status_of
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, in_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mt_dnn.trained import FinishedRun, TrainedModel
+    from mt_dnn.trained.load import FinishedRun, TrainedModel
 
 _DESCRIPTION = """\
 Write a trained model so that transformers loads it, with the logits that it has here:
 
-  python -m mt_dnn.export runs/cola/all-MiniLM-L6-v2/pats/<run id>/seed=1 exported/cola
+  python -m mt_dnn.trained.export runs/cola/all-MiniLM-L6-v2/pats/<run id>/seed=1 exported/cola
 
   AutoModelForSequenceClassification.from_pretrained("exported/cola")
   pipeline("text-classification", model="exported/cola")
@@ -36,7 +36,7 @@ _SAMPLE = ("It is a film.", "The plot, and the actors, are never quite good: was
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 for a wrong setting or file."""
-    parser = CommandParser("python -m mt_dnn.export", _DESCRIPTION)
+    parser = CommandParser("python -m mt_dnn.trained.export", _DESCRIPTION)
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder seed=<seed> of a finished run")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; it must be new or empty")
     parser.add_argument("--epoch", choices=("best", "last"), default="best", help="whose weights [%(default)s]")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         check_target(chosen.out)
-        from mt_dnn.trained import read_run
+        from mt_dnn.trained.load import read_run
 
         export(read_run(chosen.run_dir, chosen.task_def), chosen.out, chosen.epoch)
         print(chosen.out)
@@ -63,7 +63,7 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
     """Write the folder.
 
     Args:
-        run: from ``mt_dnn.trained.read_run``.
+        run: from ``mt_dnn.trained.load.read_run``.
         out: new or empty; its parents are made.
         epoch: ``best`` or ``last``.
 
@@ -75,10 +75,10 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
     from safetensors import SafetensorError
 
     from data_utils.task_def import to_settings
-    from mt_dnn.encoder_files import quiet_transformers
-    from mt_dnn.encoder_source import resolve_encoder
-    from mt_dnn.model_card import model_card
-    from mt_dnn.trained import TASK_DEF, load_run, write_sums
+    from mt_dnn.encoder.files import quiet_transformers
+    from mt_dnn.encoder.source import resolve_encoder
+    from mt_dnn.trained.card import model_card
+    from mt_dnn.trained.load import TASK_DEF, load_run, write_sums
 
     check_target(out)
     with quiet_transformers():
@@ -91,7 +91,7 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
             with quiet_transformers():
                 write_parts(model, classifier, encoder, scratch)
         except SafetensorError as error:  # its text holds the system's reason, such as a full disk
-            raise SettingError(f"cannot write {out}: {' '.join(str(error).split())}") from None
+            raise SettingError(f"cannot write {out}: {in_one_line(error)}") from None
         task = {model.task_def.name: to_settings(model.task_def)}
         (scratch / TASK_DEF).write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
         write_sums(scratch)
@@ -132,7 +132,7 @@ def sequence_classifier(model: TrainedModel, pooler_actf: str) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from mt_dnn.head_layout import find_layout
+    from mt_dnn.trained.head_layout import find_layout
 
     task, encoder = model.task_def, model.network.encoder
     config: Any = copy.deepcopy(encoder.model.config)
@@ -146,10 +146,9 @@ def sequence_classifier(model: TrainedModel, pooler_actf: str) -> Any:
     config._attn_implementation = None  # packed attention is this project's
     with torch.random.fork_rng(devices=[]):
         classifier: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    head = model.network.heads[model.network.task]
     weights = {f"{classifier.base_model_prefix}.{name}": tensor for name, tensor in merged(encoder.model).items()}
-    for ours, theirs in ((model.network.pooler.dense, layout.pooler), (head[1], layout.head)):  # type: ignore[index]
-        weights |= {f"{theirs}.{name}": tensor for name, tensor in ours.state_dict().items()}
+    for place, layer in layout.layers(model.network).items():
+        weights |= {f"{place}.{name}": tensor for name, tensor in layer.state_dict().items()}
     classifier.load_state_dict(weights)
     return classifier.eval()
 
@@ -178,10 +177,10 @@ def check_folder(model: TrainedModel, folder: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from data_utils.batching import pad
     from data_utils.task_def import DataFormat
     from data_utils.tokenizer import encode_batches
-    from mt_dnn.prediction import logits_of, unlabelled
+    from mt_dnn.encoder.batch import pad
+    from mt_dnn.trained.prediction import logits_of, unlabelled
 
     pair = model.task_def.data_format is DataFormat.PremiseAndOneHypothesis
     premise, hypothesis = list(_SAMPLE), list(reversed(_SAMPLE)) if pair else None
@@ -189,8 +188,8 @@ def check_folder(model: TrainedModel, folder: Path) -> None:
     batch = pad(unlabelled(sample), range(len(premise)), model.tokenizer.pad_id)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     inputs = tokenizer(premise, hypothesis, truncation=True, padding=True, return_tensors="pt")
-    for name, array in inputs.items():
-        if not np.array_equal(array, getattr(batch, name)):
+    for name, tensor in inputs.items():
+        if not torch.equal(tensor, getattr(batch, name)):
             raise SettingError(
                 f"the exported tokenizer gives other {name} than the run's; score with predict.py and the run directory"
             )

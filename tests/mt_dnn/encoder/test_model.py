@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from data_utils.errors import SettingError
-from mt_dnn.encoder import load_encoder, resolve_encoder
+from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.source import resolve_encoder
 
 QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
 

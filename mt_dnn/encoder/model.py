@@ -17,13 +17,11 @@ from data_utils.errors import SettingError
 from data_utils.token_cache import TokenCache
 from module.dropout import DropoutStream
 from module.row_sparse import RowSparseEmbedding, can_be_row_sparse
-from mt_dnn import packed_attention
-from mt_dnn.batch import Batch, PackedTensors, PaddedTensors, collate
-from mt_dnn.encoder_files import read_config, read_model, set_dropouts, weights_stamp
-from mt_dnn.encoder_limits import EncoderLimits
-from mt_dnn.encoder_source import EncoderSource, resolve_encoder, tokenizer_folder
-
-__all__ = ["Encoder", "EncoderSource", "load_encoder", "resolve_encoder", "tokenizer_folder"]
+from mt_dnn.encoder.attention import PACKED
+from mt_dnn.encoder.batch import CPU_GROUPS, CUDA_GROUPS, Batch, PackedBatch, PaddedBatch, pack, pad
+from mt_dnn.encoder.files import read_config, read_model, set_dropouts, weights_stamp
+from mt_dnn.encoder.limits import EncoderLimits
+from mt_dnn.encoder.source import EncoderSource
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +44,12 @@ class Encoder(nn.Module):
         hidden_size: D.
         initializer_range: standard deviation the pretraining drew its weights with; new layers use it too.
         pad_id: padding token.
-        limits: what its tables hold.
+        limits: the largest example that its tables take.
         supports_packed: whether the architecture can run packed batches.
         packed: whether it does so in this run.
         token_types: how many types of tokens (segments) the architecture knows, 0 where it knows none.
-        dropout_stream: what dropout inside packed attention draws from on the CPU; None is torch's generator.
+        dropout_stream: the source of the masks of dropout inside packed attention on the CPU; None is torch's
+            generator.
         embedding_hooks: called in training with the word embeddings and their batch, one after the other.
     """
 
@@ -84,7 +83,9 @@ class Encoder(nn.Module):
 
     def batch(self, cache: TokenCache, indices: npt.NDArray[np.int64], device: torch.device) -> Batch:
         """Rows of a token cache in the layout this encoder runs, on a device."""
-        return collate(cache, indices, packed=self.packed, pad_id=self.pad_id, device=device)
+        if not self.packed:
+            return pad(cache, indices, self.pad_id).to(device)
+        return pack(cache, indices, CUDA_GROUPS if device.type == "cuda" else CPU_GROUPS).to(device)
 
     def use_row_sparse_gradients(self) -> None:
         """Keep only the batch's rows in the gradient of the word embeddings, where they are a table on the CPU."""
@@ -93,7 +94,7 @@ class Encoder(nn.Module):
             self.model.set_input_embeddings(RowSparseEmbedding(embeddings))  # type: ignore[operator]
 
     def embed(self, batch: Batch) -> Tensor:
-        """Word embeddings of a batch, what ``inputs_embeds`` replaces: (n_tokens, E) packed, (B, T, E) padded."""
+        """Word embeddings of a batch, which ``inputs_embeds`` replaces: (n_tokens, E) packed, (B, T, E) padded."""
         embeddings: Tensor = self.model.get_input_embeddings()(batch.input_ids)  # type: ignore[operator]
         return embeddings
 
@@ -101,7 +102,7 @@ class Encoder(nn.Module):
         """Hidden states of the last layer.
 
         Args:
-            batch: packed or padded tensors.
+            batch: packed or padded.
             inputs_embeds: word embeddings (before positions, token types and layer norm) to use instead of the
                 batch's own: (n_tokens, E) packed or (B, T, E) padded, E = D but for ELECTRA's and ALBERT's small
                 embeddings; ``embed`` gives the unchanged ones.
@@ -120,17 +121,17 @@ class Encoder(nn.Module):
             inputs_embeds = self.embed(batch) if inputs_embeds is None else inputs_embeds
             for hook in self.embedding_hooks:
                 inputs_embeds = hook(inputs_embeds, batch)
-        if isinstance(batch, PackedTensors):
+        if isinstance(batch, PackedBatch):
             return self._forward_packed(batch, inputs_embeds)
         return self._forward_padded(batch, inputs_embeds)
 
     def first_token(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Hidden state of each example's first token: (B, D)."""
-        if isinstance(batch, PackedTensors):
+        if isinstance(batch, PackedBatch):
             return hidden.index_select(0, batch.first_tokens)
         return hidden[:, 0]
 
-    def _forward_packed(self, batch: PackedTensors, inputs_embeds: Tensor | None) -> Tensor:
+    def _forward_packed(self, batch: PackedBatch, inputs_embeds: Tensor | None) -> Tensor:
         if not self.packed:
             raise SettingError("attention: this encoder was loaded for padded batches and got a packed one")
         inputs = self._inputs(batch, inputs_embeds)
@@ -142,7 +143,7 @@ class Encoder(nn.Module):
         hidden: Tensor = output.last_hidden_state[0]  # (n_tokens, D)
         return hidden
 
-    def _forward_padded(self, batch: PaddedTensors, inputs_embeds: Tensor | None) -> Tensor:
+    def _forward_padded(self, batch: PaddedBatch, inputs_embeds: Tensor | None) -> Tensor:
         output = self.model(**self._inputs(batch, inputs_embeds), attention_mask=batch.attention_mask)
         hidden: Tensor = output.last_hidden_state  # (B, T, D)
         return hidden
@@ -190,7 +191,7 @@ def load_encoder(
     key = (source.folder, weights_stamp(source.folder), config.to_json_string(use_diff=False), packed)
     if key not in _pristine:
         _pristine.clear()
-        _pristine[key] = read_model(source, config, packed_attention.PACKED if packed else None)
+        _pristine[key] = read_model(source, config, PACKED if packed else None)
     return Encoder(copy.deepcopy(_pristine[key]), packed)
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from data_utils.task_def import TaskDef
-from mt_dnn.batch import Batch
-from mt_dnn.encoder import EmbeddingHook
+from mt_dnn.encoder.batch import Batch
+from mt_dnn.encoder.model import EmbeddingHook
 from mt_dnn.loss import divergence, task_loss
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision
@@ -21,7 +21,7 @@ from mt_dnn.precision import Precision
 
 @dataclass(slots=True)
 class TrainingModel:
-    """What :class:`module.context.Model` says, for one network, task and precision."""
+    """The :class:`module.context.Model` of one network, task and precision."""
 
     network: Network
     task_def: TaskDef
@@ -37,7 +37,7 @@ class TrainingModel:
 
     @property
     def embedding_hooks(self) -> list[EmbeddingHook]:
-        """What changes the word embeddings in training."""
+        """Functions that change the word embeddings in training."""
         return self.network.encoder.embedding_hooks
 
     @property
@@ -64,7 +64,7 @@ class TrainingModel:
         return task_loss(self.task_def, logits, batch.labels, reduction="none")
 
     def autocast(self) -> AbstractContextManager[object]:
-        """What ``logits`` runs under."""
+        """Context of the number format, in which ``logits`` computes."""
         return self.precision.autocast()
 
     def divergence(self, logits: Tensor, other: Tensor) -> Tensor:

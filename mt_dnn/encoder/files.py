@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_utils.errors import SettingError, shown
+from data_utils.errors import SettingError, in_one_line, shown
 from data_utils.json_file import read_json
 from data_utils.stamp import look
-from mt_dnn import packed_attention
-from mt_dnn.encoder_source import EncoderSource, in_one_line
+from mt_dnn.encoder.attention import register
+from mt_dnn.encoder.source import EncoderSource
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def read_model(source: EncoderSource, config: Any, attention: str | None) -> nn.
     """
     from transformers import AutoModel
 
-    packed_attention.register()
+    register()
     model_class = AutoModel._model_mapping[type(config)]
     takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     try:

@@ -8,13 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.batching import pack, pad
 from data_utils.errors import SettingError
 from module.dropout import DropoutStream
-from mt_dnn.batch import packed_tensors, padded_tensors
-from mt_dnn.encoder import PACKED_FAMILIES, Encoder
-from mt_dnn.packed_attention import PACKED, packed_attention, register
-from mt_dnn.slots import length_groups
+from mt_dnn.encoder.attention import PACKED, packed_attention, register
+from mt_dnn.encoder.batch import pack, pad
+from mt_dnn.encoder.model import PACKED_FAMILIES, Encoder
+from mt_dnn.encoder.slot_layout import length_groups
 
 VOCABULARY, PAD = 50, 1
 SMALL = {
@@ -64,7 +63,7 @@ def make_cache(lengths, seed=0):
 def both(lengths, seed=0):
     cache = make_cache(lengths, seed)
     rows = np.arange(len(lengths))
-    return packed_tensors(pack(cache, rows)), padded_tensors(pad(cache, rows, PAD))
+    return pack(cache, rows), pad(cache, rows, PAD)
 
 
 def real_tokens(hidden, padded):
@@ -134,7 +133,7 @@ def test_an_example_does_not_see_its_neighbours(lengths, seed):
     with torch.no_grad():
         hidden = encoder(together)
         for i, (start, end) in enumerate(zip(together.cu_seqlens[:-1], together.cu_seqlens[1:], strict=True)):
-            alone = packed_tensors(pack(make_cache(lengths, seed), [i]))
+            alone = pack(make_cache(lengths, seed), [i])
             torch.testing.assert_close(hidden[start:end], encoder(alone), rtol=1e-5, atol=1e-5)
 
 

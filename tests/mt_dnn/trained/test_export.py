@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 
 from data_utils.canonical_tsv import read_canonical
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from data_utils.task_def import load_task_defs, to_settings
-from mt_dnn import export as export_module
 from mt_dnn.config import GLUE_TASK_DEF
-from mt_dnn.encoder import load_encoder, resolve_encoder
-from mt_dnn.export import check_folder, export, main, sequence_classifier, write_parts
-from mt_dnn.head_layout import LAYOUTS, find_layout
+from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.network import Network
-from mt_dnn.trained import load_exported, load_run, read_run
+from mt_dnn.trained import export as export_module
+from mt_dnn.trained.export import check_folder, export, main, sequence_classifier, write_parts
+from mt_dnn.trained.head_layout import LAYOUTS, find_layout
+from mt_dnn.trained.load import load_exported, load_run, read_run
 from tests.edits import edit_json
 from tests.full_disk import no_file_longer_than
 
@@ -89,10 +91,21 @@ def test_the_folder_is_complete_and_names_no_place_of_the_machine(exported, tiny
     assert len({path.stat().st_mode for path in exported["cola"].iterdir()}) == 1, "others may read all or none"
     assert not [path for path in exported["cola"].parent.iterdir() if path.name.startswith(".")]
     card = (exported["cola"] / "README.md").read_text(encoding="utf-8")
-    metadata = yaml.safe_load(card.split("---\n")[1])
-    assert metadata["tags"] == ["cola", "pats"]
-    assert metadata["metrics"] == ["accuracy", "matthews_correlation"]
-    assert "base_model" not in metadata, "the encoder is a local folder"
+    metadata = ModelCard(card).data
+    assert (metadata.library_name, metadata.pipeline_tag) == ("transformers", "text-classification")
+    assert metadata.tags == ["cola", "pats"]
+    assert metadata.metrics == ["accuracy", "matthews_correlation"]
+    assert metadata.base_model is None, "the encoder is a local folder"
+    assert metadata.license is None, "nobody knows it"
+    scores = {
+        (found.dataset_type, found.dataset_name, found.dataset_split, found.metric_type): found.metric_value
+        for found in metadata.eval_results
+    }
+    best = result["best"]["metrics"]["cola_dev"]
+    assert scores == {
+        ("cola", "cola_dev", "dev", "accuracy"): round(best["ACC"], 2),
+        ("cola", "cola_dev", "dev", "matthews_correlation"): round(best["MCC"], 2),
+    }
     for score in (result["best"], result["last"]):
         metrics = score["metrics"]["cola_dev"]
         assert f"| {score['epoch']} | cola_dev | 30 | ACC {metrics['ACC']:.2f}, MCC {metrics['MCC']:.2f} |" in card
@@ -235,6 +248,6 @@ def test_a_run_from_a_clone_that_has_moved_finds_the_task_definitions(tiny_train
 
 
 def test_a_run_of_a_method_that_was_uninstalled_says_so(tiny_trained, monkeypatch):
-    monkeypatch.setattr("mt_dnn.trained.METHODS", {})
+    monkeypatch.setattr("mt_dnn.trained.load.METHODS", {})
     with pytest.raises(SettingError, match=r"its method '\w+' is not installed here; install the package it is from"):
         read_run(tiny_trained["cola"])

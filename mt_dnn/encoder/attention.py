@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from module.dropout import DropoutStream
-from mt_dnn.batch import PackedTensors
-from mt_dnn.slots import SlotLayout
+from mt_dnn.encoder.batch import PackedBatch
+from mt_dnn.encoder.slot_layout import SlotLayout
 
 PACKED = "packed"
 
@@ -60,7 +60,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    packed: PackedTensors | None = None,
+    packed: PackedBatch | None = None,
     dropout_stream: DropoutStream | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
@@ -75,7 +75,7 @@ def packed_attention(
         dropout: of the attention probabilities; 0 when evaluating.
         scaling: of the scores; None is d ** -0.5.
         packed: where each token belongs.
-        dropout_stream: what dropout on the CPU draws from; None is torch's own generator.
+        dropout_stream: the source of dropout's masks on the CPU; None is torch's own generator.
 
     Returns:
         ((1, n_tokens, H, d) or (B, T, H, d), None).
@@ -83,8 +83,9 @@ def packed_attention(
     if packed is None:
         out = scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
-    if _has_varlen(query, dropout):
-        return _varlen(query, key, value, scaling, packed), None
+    without_padding = _varlen(query, key, value, dropout, scaling, packed)
+    if without_padding is not None:
+        return without_padding, None
     heads, n_tokens, d = query.shape[1:]
     layout = packed.slots
     # Views: (1, H, n_tokens, d) is transformers' own transposition of (1, n_tokens, H, d).
@@ -141,38 +142,29 @@ def _to_tokens(slots: Tensor, layout: SlotLayout) -> Tensor:
 
 
 @cache
-def _varlen_kernel() -> Any | None:
-    """Torch's variable-length attention, where this torch has it."""
+def _varlen_kernel(device: torch.device) -> Any | None:
+    """Torch's variable-length attention, where this torch has it and the device is Ampere or newer."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    return varlen_attn
+    return varlen_attn if torch.cuda.get_device_capability(device) >= (8, 0) else None
 
 
-@cache
-def _is_ampere(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None, packed: PackedBatch
+) -> Tensor | None:
+    """Attention without any padding; None where torch's kernel does not take this call.
 
-
-def _has_varlen(query: Tensor, dropout: float) -> bool:
-    """Whether torch's kernel takes this call: CUDA from Ampere on, half precision, no dropout (it has none)."""
-    return (
-        query.is_cuda
-        and dropout == 0.0
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] % 8 == 0
-        and query.shape[-1] <= 256
-        and _is_ampere(query.device)
-        and _varlen_kernel() is not None
-    )
-
-
-def _varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, packed: PackedTensors) -> Tensor:
-    """No padding at all inside attention. Not run on a GPU where this was written."""
+    The kernel is for CUDA and half precision and has no dropout. Not run on a GPU where this was written.
+    """
+    half, d = query.dtype in (torch.bfloat16, torch.float16), query.shape[-1]
+    if not query.is_cuda or dropout > 0.0 or not half or d % 8 != 0 or d > 256:
+        return None
+    kernel = _varlen_kernel(query.device)
+    if kernel is None:
+        return None
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (n_tokens, H, d)
-    kernel = _varlen_kernel()
-    assert kernel is not None
     longest = packed.max_seqlen
     out: Tensor = kernel(q, k, v, packed.cu_seqlens, packed.cu_seqlens, longest, longest, scale=scaling)
     return out[None]

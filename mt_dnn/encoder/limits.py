@@ -1,4 +1,4 @@
-"""What an encoder's tables hold, and whether examples fit into them: told before the first step."""
+"""The largest example that an encoder takes; a run looks for larger ones before its first step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EncoderLimits:
 
     @classmethod
     def of(cls, model: Any) -> EncoderLimits:
-        """Read them off a transformers model."""
+        """Limits of a transformers model, by the sizes of its tables."""
         rows = model.get_input_embeddings().weight.shape[0]
         for name, table in model.named_modules():
             if name.split(".")[-1] in _TABLES and isinstance(table, nn.Embedding):

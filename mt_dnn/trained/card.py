@@ -1,18 +1,18 @@
-"""The model card of an exported run: what the files of its directory say, and nothing else."""
+"""The model card of an exported run, from the files of its directory alone."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from data_utils.task_def import DataFormat, Metric, TaskType
-from mt_dnn.encoder_source import PACKAGED
+from mt_dnn.encoder.source import PACKAGED
 from mt_dnn.results import Status
-from mt_dnn.trained import FinishedRun, TrainedModel
+from mt_dnn.trained.load import FinishedRun, TrainedModel
 
+_PIPELINE = "text-classification"
 _HUB_METRICS = {
     Metric.ACC: "accuracy",
     Metric.F1: "f1",
@@ -38,21 +38,34 @@ def model_card(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
     Returns:
         Markdown with the Hub's metadata before it.
     """
-    parts = [_metadata(run, model), _task(run, model, epoch), _scores(run), _settings(run), _loading(model)]
+    parts = [_metadata(run, model, epoch), _task(run, model, epoch), _scores(run), _settings(run), _loading(model)]
     return "\n".join([*parts, _limits(run, model, epoch)])
 
 
-def _metadata(run: FinishedRun, model: TrainedModel) -> str:
-    values: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-classification",
-        "tags": [run.config.task, *run.config.method.split("+")],
-        "metrics": [_HUB_METRICS[metric] for metric in model.task_def.metric_meta],
-    }
-    name = _hub_name(run)
-    if name is not None:
-        values["base_model"] = name
-    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---\n"
+def _metadata(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
+    task = run.config.task
+    data = ModelCardData(
+        base_model=_hub_name(run),
+        eval_results=[
+            EvalResult(
+                task_type=_PIPELINE,
+                dataset_type=task,
+                dataset_name=dataset,
+                dataset_split=dataset.removeprefix(f"{task}_"),
+                metric_type=_HUB_METRICS[Metric(metric)],
+                metric_name=metric,
+                metric_value=round(value, 2),
+            )
+            for dataset, metrics in run.score(epoch).metrics.items()
+            for metric, value in metrics.items()
+        ],
+        library_name="transformers",
+        metrics=[_HUB_METRICS[metric] for metric in model.task_def.metric_meta],
+        model_name=f"{run.config.encoder}, {task}, {run.config.method}",
+        pipeline_tag=_PIPELINE,
+        tags=[task, *run.config.method.split("+")],
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
 
 
 def _hub_name(run: FinishedRun) -> str | None:
@@ -65,11 +78,10 @@ def _hub_name(run: FinishedRun) -> str | None:
 
 def _task(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
     task, result = model.task_def, run.result
-    score = result.best if epoch == "best" else result.last
+    score = run.score(epoch)
     texts = "a pair of sentences" if task.data_format is DataFormat.PremiseAndOneHypothesis else "one sentence"
     kind = "a score" if task.task_type is TaskType.Regression else f"one of {task.n_class} labels"
     labels = "" if task.task_type is TaskType.Regression else f" ({', '.join(task.label_names)})"
-    assert score is not None
     return f"""# {run.config.encoder}, fine-tuned on {run.config.task} with {run.config.method}
 
 - **Task**: {run.config.task}; in: {texts}; out: {kind}{labels}.
@@ -83,8 +95,9 @@ def _task(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
 def _scores(run: FinishedRun) -> str:
     rows = []
     for name, score in (("best", run.result.best), ("last", run.result.last)):
-        for dataset, metrics in score.metrics.items() if score is not None else ():
-            assert score is not None
+        if score is None:
+            continue
+        for dataset, metrics in score.metrics.items():
             shown = ", ".join(f"{metric} {value:z.2f}" for metric, value in metrics.items())
             rows.append(f"| {name} | {score.epoch} | {dataset} | {_dev_examples(run, dataset)} | {shown} |")
     lines = "\n".join(rows)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt_dnn.slots import _GROUP_COST, _SLOT_COST, length_groups, slot_layout
+from mt_dnn.encoder.slot_layout import _GROUP_COST, _SLOT_COST, length_groups, slot_layout
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=12).map(np.array)
 

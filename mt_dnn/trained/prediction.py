@@ -15,7 +15,7 @@ from data_utils.text_rows import TextRows
 from data_utils.token_cache import TokenCache
 from data_utils.tokenizer import Encoded, Texts, encode_batches
 from mt_dnn.evaluation import all_logits
-from mt_dnn.trained import TrainedModel
+from mt_dnn.trained.load import TrainedModel
 
 PIECE = 1024
 """Rows in memory at a time; those of one piece are put into batches by length."""
@@ -27,7 +27,7 @@ def predict(
     """Compute the logits of texts; the next piece is tokenised meanwhile.
 
     Args:
-        model: from ``mt_dnn.trained``.
+        model: from ``mt_dnn.trained.load``.
         pieces: rows, piece by piece.
         batch_tokens: tokens of a batch.
         name: where the texts come from, for messages.

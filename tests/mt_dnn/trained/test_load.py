@@ -11,9 +11,9 @@ from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from data_utils.task_def import load_task_defs, to_settings
 from mt_dnn.config import GLUE_TASK_DEF, run_dir
-from mt_dnn.export import export
 from mt_dnn.run import run
-from mt_dnn.trained import load_exported, load_run, read_run
+from mt_dnn.trained.export import export
+from mt_dnn.trained.load import load_exported, load_run, read_run
 from tests.edits import edit_json, flip
 
 SHARES = (0.0, 0.01, 0.2, 0.5, 0.8, 1.0)

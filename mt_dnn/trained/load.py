@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from data_utils.errors import SettingError, shown
+from data_utils.errors import SettingError, in_one_line, shown
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
 from data_utils.task_def import TaskDef, from_settings, load_task_defs, to_settings
@@ -21,17 +21,16 @@ from mt_dnn.assembly import assemble, pick_device
 from mt_dnn.checkpoint import WEIGHTS, load_weights, weights_file
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig
 from mt_dnn.config_parser import config_from_mapping
-from mt_dnn.encoder import load_encoder
-from mt_dnn.encoder_files import read_config
-from mt_dnn.encoder_source import EncoderSource, content_files, resolve_encoder
-from mt_dnn.head_layout import find_layout
+from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.source import EncoderSource, content_files, resolve_encoder
 from mt_dnn.identity import COMMIT, Identity, encoder_content
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision, resolve_precision
-from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
+from mt_dnn.trained.head_layout import find_layout
 
 TASK_DEF = "task_def.yml"
-"""Task definition in an exported folder: what makes it known as one."""
+"""Task definition in an exported folder; a folder that holds it is one."""
 SUMS = "sha256.json"
 """In an exported folder: name of each file that a prediction depends on -> SHA-256."""
 
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A network in evaluation mode and what it needs to read text."""
+    """A network in evaluation mode, with all that it needs to read text."""
 
     network: Network
     task_def: TaskDef
@@ -61,13 +60,19 @@ class FinishedRun:
     """``run.json``."""
 
     identity: Identity | None
-    """What it was made of; None in a run of an earlier version."""
+    """Its data, task definition and encoder, by content; None in a run of an earlier version."""
     task_def: TaskDef
     """The definition that it was trained with; of a run of an earlier version the one that its file has now."""
 
+    def score(self, epoch: str) -> EpochScore:
+        """Scores of an epoch whose weights were kept, ``best`` or ``last``."""
+        found = self.result.best if epoch == "best" else self.result.last
+        assert found is not None
+        return found
+
 
 def read_run(path: Path, task_def: Path | None = None) -> FinishedRun:
-    """Read what a run directory says.
+    """Read a run directory.
 
     Args:
         path: the folder ``seed=<seed>`` of a run.
@@ -115,7 +120,7 @@ def _task_def(path: Path, config: RunConfig, identity: Identity | None, given: b
     Args:
         path: the run's folder.
         config: its configuration; ``task_def`` may be another file.
-        identity: what it was made of.
+        identity: its data, task definition and encoder.
         given: whether that file was asked for.
     """
     if not config.task_def.is_file() and (given or identity is None):
@@ -158,13 +163,14 @@ def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str 
     try:
         network.load_state_dict(load_weights(run.directory.checkpoints, epoch))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SettingError(f"{run.directory.path}: its weights do not fit {config.init_checkpoint}: {reason}") from None
+        raise SettingError(
+            f"{run.directory.path}: its weights do not fit {config.init_checkpoint}: {in_one_line(error)}"
+        ) from None
     return TrainedModel(network.eval(), task_def, load_tokenizer(source.folder), config.max_seq_len, where, used)
 
 
 def load_exported(folder: Path, device: str = "auto", precision: str | None = None) -> TrainedModel:
-    """Build the network of a folder that ``mt_dnn.export`` wrote.
+    """Build the network of a folder that ``mt_dnn.trained.export`` wrote.
 
     Args:
         folder: the folder.
@@ -179,33 +185,25 @@ def load_exported(folder: Path, device: str = "auto", precision: str | None = No
     if len(found) != 1:
         raise SettingError(f"{folder / TASK_DEF} defines {len(found)} tasks, an exported folder's one; export it again")
     (task_def,) = found.values()
-    source = EncoderSource("exported", folder)
-    config = read_config(source)
+    encoder = load_encoder(EncoderSource("exported", folder), hidden_dropout=0.0, attention_dropout=0.0)
+    config: Any = encoder.model.config
     layout = find_layout(config.model_type, "tanh")
     where = pick_device(device)
+    used = resolve_precision(precision or "fp32", where)
     network = Network(
-        load_encoder(source, hidden_dropout=0.0, attention_dropout=0.0),
+        encoder,
         task_def,
         head_dropout=0.0,
         pooler_activation=layout.pooler_activation(config),
         generator=torch.Generator(),
     )
-    head = network.heads[network.task]
-    assert isinstance(head, torch.nn.Sequential)
     try:
         with safe_open(folder / "model.safetensors", framework="pt") as weights:
-            for ours, theirs in ((network.pooler.dense, layout.pooler), (head[1], layout.head)):
-                ours.load_state_dict({name: weights.get_tensor(f"{theirs}.{name}") for name in ("weight", "bias")})
+            for place, layer in layout.layers(network).items():
+                layer.load_state_dict({name: weights.get_tensor(f"{place}.{name}") for name in layer.state_dict()})
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise SettingError(f"{folder}/model.safetensors: {str(error).splitlines()[0]}; export it again") from None
-    return TrainedModel(
-        network.to(where).eval(),
-        task_def,
-        load_tokenizer(folder),
-        _max_length(folder),
-        where,
-        resolve_precision(precision or "fp32", where),
-    )
+        raise SettingError(f"{folder}/model.safetensors: {in_one_line(error)}; export it again") from None
+    return TrainedModel(network.to(where).eval(), task_def, load_tokenizer(folder), _max_length(folder), where, used)
 
 
 def _max_length(folder: Path) -> int:
@@ -222,7 +220,12 @@ def write_sums(folder: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    write_json(folder / SUMS, {file.name: sha256_of(file) for file in (*content_files(folder), folder / TASK_DEF)})
+    write_json(folder / SUMS, {name: sha256_of(file) for name, file in _summed(folder).items()})
+
+
+def _summed(folder: Path) -> dict[str, Path]:
+    """The files of an exported folder that a prediction depends on, by name."""
+    return {file.name: file for file in (*content_files(folder), folder / TASK_DEF)}
 
 
 def _check_sums(folder: Path) -> None:
@@ -233,7 +236,7 @@ def _check_sums(folder: Path) -> None:
         return
     except SettingError as error:
         raise SettingError(f"{error}; export it again") from None
-    present = {file.name: file for file in (*content_files(folder), folder / TASK_DEF)}
+    present = _summed(folder)
     for name in sorted({*expected, *present}):
         if name not in present or sha256_of(present[name]) != expected.get(name):
             raise SettingError(f"{folder / name} is not what was exported (its checksum differs); export it again")

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from data_utils.errors import SettingError
 from data_utils.token_cache import TokenCache
 from mt_dnn.config import run_dir
-from mt_dnn.encoder_limits import EncoderLimits
+from mt_dnn.encoder.limits import EncoderLimits
 from mt_dnn.run import run
 
 SMALL = {

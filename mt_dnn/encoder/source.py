@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, in_one_line
 from data_utils.names import check_name, slug
 
 PACKAGED = "all-MiniLM-L6-v2"
@@ -123,14 +123,6 @@ def _download(name: str, patterns: list[str]) -> Path:
         ) from None
     except Exception as error:  # whatever the HTTP stack of this Hub version raises
         raise SettingError(f"encoder: cannot fetch {name} ({in_one_line(error)}); {remedy}") from error
-
-
-def in_one_line(error: Exception) -> str:
-    """An error's message, or its beginning, in one line."""
-    text = " ".join(str(error).split())
-    if not text or isinstance(error, KeyError):
-        text = f"{type(error).__name__} {text}".strip()
-    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _no_safetensors(folder: Path) -> str:

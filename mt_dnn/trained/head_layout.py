@@ -1,4 +1,4 @@
-"""Where the families of transformers keep, in their models for sequence classification, what is our pooler and head.
+"""Names of our pooler and head in the families' models for sequence classification.
 
 Ours is dropout -> Linear(D, D) -> activation -> dropout -> Linear(D, K) on the first token. A family stands here if its
 own head computes the same; a test each.
@@ -7,7 +7,10 @@ own head computes the same; a test each.
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from data_utils.errors import SettingError
+from mt_dnn.network import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +25,14 @@ class HeadLayout:
     """Entry of the configuration that names the activation between them; None: it is tanh."""
 
     def pooler_activation(self, config: Any) -> str:
-        """What a configuration has between the two, by our name (``pooler_actf``)."""
+        """The activation of a configuration between the two, by our name (``pooler_actf``)."""
         return "tanh" if self.activation is None else str(getattr(config, self.activation))
+
+    def layers(self, network: Network) -> dict[str, nn.Linear]:
+        """Name in the family's model -> layer of a network of ours."""
+        head = network.heads[network.task]
+        assert isinstance(head, nn.Sequential)
+        return {self.pooler: network.pooler.dense, self.head: head[-1]}  # type: ignore[dict-item]
 
 
 _ROBERTA = HeadLayout("classifier.dense", "classifier.out_proj")
@@ -35,7 +44,7 @@ LAYOUTS = {
     "deberta-v2": HeadLayout("pooler.dense", "classifier", activation="pooler_hidden_act"),
 }
 _OTHERS = {"distilbert": "ReLU", "electra": "GELU"}
-"""What two known families have in the place of tanh."""
+"""The activations of two known families in the place of tanh."""
 
 
 def find_layout(model_type: str, pooler_actf: str) -> HeadLayout:

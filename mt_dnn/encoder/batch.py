@@ -1,0 +1,198 @@
+"""Batches of a token cache as tensors: packed (real tokens only, end to end) or padded.
+
+They are made by index arithmetic over the whole batch; there is no Python loop over examples or tokens.
+Legend: B examples, T tokens of the longest example, n_tokens real tokens of the batch, N rows of a cache.
+"""
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from data_utils.token_cache import TokenCache
+from mt_dnn.encoder.slot_layout import SlotLayout, slot_layout
+
+# Four rectangles are as fast as more on GLUE's lengths; on CUDA each one would be more kernels to launch.
+CPU_GROUPS, CUDA_GROUPS = 4, 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Examples:
+    """The examples of a batch in either layout; a value per token is (n_tokens,) packed and (B, T) padded.
+
+    Attributes:
+        input_ids: int64 per token.
+        position_ids: int64 per token, from 0 in each example.
+        token_type_ids: int64 per token, 0 or 1; 0 on padding.
+        labels: (B,) int64 classes or float32 scores.
+        indices: (B,) int64 rows of the token cache.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    token_type_ids: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return self.labels.shape[0]
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device; through page-locked memory to CUDA, so that the host does not wait for it."""
+        moved: Self = self if device.type == "cpu" else _moved(self, device)
+        return moved
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch(_Examples):
+    """The real tokens of a batch as one sequence.
+
+    Attributes:
+        first_tokens: (B,) int64 place of each example's first token.
+        cu_seqlens: (B + 1,) int32 place where each example starts, and n_tokens.
+        max_seqlen: T.
+        slots: where the tokens stand during attention.
+    """
+
+    first_tokens: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    slots: SlotLayout
+
+    @property
+    def n_tokens(self) -> int:
+        """Real tokens of the batch."""
+        return self.input_ids.shape[0]
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) tokens of each example."""
+        return self.cu_seqlens.diff()
+
+    def sum_of_examples(self, values: Tensor) -> Tensor:
+        """(n_tokens,) -> (B,)."""
+        return values.new_zeros(self.size).index_add(0, self._example_of_token, values)
+
+    def to_tokens(self, values: Tensor) -> Tensor:
+        """(B,) one number per example -> (n_tokens,)."""
+        return values[self._example_of_token]
+
+    @property
+    def _example_of_token(self) -> Tensor:
+        return (self.position_ids == 0).cumsum(0) - 1  # no look at the device's lengths, for which the host would wait
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedBatch(_Examples):
+    """A batch as a rectangle: a row per example, padded at the end to the longest.
+
+    Attributes:
+        attention_mask: (B, T) int64, 1 on real tokens.
+        n_tokens: real tokens of the batch.
+    """
+
+    attention_mask: Tensor
+    n_tokens: int
+
+    @property
+    def max_seqlen(self) -> int:
+        """T."""
+        return self.input_ids.shape[1]
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) tokens of each example."""
+        return self.attention_mask.sum(dim=1)
+
+    def sum_of_examples(self, values: Tensor) -> Tensor:
+        """(B, T) -> (B,) over the real tokens."""
+        return (values * self.attention_mask).sum(dim=1)
+
+    def to_tokens(self, values: Tensor) -> Tensor:
+        """(B,) one number per example -> (B, T), 0 on padding."""
+        return values[:, None] * self.attention_mask
+
+
+Batch = PackedBatch | PaddedBatch
+
+
+def pack(cache: TokenCache, indices: ArrayLike, max_groups: int = CPU_GROUPS) -> PackedBatch:
+    """Gather rows of a cache, end to end, with the indices that attention needs computed once for all layers.
+
+    Args:
+        cache: an open cache.
+        indices: (B,) rows, B >= 1, in any order, repeats allowed.
+        max_groups: most rectangles that attention works on, >= 1.
+
+    Raises:
+        ValueError: no index, or one outside [0, N).
+    """
+    rows, starts, lengths = _spans(cache, indices)
+    cu_seqlens = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=cu_seqlens[1:])
+    position = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
+    segment = np.repeat(cache.segment[rows].astype(np.int64), lengths)
+    return PackedBatch(
+        input_ids=torch.from_numpy(cache.tokens[position + np.repeat(starts, lengths)].astype(np.int64)),
+        position_ids=torch.from_numpy(position),
+        token_type_ids=torch.from_numpy(((segment > 0) & (position >= segment)).astype(np.int64)),
+        labels=torch.from_numpy(cache.labels[rows]),
+        indices=torch.from_numpy(rows),
+        first_tokens=torch.from_numpy(cu_seqlens[:-1]),
+        cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
+        max_seqlen=int(lengths.max()),
+        slots=slot_layout(cu_seqlens, max_groups),
+    )
+
+
+def pad(cache: TokenCache, indices: ArrayLike, pad_id: int) -> PaddedBatch:
+    """Gather rows of a cache, one per row, padded at the end.
+
+    Args:
+        cache: an open cache.
+        indices: (B,) rows, B >= 1, in any order, repeats allowed.
+        pad_id: token that fills the rest of a row.
+
+    Raises:
+        ValueError: no index, or one outside [0, N).
+    """
+    rows, starts, lengths = _spans(cache, indices)
+    column = np.arange(lengths.max())  # (T,)
+    real = column < lengths[:, None]  # (B, T)
+    input_ids = np.full(real.shape, pad_id, dtype=np.int64)
+    input_ids[real] = cache.tokens[(starts[:, None] + column)[real]]
+    segment = cache.segment[rows].astype(np.int64)[:, None]
+    return PaddedBatch(
+        input_ids=torch.from_numpy(input_ids),
+        position_ids=torch.from_numpy(np.tile(column, (len(rows), 1))),
+        token_type_ids=torch.from_numpy((real & (segment > 0) & (column >= segment)).astype(np.int64)),
+        attention_mask=torch.from_numpy(real.astype(np.int64)),
+        labels=torch.from_numpy(cache.labels[rows]),
+        indices=torch.from_numpy(rows),
+        n_tokens=int(lengths.sum()),
+    )
+
+
+def _spans(cache: TokenCache, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return rows, first tokens and lengths, all (B,)."""
+    rows = np.array(indices, dtype=np.int64)
+    if rows.ndim != 1 or len(rows) == 0 or rows.min() < 0 or rows.max() >= len(cache):
+        raise ValueError(f"indices must be a non-empty list of rows in [0, {len(cache)})")
+    starts = np.asarray(cache.offsets[rows])
+    return rows, starts, np.asarray(cache.offsets[rows + 1]) - starts
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """A part of a batch on a device."""
+    if isinstance(value, Tensor):
+        return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
+    if isinstance(value, tuple):
+        return tuple(_moved(part, device) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+    return value
