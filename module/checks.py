@@ -7,7 +7,8 @@ Such as::
         noise_scale: NonNegative = 1e-5
         distribution: Literal["normal", "uniform"] = "normal"
 
-        __post_init__ = check_ranges
+        def __post_init__(self) -> None:
+            check_ranges(self)
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ class OptimizerSettings:
     noise_seed: int = 0
     """Seed of the noise stream, in [0, 2**64)."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def adamax_arguments(self) -> dict[str, Any]:
         """Keyword arguments of :class:`module.bert_optim.Adamax` and its subclasses."""

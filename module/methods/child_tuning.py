@@ -34,7 +34,8 @@ class ChildTuningSettings:
     fisher_dropout: bool = True
     """Whether dropout is on while D gathers it, as in the authors' code."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class ChildTuning(FineTuningMethod[ChildTuningSettings]):

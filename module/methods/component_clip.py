@@ -23,7 +23,8 @@ class ComponentClipSettings:
     max_norm: Annotated[float, Range(lambda value: value > 0.0, "a number above 0")] = 1.0
     """c, above 0: the largest norm of one tensor's gradient. The authors search 0.01, 0.05, 0.1, 0.5, 1 and 5."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class ComponentClip(FineTuningMethod[ComponentClipSettings]):

@@ -51,7 +51,8 @@ class HeadLearningRateSettings:
     learning_rate: Positive = 1e-2
     """Peak learning rate of the head, the layer above the pooler; above 0. PAC-tuning: 1e-2."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class FrozenEmbeddings(FineTuningMethod[NoSettings]):

@@ -23,7 +23,8 @@ class EMASettings:
     start_epoch: WholeNumber = 0
     """Epochs before the first step that counts, at least 0; the later of both starts holds."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class EMA(WeightAveraging[EMASettings]):

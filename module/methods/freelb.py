@@ -37,7 +37,8 @@ class FreeLBSettings:
     max_norm: Annotated[float, _BOUND] | None = 0.3
     """epsilon, above 0: largest norm after a step; null: no bound. The authors' scripts: 0.14 to 0.7, MNLI 0.3."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class FreeLB(FineTuningMethod[FreeLBSettings]):

@@ -30,7 +30,8 @@ class L2SPSettings:
     anchor: Literal["pretrained", "init"] = "pretrained"
     """theta0: the weights as loaded, or with the noise that NoisyTune adds before training."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class L2SP(FineTuningMethod[L2SPSettings]):

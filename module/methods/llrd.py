@@ -23,7 +23,8 @@ class LLRDSettings:
     """Learning rate of a layer over that of the layer above, in (0, 1]; 1 is plain fine-tuning. Zhang et al. 2021,
     arXiv 2006.05987: 0.95."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class LLRD(FineTuningMethod[LLRDSettings]):

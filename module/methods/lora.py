@@ -31,7 +31,8 @@ class LoRASettings:
     layers: Literal["query_value", "all"] = "query_value"
     """Which linear layers get an update: those of queries and values, as in the paper, or every one of the encoder."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class LoRA(FineTuningMethod[LoRASettings]):

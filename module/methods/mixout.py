@@ -32,7 +32,8 @@ class MixoutSettings:
     include_head: bool = False
     """Whether our own pooler and head, whose anchor is their random start, are mixed too."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class Mixout(FineTuningMethod[MixoutSettings]):

@@ -25,7 +25,8 @@ class NEFTuneSettings:
     padded_length: bool = False
     """L is the longest example of the batch, as in the authors' README, instead of each example's own length."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class NEFTune(FineTuningMethod[NEFTuneSettings]):

@@ -24,7 +24,8 @@ class NoisyTuneSettings:
     include_head: bool = False
     """Whether what is not pretrained (pooler and heads of our own) is perturbed too, as the paper's snippet would."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class NoisyTune(FineTuningMethod[NoisyTuneSettings]):

@@ -54,7 +54,8 @@ class PACTuningSettings:
     k_examples: Annotated[int, at_least(1, "an integer")] | None = None
     """Examples of such a pass, at least 1; none: the whole training set, which the authors keep at 100."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class PACTuning(FineTuningMethod[PACTuningSettings]):

@@ -36,7 +36,8 @@ class R3FSettings:
     spectral_norm: bool = False
     """R4F: divide the weight of the task head by its largest singular value."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class R3F(FineTuningMethod[R3FSettings]):

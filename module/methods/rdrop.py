@@ -22,7 +22,8 @@ class RDropSettings:
     alpha: NonNegative = 1.0
     """alpha, at least 0: weight of the distance of the two predictions. The paper on GLUE: 0.1, 0.5 or 1.0."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class RDrop(FineTuningMethod[RDropSettings]):

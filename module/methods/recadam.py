@@ -43,7 +43,8 @@ class RecAdamSettings:
     initializer_range: Positive = 0.02
     """Standard deviation of RI's random weights, above 0. BERT's: 0.02."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def share(self, t: int) -> float:
         """lambda(t): what the optimizer's own step is multiplied with at step t, from 1."""

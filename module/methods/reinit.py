@@ -22,7 +22,8 @@ class ReinitSettings:
     n_layers: WholeNumber = 1
     """Encoder layers from the top to draw anew, at least 0. The authors search 1 to 6 of BERT-large's 24."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class Reinit(FineTuningMethod[ReinitSettings]):

@@ -20,7 +20,8 @@ class SAGESettings:
     sensitivity_eps: Annotated[float, at_least(1e-37)] = 1e-12
     """Added to the sensitivity in the factor, above 0. The authors' code: 1e-6 squared."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class SAGE(FineTuningMethod[SAGESettings]):

@@ -24,7 +24,8 @@ class SWASettings:
     interval: Annotated[int, at_least(1, "a whole number")] = 1
     """Steps from one that counts to the next, at least 1. The paper: as many as an epoch has."""
 
-    __post_init__ = check_ranges
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class SWA(WeightAveraging[SWASettings]):

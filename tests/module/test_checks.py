@@ -21,7 +21,8 @@ class Settings:
     kind: Literal["K", "K+1"] = "K"
     free: float = 0.0
 
-    __post_init__ = check_ranges
+    def __post_init__(self):
+        check_ranges(self)
 
 
 @pytest.mark.parametrize(
