@@ -43,13 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(arguments: Sequence[str], rank: str) -> int:
     from data_utils.errors import SettingError, error_line
+    from experiments.benchmark import DEFAULT
     from mt_dnn.config import run_dir
     from mt_dnn.config_parser import config_from_arguments
     from mt_dnn.interrupt import Interrupted, RankLost
     from mt_dnn.results import RunDirectory, RunLocked
 
     try:
-        config = config_from_arguments(arguments)
+        config = config_from_arguments(arguments, task_def=DEFAULT.task_def)
         before = RunDirectory(run_dir(config)).read_result()
         from mt_dnn.data_parallel import join
         from mt_dnn.progress import progress_bar

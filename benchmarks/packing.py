@@ -26,8 +26,8 @@ from benchmarks.machine import machine_facts
 from data_utils.task_def import TaskDef, load_task_defs
 from data_utils.token_cache import TokenCache, ensure_cache
 from data_utils.tokenizer import load_tokenizer
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.batch import collate
-from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.encoder import load_encoder, resolve_encoder
 from mt_dnn.loss import task_loss
 from mt_dnn.network import Network

@@ -17,9 +17,9 @@ import predict as command
 from data_utils.errors import SettingError, shown
 from data_utils.task_def import load_task_defs
 from data_utils.text_rows import TextRows, iterate_rows, looks_like_header, parse_columns
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from experiments.glue.submission import FILES, official_rows, submission_lines, test_sets
 from mt_dnn import prediction
-from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.export import export
 from mt_dnn.trained import load_run, read_run
 from tests.full_disk import no_file_longer_than

@@ -3,7 +3,7 @@ r"""Variants of methods against a baseline, task by task: the same data, budget 
     python -m experiments.study.ablation pats_readings --data_dir data/canonical_data --devices cpu
     python -m experiments.study.ablation mine.yml --seeds 10 --tasks cola --set epochs=5
 
-The file (a path, or a name in experiments/glue/ablations/) has
+The file (a path, or a name in the folder ablations/ beside the task definitions) has
 
     encoder: all-MiniLM-L6-v2
     baseline: plain                               the variant that the others are compared with
@@ -35,6 +35,7 @@ from data_utils.errors import SettingError, shown
 from data_utils.json_file import write_json
 from data_utils.names import check_name
 from data_utils.yaml_file import read_yaml
+from experiments.benchmark import DEFAULT, Benchmark
 from experiments.study.comparison.comparisons import compare_seeds, pairs
 from experiments.study.csv_text import csv_text
 from experiments.study.fields import Fields
@@ -57,7 +58,6 @@ from experiments.study.tables import write_tables
 from mt_dnn.config import run_dir
 from mt_dnn.results import RunDirectory
 
-ABLATIONS = Path(__file__).resolve().parents[1] / "glue" / "ablations"
 _KEYS = ("encoder", "baseline", "settings", "tasks", "variants")
 
 
@@ -83,17 +83,17 @@ class Ablation:
     """Label -> its runs."""
 
 
-def load_ablation(source: str) -> Ablation:
-    """Read an ablation by its path or its name in ``ablations/``.
+def load_ablation(source: str, benchmark: Benchmark = DEFAULT) -> Ablation:
+    """Read an ablation by its path or its name in the benchmark's ``ablations/``.
 
     Raises:
         SettingError: no such file, a missing or unknown key, or no such baseline.
     """
-    path = Path(source)
-    if not path.is_file():
-        path = ABLATIONS / f"{source.removesuffix('.yml')}.yml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in ABLATIONS.glob("*.yml")))
+    folders = benchmark.places("ablations")
+    candidates = [Path(source), *(folder / f"{source.removesuffix('.yml')}.yml" for folder in folders)]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        known = ", ".join(sorted({p.stem for folder in folders for p in folder.glob("*.yml")}))
         raise SettingError(f"no ablation {shown(source)}: give a file, or one of {known}")
     content = read_yaml(path)
     if set(content) != set(_KEYS):
@@ -131,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
         __doc__,
         "\nStarted again, it computes only what is missing. Exit status: as experiments.study.",
     )
-    parser.add_argument("ablation", help="file, or name in experiments/glue/ablations/")
+    parser.add_argument("ablation", help="file, or name in ablations/ beside the task definitions")
     parser.add_argument("--tasks", help="default: every task of the file")
     parser.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
     parser.add_argument(
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
         The exit status.
     """
     chosen = build_parser().parse_args(arguments)
-    return study_status(lambda: _compare(load_ablation(chosen.ablation), chosen, run))
+    return study_status(lambda: _compare(load_ablation(chosen.ablation, Benchmark(chosen.task_def)), chosen, run))
 
 
 def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | None) -> int:
@@ -184,7 +184,7 @@ def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | 
     compared = pairs(table, ablation.baseline)
     if compared:
         files += write_significance(Significance(tuple(compare_seeds(table, compared)), (), ()), out)
-    print(markdown(table, load_paper()))
+    print(markdown(table, load_paper(table.benchmark)))
     print(logged_markdown(logged), "\n")
     print("\n".join(map(str, files)))
     list_failures(report)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from data_utils.errors import SettingError
 from data_utils.names import check_name, slug
-from experiments.study.recipe_file import RECIPES, read_recipe
+from experiments.study.recipe_file import RECIPE_FOLDERS, read_recipe
 
 _PLAIN = "_vanilla"
 
 
-def known_encoders() -> dict[str, int]:
-    """Names of the encoders with recipes -> their number of parameters; each has one of plain fine-tuning."""
-    paths = sorted(RECIPES.glob(f"*{_PLAIN}.yml"))
-    return {p.stem.removesuffix(_PLAIN): read_recipe(p).integer("encoder_parameters", 1) for p in paths}
+def known_encoders(folders: Sequence[Path] = RECIPE_FOLDERS) -> dict[str, int]:
+    """Names of the encoders with recipes -> their number of parameters, which that of plain fine-tuning holds."""
+    found = {p: read_recipe(p, folders) for folder in folders for p in sorted(folder.glob(f"*{_PLAIN}.yml"))}
+    size = "encoder_parameters"
+    return {p.stem.removesuffix(_PLAIN): own.integer(size, 1) for p, own in found.items() if size in own.values}
 
 
-def nearest_encoder(encoder: str) -> tuple[str, str]:
+def nearest_encoder(encoder: str, folders: Sequence[Path] = RECIPE_FOLDERS) -> tuple[str, str]:
     """The known encoder nearest in size, by the ratio of parameters.
 
     Args:
         encoder: Hub name or local folder; its configuration is read, which may be fetched from the Hub.
+        folders: Of the recipes.
 
     Returns:
         Its name, and a sentence that says so.
@@ -34,7 +38,7 @@ def nearest_encoder(encoder: str) -> tuple[str, str]:
     from mt_dnn.encoder_files import read_config
     from mt_dnn.encoder_source import EncoderSource, tokenizer_folder
 
-    known = known_encoders()
+    known = known_encoders(folders)
     try:
         config = read_config(EncoderSource(check_name("encoder", slug(encoder)), tokenizer_folder(encoder)))
         size = estimated_parameters(config)

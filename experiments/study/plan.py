@@ -14,11 +14,11 @@ from typing import Any
 
 from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
+from experiments.benchmark import Benchmark, task_titles
 from experiments.study.launch.launcher import check_launcher
 from experiments.study.launch.pool import Job
 from experiments.study.recipe import Recipe, check_budgets, find_recipes, resolve_recipes, run_configs
 from experiments.study.settings import check_method, parse_overrides
-from experiments.study.table.cells import TASK_ORDER
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import missing_file
@@ -158,20 +158,21 @@ def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:
         raise SettingError("give --encoder (and --methods) or --recipes, one of the two")
     if chosen.recipes is not None and chosen.controls:
         raise SettingError("--controls finds recipes by --encoder and --methods; list the controls' --recipes yourself")
+    folders = Benchmark(chosen.task_def).places("recipes")
     if chosen.recipes is not None:
-        return resolve_recipes(names_of("recipes", chosen.recipes))
+        return resolve_recipes(names_of("recipes", chosen.recipes), folders)
     methods = names_of("methods", chosen.methods)
     for method in methods:
         check_method(method, "--methods")
     if chosen.controls:
         methods = list(dict.fromkeys([*(c for m in methods if (c := control_of(m)) is not None), *methods]))
-    return find_recipes(chosen.encoder, methods, chosen.recipe_base)
+    return find_recipes(chosen.encoder, methods, chosen.recipe_base, folders)
 
 
 def _tasks(chosen: argparse.Namespace, recipe: Recipe) -> list[str]:
     if chosen.tasks is not None:
         return names_of("tasks", chosen.tasks)
-    return sorted(recipe.tasks, key=lambda task: (*TASK_ORDER, task).index(task))
+    return sorted(recipe.tasks, key=lambda task: (*task_titles(), task).index(task))
 
 
 def names_of(flag: str, text: str) -> list[str]:

@@ -12,11 +12,12 @@ from typing import Any
 from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
 from data_utils.task_def import load_task_defs
+from experiments.benchmark import DEFAULT
 from experiments.study.encoder_size import known_encoders, nearest_encoder
-from experiments.study.recipe_file import RECIPES, find_recipe_file, merged, read_recipe
+from experiments.study.recipe_file import RECIPE_FOLDERS, find_recipe_file, merged, read_recipe
 from experiments.study.settings import check_method
 from module.methods import control_of
-from mt_dnn.config import GLUE_TASK_DEF, RunConfig
+from mt_dnn.config import RunConfig
 from mt_dnn.config_parser import config_from_mapping
 
 
@@ -53,15 +54,19 @@ class Recipe:
         return self.tried or math.prod(map(len, self.grid.values()))
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, folders: Sequence[Path] = RECIPE_FOLDERS) -> Recipe:
     """Read a recipe file and check its shape; the values are checked when a run is made of them.
+
+    Args:
+        path: The file.
+        folders: Where a recipe that it is like is looked for by name.
 
     Raises:
         SettingError: a missing or unknown key, a value of another kind, or a setting that is unknown or belongs to the
             study's command line.
         OSError: the file cannot be read.
     """
-    content = read_recipe(path)
+    content = read_recipe(path, folders)
     grid = content.mapping("grid", {}).values
     chosen = content.get("chosen_from_grid", "true or false", lambda v: isinstance(v, bool), False)
     if chosen and not grid:
@@ -77,7 +82,9 @@ def load_recipe(path: Path) -> Recipe:
     )  # fmt: skip
 
 
-def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) -> list[Recipe]:
+def find_recipes(
+    encoder: str, methods: Sequence[str], base: str | None = None, folders: Sequence[Path] = RECIPE_FOLDERS
+) -> list[Recipe]:
     """The recipes ``recipes/<encoder>_<method>.yml`` of an encoder, one per method.
 
     Args:
@@ -86,15 +93,17 @@ def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) 
             its control's, else plain fine-tuning's.
         base: Encoder (slug) whose recipes to take; an encoder that has none takes those of the known one nearest in
             size.
+        folders: Where recipes are looked for; all are taken from the first that has any of the encoder.
 
     Raises:
         SettingError: an unknown method, or no recipe for one; the message says where one was looked for and what to do.
     """
     said: tuple[str, ...] = ()
     owner = slug(encoder) if base is None else check_name("recipe_base", base)
-    if base is None and not any(RECIPES.glob(f"{owner}_*.yml")):
-        owner, sentence = nearest_encoder(encoder)
+    if base is None and _folder_of(owner, folders) is None:
+        owner, sentence = nearest_encoder(encoder, folders)
         said = (sentence,)
+    folder = _folder_of(owner, folders) or folders[-1]
     recipes = []
     for method in methods:
         check_method(method, "--methods")
@@ -103,13 +112,14 @@ def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) 
         except ValueError as error:
             raise SettingError(str(error)) from None
         candidates = dict.fromkeys((method, method.rpartition("+")[2], control, "vanilla"))
-        found = next((name for name in candidates if (RECIPES / f"{owner}_{name}.yml").is_file()), None)
+        found = next((name for name in candidates if (folder / f"{owner}_{name}.yml").is_file()), None)
         if found is None:
             raise SettingError(
                 f"--recipe_base {owner}: there is no recipe {owner}_{method}.yml; give one of "
-                f"{', '.join(known_encoders())}"
+                f"{', '.join(known_encoders(folders))}"
             )
-        recipe = dataclasses.replace(load_recipe(RECIPES / f"{owner}_{found}.yml"), encoder=encoder, method=method)
+        recipe = load_recipe(folder / f"{owner}_{found}.yml", folders)
+        recipe = dataclasses.replace(recipe, encoder=encoder, method=method)
         if (owner, found) != (slug(encoder), method):  # nothing was searched for this one
             of_method = (f"{method} has no recipe of its own: that of {found} is taken",) if found != method else ()
             recipe = dataclasses.replace(recipe, chosen_from_grid=False, tried=None, borrowed=said + of_method)
@@ -117,16 +127,21 @@ def find_recipes(encoder: str, methods: Sequence[str], base: str | None = None) 
     return recipes
 
 
-def resolve_recipes(names: Sequence[str]) -> list[Recipe]:
+def _folder_of(encoder: str, folders: Sequence[Path]) -> Path | None:
+    return next((folder for folder in folders if any(folder.glob(f"{encoder}_*.yml"))), None)
+
+
+def resolve_recipes(names: Sequence[str], folders: Sequence[Path] = RECIPE_FOLDERS) -> list[Recipe]:
     """Load recipes by file or by name.
 
     Args:
         names: Paths of recipe files, or names in ``recipes/`` with or without ``.yml``.
+        folders: Where names are looked for.
 
     Raises:
         SettingError: a name that is neither.
     """
-    return [load_recipe(find_recipe_file(name, "--recipes")) for name in names]
+    return [load_recipe(find_recipe_file(name, "--recipes", folders), folders) for name in names]
 
 
 def check_budgets(recipes: Sequence[Recipe]) -> None:
@@ -151,7 +166,7 @@ def run_configs(
     seeds: Sequence[int],
     overrides: Mapping[str, Any],
     *,
-    task_def: Path = GLUE_TASK_DEF,
+    task_def: Path = DEFAULT.task_def,
     data_dir: Path | None = None,
     output_dir: Path | None = None,
     origin: str = "--set",

@@ -9,18 +9,20 @@ from typing import Any
 from data_utils.errors import SettingError, shown
 from data_utils.names import did_you_mean
 from data_utils.yaml_file import read_yaml
+from experiments.benchmark import DEFAULT
 from experiments.study.fields import Fields
 from experiments.study.settings import check_key, check_method, check_settings, check_tasks, check_value
 from module.methods import METHODS
 
-RECIPES = Path(__file__).resolve().parents[1] / "glue" / "recipes"
+RECIPE_FOLDERS = DEFAULT.places("recipes")
+"""Folders in which a study of the default benchmark looks for recipes by name."""
 
 _TEXTS = ("encoder", "method", "source")
 _MAPPINGS = ("settings", "tasks", "grid")
 _KEYS = ("like", *_TEXTS, *_MAPPINGS, "chosen_from_grid", "tried", "encoder_parameters")
 
 
-def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> Fields:
+def read_recipe(path: Path, folders: Sequence[Path] = RECIPE_FOLDERS, above: tuple[Path, ...] = ()) -> Fields:
     """Read a recipe file, with what it takes from the recipe that it is like.
 
     Encoder, method, source, settings, tasks and grid are the other recipe's where the file says nothing. A setting of
@@ -30,6 +32,7 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> Fields:
 
     Args:
         path: The file.
+        folders: Where the other recipe is looked for by name, after the file's own folder.
         above: Files that are like it.
 
     Raises:
@@ -41,28 +44,28 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> Fields:
     _check(own)
     if "like" not in own.values:
         return own
-    base = find_recipe_file(own.text("like"), f"{path}: like", path.parent)
+    base = find_recipe_file(own.text("like"), f"{path}: like", (path.parent, *folders))
     if base in (*above, path):
         chain = " -> ".join(file.stem for file in (*above, path, base))
         raise SettingError(f"{path}: like goes in a circle: {chain}; one of them must stand on its own")
-    return Fields(_inherited(read_recipe(base, (*above, path)), own), str(path))
+    return Fields(_inherited(read_recipe(base, folders, (*above, path)), own), str(path))
 
 
-def find_recipe_file(name: str, where: str, folder: Path = RECIPES) -> Path:
-    """The recipe of a name, with or without ``.yml``: a file, one of ``folder``, or one of this project's.
+def find_recipe_file(name: str, where: str, folders: Sequence[Path] = RECIPE_FOLDERS) -> Path:
+    """The recipe of a name, with or without ``.yml``: a file, or the first one in ``folders``.
 
     Args:
         name: A path, or a name.
         where: The setting that names it, for the message.
-        folder: Where to look first.
+        folders: Where to look.
 
     Raises:
         SettingError: there is none.
     """
-    candidates = [Path(name), *(place / f"{name.removesuffix('.yml')}.yml" for place in (folder, RECIPES))]
+    candidates = [Path(name), *(place / f"{name.removesuffix('.yml')}.yml" for place in folders)]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        known = sorted(path.stem for path in RECIPES.glob("*.yml"))
+        known = sorted({path.stem for folder in folders for path in folder.glob("*.yml")})
         meant = did_you_mean(name, known)
         raise SettingError(f"{where}: no recipe {shown(name)}{meant}; give a file, or one of {', '.join(known)}")
     return found.resolve()

@@ -11,6 +11,7 @@ from pathlib import Path
 from data_utils.command_line import CommandParser
 from data_utils.errors import SettingError
 from data_utils.json_file import write_json
+from experiments.benchmark import DEFAULT
 from experiments.study.launch.display import StudyDisplay
 from experiments.study.launch.launcher import add_launcher_arguments, check_machine, launch, retries
 from experiments.study.launch.pool import Job, Pool, Report
@@ -24,7 +25,6 @@ from experiments.study.table.paper import load_paper
 from experiments.study.table.render import markdown
 from experiments.study.table.wanted import Wanted
 from experiments.study.tables import write_tables
-from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.data import open_datasets
 from mt_dnn.schedule import learns_nothing
 
@@ -82,7 +82,7 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that say where data, runs and results lie, and where to compute."""
     where = parser.add_argument_group("where")
     where.add_argument("--data_dir", type=Path, default=Path("data/canonical_data"), help="default: %(default)s")
-    where.add_argument("--task_def", type=Path, default=GLUE_TASK_DEF, help="task definitions; default: GLUE's")
+    where.add_argument("--task_def", type=Path, default=DEFAULT.task_def, help="task definitions; default: GLUE's")
     where.add_argument("--output_dir", type=Path, default=Path("runs"), help="folder of the runs; default: %(default)s")
     where.add_argument("--results_dir", type=Path, default=Path("results"), help="default: %(default)s")
     where.add_argument("--name", help="folder in --results_dir; default: the encoders' names")
@@ -205,7 +205,7 @@ def conclude(table: Table, out: Path, report: Report, figures: Callable[[Table, 
     """
     files = write_tables(table, out)
     files += figures(table, out)
-    print(markdown(table, load_paper()))
+    print(markdown(table, load_paper(table.benchmark)))
     print("\n".join(str(path) for path in files))
     list_failures(report)
     return 0 if table.complete else 1

@@ -42,7 +42,7 @@ def write_tables(table: Table, out: Path, paper: Paper | None = None) -> list[Pa
     Returns:
         The files, Markdown first.
     """
-    paper = paper or load_paper()
+    paper = paper or load_paper(table.benchmark)
     out.mkdir(parents=True, exist_ok=True)
     texts = {
         "table.md": markdown(table, paper),
@@ -85,7 +85,7 @@ def _tell(chosen: argparse.Namespace) -> None:
     table = read_table(chosen)
     if chosen.step_times is not None:
         table = replace(table, step_times=read_step_times(chosen.step_times))
-    print(markdown(table, load_paper()), end="")
+    print(markdown(table, load_paper(table.benchmark)), end="")
     for path in write_tables(table, chosen.out) if chosen.out else []:
         print(path, file=sys.stderr)
 

@@ -6,7 +6,7 @@ from data_utils.batching import pack
 from data_utils.task_def import load_task_defs
 from data_utils.token_cache import ensure_cache
 from data_utils.tokenizer import load_tokenizer
-from mt_dnn.config import GLUE_TASK_DEF
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.data import open_datasets
 
 

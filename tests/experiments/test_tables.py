@@ -16,11 +16,12 @@ from scipy import stats
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json, write_json
 from data_utils.yaml_file import read_yaml
+from experiments.benchmark import DEFAULT
 from experiments.study.csv_text import csv_text
 from experiments.study.table.cells import gather
 from experiments.study.table.cells_csv import cells_csv, seeds_csv
 from experiments.study.table.latex import latex
-from experiments.study.table.paper import PAPER, load_paper
+from experiments.study.table.paper import load_paper
 from experiments.study.table.render import markdown
 from experiments.study.table.wanted import Wanted
 from experiments.study.tables import main, write_tables
@@ -45,7 +46,7 @@ def line(text: str, label: str, block: str = "Best dev epoch") -> list[str]:
 
 
 def test_the_papers_averages_are_recomputed() -> None:
-    table = read_yaml(PAPER)["table_1"]
+    table = read_yaml(DEFAULT.task_def.with_name("paper.yml"))["table_1"]
     wrong = []
     for row in table["rows"]:
         assert set(row["scores"]) == set(table["metrics"])

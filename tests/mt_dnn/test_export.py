@@ -13,8 +13,8 @@ from data_utils.canonical_tsv import read_canonical
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from data_utils.task_def import load_task_defs, to_settings
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn import export as export_module
-from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.encoder import load_encoder, resolve_encoder
 from mt_dnn.export import check_folder, export, main, sequence_classifier, write_parts
 from mt_dnn.head_layout import LAYOUTS, find_layout

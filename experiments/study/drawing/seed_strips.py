@@ -35,7 +35,7 @@ def seed_strips(table: Table, stem: Path) -> list[Path]:
     Returns:
         The PNG and the PDF.
     """
-    paper = load_paper()
+    paper = load_paper(table.benchmark)
     panels = [(encoder, task) for encoder in table.encoders for task in table.tasks]
     columns = min(_PER_ROW, max(1, len(panels) if len(table.encoders) == 1 else len(table.tasks)))
     rows = max(1, math.ceil(len(panels) / columns))
@@ -48,14 +48,15 @@ def seed_strips(table: Table, stem: Path) -> list[Path]:
             _strip_panel(axis, table, paper, encoder, task, named=place % columns == 0)
         for axis in axes[len(panels) :]:
             axis.axis("off")
-        _strip_legend(figure, table, in_paper=any(paper.row(e, m) for e in table.encoders for m in table.methods))
+        published = (paper.row(e, m, table.tasks) for e in table.encoders for m in table.methods)
+        _strip_legend(figure, table, in_paper=any(published))
         return save(figure, stem)
 
 
 def _strip_panel(axis: Axes, table: Table, paper: Paper, encoder: str, task: str, named: bool) -> None:
     for row, method in enumerate(table.methods):
         cell = table.cell(encoder, method, task)
-        published = paper.row(encoder, method)
+        published = paper.row(encoder, method, table.tasks)
         if cell is not None and published is not None and task in published.scores:
             axis.plot(published.scores[task], row + _SHIFTS["best"], "x", color="black", markersize=5, zorder=4)
         for selection, shift in _SHIFTS.items():

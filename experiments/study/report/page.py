@@ -102,7 +102,7 @@ def render(
     return environment.get_template("page.html").render(
         study=study,
         table=study.table,
-        encoders=layout(study.table, load_paper()),
+        encoders=layout(study.table, load_paper(study.table.benchmark)),
         charts=charts,
         settings=settings,
         setting_of={(c.cell.encoder, c.cell.method, c.cell.task): i for i, c in enumerate(settings.cells)},

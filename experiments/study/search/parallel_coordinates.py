@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.benchmark import task_titles
 from experiments.study.drawing.plotting import canvas, heading, legend_below, save, style
 from experiments.study.search.trials import Search, SearchedCell, Trial, TrialStatus
-from experiments.study.table.cells import TASK_ORDER
 from experiments.study.table.text_table import setting_text
 from experiments.study.table.titles import method_title, metric_title, task_title
 
@@ -27,7 +27,7 @@ _MAP, _DARKEST, _BRIGHTEST = "cividis", 0.0, 0.88  # its bright end is too pale 
 def search_figures(search: Search, out: Path) -> list[Path]:
     """Draw two pictures of each (encoder, method) with trials that have scores; returns the files."""
     by_owner: dict[tuple[str, str], list[SearchedCell]] = {}
-    for cell in sorted(search.cells, key=lambda cell: (*TASK_ORDER, cell.task).index(cell.task)):
+    for cell in sorted(search.cells, key=lambda cell: (*task_titles(), cell.task).index(cell.task)):
         if cell.best is not None:
             by_owner.setdefault((cell.name, cell.method), []).append(cell)
     files = []

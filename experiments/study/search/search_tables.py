@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.atomic import write_text_atomic
+from experiments.benchmark import task_titles
 from experiments.study.number_text import number_text
 from experiments.study.search.chosen_recipes import write_recipes
 from experiments.study.search.trials import Search, SearchedCell, TrialStatus
 from experiments.study.search.trials_csv import learning_rates_csv, ranges_csv, trials_csv
-from experiments.study.table.cells import TASK_ORDER
 from experiments.study.table.paper import PaperSearch, load_paper_search
 from experiments.study.table.text_table import TextTable, join_latex, join_markdown, setting_text
 from experiments.study.table.titles import method_title, metric_title, task_title
@@ -28,7 +28,7 @@ def conclude(search: Search, out: Path) -> int:
     Returns:
         0 if every trial is over, else 1.
     """
-    paper = load_paper_search()
+    paper = load_paper_search(search.benchmark)
     second, third = learning_rate_tables(search, paper), range_tables(search, paper)
     texts = {
         "table2.md": join_markdown(second),
@@ -186,7 +186,7 @@ def _encoders(search: Search) -> list[tuple[str, list[str], list[str]]]:
     found = []
     for encoder in dict.fromkeys(cell.name for cell in search.cells):
         cells = [cell for cell in search.cells if cell.name == encoder]
-        tasks = sorted(dict.fromkeys(cell.task for cell in cells), key=lambda task: (*TASK_ORDER, task).index(task))
+        tasks = sorted(dict.fromkeys(cell.task for cell in cells), key=lambda task: (*task_titles(), task).index(task))
         found.append((encoder, tasks, list(dict.fromkeys(cell.method for cell in cells))))
     return found
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
+from experiments.benchmark import DEFAULT, Benchmark
 from experiments.study.fields import Fields, is_share
 from experiments.study.table.contents import Finished, refuse_mixture
 from mt_dnn.identity import read_identity
@@ -141,6 +142,8 @@ class Search:
     prune_after: int | None
     """Epochs before median pruning; None: off."""
     cells: tuple[SearchedCell, ...]
+    benchmark: Benchmark = DEFAULT
+    """Of the runs; the default one where none was started."""
 
     @property
     def is_complete(self) -> bool:
@@ -181,6 +184,7 @@ def read_search(search_json: Path, runs: Path | None = None) -> Search:
         holdout=content.get("holdout", "null or a share in (0, 1)", lambda v: v is None or is_share(v), None),
         prune_after=prune_after,
         cells=cells,
+        benchmark=next(_benchmarks(cells, folder, seeds), DEFAULT),
     )
 
 
@@ -195,6 +199,14 @@ def _finished(cell: SearchedCell, runs: Path, seeds: Sequence[int]) -> Iterator[
             if result is not None and is_over(result, prunes=True):
                 directory = _directory(runs, cell.task, cell.name, cell.method, trial.run_id, seed)
                 yield directory.path, result, read_identity(directory)
+
+
+def _benchmarks(cells: Sequence[SearchedCell], runs: Path, seeds: Sequence[int]) -> Iterator[Benchmark]:
+    for cell in cells:
+        for path, _, _ in _finished(cell, runs, seeds):
+            config = (RunDirectory(path).read_description() or {}).get("config")
+            if isinstance(config, dict) and (benchmark := Benchmark.of_run(config)) is not None:
+                yield benchmark
 
 
 def _cell(cell: Fields, runs: Path, seeds: Sequence[int], prunes: bool) -> SearchedCell:

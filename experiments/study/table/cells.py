@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_utils.errors import SettingError, shown
+from experiments.benchmark import DEFAULT, Benchmark, task_titles
 from experiments.study.statistics.difference import Difference, sample_std
 from experiments.study.table.contents import Finished, refuse_mixture
 from experiments.study.table.wanted import Wanted
@@ -22,9 +23,6 @@ from mt_dnn.results import RunDirectory, RunResult, Status
 
 Selection = Literal["best", "last"]
 SELECTIONS: tuple[Selection, ...] = ("best", "last")
-
-# The paper's order; whatever else there is comes after, by name.
-TASK_ORDER = ("cola", "mrpc", "rte", "stsb", "qqp", "qnli", "mnli", "sst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +110,11 @@ class Table:
     """``<task>/<encoder>/<method>/<run id>`` of wanted cells without a folder."""
     command: str = ""
     """Of the study; empty: not known."""
+
+    @property
+    def benchmark(self) -> Benchmark:
+        """Of the first run that says by what file its task was defined."""
+        return next((b for cell in self.cells.values() if (b := Benchmark.of_run(cell.settings)) is not None), DEFAULT)
 
     def cell(self, encoder: str, method: str, task: str) -> Cell | None:
         """The cell, or None where nothing was run."""
@@ -214,7 +217,7 @@ def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = 
     refuse_mixture(run for cell in cells.values() for run in finished_runs(cell, runs))
     encoders, methods, tasks = ({key[i] for key in cells} for i in range(3))
     return Table(
-        cells, tuple(sorted(encoders)), _beside_controls(methods), _ordered(tasks, TASK_ORDER),
+        cells, tuple(sorted(encoders)), _beside_controls(methods), _ordered(tasks, tuple(task_titles())),
         command=wanted.command if wanted is not None else "", unmatched=tuple(unmatched),
     )  # fmt: skip
 

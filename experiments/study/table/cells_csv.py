@@ -16,7 +16,7 @@ def cells_csv(table: Table, paper: Paper) -> str:
          "paper_inferred", "degenerate", "diverged", "failed", "missing_seeds", "run_id"]
     ]  # fmt: skip
     for (encoder, method, task), cell in _sorted_cells(table):
-        published = paper.row(encoder, method)
+        published = paper.row(encoder, method, table.tasks)
         for selection in SELECTIONS:
             score = published.scores.get(task) if published is not None and selection == "best" else None
             control = known_control(method)

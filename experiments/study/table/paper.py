@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from data_utils.yaml_file import read_yaml
-
-PAPER = Path(__file__).resolve().parents[2] / "glue" / "paper.yml"
+from experiments.benchmark import DEFAULT, Benchmark
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +29,15 @@ class Paper:
     rows: Mapping[tuple[str, str], PaperRow]
     """(encoder slug, method) -> row."""
 
-    def row(self, encoder: str, method: str) -> PaperRow | None:
-        """The paper's row for a setting, or None when it has none."""
-        return self.rows.get((encoder, method))
+    def row(self, encoder: str, method: str, tasks: Iterable[str]) -> PaperRow | None:
+        """The paper's row for a setting, or None when it has no score on any of these tasks."""
+        row = self.rows.get((encoder, method))
+        return row if row is not None and not row.scores.keys().isdisjoint(tasks) else None
 
 
-def load_paper(path: Path = PAPER) -> Paper:
+def load_paper(benchmark: Benchmark = DEFAULT) -> Paper:
     """Read Table 1 from ``paper.yml``."""
-    rows = read_yaml(path)["table_1"]["rows"]
+    rows = _content(benchmark)["table_1"]["rows"]
     return Paper(
         {
             (row["encoder"], row["method"]): PaperRow(
@@ -60,11 +60,15 @@ class PaperSearch:
     """Dotted setting -> values searched for PATS, on both of the paper's encoders."""
 
 
-def load_paper_search(path: Path = PAPER) -> PaperSearch:
+def load_paper_search(benchmark: Benchmark = DEFAULT) -> PaperSearch:
     """Read Tables 2 and 3 from ``paper.yml``."""
-    content = read_yaml(path)
+    content = _content(benchmark)
     rows, grid = content["table_2"]["rows"], content["table_3"]["grid"]
     return PaperSearch(
         {(row["encoder"], row["method"]): row["learning_rate"] for row in rows},
         {key: tuple(entry["values"]) for key, entry in grid.items()},
     )
+
+
+def _content(benchmark: Benchmark) -> dict[str, Any]:
+    return read_yaml(next(path for path in benchmark.places("paper.yml") if path.is_file()))

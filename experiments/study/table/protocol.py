@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from experiments.study.recipe_file import RECIPES
+from data_utils.names import slug
+from experiments.study.recipe_file import read_recipe
 from experiments.study.table.cells import Table, known_control
 from experiments.study.table.titles import method_title, task_title
 from mt_dnn.config import NOT_IDENTITY, RunConfig
@@ -69,14 +70,23 @@ def unlike_control(table: Table, encoder: str, method: str) -> dict[str, tuple[s
 
 def about_recipes(table: Table, encoder: str) -> str:
     """A sentence that names the methods that were set by a recipe of another method or encoder; empty without one."""
-    known = {path.stem for path in RECIPES.glob("*.yml")}
     parts = []
     for method in table.rows_of(encoder):
         cells = [cell for task in table.tasks if (cell := table.cell(encoder, method, task)) is not None]
-        names = {result.recipe or "" for cell in cells for result in cell.results} - {f"{encoder}_{method}"}
-        if taken := sorted(names & known):
+        names = {result.recipe for cell in cells for result in cell.results if result.recipe is not None}
+        if taken := [name for name in sorted(names) if _is_of_another(table, encoder, method, name)]:
             parts.append(f"{method_title(method)} ({', '.join(taken)})")
     return f" By the recipe of another method or encoder: {', '.join(parts)}." if parts else ""
+
+
+def _is_of_another(table: Table, encoder: str, method: str, recipe: str) -> bool:
+    """Whether a name is that of a recipe in the benchmark's folder, and one of another encoder or method."""
+    files = (folder / f"{recipe}.yml" for folder in table.benchmark.places("recipes"))
+    found = next((path for path in files if path.is_file()), None)
+    if found is None or recipe == f"{encoder}_{method}":
+        return False
+    own = read_recipe(found)
+    return (slug(own.text("encoder")), own.text("method")) != (encoder, method)
 
 
 def about_protocol(table: Table, encoder: str) -> str:

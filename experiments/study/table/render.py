@@ -82,7 +82,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
                 entries.append(_average_entry(table.average(encoder, method, selection), len(table.tasks)))
             entries += _time_entries(table, method)
             rows.append(Row(_label(table, encoder, method), tuple(entries), method=method))
-            published = paper.row(encoder, method)
+            published = paper.row(encoder, method, table.tasks)
             if published is not None and selection == "best":
                 paper_row = _paper_row(published, table.tasks, method)
                 none = (Entry(None, printed="-"),) if table.step_times else ()

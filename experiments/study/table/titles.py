@@ -1,11 +1,8 @@
 """Names of tasks, methods, metrics and selection rules as they stand in tables and figures."""
 
+from experiments.benchmark import task_titles
 from experiments.study.table.cells import Selection
 
-TASK_TITLES = {
-    "cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B", "qqp": "QQP", "qnli": "QNLI", "mnli": "MNLI",
-    "sst": "SST-2", "wnli": "WNLI",
-}  # fmt: skip
 METHOD_TITLES = {
     "vanilla": "vanilla", "no_hidden_dropout": "no hidden dropout", "no_dropout": "no dropout",
     "head_learning_rate": "head learning rate", "frozen_embeddings": "frozen embeddings",
@@ -26,8 +23,8 @@ def method_title(method: str) -> str:
 
 
 def task_title(task: str) -> str:
-    """Task as GLUE writes it: ``stsb`` -> ``STS-B``."""
-    return TASK_TITLES.get(task, task)
+    """Task as its benchmark writes it: ``stsb`` -> ``STS-B``."""
+    return task_titles().get(task, task)
 
 
 def metric_title(metric: str) -> str:
