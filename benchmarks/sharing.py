@@ -27,7 +27,8 @@ from typing import Any
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import SHAPES, make_encoder, write_rows
 from experiments.study.launch.crew import LocalCrew
-from experiments.study.launch.pool import Job, Pool
+from experiments.study.launch.job import Job
+from experiments.study.launch.pool import Pool
 from experiments.study.launch.slots import Slot, usable_cores
 from experiments.study.launch.worker import Ended, Outcome
 from mt_dnn.assembly import pick_device

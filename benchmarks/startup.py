@@ -27,8 +27,8 @@ from benchmarks.machine import machine_facts
 from data_utils.canonical_tsv import write_canonical
 from data_utils.task_def import TaskDef, load_task_defs
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
+from experiments.study.arguments import build_parser
 from experiments.study.plan import plan_jobs
-from experiments.study.study import build_parser
 from mt_dnn.config import RunConfig, run_id
 from mt_dnn.encoder_source import PACKAGED, resolve_encoder
 from mt_dnn.identity import KEY, identity_of

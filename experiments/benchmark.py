@@ -19,9 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_utils.task_def import in_this_project
-from data_utils.yaml_file import read_yaml
-
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
@@ -32,6 +29,8 @@ class Benchmark:
     @classmethod
     def of_run(cls, config: Mapping[str, Any]) -> Benchmark | None:
         """The benchmark of a run's recorded settings; None where they do not name it."""
+        from data_utils.task_def import in_this_project
+
         recorded = config.get("task_def")
         return cls(in_this_project(Path(recorded))) if isinstance(recorded, str) else None
 
@@ -47,6 +46,8 @@ DEFAULT = Benchmark(Path(__file__).resolve().with_name("glue") / "glue_task_def.
 @functools.cache
 def task_titles() -> dict[str, str]:
     """Task -> its title, of all benchmarks beside the default one, which comes first; in the order of tables."""
+    from data_utils.yaml_file import read_yaml
+
     others = sorted(Path(__file__).resolve().parent.glob("*/titles.yml"))
     titles: dict[str, str] = {}
     for path in dict.fromkeys((*DEFAULT.places("titles.yml"), *others)):

@@ -86,10 +86,10 @@ import sys
 from mt_dnn.config_parser import config_from_arguments
 config_from_arguments(["--method", "vanilla"])
 import experiments.study.tables, experiments.study.study
-from experiments.study.table.cells import _beside_controls
+from experiments.study.table.cells import beside_controls
 from module.methods import METHODS
 print("smooth_logits" in METHODS, list(METHODS)[-1], "smooth_logits" in sys.modules)
-print(_beside_controls(["pats", "smooth_logits", "vanilla"]), "smooth_logits" in sys.modules)
+print(beside_controls(["pats", "smooth_logits", "vanilla"]), "smooth_logits" in sys.modules)
 """
 
 

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
+from experiments.study import arguments as study_arguments
 from experiments.study.drawing.curves import learning_curves
 from experiments.study.drawing.distribution import draw_concentration, draw_distribution
 from experiments.study.drawing.heat_map import draw_heat_map
@@ -37,7 +38,7 @@ from experiments.study.drawing.sensitivities import (
 from experiments.study.launch.stopping import study_status
 from experiments.study.launch.worker import RunFunction
 from experiments.study.plan import plan_jobs
-from experiments.study.study import build_parser, run_study
+from experiments.study.study import run_study
 from experiments.study.table.cells import Table
 from experiments.study.table.titles import task_title
 
@@ -46,9 +47,14 @@ RUNS = Path("runs/figures")
 
 def figure_parser(module: str, text: str) -> argparse.ArgumentParser:
     """The command line of the study with the defaults of the paper's Figures 2 and 3: CoLA, with and without PATS."""
-    parser = build_parser(f"experiments.glue.{module}", text, tasks="cola")
+    parser = study_arguments.build_parser(f"experiments.glue.{module}", text, tasks="cola")
     parser.set_defaults(methods="vanilla,pats", output_dir=RUNS, results_dir=Path("results") / module)
     return parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    return figure_parser("figure2", __doc__)
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
@@ -61,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
     Returns:
         The exit status.
     """
-    chosen = figure_parser("figure2", __doc__).parse_args(arguments)
+    chosen = build_parser().parse_args(arguments)
     chosen.overrides = [*DEFAULTS, *chosen.overrides]
 
     def work() -> int:

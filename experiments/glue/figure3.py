@@ -24,14 +24,28 @@ from data_utils.json_file import write_json
 from experiments.glue.figure2 import figure_parser
 from experiments.study.drawing.data_share import SharePoint, draw_data_share
 from experiments.study.drawing.sensitivities import DEFAULTS, check_recorded, read_cell
-from experiments.study.launch.pool import Job
+from experiments.study.launch.job import Job
 from experiments.study.launch.stopping import study_status
 from experiments.study.launch.worker import RunFunction
 from experiments.study.plan import command_line, describe, plan_jobs, study_name
 from experiments.study.study import compute, list_failures, list_jobs
-from experiments.study.table.cells import SELECTIONS, Selection, Table, finished_runs, gather
+from experiments.study.table.cells import SELECTIONS, Selection, Table
 from experiments.study.table.contents import refuse_mixture
+from experiments.study.table.gathering import finished_runs, gather
 from experiments.study.table.wanted import Wanted
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = figure_parser("figure3", __doc__)
+    parser.add_argument(
+        "--shares", default="10,20,30,40,50,60,70,80,90,100", help="percent of the training set; default: %(default)s"
+    )
+    parser.add_argument(
+        "--selection", choices=SELECTIONS, default="best", help="score of the best dev epoch (the paper's) or of the "
+        "last; the CSV has both; default: %(default)s",
+    )  # fmt: skip
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
@@ -44,15 +58,7 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
     Returns:
         The exit status.
     """
-    parser = figure_parser("figure3", __doc__)
-    parser.add_argument(
-        "--shares", default="10,20,30,40,50,60,70,80,90,100", help="percent of the training set; default: %(default)s"
-    )
-    parser.add_argument(
-        "--selection", choices=SELECTIONS, default="best", help="score of the best dev epoch (the paper's) or of the "
-        "last; the CSV has both; default: %(default)s",
-    )  # fmt: skip
-    chosen = parser.parse_args(arguments)
+    chosen = build_parser().parse_args(arguments)
     return study_status(lambda: _figure(chosen, run))
 
 

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from experiments.study.launch.stopping import study_status
-from experiments.study.launch.worker import RunFunction
-from experiments.study.study import build_parser, run_study
+from experiments.study.arguments import build_parser
+
+if TYPE_CHECKING:
+    from experiments.study.launch.worker import RunFunction
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
@@ -33,6 +35,10 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
         The exit status.
     """
     chosen = build_parser("experiments.study", __doc__).parse_args(arguments)
+    # Slow imports, which help and mistakes in the arguments do without.
+    from experiments.study.launch.stopping import study_status
+    from experiments.study.study import run_study
+
     return study_status(lambda: run_study(chosen, run))
 
 

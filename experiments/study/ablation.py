@@ -36,22 +36,24 @@ from data_utils.json_file import write_json
 from data_utils.names import check_name
 from data_utils.yaml_file import read_yaml
 from experiments.benchmark import DEFAULT, Benchmark
+from experiments.study.arguments import add_place_arguments
 from experiments.study.comparison.comparisons import compare_seeds, pairs
 from experiments.study.csv_text import csv_text
 from experiments.study.fields import Fields
+from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_launcher
-from experiments.study.launch.pool import Job
 from experiments.study.launch.stopping import study_status
 from experiments.study.launch.worker import RunFunction
 from experiments.study.plan import command_line, describe, make_job, names_of, parse_seeds
 from experiments.study.recipe import Recipe, run_configs
 from experiments.study.settings import check_method, check_settings, check_tasks, parse_overrides
 from experiments.study.significance import Significance, write_significance
-from experiments.study.study import add_place_arguments, compute, list_failures, list_jobs
-from experiments.study.table.cells import Cell, Table, finished_runs, gather, run_folders
+from experiments.study.study import compute, list_failures, list_jobs
+from experiments.study.table.cells import Cell, Table
 from experiments.study.table.contents import refuse_mixture
+from experiments.study.table.gathering import finished_runs, gather, run_folders
+from experiments.study.table.markdown import markdown, markdown_table
 from experiments.study.table.paper import load_paper
-from experiments.study.table.render import markdown, markdown_table
 from experiments.study.table.titles import task_title
 from experiments.study.table.wanted import Wanted
 from experiments.study.tables import write_tables

@@ -15,8 +15,8 @@ from typing import Any
 from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
 from experiments.benchmark import Benchmark, task_titles
+from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_launcher
-from experiments.study.launch.pool import Job
 from experiments.study.recipe import Recipe, check_budgets, find_recipes, resolve_recipes, run_configs
 from experiments.study.settings import check_method, parse_overrides
 from module.methods import control_of

@@ -22,12 +22,13 @@ from tqdm import tqdm
 from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
+from experiments.study.arguments import add_run_arguments
 from experiments.study.comparison.comparisons import Pair, SeedComparison, compare_seeds, pairs
 from experiments.study.comparison.example_comparisons import ExampleComparison, compare_examples
 from experiments.study.comparison.text import comparisons_csv, markdown, seeds_csv
 from experiments.study.statistics.intervals import RESAMPLES
 from experiments.study.table.cells import SELECTIONS, Selection, Table
-from experiments.study.table.which_runs import add_table_arguments, read_table
+from experiments.study.table.which_runs import Runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def analyse(
     """Compare every method of a table with its baseline.
 
     Args:
-        table: As :func:`experiments.study.table.cells.gather` reads it.
+        table: As :func:`experiments.study.table.gathering.gather` reads it.
         runs: ``output_dir`` of its runs, where the predictions lie.
         baseline: One method for all; default: each one's control where the table has it, else plain fine-tuning.
         selections: Which epochs.
@@ -102,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         "python -m experiments.study.significance", __doc__, "\nExit status: 0 done, 2 a setting or file is wrong."
     )
-    add_table_arguments(parser, "compare its cells and no others")
+    add_run_arguments(parser, "compare its cells and no others")
     parser.add_argument(
         "--baseline",
         help="compare every method with this one; default: with its control where there is one, else vanilla",
@@ -128,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tell(chosen: argparse.Namespace) -> None:
     if not 100 <= chosen.resamples <= 1_000_000:
         raise SettingError(f"--resamples is {chosen.resamples}; legal: 100 to 1000000; the default is {RESAMPLES}")
-    table = read_table(chosen)
+    table = Runs.of(chosen).table()
     found = analyse(
         table, chosen.runs, chosen.baseline, SELECTIONS if chosen.selection == "both" else (chosen.selection,),
         chosen.resamples, chosen.random_seed, examples=not chosen.no_examples,

@@ -1,4 +1,4 @@
-"""Computes what is missing of a study and writes its table and figures; and its command line."""
+"""A study: what is missing of it is computed, then its table and figures are written."""
 
 from __future__ import annotations
 
@@ -8,85 +8,24 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_utils.command_line import CommandParser
 from data_utils.errors import SettingError
 from data_utils.json_file import write_json
-from experiments.benchmark import DEFAULT
 from experiments.study.launch.display import StudyDisplay
-from experiments.study.launch.launcher import add_launcher_arguments, check_machine, launch, retries
-from experiments.study.launch.pool import Job, Pool, Report
+from experiments.study.launch.job import Job
+from experiments.study.launch.launcher import check_machine, launch, retries
+from experiments.study.launch.pool import Pool, Report
 from experiments.study.launch.stopping import KILLED, STOPPED
 from experiments.study.launch.worker import RunFunction
 from experiments.study.plan import chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
-from experiments.study.search.search_arguments import add_search_arguments
 from experiments.study.search.searcher import run_search
-from experiments.study.table.cells import Table, gather
+from experiments.study.table.cells import Table
+from experiments.study.table.gathering import gather
+from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
-from experiments.study.table.render import markdown
 from experiments.study.table.wanted import Wanted
 from experiments.study.tables import write_tables
 from mt_dnn.data import open_datasets
 from mt_dnn.schedule import learns_nothing
-
-
-def build_parser(
-    module: str = "experiments.study", text: str = "", tasks: str | None = None
-) -> argparse.ArgumentParser:
-    """The command line.
-
-    Args:
-        module: The command's module.
-        text: That module's text: a description, an empty line, examples.
-        tasks: Default of ``--tasks``; None: every task of the recipes.
-    """
-    parser = CommandParser(
-        f"python -m {module}",
-        text,
-        "\nExit status: 0 every run of the table is there, 1 some failed or are missing, 2 a setting "
-        "or file is wrong, 75 stopped by\na signal, after checkpoints (start it again to go on), 130 killed by a "
-        "second Ctrl-C, or by the first while no run is\ncomputed.",
-    )
-    what = parser.add_argument_group("what to run")
-    what.add_argument("--encoder", help="Hub name, local folder or all-MiniLM-L6-v2; finds recipes/<encoder>_<method>")
-    what.add_argument("--methods", default="vanilla,noisytune,sage,pats", help="with --encoder; default: %(default)s")
-    what.add_argument("--recipe_base", help="take this encoder's recipes for an --encoder that has none of its own")
-    what.add_argument("--recipes", help="recipe names or files, instead of --encoder and --methods")
-    what.add_argument("--tasks", default=tasks, help=f"default: {tasks or 'every task of the recipes'}")
-    what.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
-    what.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="override a setting of every recipe, such as epochs=3, pats.noise_scale=8e-3 or, for one task, "
-        "cola.epochs=5; may be repeated",
-    )  # fmt: skip
-    what.add_argument(
-        "--controls", action="store_true",
-        help="add what each method is to be compared with: plain fine-tuning with the same changes of protocol",
-    )  # fmt: skip
-    what.add_argument(
-        "--unequal_grids", action="store_true",
-        help="compare methods although their settings were chosen from grids of different sizes, or --search with "
-        "unequal numbers of trials; the tables show them",
-    )  # fmt: skip
-    what.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
-    what.add_argument(
-        "--holdout", type=float, metavar="SHARE",
-        help="hold this share of the training set out, the same rows in every run, and choose epochs (and with "
-        "--search settings) by the score on it, so that the dev score was not selected on",
-    )  # fmt: skip
-    add_search_arguments(parser)
-    add_place_arguments(parser)
-    return parser
-
-
-def add_place_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say where data, runs and results lie, and where to compute."""
-    where = parser.add_argument_group("where")
-    where.add_argument("--data_dir", type=Path, default=Path("data/canonical_data"), help="default: %(default)s")
-    where.add_argument("--task_def", type=Path, default=DEFAULT.task_def, help="task definitions; default: GLUE's")
-    where.add_argument("--output_dir", type=Path, default=Path("runs"), help="folder of the runs; default: %(default)s")
-    where.add_argument("--results_dir", type=Path, default=Path("results"), help="default: %(default)s")
-    where.add_argument("--name", help="folder in --results_dir; default: the encoders' names")
-    add_launcher_arguments(parser)
 
 
 def run_study(

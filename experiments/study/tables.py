@@ -22,13 +22,14 @@ from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
+from experiments.study.arguments import add_run_arguments
 from experiments.study.fields import Fields
 from experiments.study.table.cells import Table
 from experiments.study.table.cells_csv import cells_csv, seeds_csv
 from experiments.study.table.latex import latex
+from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import Paper, load_paper
-from experiments.study.table.render import markdown
-from experiments.study.table.which_runs import add_table_arguments, read_table
+from experiments.study.table.which_runs import Runs
 
 
 def write_tables(table: Table, out: Path, paper: Paper | None = None) -> list[Path]:
@@ -72,7 +73,7 @@ def read_step_times(path: Path) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 for a wrong setting or file."""
     parser = CommandParser("python -m experiments.study.tables", __doc__)
-    add_table_arguments(parser, "show its cells, missing ones included, and no others")
+    add_run_arguments(parser, "show its cells, missing ones included, and no others")
     parser.add_argument(
         "--step_times", type=Path, help="result of python -m benchmarks.methods, for the column step time"
     )
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(chosen: argparse.Namespace) -> None:
-    table = read_table(chosen)
+    table = Runs.of(chosen).table()
     if chosen.step_times is not None:
         table = replace(table, step_times=read_step_times(chosen.step_times))
     print(markdown(table, load_paper(table.benchmark)), end="")

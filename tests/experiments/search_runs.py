@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.study.launch.crew import LocalCrew
-from experiments.study.launch.pool import Display, Job, Report
+from experiments.study.launch.job import Job
+from experiments.study.launch.pool import Display, Report
 from experiments.study.launch.worker import Ended, Outcome
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.results import EpochScore, RunDirectory, RunLocked, RunResult, Status

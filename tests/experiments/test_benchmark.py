@@ -11,9 +11,9 @@ from experiments.benchmark import DEFAULT, Benchmark, task_titles
 from experiments.study import study
 from experiments.study.__main__ import main
 from experiments.study.recipe import find_recipes
-from experiments.study.table.cells import gather
+from experiments.study.table.gathering import gather
+from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
-from experiments.study.table.render import markdown
 from tests.experiments.fake_runs import fake_run, write_run
 from tests.tiny import TASK_DEF
 

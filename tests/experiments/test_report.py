@@ -24,9 +24,10 @@ from experiments.study.report.page import duration, read_study, render, sort_key
 from experiments.study.report.run_view import State, read_log, view_runs
 from experiments.study.report.settings_view import compare_settings
 from experiments.study.report.watch import watch
-from experiments.study.table.cells import gather
+from experiments.study.table.gathering import gather
+from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
-from experiments.study.table.render import markdown
+from experiments.study.table.which_runs import Runs
 from mt_dnn.results import Status
 from tests.experiments.fake_runs import write_run
 from tests.experiments.report_runs import EVIL, call_method, edit_config, fail, write_study
@@ -104,7 +105,7 @@ class Page(HTMLParser):
 
 
 def page_of(runs: Path, study: Path | None = None, **more: Any) -> tuple[str, Page]:
-    text = render(read_study(runs, study, (), time.time()), **more)
+    text = render(read_study(Runs(runs, study), time.time()), **more)
     return text, Page(text)
 
 
@@ -340,7 +341,7 @@ def test_an_empty_study_is_a_page_too(tmp_path: Path) -> None:
 
 def test_the_bar_fills_with_what_is_done(runs: Path) -> None:
     def bar(folder: Path, study: Path | None = None) -> dict[str | None, float]:
-        views = read_study(folder, study, (), time.time()).views
+        views = read_study(Runs(folder, study), time.time()).views
         rects = [values for tag, values in Page(str(progress_bar(views))).tags if tag == "rect"]
         return {values["class"]: float(str(values["width"])) for values in rects}
 

@@ -16,7 +16,7 @@ from experiments.study.comparison.text import comparisons_csv, markdown, what_n_
 from experiments.study.significance import Significance, analyse, main, write_significance
 from experiments.study.statistics.paired_tests import holm
 from experiments.study.statistics.stochastic_order import almost_stochastic_order
-from experiments.study.table.cells import gather
+from experiments.study.table.gathering import gather
 from mt_dnn.results import RunDirectory, Status
 from tests.edits import replace_in_json
 from tests.experiments.fake_runs import DATASETS, METRICS, write_run

@@ -18,11 +18,11 @@ from data_utils.json_file import read_json, write_json
 from data_utils.yaml_file import read_yaml
 from experiments.benchmark import DEFAULT
 from experiments.study.csv_text import csv_text
-from experiments.study.table.cells import gather
 from experiments.study.table.cells_csv import cells_csv, seeds_csv
+from experiments.study.table.gathering import gather
 from experiments.study.table.latex import latex
+from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
-from experiments.study.table.render import markdown
 from experiments.study.table.wanted import Wanted
 from experiments.study.tables import main, write_tables
 from mt_dnn.results import Status

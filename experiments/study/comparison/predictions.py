@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from data_utils.errors import SettingError
 from data_utils.task_def import Metric
 from experiments.study.statistics.example_bootstrap import is_regression, make_scorer
-from experiments.study.table.cells import Cell, Selection, run_folders
+from experiments.study.table.cells import Cell, Selection
+from experiments.study.table.gathering import run_folders
 from mt_dnn.results import RunDirectory, RunResult
 
 

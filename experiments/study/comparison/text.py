@@ -13,7 +13,7 @@ from experiments.study.number_text import number_text
 from experiments.study.statistics.intervals import Interval
 from experiments.study.statistics.paired_tests import LEVEL, seeds_needed, smallest_p
 from experiments.study.table.cells import known_control
-from experiments.study.table.render import interval_text, markdown_table
+from experiments.study.table.markdown import interval_text, markdown_table
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
 LEGEND = """\

@@ -20,7 +20,8 @@ from experiments.study.drawing.plotting import (
     save_data,
     style,
 )
-from experiments.study.table.cells import Cell, Table, run_folders
+from experiments.study.table.cells import Cell, Table
+from experiments.study.table.gathering import run_folders
 from experiments.study.table.titles import method_title, metric_title, task_title
 from mt_dnn.results import RunDirectory
 

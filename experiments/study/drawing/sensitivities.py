@@ -13,8 +13,9 @@ import numpy as np
 from data_utils.errors import SettingError, shown
 from data_utils.json_file import read_json
 from experiments.study.fields import Fields
-from experiments.study.launch.pool import Job
-from experiments.study.table.cells import Cell, Table, run_folders
+from experiments.study.launch.job import Job
+from experiments.study.table.cells import Cell, Table
+from experiments.study.table.gathering import run_folders
 from experiments.study.table.titles import method_title
 from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, bin_edges
 from mt_dnn.results import RunDirectory, RunResult, Status

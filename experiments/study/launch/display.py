@@ -10,7 +10,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from experiments.study.launch.pool import Job
+from experiments.study.launch.job import Job
 from experiments.study.launch.worker import Ended, Outcome, evaluates_next
 from experiments.study.number_text import number_text
 

@@ -10,48 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_utils.errors import SettingError
+from experiments.study.arguments import LAUNCHERS
 from experiments.study.launch.crew import Crew, LocalCrew
-from experiments.study.launch.pool import Job
+from experiments.study.launch.job import Job
 from experiments.study.launch.slots import plan_slots
 from experiments.study.launch.worker import RunFunction
 from mt_dnn.config import MAX_THREADS
 from mt_dnn.requirements import check_requirements
 
-_RETRIES = {"local": 1, "ray": 3}
+_RETRIES = dict(zip(LAUNCHERS, (1, 3), strict=True))
 _RAY_ONLY = ("address", "gpus_per_run", "cpus_per_run")
-
-
-def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say where and how many at a time."""
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--devices", default="auto",
-        help="0,1,2,3 (CUDA devices), cpu, or auto; with --launcher ray, which picks the devices, cpu or auto; "
-        "default: %(default)s",
-    )  # fmt: skip
-    how.add_argument(
-        "--workers_per_device", type=int,
-        help="runs at a time on each device; default: 1 per CUDA device; on the CPU one per core, which share its "
-        "cores evenly (mind the memory: a worker holds a model, its gradients and optimizer state)",
-    )  # fmt: skip
-    how.add_argument(
-        "--retries", type=int,
-        help="times that a run is tried again, from its last checkpoint, after its worker or node died; "
-        "default: 1, with --launcher ray 3",
-    )  # fmt: skip
-    how.add_argument(
-        "--launcher", choices=list(_RETRIES), default="local",
-        help="local: processes of this machine; ray: the nodes of a Ray cluster (pip install -r requirements-ray.txt; "
-        "docs/cluster.md); default: %(default)s",
-    )  # fmt: skip
-    ray = parser.add_argument_group("with --launcher ray")
-    ray.add_argument("--address", help="head of the cluster: host:port, or auto for this machine's; default: auto")
-    ray.add_argument(
-        "--gpus_per_run", type=float,
-        help="share of a GPU in (0, 1]: 0.5 puts two runs on each; default: 1 if the cluster has a GPU now, else the "
-        "runs compute on CPUs. Give it if GPU nodes are yet to join",
-    )  # fmt: skip
-    ray.add_argument("--cpus_per_run", type=int, help="cores of each run, which are its threads; default: 1")
 
 
 def check_launcher(chosen: argparse.Namespace) -> None:
@@ -123,12 +91,12 @@ def launch(chosen: argparse.Namespace, run: RunFunction, jobs: Sequence[Job]) ->
         yield LocalCrew(run, plan_slots(chosen.devices, chosen.workers_per_device, len(jobs)))
         return
     from experiments.study.launch.ray_crew import ray_crew
-    from experiments.study.launch.ray_host import Ground
+    from experiments.study.launch.ray_host import SharedStorage
 
     encoders = {Path(job.config.init_checkpoint) for job in jobs}
-    ground = Ground(
+    storage = SharedStorage(
         Path.cwd(), chosen.output_dir, (chosen.data_dir, *sorted(path for path in encoders if path.is_dir()))
     )
     gpus = 0.0 if chosen.devices == "cpu" else chosen.gpus_per_run
-    with ray_crew(run, ground, chosen.address or "auto", gpus, chosen.cpus_per_run or 1) as crew:
+    with ray_crew(run, storage, chosen.address or "auto", gpus, chosen.cpus_per_run or 1) as crew:
         yield crew

@@ -15,8 +15,8 @@ from typing import Protocol
 
 from data_utils.errors import SettingError
 from experiments.study.launch.crew import Crew, Worker
+from experiments.study.launch.job import Job
 from experiments.study.launch.worker import Advanced, Died, Ended, Message, Outcome, Ready
-from mt_dnn.config import RunConfig
 from mt_dnn.identity import finished_result
 
 _POLL_SECONDS = 0.5
@@ -24,29 +24,6 @@ _LOCKED_SECONDS = 5.0  # between two looks at a run that another study holds
 _STOP_SECONDS = 600.0  # for the workers to write their checkpoints
 _PATIENCE_SECONDS = 60.0  # without a worker that can take a run, before a line says so
 _START_DEATHS = 3  # workers that may die in a row before they could take a run
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One run to compute."""
-
-    config: RunConfig
-    folder: Path
-    steps: int
-    """Expected optimizer steps, for the display."""
-    cost: float
-    """Expected work in any unit: the costliest runs start first."""
-    trials: int = 1
-    """Settings that were tried to find this run's."""
-    note: str = ""
-    """What tells runs of one task, encoder, method and seed apart, such as the settings of a trial."""
-
-    @property
-    def label(self) -> str:
-        """The run in words."""
-        c = self.config
-        part = "" if c.train_fraction is None else f"train_fraction={c.train_fraction:g}"
-        return " ".join(filter(None, (c.task, c.encoder, c.method, part, f"seed={c.seed}", self.note)))
 
 
 class Display(Protocol):
@@ -201,7 +178,7 @@ class Pool:
 
     def _hear(self, seat: _Seat, message: Message) -> None:
         if isinstance(message, Died):
-            self._bury(seat, message)
+            self._on_death(seat, message)
         elif isinstance(message, Ready):
             seat.ready, self._start_deaths = True, 0
         elif isinstance(message, Advanced):
@@ -244,7 +221,7 @@ class Pool:
         self._seats.remove(seat)
         seat.worker.dismiss()
 
-    def _bury(self, seat: _Seat, death: Died) -> None:
+    def _on_death(self, seat: _Seat, death: Died) -> None:
         """A worker has died: its run is tried again, or fails for good."""
         self._dismiss(seat)
         if death.unfit:

@@ -22,7 +22,7 @@ from typing import Any
 
 from data_utils.errors import SettingError
 from experiments.study.launch.crew import Worker
-from experiments.study.launch.ray_host import Ground, Host, Named
+from experiments.study.launch.ray_host import Host, ImportedFunction, SharedStorage
 from experiments.study.launch.slots import Slot
 from experiments.study.launch.stopping import handlers_kept
 from experiments.study.launch.worker import Died, Message, RunFunction
@@ -157,16 +157,16 @@ class RayCrew:
     Args:
         run: What a worker calls for each run; importable by name on every node.
         share: What each worker gets of its node.
-        ground: What its node must see.
+        storage: What its node must see.
     """
 
     advice = "give each run more: a larger --gpus_per_run or --cpus_per_run"
     logs = "see its log in /tmp/ray/session_latest/logs on its node"
 
-    def __init__(self, run: RunFunction, share: Share, ground: Ground) -> None:
+    def __init__(self, run: RunFunction, share: Share, storage: SharedStorage) -> None:
         import ray
 
-        self._arguments = (Named(run.__module__, run.__qualname__), share.slot, ground, tuple(sys.argv))
+        self._arguments = (ImportedFunction(run.__module__, run.__qualname__), share.slot, storage, tuple(sys.argv))
         self._share = share
         self._actor = ray.remote(Host).options(
             num_cpus=share.cpus, num_gpus=share.gpus, max_concurrency=_MESSAGE_THREADS, max_restarts=0
@@ -222,13 +222,13 @@ class RayCrew:
 
 @contextmanager
 def ray_crew(
-    run: RunFunction, ground: Ground, address: str, gpus_per_run: float | None, cpus_per_run: int
+    run: RunFunction, storage: SharedStorage, address: str, gpus_per_run: float | None, cpus_per_run: int
 ) -> Iterator[RayCrew]:
     """Connect to a Ray cluster for the time of a study.
 
     Args:
         run: What a worker calls for each run; importable by name on every node.
-        ground: What every node must see; its ``output_dir`` is made if it is missing.
+        storage: What every node must see; its ``output_dir`` is made if it is missing.
         address: ``auto`` or ``<host>:<port>`` of the cluster's head.
         gpus_per_run: Share of a GPU, in [0, 1]; None for a whole one where the cluster has GPUs now, else 0.
         cpus_per_run: Cores of each run, >= 1.
@@ -241,8 +241,8 @@ def ray_crew(
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    ground.output_dir.mkdir(parents=True, exist_ok=True)
-    with ground.probe.open("a+b") as held, contextlib.redirect_stdout(io.StringIO()):
+    storage.output_dir.mkdir(parents=True, exist_ok=True)
+    with storage.probe.open("a+b") as held, contextlib.redirect_stdout(io.StringIO()):
         # Ray prints the last log lines of a lost node to stdout, where the table belongs; the pool says it in one line.
         fcntl.flock(held, fcntl.LOCK_SH)
         try:
@@ -265,7 +265,7 @@ def ray_crew(
         try:
             if gpus_per_run is None:
                 gpus_per_run = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
-            yield RayCrew(run, Share(cpus_per_run, gpus_per_run), ground)
+            yield RayCrew(run, Share(cpus_per_run, gpus_per_run), storage)
         finally:
             ray.shutdown()
 

@@ -1,4 +1,4 @@
-"""What stands on a node of a Ray cluster: one worker process, its messages, and the ground that it needs."""
+"""What stands on a node of a Ray cluster: one worker process, its messages, and the storage that it needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _GATHER_SECONDS = 1.0  # steps of a run within it make one message
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class SharedStorage:
     """What every node must see under the same path."""
 
     start: Path
@@ -41,7 +41,7 @@ class Ground:
         return self.output_dir / _PROBE
 
     def check(self) -> None:
-        """Check that this node stands on it.
+        """Check that this node sees it, and its locks.
 
         Raises:
             SettingError: it does not see the folders, or not the lock that the study holds.
@@ -73,7 +73,7 @@ class Ground:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class ImportedFunction:
     """A function that is imported where it is called: passing it on costs no import."""
 
     module: str
@@ -90,16 +90,16 @@ class Host:
     Args:
         run: What the worker calls for each run.
         slot: Where it computes.
-        ground: What the node must see.
+        storage: What the node must see.
         command: Command line of the study, for ``run.json``.
 
     Raises:
         SettingError: the node does not see the study's folders, or not its locks.
     """
 
-    def __init__(self, run: RunFunction, slot: Slot, ground: Ground, command: Sequence[str]) -> None:
-        ground.check()
-        os.chdir(ground.start)
+    def __init__(self, run: RunFunction, slot: Slot, storage: SharedStorage, command: Sequence[str]) -> None:
+        storage.check()
+        os.chdir(storage.start)
         sys.argv = list(command)
         self._worker = LocalWorker(run, slot)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from data_utils.atomic import write_bytes_atomic
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
-from experiments.study.table.which_runs import add_table_arguments
+from experiments.study.arguments import add_run_arguments
 
 if TYPE_CHECKING:
     from experiments.study.report.page import Study
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "\nExit status: 0 written (with --watch: the study is over), 2 a setting or file is wrong, 130 "
         "stopped by Ctrl-C or\nSIGTERM while watching; the page is whole then too.",
     )
-    add_table_arguments(parser, "show its runs, those not started included, and no others")
+    add_run_arguments(parser, "show its runs, those not started included, and no others")
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="the file; default: %(default)s")
     parser.add_argument(
         "--tests", choices=["seeds", "examples", "none"], default="seeds",
@@ -90,8 +90,9 @@ def _watch(chosen: argparse.Namespace) -> int:
 
 def _read(chosen: argparse.Namespace) -> Study:
     from experiments.study.report.page import read_study
+    from experiments.study.table.which_runs import Runs
 
-    return read_study(chosen.runs, chosen.study, chosen.run_id, time.time())
+    return read_study(Runs.of(chosen), time.time())
 
 
 def _write(chosen: argparse.Namespace, study: Study, watching: bool, without_tests: str = "") -> None:

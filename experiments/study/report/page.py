@@ -19,11 +19,12 @@ from experiments.study.number_text import number_text
 from experiments.study.report import charts
 from experiments.study.report.run_view import MEANINGS, RunView, State, view_runs
 from experiments.study.report.settings_view import compare_settings, config_text
-from experiments.study.table.cells import Table, gather
+from experiments.study.table.cells import Table
+from experiments.study.table.layout import layout
+from experiments.study.table.markdown import interval_text
 from experiments.study.table.paper import load_paper
-from experiments.study.table.render import interval_text, layout
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
-from experiments.study.table.wanted import Wanted
+from experiments.study.table.which_runs import Runs
 
 if TYPE_CHECKING:
     from experiments.study.significance import Significance
@@ -55,22 +56,20 @@ class Study:
         return all(view.result is not None for view in self.views)
 
 
-def read_study(runs: Path, study_json: Path | None, run_ids: Collection[str], now: float) -> Study:
+def read_study(runs: Runs, now: float) -> Study:
     """Read every run's files, each once.
 
     Args:
-        runs: ``output_dir`` of the runs.
-        study_json: The study to show; None shows every run found.
-        run_ids: Run ids to choose where a cell has several.
+        runs: The runs to show.
         now: Seconds since the epoch.
 
     Raises:
-        SettingError: see :func:`experiments.study.table.cells.gather`.
+        SettingError: see :meth:`experiments.study.table.which_runs.Runs.gather`.
         OSError: a file cannot be read.
     """
-    table = gather(runs, Wanted.read(study_json) if study_json is not None else None, run_ids)
-    title = study_json.resolve().parent.name if study_json is not None else "/".join(runs.resolve().parts[-2:])
-    return Study(title, runs, table, tuple(view_runs(table, runs, now)), now)
+    table = runs.gather()
+    title = runs.study.resolve().parent.name if runs.study else "/".join(runs.folder.resolve().parts[-2:])
+    return Study(title, runs.folder, table, tuple(view_runs(table, runs.folder, now)), now)
 
 
 def render(

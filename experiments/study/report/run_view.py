@@ -84,7 +84,7 @@ def view_runs(table: Table, runs: Path, now: float) -> list[RunView]:
     """Every run that the table wants, in its order.
 
     Args:
-        table: As :func:`experiments.study.table.cells.gather` reads it.
+        table: As :func:`experiments.study.table.gathering.gather` reads it.
         runs: ``output_dir`` of its runs.
         now: Seconds since the epoch.
     """

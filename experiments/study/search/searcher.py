@@ -17,22 +17,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from data_utils.json_file import write_json
 from data_utils.names import slug
 from data_utils.task_def import load_task_defs
-from experiments.study.launch.pool import Job, Report
+from experiments.study.launch.job import Job
+from experiments.study.launch.pool import Report
 from experiments.study.launch.worker import RunFunction
 from experiments.study.plan import command_line
 from experiments.study.recipe import Recipe, of_task, task_settings
 from experiments.study.search.pruning import PrunedRun
 from experiments.study.search.samplers import Planned, Sampler, grid_points, quasi_random_points
-from experiments.study.search.search_arguments import check_search_arguments
 from experiments.study.search.space import Point, Space, search_space
 from experiments.study.search.trials import Trial, TrialStatus, read_search
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.identity import finished_result
 
+_LIMIT = 2**31
 Wrap = Callable[[RunFunction], RunFunction]
 Compute = Callable[[Sequence[Job], int, Wrap], tuple[Report, int]]
 """Computes runs, of so many altogether, with a wrapped run function; returns the report, and the exit status of a stop
@@ -137,7 +138,7 @@ def run_search(
     Raises:
         SettingError: a setting is wrong, or the methods would get unequal numbers of trials.
     """
-    check_search_arguments(chosen)
+    _check_arguments(chosen)
     cells = _cells(recipes, jobs, overrides, out, chosen)
     _check_one_holdout(cells)
     if not chosen.unequal_grids:
@@ -165,6 +166,22 @@ def run_search(
     for job, error in failures.values():
         print(f"failed: {job.label}: {error} ({job.folder})", file=sys.stderr)
     return status
+
+
+def _check_arguments(chosen: argparse.Namespace) -> None:
+    """Check the ranges of a search's flags.
+
+    Raises:
+        SettingError: one is out of its range or missing.
+    """
+    if chosen.trials is None and chosen.search != "grid":
+        raise SettingError(f"--search {chosen.search} needs --trials, the number of settings to try; legal: >= 1")
+    for name in ("trials", "tpe_round", "prune_after"):
+        value = getattr(chosen, name)
+        if value is not None and not 1 <= value < _LIMIT:
+            raise SettingError(f"--{name} is {shown(value)}; legal: an integer in [1, 2^31)")
+    if not 0 <= chosen.sampler_seed < _LIMIT:
+        raise SettingError(f"--sampler_seed is {shown(chosen.sampler_seed)}; legal: an integer in [0, 2^31)")
 
 
 def _cells(

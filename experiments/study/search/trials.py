@@ -13,12 +13,11 @@ from typing import Any
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from experiments.benchmark import DEFAULT, Benchmark
+from experiments.study.arguments import SAMPLERS
 from experiments.study.fields import Fields, is_share
 from experiments.study.table.contents import Finished, refuse_mixture
 from mt_dnn.identity import read_identity
 from mt_dnn.results import RunDirectory, RunResult, Status
-
-SAMPLERS = ("grid", "sobol", "halton", "tpe")
 
 
 class TrialStatus(StrEnum):

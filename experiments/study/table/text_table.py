@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.study.table.latex import escape_latex
-from experiments.study.table.render import markdown_table
+from experiments.study.table.markdown import markdown_table
 
 
 @dataclass(frozen=True, slots=True)
