@@ -17,11 +17,11 @@ from pathlib import Path
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from data_utils.names import check_name, slug
-from data_utils.task_def import TaskDef, TaskDefs, load_task_defs
+from data_utils.task_def import TaskDef, TaskDefs, find_prepro, load_task_defs
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
+from experiments.benchmark import DEFAULT
 
-_TASK_DEF = Path(__file__).resolve().parent / "experiments/glue/glue_task_def.yml"
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +38,7 @@ def _parser() -> CommandParser:
     add("--model", default="bert-base-uncased", help="hub name or local folder [%(default)s]")
     add("--root_dir", type=Path, default=Path("data/canonical_data"), help="canonical files [%(default)s]")
     add("--cache_dir", type=Path, help="root of the caches [<root_dir>/cache]")
-    add("--task_def", type=Path, default=_TASK_DEF, help="task definitions [%(default)s]")
+    add("--task_def", type=Path, default=DEFAULT.task_def, help="task definitions [%(default)s]")
     add("--tasks", help="comma-separated names of the task definition [all that have a file]")
     add("--max_seq_len", type=int, default=512, help="most tokens of an example; longer ones are cut [%(default)s]")
     add("--workers", type=int, help="threads of the tokenizer [all cores]")
@@ -101,8 +101,8 @@ def find_datasets(root: Path, task_defs: TaskDefs, tasks: str | None) -> list[tu
 
 
 def _remedy(task_defs: TaskDefs) -> str:
-    glue = Path(task_defs.path).resolve() == _TASK_DEF
-    return "make them with glue_prepro.py" if glue else "docs/data.md tells the form of <task>_train.tsv"
+    prepro = find_prepro(Path(task_defs.path))
+    return f"make them with {prepro.name}" if prepro else "docs/data.md tells the form of <task>_train.tsv"
 
 
 def describe(cache: TokenCache) -> str:

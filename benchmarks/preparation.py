@@ -30,7 +30,7 @@ from data_utils.canonical_tsv import read_canonical
 from data_utils.task_def import load_task_defs
 from data_utils.token_cache import cache_dir_for, ensure_cache, open_cache
 from data_utils.tokenizer import TokenizerHandle, load_tokenizer
-from mt_dnn.config import GLUE_TASK_DEF
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.encoder.source import tokenizer_folder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -50,6 +50,7 @@ class LossCriterion(StrEnum):
     HLCriterion = "HLCriterion"
 
 
+_PROJECT = Path(__file__).resolve().parents[1]
 _METRICS_OF = {
     TaskType.Classification: (Metric.ACC, Metric.F1, Metric.MCC),
     TaskType.Regression: (Metric.Pearson, Metric.Spearman),
@@ -159,7 +160,7 @@ def load_task_defs(path: str | Path) -> TaskDefs:
     """
     content = read_yaml(path, texts=_TEXTS)
     if not content:
-        raise SettingError(f"{path}: holds no task; see experiments/glue/glue_task_def.yml for the form")
+        raise SettingError(f"{path}: holds no task; docs/data.md tells the form")
     found = TaskDefs(path)
     for name, settings in content.items():
         try:
@@ -169,6 +170,23 @@ def load_task_defs(path: str | Path) -> TaskDefs:
     if not found:
         raise next(iter(found.refused.values()))
     return found
+
+
+def in_this_project(path: Path) -> Path:
+    """A task definition file as a run has recorded it; where it is gone, the one in the same folder of this project."""
+    here = _PROJECT.joinpath(*path.parts[-3:])  # experiments/<benchmark>/<name>_task_def.yml
+    return here if not path.is_file() and here.is_file() else path
+
+
+def find_prepro(path: Path) -> Path | None:
+    """The script that makes the canonical files of a definition file: ``<name>_prepro.py`` for ``<name>_task_def.yml``.
+
+    Returns:
+        It, in the same folder; None where there is none, for files of one's own.
+    """
+    name, is_named, _ = path.name.rpartition("_task_def.yml")
+    script = path.with_name(f"{name}_prepro.py")
+    return script if is_named and script.is_file() else None
 
 
 def to_settings(task: TaskDef) -> dict[str, Any]:

@@ -18,8 +18,6 @@ from data_utils.task_def import split_dataset_name
 from module.methods import METHODS, build_method, parse_method
 from mt_dnn.setting_types import described, fits, hints_of
 
-GLUE_TASK_DEF = Path(__file__).resolve().parents[1] / "experiments" / "glue" / "glue_task_def.yml"
-
 # Where a run is computed, stored and watched changes none of its numbers, so it is no part of its identity.
 NOT_IDENTITY = frozenset(
     {
@@ -40,7 +38,7 @@ _DEVICE = re.compile("auto|cpu|cuda(:[0-9]{1,3})?")
 class RunConfig:
     """One run: a task, an encoder, a method and a seed. MT-DNN's names where it has one."""
 
-    task_def: Path = GLUE_TASK_DEF
+    task_def: Path = Path("task_def.yml")
     """YAML file with the task definitions (MT-DNN's keys)."""
     data_dir: Path = Path("data/canonical_data")
     """Folder with the canonical TSV files <task>_<split>.tsv, as glue_prepro.py writes them."""

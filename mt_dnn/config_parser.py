@@ -84,11 +84,12 @@ def build_parser(methods: tuple[str, ...] = METHODS.own) -> jsonargparse.Argumen
     return parser
 
 
-def config_from_arguments(arguments: Sequence[str]) -> RunConfig:
+def config_from_arguments(arguments: Sequence[str], **defaults: Any) -> RunConfig:
     """The configuration that a command line asks for.
 
     Args:
         arguments: Command line without the program's name.
+        defaults: Settings where neither it nor a file says otherwise; without them :class:`RunConfig`'s.
 
     Raises:
         SettingError: an unknown flag, a wrong type or a value out of range, also in the file of ``--config``.
@@ -102,8 +103,10 @@ def config_from_arguments(arguments: Sequence[str]) -> RunConfig:
         known, rest = first.parse_known_args(list(arguments))
         if {"-h", "--help"} & set(rest):
             given = {} if known.method is None else {"method": known.method}
-            build_parser(tuple(dict.fromkeys((*METHODS.own, *_named(given, rest))))).parse_args(["--help"])
-        values: dict[str, Any] = {}
+            parser = build_parser(tuple(dict.fromkeys((*METHODS.own, *_named(given, rest)))))
+            parser.set_defaults(defaults)
+            parser.parse_args(["--help"])
+        values = dict(defaults)
         for file in known.config:
             values |= _read_settings(file)
         if known.method is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 
 from data_utils.errors import SettingError, shown
 from data_utils.holdout import held_out_rows, take
-from data_utils.task_def import TaskDef, TaskDefs, TaskType, load_task_defs, split_dataset_name
+from data_utils.task_def import TaskDef, TaskDefs, TaskType, find_prepro, load_task_defs, split_dataset_name
 from data_utils.text_rows import canonical_columns
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
-from mt_dnn.config import GLUE_TASK_DEF, RunConfig
+from mt_dnn.config import RunConfig
 from mt_dnn.encoder.source import resolve_encoder
 
 
@@ -76,9 +77,10 @@ def missing_file(config: RunConfig, dataset: str) -> str:
     """
     task_def = find_task_def(config)
     told = f"data_dir: {Path(config.data_dir) / dataset}.tsv does not exist"
-    if config.task_def.resolve() == GLUE_TASK_DEF.resolve():
-        command = "python experiments/glue/glue_prepro.py --root_dir <raw GLUE folder>"
-        return f"{told}; make it with {command} --out {config.data_dir}"
+    if (prepro := find_prepro(config.task_def)) is not None:
+        raw = prepro.name.removesuffix("_prepro.py").upper()
+        command = f"python {os.path.relpath(prepro)} --root_dir <raw {raw} folder> --out {config.data_dir}"
+        return f"{told}; make it with {command}"
     columns = ", ".join(canonical_columns(task_def))
     return f"{told}; it is a file of your own: a row a line, columns {columns} between tabs, no header (docs/data.md)"
 

@@ -4,7 +4,7 @@ set -euo pipefail
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 usage() {
-  cat <<'TEXT'
+  cat <<TEXT
 [TASKS=cola,stsb] bash scripts/all_methods.sh [RAW_GLUE_DIR [DEVICES [study arguments]]]
 
 Every method of module/methods and its control on CoLA, MRPC, RTE and STS-B with the packaged encoder, 2 epochs of a
@@ -14,14 +14,15 @@ it goes on where it stopped.
 Settings are the recipes', but for the learning rate: 3e-4 for all, because at the recipes' 1e-4 most methods still
 predict one class after so few steps. SAGE keeps its recipe's factor of 2, BitFit and LoRA keep their own rates.
 
-  RAW_GLUE_DIR   folder with CoLA/, MRPC/, ... as scripts/download_glue.sh leaves it [data]
-  DEVICES        CUDA devices such as 0,1,2,3, or cpu, or auto for all there are [auto]
+$PLACES
   TASKS          some of cola,mrpc,rte,stsb [all]
-  study arguments, such as --seeds 1 or --workers_per_device 2: python -m experiments.glue.study --help
+  study arguments, such as --seeds 1 or --workers_per_device 2: python -m experiments.study --help
 TEXT
 }
 
-case ${1:-} in -h | --help) usage; exit 0 ;; esac
+# shellcheck source=scripts/glue.sh
+source "$ROOT/scripts/glue.sh"
+read_arguments "$@"
 TASKS=${TASKS:-cola,mrpc,rte,stsb}
 declare -A SETTINGS_OF=(
   [cola]="--set cola.train_size=4096"
@@ -36,19 +37,14 @@ for task in ${TASKS//,/ }; do
   SETTINGS+=(${SETTINGS_OF[$task]})
 done
 
-# shellcheck source=scripts/venv.sh
-source "$ROOT/scripts/venv.sh"
-use_environment
-install_once requirements.txt
-install_once requirements-lora.txt
-install_once experiments/demo/encoder.txt --no-deps --require-hashes --only-binary :all:
-RAW=${1:-data}
-DEVICES=${2:-auto}
+prepare_environment requirements-lora.txt
+install_encoder
 RUNS=runs/all_methods
-"$PY" "$ROOT/experiments/glue/glue_prepro.py" --root_dir "$RAW" --out "$RAW/canonical_data"
+check_arguments experiments.study.arguments ${MORE[@]+"${MORE[@]}"}
+convert "$RAW" "$RAW/canonical_data"
 
 study() { # METHODS [study arguments]
-  "$PY" -m experiments.glue.study --encoder all-MiniLM-L6-v2 --methods "$1" --tasks "$TASKS" --seeds 3 \
+  "$PY" -m experiments.study --encoder all-MiniLM-L6-v2 --methods "$1" --tasks "$TASKS" --seeds 3 \
     --data_dir "$RAW/canonical_data" --devices "$DEVICES" --output_dir "$RUNS" --name all_methods_part \
     --set epochs=2 --set max_seq_len=128 --set save=none --set tensorboard=false "${SETTINGS[@]}" "${@:2}"
 }
@@ -58,11 +54,11 @@ METHODS+=,pac_tuning,recadam,l2sp,llrd,ema,swa
 # RecAdam: learning rate x gamma as in its recipe, and a sigmoid that opens within so few steps (its recipe's t0 is 250).
 # SWA: the mean begins with the last epoch.
 study "$METHODS" --controls --set learning_rate=3e-4 --set recadam.gamma=333 --set recadam.t0=50 \
-  --set swa.start_epoch=1 "${@:3}"
+  --set swa.start_epoch=1 ${MORE[@]+"${MORE[@]}"}
 # HyPe's noise needs fp32 (its recipe), so its control has it too.
-study hype,no_hidden_dropout --set learning_rate=3e-4 --set precision=fp32 "${@:3}"
-study sage --set learning_rate=6e-4 "${@:3}"
-study bitfit,lora "${@:3}"
-if [[ " $* " == *" --dry_run "* ]]; then exit 0; fi
-exec "$PY" -m experiments.glue.tables "$RUNS" --step_times "$ROOT/records/method_costs/result.json" \
+study hype,no_hidden_dropout --set learning_rate=3e-4 --set precision=fp32 ${MORE[@]+"${MORE[@]}"}
+study sage --set learning_rate=6e-4 ${MORE[@]+"${MORE[@]}"}
+study bitfit,lora ${MORE[@]+"${MORE[@]}"}
+if [[ " ${MORE[*]-} " == *" --dry_run "* ]]; then exit 0; fi
+exec "$PY" -m experiments.study.tables "$RUNS" --step_times "$ROOT/records/method_costs/result.json" \
   --out results/all_methods

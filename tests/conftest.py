@@ -44,6 +44,7 @@ def tiny_trained(tiny_encoder: Path, tiny_task: Path, tmp_path_factory: pytest.T
 
     Their data are those of the tasks toy and toyscore, with a test set, in the folder that their ``run.json`` names.
     """
+    from experiments.glue.glue_prepro import GLUE_TASK_DEF
     from mt_dnn.config import run_dir
     from mt_dnn.config_parser import config_from_mapping
     from mt_dnn.run import run
@@ -55,6 +56,7 @@ def tiny_trained(tiny_encoder: Path, tiny_task: Path, tmp_path_factory: pytest.T
     for task in ("cola", "stsb"):
         config = config_from_mapping(
             {
+                "task_def": GLUE_TASK_DEF,
                 "data_dir": root / "canonical_data", "train_datasets": task, "init_checkpoint": str(tiny_encoder),
                 "output_dir": root / "runs", "epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "seed": 1,
                 "method": "pats", "precision": "fp32", "tensorboard": False, "device": "cpu", "save": "both",

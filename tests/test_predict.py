@@ -17,8 +17,8 @@ import predict as command
 from data_utils.errors import SettingError, shown
 from data_utils.task_def import load_task_defs
 from data_utils.text_rows import TextRows, iterate_rows, looks_like_header, parse_columns
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from experiments.glue.submission import FILES, official_rows, submission_lines, test_sets
-from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.trained import prediction
 from mt_dnn.trained.export import export
 from mt_dnn.trained.load import load_run, read_run

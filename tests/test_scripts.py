@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from experiments.glue.figure2 import figure_parser
-from experiments.glue.study import build_parser
+from experiments.study.arguments import build_parser
 from module.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted([*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), ROOT / ".ci" / "run"])
+SOURCED = ("venv.sh", "glue.sh")
 
 
 def bash(script: Path, *arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
@@ -32,7 +33,13 @@ def project(tmp_path) -> Path:
     root = tmp_path / "a project"
     (root / "scripts").mkdir(parents=True)
     (root / "experiments" / "demo").mkdir(parents=True)
-    for name in ("run_pats.sh", "scripts/venv.sh", "requirements.txt", "experiments/demo/encoder.txt"):
+    shutil.copytree(ROOT / "data_utils", root / "data_utils")
+    (root / "experiments" / "study").mkdir()
+    for name in (
+        "run_pats.sh", "scripts/venv.sh", "scripts/glue.sh", "requirements.txt", "experiments/demo/encoder.txt",
+        "experiments/__init__.py", "experiments/benchmark.py", "experiments/study/__init__.py",
+        "experiments/study/arguments.py",
+    ):  # fmt: skip
         shutil.copy(ROOT / name, root / name)
     python = root / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -61,7 +68,7 @@ def test_scripts_parse(script):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if s.name not in ("venv.sh", "download_glue.sh")], ids=str)
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if s.name not in (*SOURCED, "download_glue.sh")], ids=str)
 def test_help_needs_nothing_installed(script, tmp_path):
     done = bash(script, "--help", cwd=tmp_path, PATH="/usr/bin:/bin", VIRTUAL_ENV="/nonexistent")
     assert done.returncode == 0
@@ -77,8 +84,9 @@ def test_ci_runs_the_test_script_and_can_be_executed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sedes", "3"], "error: unknown argument '--sedes'; see bash run_pats.sh --help"),
-        (["cola"], "error: unknown argument 'cola'; see bash run_pats.sh --help"),
+        (["--sedes", "3"], "error: unknown setting --sedes 3 (did you mean --seeds?); see python -m experiments.study"),
+        (["cola"], "error: unexpected argument cola; see python -m experiments.study --help"),
+        (["--seeds"], "error: argument --seeds: expected one argument; see python -m experiments.study --help"),
         (["--data_dir"], "error: --data_dir needs a value; see bash run_pats.sh --help"),
         (["--data_dir", "--tasks", "cola"], "error: --data_dir needs a value; see bash run_pats.sh --help"),
         (["--tasks="], "error: --tasks needs a value; see bash run_pats.sh --help"),
@@ -95,14 +103,41 @@ def test_a_mistake_is_one_line_and_exit_2_before_anything_is_installed(project, 
     assert calls(project) == []
 
 
-def test_run_pats_knows_every_flag_of_the_study():
-    flags = {flag for action in build_parser()._actions for flag in action.option_strings if flag.startswith("--")}
-    text = (ROOT / "run_pats.sh").read_text()
-    cases = text[text.index("while (($#))") : text.index("unknown argument")]
-    # The task definitions are GLUE's here: glue_prepro has just written the files by them.
-    # Unequal grids are always allowed: the paper's are. A search has a script of its own.
-    search = {"--search", "--trials", "--search_seeds", "--sampler_seed", "--tpe_round", "--prune_after"}
-    assert flags - {"--task_def", "--unequal_grids"} - search <= set(re.findall(r"--[a-z_]+", cases))
+def test_every_flag_of_the_study_goes_through_run_pats(project, tmp_path):
+    given = ["--search", "sobol", "--trials=4", "--controls", "--name", "mine", "--retries", "0", "--set", "epochs=1"]
+    done = run_pats(project, "--data_dir", str(tmp_path), "--encoder", "x", *given)
+    assert done.returncode == 0, done.stderr
+    assert calls(project)[-1][-len(given) :] == given
+
+
+PREPARING = [script for script in SCRIPTS if re.search("prepare_environment|table1", script.read_text())]
+
+
+@pytest.mark.parametrize("script", [s for s in PREPARING if s.name not in SOURCED], ids=lambda script: script.name)
+def test_a_mistake_in_the_arguments_is_told_before_the_data_are_prepared(script, tmp_path):
+    """With the real parsers, in an environment whose pip installs nothing."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        f'#!/usr/bin/env bash\n[[ $* != *sys.prefix* ]] || {{ echo "{tmp_path}"; exit; }}\n'
+        f'[[ "$1 $2" != "-m pip" ]] || exit 0\nexec "{sys.executable}" "$@"\n'
+    )
+    python.chmod(0o755)
+    raw = [str(tmp_path), "cpu"] if script.name != "run_pats.sh" else ["--data_dir", str(tmp_path)]
+    done = bash(script, *raw, "--sedes", "3", cwd=tmp_path, VIRTUAL_ENV=str(tmp_path), CONDA_PREFIX="")
+    assert done.returncode == 2
+    told = "error: unknown setting --sedes 3 (did you mean --seeds?); see python -m experiments."
+    assert done.stderr.startswith(told)
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_arguments_of_a_study_are_checked_by_a_bare_python():
+    """As run_pats.sh does before it installs anything: without site-packages."""
+    code = "import sys; sys.path.insert(0, '.'); from experiments.study.__main__ import main; main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, "--sedes", "3"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1][:34]) == (2, "error: unknown setting --sedes 3 (")
 
 
 def test_no_arguments_is_the_demo_from_any_folder_and_installs_once(project, tmp_path):
@@ -115,7 +150,7 @@ def test_no_arguments_is_the_demo_from_any_folder_and_installs_once(project, tmp
     assert {"--no-deps", "--require-hashes"} <= set(rest[0])
     for prepare, study in (rest[1:3], rest[3:5]):  # the second start installs nothing
         assert prepare == ["-m", "experiments.demo.prepare", "--output_dir", f"{project}/demo"]
-        assert study[:2] == ["-m", "experiments.glue.study"]
+        assert study[:2] == ["-m", "experiments.study"]
         assert study[study.index("--output_dir") + 1] == f"{project}/demo/runs"
     assert len(rest) == 5
 
@@ -149,9 +184,9 @@ def test_arguments_go_to_glue_prepro_and_study_as_they_are(project, tmp_path):
     assert done.returncode == 0, done.stderr
     install, prepro, study = calls(project)
     assert install[-1] == f"{project}/requirements.txt"  # and no demo encoder
-    assert prepro[1] == "experiments.glue.glue_prepro"
+    assert prepro[:2] == ["-m", "experiments.glue.glue_prepro"]
     assert prepro[2:] == ["--root_dir", "raw glue", "--out", "raw glue/canonical_data", "--tasks", "cola,rte"]
-    assert study[1:4] == ["experiments.glue.study", "--data_dir", "raw glue/canonical_data"]
+    assert study[1:4] == ["experiments.study", "--data_dir", "raw glue/canonical_data"]
     given = build_parser().parse_args(study[2:])
     assert (given.encoder, given.tasks, given.methods) == ("./my model", "cola,rte", "vanilla,pats")
     assert (given.seeds, given.devices, given.overrides) == ("3,7", "0,1", ["epochs=3", "batch_size=16"])
@@ -185,8 +220,8 @@ def test_the_script_of_all_methods_leaves_none_out_and_takes_some_of_its_tasks(p
     assert done.returncode == 0, done.stderr
     *_, prepro, main, hype, sage, few, tables = calls(project)
     studies = [build_parser().parse_args(call[2:]) for call in (main, hype, sage, few)]
-    assert prepro[1:] == ["--root_dir", "raw", "--out", "raw/canonical_data"]
-    assert tables[:3] == ["-m", "experiments.glue.tables", "runs/all_methods"]
+    assert prepro[2:] == ["--root_dir", "raw", "--out", "raw/canonical_data"]
+    assert tables[:3] == ["-m", "experiments.study.tables", "runs/all_methods"]
     for study in studies:
         assert (study.tasks, study.seeds, study.devices) == ("rte,cola", "1", "0,1")
         assert {o.split(".")[0] for o in study.overrides if "train_size" in o} == {"rte", "cola"}
@@ -211,7 +246,7 @@ def test_figure_scripts_prepare_the_data_and_pass_arguments_on(project, figure):
     assert done.returncode == 0, done.stderr
     *_, encoder, prepro, draw = calls(project)
     assert encoder[-1] == f"{project}/experiments/demo/encoder.txt"
-    assert prepro[1:] == ["--root_dir", "raw glue", "--out", "raw glue/canonical_data"]
+    assert prepro[2:] == ["--root_dir", "raw glue", "--out", "raw glue/canonical_data"]
     assert draw[:2] == ["-m", f"experiments.glue.{figure}"]
     given = figure_parser(figure, "a text").parse_args(draw[2:])
     assert (given.encoder, given.seeds, given.devices) == ("all-MiniLM-L6-v2", "2", "cpu"), "the last one wins"

@@ -21,7 +21,7 @@ from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError, error_line, naming, shown
 from data_utils.task_def import TaskDef, load_task_defs
 from experiments.glue.fetch import fetch
-from experiments.glue.glue_prepro import TASK_DEF, task_names
+from experiments.glue.glue_prepro import GLUE_TASK_DEF, task_names
 from experiments.glue.glue_readers import MSR_DEV_IDS, MSR_FILES, TASKS, read_msr_paraphrase, read_split
 
 BASE_URL = "https://dl.fbaipublicfiles.com"
@@ -76,7 +76,7 @@ def _download(args: argparse.Namespace) -> int:
     names = task_names(args.tasks) or ()
     if not args.base_url.startswith(("http://", "https://")):
         raise SettingError(f"--base_url {shown(args.base_url)}: must begin with http:// or https://")
-    definitions = load_task_defs(TASK_DEF)
+    definitions = load_task_defs(GLUE_TASK_DEF)
     work = args.out_dir / ".download"
     work.mkdir(parents=True, exist_ok=True)
     failed = []

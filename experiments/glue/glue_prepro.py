@@ -20,7 +20,7 @@ from data_utils.errors import SettingError, shown
 from data_utils.task_def import TaskDef, load_task_defs
 from experiments.glue.glue_readers import MSR_FILES, TASKS, RawSplit, read_msr_paraphrase, read_split
 
-TASK_DEF = Path(__file__).with_name("glue_task_def.yml")
+GLUE_TASK_DEF = Path(__file__).with_name("glue_task_def.yml")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="folder for the canonical files [<root_dir>/canonical_data]")
     parser.add_argument("--tasks", help=f"comma-separated, of {','.join(TASKS)} [all that are found]")
-    parser.add_argument("--task_def", type=Path, default=TASK_DEF, help="labels of the tasks [%(default)s]")
+    parser.add_argument("--task_def", type=Path, default=GLUE_TASK_DEF, help="labels of the tasks [%(default)s]")
     args = parser.parse_args(argv)
 
     def work() -> None:
@@ -57,7 +57,7 @@ def task_names(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def convert(root: Path, out: Path, tasks: Sequence[str] | None = None, task_def: Path = TASK_DEF) -> list[Path]:
+def convert(root: Path, out: Path, tasks: Sequence[str] | None = None, task_def: Path = GLUE_TASK_DEF) -> list[Path]:
     """Write the canonical files of all tasks found under ``root``.
 
     Args:

@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from data_utils.errors import SettingError, in_one_line, shown
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
-from data_utils.task_def import TaskDef, from_settings, load_task_defs, to_settings
+from data_utils.task_def import TaskDef, from_settings, in_this_project, load_task_defs, to_settings
 from data_utils.tokenizer import MAX_MAX_SEQ_LEN, TokenizerHandle, load_tokenizer
 from module.methods import METHODS
 from mt_dnn.assembly import assemble, pick_device
 from mt_dnn.checkpoint import WEIGHTS, load_weights, weights_file
-from mt_dnn.config import GLUE_TASK_DEF, RunConfig
+from mt_dnn.config import RunConfig
 from mt_dnn.config_parser import config_from_mapping
 from mt_dnn.encoder.model import load_encoder
 from mt_dnn.encoder.source import EncoderSource, content_files, resolve_encoder
@@ -102,9 +102,7 @@ def read_run(path: Path, task_def: Path | None = None) -> FinishedRun:
         identity = Identity.of_description(description)
         values = dict(description["config"])
         settings = values.pop("method_settings")
-        recorded = Path(values["task_def"])
-        if recorded.name == GLUE_TASK_DEF.name and not recorded.is_file():
-            values["task_def"] = str(GLUE_TASK_DEF)  # the clone it was trained with is elsewhere
+        values["task_def"] = str(in_this_project(Path(values["task_def"])))  # its clone may be elsewhere
         config = config_from_mapping({**values, **settings})
     except (ValueError, KeyError, TypeError) as error:
         raise SettingError(f"{directory.run_json} cannot be read by this version: {error}") from None

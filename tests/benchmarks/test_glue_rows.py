@@ -5,7 +5,7 @@ from benchmarks.glue_rows import LOG_LENGTHS, TASKS, evenly_spaced, find_data
 from data_utils.task_def import load_task_defs
 from data_utils.token_cache import ensure_cache
 from data_utils.tokenizer import load_tokenizer
-from mt_dnn.config import GLUE_TASK_DEF
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.data import open_datasets
 from mt_dnn.encoder.batch import pack
 

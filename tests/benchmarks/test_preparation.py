@@ -8,7 +8,7 @@ from benchmarks import preparation
 from data_utils.canonical_tsv import read_canonical
 from data_utils.task_def import load_task_defs
 from data_utils.tokenizer import TokenizerHandle, load_tokenizer
-from mt_dnn.config import GLUE_TASK_DEF
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.encoder.source import tokenizer_folder
 
 pytestmark = pytest.mark.skipif(

@@ -6,6 +6,7 @@ import pytest
 import prepro_std
 from data_utils import token_cache
 from data_utils.token_cache import TokenCache, open_cache
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from tests.full_disk import no_file_longer_than
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,8 +102,9 @@ def test_mistakes_are_one_line_and_exit_code_2(
 
 
 def test_the_default_task_file_exists() -> None:
-    assert prepro_std._TASK_DEF == ROOT / "experiments/glue/glue_task_def.yml"
-    assert prepro_std._TASK_DEF.is_file()
+    default = prepro_std._parser().get_default("task_def")
+    assert default == GLUE_TASK_DEF == ROOT / "experiments/glue/glue_task_def.yml"
+    assert default.is_file()
 
 
 def test_tasks_that_cannot_be_run_are_left_out(

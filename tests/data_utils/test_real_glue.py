@@ -11,7 +11,7 @@ from data_utils.canonical_tsv import iterate_lines, read_canonical, watch_quotes
 from data_utils.task_def import TaskDef, load_task_defs
 from data_utils.token_cache import ensure_cache, verify_cache
 from data_utils.tokenizer import TokenizerHandle, load_tokenizer
-from experiments.glue.glue_prepro import TASK_DEF, convert
+from experiments.glue.glue_prepro import GLUE_TASK_DEF, convert
 from experiments.glue.glue_readers import TASKS
 
 REAL = ("cola", "mrpc", "rte", "stsb")
@@ -36,7 +36,7 @@ def packaged() -> Path:
 
 @pytest.fixture(scope="session")
 def tasks() -> dict[str, TaskDef]:
-    return load_task_defs(TASK_DEF)
+    return load_task_defs(GLUE_TASK_DEF)
 
 
 @pytest.mark.parametrize("task", REAL)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from data_utils.errors import SettingError
-from experiments.glue import study
-from experiments.glue.ablation import ABLATIONS, load_ablation, main
-from experiments.glue.recipe import run_configs
+from experiments.benchmark import DEFAULT
+from experiments.study import study
+from experiments.study.ablation import load_ablation, main
+from experiments.study.recipe import run_configs
 from mt_dnn.config import run_id
 from tests.experiments.fake_runs import calls, fake_run
 
@@ -113,7 +114,7 @@ def test_an_unknown_ablation_is_refused() -> None:
         load_ablation("none")
 
 
-@pytest.mark.parametrize("file", sorted(ABLATIONS.glob("*.yml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(DEFAULT.task_def.parent.glob("ablations/*.yml")), ids=lambda file: file.stem)
 def test_packaged_ablations_are_legal_and_their_variants_differ(file: Path) -> None:
     ablation = load_ablation(file.stem)
     ids = {label: run_id(run_configs(recipe, ["cola"], [1], {})[0]) for label, recipe in ablation.variants.items()}

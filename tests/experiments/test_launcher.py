@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.errors import SettingError
-from experiments.glue.launch import ray_crew as ray_module
-from experiments.glue.launch.ray_crew import Share, ray_crew
-from experiments.glue.launch.ray_host import Ground
-from experiments.glue.launch.slots import Slot
-from experiments.glue.launch.stopping import study_status
-from experiments.glue.study import main
+from experiments.study.__main__ import main
+from experiments.study.launch import ray_crew as ray_module
+from experiments.study.launch.ray_crew import Share, ray_crew
+from experiments.study.launch.ray_host import SharedStorage
+from experiments.study.launch.slots import Slot
+from experiments.study.launch.stopping import study_status
 
 
 @pytest.mark.parametrize(
@@ -80,20 +80,20 @@ def test_a_share_that_fits_a_gpu_once_is_not_joined_from_two() -> None:
 
 def test_a_node_must_see_the_folders_and_the_lock_of_the_study(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    ground = Ground(tmp_path, Path("runs"), (Path("data"),))
+    storage = SharedStorage(tmp_path, Path("runs"), (Path("data"),))
     with pytest.raises(
         SettingError, match=r"^--output_dir: node \S+ cannot open .*lock \(No such file.* every node has"
     ):
-        ground.check()
+        storage.check()
     (tmp_path / "runs").mkdir()
-    with (tmp_path / ground.probe).open("a+b") as held:
+    with (tmp_path / storage.probe).open("a+b") as held:
         with pytest.raises(SettingError, match=r"^--output_dir: node \S+ does not see the lock that the study holds"):
-            ground.check()
+            storage.check()
         fcntl.flock(held, fcntl.LOCK_SH)  # two studies may hold it
-        ground.check()
-        ground.check()
+        storage.check()
+        storage.check()
     with pytest.raises(SettingError, match=r"^node \S+ has no folder elsewhere; put it on storage that every node has"):
-        Ground(tmp_path, Path("runs"), (Path("elsewhere"),)).check()
+        SharedStorage(tmp_path, Path("runs"), (Path("elsewhere"),)).check()
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def deaf() -> Iterator[int]:
 
 
 def connect(address: str, tmp_path: Path) -> None:
-    with ray_crew(print, Ground(Path.cwd(), tmp_path), address, None, 1):
+    with ray_crew(print, SharedStorage(Path.cwd(), tmp_path), address, None, 1):
         pytest.fail("there is no cluster")
 
 

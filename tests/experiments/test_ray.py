@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.glue import study
-from experiments.glue.launch import pool, slots
-from experiments.glue.launch.pool import Pool, PoolError
-from experiments.glue.launch.ray_crew import ray_crew
-from experiments.glue.launch.ray_host import Ground
-from experiments.glue.study import main
+from experiments.study import study
+from experiments.study.__main__ import main
+from experiments.study.launch import pool, slots
+from experiments.study.launch.pool import Pool, PoolError
+from experiments.study.launch.ray_crew import ray_crew
+from experiments.study.launch.ray_host import SharedStorage
 from mt_dnn.config import RunConfig
 from mt_dnn.results import RunDirectory, RunResult
 from tests.experiments.fake_runs import Progress, behave, calls, fake_run
@@ -70,7 +70,7 @@ def test_deaths_failures_and_locks_end_as_on_one_machine(
     other = threading.Thread(target=another_study)
     other.start()
     held.wait()
-    with ray_crew(spy_run, Ground(Path.cwd(), tmp_path), cluster.address, 0.5, 1) as crew:
+    with ray_crew(spy_run, SharedStorage(Path.cwd(), tmp_path), cluster.address, 0.5, 1) as crew:
         assert crew.summary == "2 at a time on 1 Ray nodes, 1 CPU and 0.5 GPU each"
         report = Pool(crew, display, retries=1).compute(jobs)
     other.join()
@@ -89,9 +89,9 @@ def test_deaths_failures_and_locks_end_as_on_one_machine(
 
 
 def test_a_node_without_the_studys_folders_is_named(tmp_path: Path, cluster: Any, node: Any) -> None:
-    ground = Ground(Path.cwd(), tmp_path, (Path("nowhere/canonical_data"),))
+    storage = SharedStorage(Path.cwd(), tmp_path, (Path("nowhere/canonical_data"),))
     with (
-        ray_crew(fake_run, ground, cluster.address, None, 1) as crew,
+        ray_crew(fake_run, storage, cluster.address, None, 1) as crew,
         pytest.raises(PoolError, match=r"^node \S+ has no folder nowhere/canonical_data; put it on"),
     ):
         Pool(crew, Recorder()).compute(make_jobs(tmp_path))
@@ -113,7 +113,7 @@ def test_ctrl_c_asks_for_checkpoints_and_a_second_kills(
 
     display = Recorder()
     fingers = threading.Thread(target=press)
-    with ray_crew(fake_run, Ground(Path.cwd(), tmp_path), cluster.address, 0.0, 1) as crew:
+    with ray_crew(fake_run, SharedStorage(Path.cwd(), tmp_path), cluster.address, 0.0, 1) as crew:
         made = Pool(crew, display)
         fingers.start()
         report = made.compute(make_jobs(tmp_path, seeds=3))

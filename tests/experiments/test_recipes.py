@@ -6,14 +6,16 @@ import pytest
 
 from data_utils.errors import SettingError
 from data_utils.yaml_file import read_yaml
-from experiments.glue.recipe import RECIPES, Recipe, find_recipes, load_recipe, run_configs
-from experiments.glue.settings import parse_overrides
-from experiments.glue.table.paper import PAPER
+from experiments.benchmark import DEFAULT
+from experiments.study.recipe import Recipe, find_recipes, load_recipe, run_configs
+from experiments.study.settings import parse_overrides
 from module.methods import METHODS as REGISTRY
 from mt_dnn.config import RunConfig, run_id
 from mt_dnn.config_parser import config_from_mapping
 from tests.tiny import TASK_DEF
 
+RECIPES = DEFAULT.task_def.with_name("recipes")
+PAPER = DEFAULT.task_def.with_name("paper.yml")
 FILES = sorted(RECIPES.glob("*.yml"))
 TASKS = ("cola", "mrpc", "rte", "stsb", "qqp", "qnli", "mnli", "sst")
 METHODS = ("vanilla", "noisytune", "sage", "pats")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.glue.report.page import Study, read_study, render
+from experiments.study.report.page import Study, read_study, render
+from experiments.study.table.which_runs import Runs
 from mt_dnn.results import Status
 from tests.experiments.browser import Browser, find_browser, headless
 from tests.experiments.fake_runs import write_run
@@ -40,7 +41,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     fail(write_run(runs, "cola", "sage", 1), f"RuntimeError: {EVIL}{'CUDA out of memory' * 30}")
     edit_config(call_method(write_run(runs, "cola", "hype", 1), EVIL.replace("/", "")), **{EVIL: EVIL * 9})
     write_run(runs, "mnli", "noisytune", 1, finished=False)
-    return read_study(runs, write_study(runs, seeds=3), (), 1e9)
+    return read_study(Runs(runs, write_study(runs, seeds=3)), 1e9)
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.glue.recipe import RECIPES, load_recipe, run_configs
+from experiments.benchmark import DEFAULT
+from experiments.study.recipe import load_recipe, run_configs
 from mt_dnn.config import run_id
 
+RECIPES = DEFAULT.task_def.with_name("recipes")
 IDS: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("run_ids.json").read_text())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_utils.errors import SettingError
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from module.methods.hype import HyPeSettings
 from module.methods.lora import LoRASettings
 from module.pats_rule import PATSRule
@@ -313,7 +314,7 @@ def test_print_config_and_help(tmp_path):
     assert "seed: 5" in printed
     file = tmp_path / "printed.yml"
     file.write_text(printed)
-    assert config_from_arguments(["--config", str(file)]) == RunConfig(seed=5)
+    assert config_from_arguments(["--config", str(file)]) == RunConfig(task_def=GLUE_TASK_DEF, seed=5)
 
 
 def test_what_print_config_prints_is_the_run(tmp_path, capsys):

@@ -3,7 +3,7 @@
 import pytest
 
 from data_utils.errors import SettingError
-from mt_dnn.config import GLUE_TASK_DEF
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.data import missing_file, open_datasets
 
 
@@ -37,6 +37,15 @@ def test_a_missing_file_of_glue_is_made_by_glue_prepro(tiny_run, tmp_path):
     config = tiny_run(data_dir=tmp_path, train_datasets="cola", task_def=GLUE_TASK_DEF)
     told = f"data_dir: {tmp_path}/cola_dev.tsv does not exist; make it with python experiments/glue/glue_prepro.py "
     assert missing_file(config, "cola_dev") == f"{told}--root_dir <raw GLUE folder> --out {tmp_path}"
+
+
+def test_a_missing_file_of_the_next_benchmark_is_made_by_its_own_prepro(tiny_run, tiny_task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "next_task_def.yml").write_text((tiny_task / "task_def.yml").read_text())
+    config = tiny_run(data_dir=tmp_path / "data", task_def=tmp_path / "next_task_def.yml")
+    assert "a file of your own" in missing_file(config, "toy_dev")
+    (tmp_path / "next_prepro.py").touch()
+    assert "make it with python next_prepro.py --root_dir <raw NEXT folder>" in missing_file(config, "toy_dev")
 
 
 def test_a_task_that_cannot_be_run_is_refused_by_its_reason(tiny_run, tiny_task, tmp_path):

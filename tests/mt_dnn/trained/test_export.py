@@ -14,7 +14,7 @@ from data_utils.canonical_tsv import read_canonical
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from data_utils.task_def import load_task_defs, to_settings
-from mt_dnn.config import GLUE_TASK_DEF
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.encoder.model import load_encoder
 from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.network import Network

@@ -1,0 +1,184 @@
+"""The cells of a table: one per (encoder, method, task), with all its seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from experiments.benchmark import DEFAULT, Benchmark
+from experiments.study.statistics.difference import Difference, sample_std
+from module.methods import METHODS, control_of, is_control
+from mt_dnn.results import RunResult, Status
+
+Selection = Literal["best", "last"]
+SELECTIONS: tuple[Selection, ...] = ("best", "last")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """All seeds of one setting."""
+
+    encoder: str
+    method: str
+    task: str
+    run_id: str
+    results: tuple[RunResult, ...]
+    """Finished runs, failed ones included, by seed."""
+    expected: tuple[int, ...]
+    """Seeds that the study asked for, or without a study those that were started."""
+    trials: int = 1
+    """Settings that were tried to find this one, as the study says; 1: none was searched."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What its first seed was set to, precision as it was resolved; a method's own setting as ``pats.noise_scale``."""
+    descriptions: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """Seed -> ``run.json`` of each run that was started; empty where it cannot be read."""
+
+    def scores(self, selection: Selection) -> dict[int, float]:
+        """Seed -> score in percent.
+
+        A degenerate or diverged run counts like any other; one that diverged before its first evaluation has no
+        score and stands as NaN. A failed run (an error, not a result) is missing.
+        """
+        scores = {}
+        for result in self.results:
+            epoch = result.best if selection == "best" else result.last
+            if result.done:
+                scores[result.seed] = math.nan if epoch is None else float(epoch.score)
+        return scores
+
+    def n(self, selection: Selection) -> int:
+        """Number of runs that count."""
+        return len(self.scores(selection))
+
+    def mean(self, selection: Selection) -> float | None:
+        """Mean score in percent; NaN when a run has none, None when there is no run."""
+        scores = self.scores(selection)
+        return math.fsum(scores.values()) / len(scores) if scores else None
+
+    def std(self, selection: Selection) -> float | None:
+        """Sample standard deviation (n - 1) in points; None with fewer than two runs."""
+        return sample_std(list(self.scores(selection).values()))
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Seeds without a result that counts."""
+        there = {result.seed for result in self.results if result.done}
+        return tuple(seed for seed in self.expected if seed not in there)
+
+    def count(self, status: Status) -> int:
+        """Runs that ended with this status."""
+        return sum(result.status is status for result in self.results)
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """Mean over the tasks of one row."""
+
+    mean: float
+    """Mean of the task means, percent."""
+    std: float | None
+    """Sample deviation of the seeds' own averages; None unless every task has the same two or more seeds."""
+    tasks: int
+    """How many tasks went in."""
+    whole: bool
+    """Whether every task is there with every seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells of one or more encoders, methods and tasks."""
+
+    cells: Mapping[tuple[str, str, str], Cell]
+    """(encoder, method, task) -> cell; only cells with at least one started run."""
+    encoders: tuple[str, ...]
+    methods: tuple[str, ...]
+    tasks: tuple[str, ...]
+    step_times: Mapping[str, float] = field(default_factory=dict)
+    """Method -> measured time of a step over plain fine-tuning's; empty: not to be shown."""
+    unmatched: tuple[str, ...] = ()
+    """``<task>/<encoder>/<method>/<run id>`` of wanted cells without a folder."""
+    command: str = ""
+    """Of the study; empty: not known."""
+
+    @property
+    def benchmark(self) -> Benchmark:
+        """Of the first run that says by what file its task was defined."""
+        return next((b for cell in self.cells.values() if (b := Benchmark.of_run(cell.settings)) is not None), DEFAULT)
+
+    def cell(self, encoder: str, method: str, task: str) -> Cell | None:
+        """The cell, or None where nothing was run."""
+        return self.cells.get((encoder, method, task))
+
+    def metric(self, task: str) -> str:
+        """Primary metric of a task, e.g. ``MCC``; empty when no run of it has finished."""
+        names = {result.primary_metric for cell in self.cells.values() if cell.task == task for result in cell.results}
+        return "/".join(sorted(names))
+
+    def rows_of(self, encoder: str) -> list[str]:
+        """Methods that were run on this encoder, in the table's order."""
+        return [m for m in self.methods if any((encoder, m, task) in self.cells for task in self.tasks)]
+
+    def average(self, encoder: str, method: str, selection: Selection) -> Average | None:
+        """Mean over the tasks that have a score; None when none has."""
+        cells = [cell for task in self.tasks if (cell := self.cell(encoder, method, task)) is not None]
+        means = [mean for cell in cells if (mean := cell.mean(selection)) is not None]
+        if not means:
+            return None
+        scores = [cell.scores(selection) for cell in cells]
+        std = None
+        if len(means) == len(self.tasks) and len({tuple(s) for s in scores}) == 1:
+            std = sample_std([math.fsum(s[seed] for s in scores) / len(scores) for seed in scores[0]])
+        whole = len(means) == len(self.tasks) and not any(cell.missing for cell in cells)
+        return Average(math.fsum(means) / len(means), std, len(means), whole)
+
+    def minus(self, encoder: str, method: str, other: str, task: str, selection: Selection) -> Difference | None:
+        """A method minus another one, paired over seeds; None where they have no seed in common."""
+        ours, theirs = self.cell(encoder, method, task), self.cell(encoder, other, task)
+        if ours is None or theirs is None:
+            return None
+        a, b = ours.scores(selection), theirs.scores(selection)
+        by_seed = {seed: a[seed] - b[seed] for seed in a if seed in b}
+        return Difference(other, by_seed) if by_seed else None
+
+    def average_minus(self, encoder: str, method: str, other: str, selection: Selection) -> Difference | None:
+        """The same of each seed's average over the tasks; None unless every task has the same pairs."""
+        parts = [self.minus(encoder, method, other, task, selection) for task in self.tasks]
+        there = [part.by_seed for part in parts if part is not None]
+        if not there or len(there) < len(parts) or len({tuple(part) for part in there}) > 1:
+            return None
+        return Difference(other, {seed: math.fsum(part[seed] for part in there) / len(there) for seed in there[0]})
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is there with every seed."""
+        every = ((e, m, t) for e in self.encoders for m in self.methods for t in self.tasks)
+        return all((cell := self.cells.get(key)) is not None and not cell.missing for key in every)
+
+
+def known_control(method: str) -> str | None:
+    """The method's control; None for plain fine-tuning and for a method of a package that is not here any more."""
+    try:
+        return control_of(method)
+    except ValueError:
+        return None
+
+
+def beside_controls(methods: Collection[str]) -> tuple[str, ...]:
+    """The registry's order of the controls, after each one the methods that are compared with it."""
+    registry = list(METHODS)
+
+    def place(method: str) -> list[int]:
+        return [registry.index(part) for part in method.split("+")]
+
+    def key(method: str) -> tuple[Any, ...]:
+        try:
+            alone = is_control(method)
+        except ValueError:  # of a package that is not here any more, or is broken
+            return ([len(registry)], True, [], method)
+        control = method if alone else known_control(method)
+        head = control if control is not None and control in methods else "vanilla"
+        return (place(head), not alone, place(method), method)
+
+    return tuple(sorted(methods, key=key))

@@ -1,0 +1,23 @@
+"""Names of tasks, methods, metrics and selection rules as they stand in tables and figures."""
+
+from experiments.benchmark import task_titles
+from experiments.study.table.cells import Selection
+from module.methods import METHODS
+
+METRIC_TITLES = {"ACC": "acc", "F1": "F1", "MCC": "mcc", "Pearson": "pcc", "Spearman": "scc"}
+SELECTION_TITLES: dict[Selection, str] = {"best": "best dev epoch", "last": "last epoch"}
+
+
+def method_title(method: str) -> str:
+    """Method as the papers write it: ``noisytune+pats`` -> ``NoisyTune + PATS``."""
+    return " + ".join(METHODS.title(part) for part in method.split("+"))
+
+
+def task_title(task: str) -> str:
+    """Task as its benchmark writes it: ``stsb`` -> ``STS-B``."""
+    return task_titles().get(task, task)
+
+
+def metric_title(metric: str) -> str:
+    """Metric as the paper abbreviates it: ``MCC`` -> ``mcc``."""
+    return "/".join(METRIC_TITLES.get(name, name) for name in metric.split("/"))
