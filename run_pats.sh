@@ -11,7 +11,7 @@ bash run_pats.sh
     the paper's. Everything it makes lies in demo/ and .venv/ of this project.
 
 bash run_pats.sh --data_dir DIR --encoder NAME [more]
-    The same table on GLUE. All of these are flags of experiments/glue/study.py, except the first two:
+    The same table on GLUE. All of these are flags of experiments.study, except the first two:
     --data_dir DIR       raw GLUE files: DIR/CoLA, DIR/MRPC, ... (scripts/download_glue.sh fetches them)
     --canonical_dir DIR  where the converted files and token caches go [<data_dir>/canonical_data]
     --encoder NAME       Hub name (bert-base-uncased, roberta-large), local folder, or all-MiniLM-L6-v2
@@ -73,11 +73,11 @@ fi
 if ((demo)); then
   "$PY" -m experiments.demo.prepare --output_dir "$ROOT/demo"
   cd -- "$ROOT/experiments/demo"
-  exec "$PY" -m experiments.glue.study --task_def demo_task_def.yml --data_dir "$ROOT/demo/canonical_data" \
+  exec "$PY" -m experiments.study --task_def demo_task_def.yml --data_dir "$ROOT/demo/canonical_data" \
     --recipes recipes/demo_vanilla.yml,recipes/demo_noisytune.yml,recipes/demo_sage.yml,recipes/demo_pats.yml \
     --seeds 5 --devices cpu --output_dir "$ROOT/demo/runs" --results_dir "$ROOT/demo" --name results
 fi
 canonical_dir=${canonical_dir:-$data_dir/canonical_data}
 "$PY" -m experiments.glue.glue_prepro --root_dir "$data_dir" --out "$canonical_dir" ${tasks[@]+"${tasks[@]}"}
-exec "$PY" -m experiments.glue.study --data_dir "$canonical_dir" --output_dir "$ROOT/runs" --results_dir "$ROOT/results" \
+exec "$PY" -m experiments.study --data_dir "$canonical_dir" --output_dir "$ROOT/runs" --results_dir "$ROOT/results" \
   --unequal_grids ${study[@]+"${study[@]}"}

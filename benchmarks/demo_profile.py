@@ -16,10 +16,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.command_line import write_json
+from benchmarks.benchmark_parser import write_json
 from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
-from experiments.glue.recipe import load_recipe, run_configs
+from experiments.study.recipe import load_recipe, run_configs
 from mt_dnn.run import run
 
 DEMO = ROOT / "experiments" / "demo"

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command_line import at_least_one, make_parser, write_json
+from benchmarks.benchmark_parser import at_least_one, make_parser, write_json
 from benchmarks.glue_rows import ROOT, find_data
 from benchmarks.machine import machine_facts
 from benchmarks.peak_memory import MIB

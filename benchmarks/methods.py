@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.command_line import at_least_one, some_of, thread_count, write_json
+from benchmarks.benchmark_parser import at_least_one, some_of, thread_count, write_json
 from benchmarks.glue_rows import TASKS, find_data
 from benchmarks.machine import machine_facts
 from benchmarks.memory import measure

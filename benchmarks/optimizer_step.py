@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.command_line import thread_count
+from benchmarks.benchmark_parser import thread_count
 from benchmarks.machine import machine_facts
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
 from module.param_index import Kind, ParamIndex

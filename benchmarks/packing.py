@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.command_line import thread_count
+from benchmarks.benchmark_parser import thread_count
 from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
 from data_utils.task_def import TaskDef, load_task_defs

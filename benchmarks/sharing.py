@@ -26,10 +26,10 @@ from typing import Any
 
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import SHAPES, make_encoder, write_rows
-from experiments.glue.launch.crew import LocalCrew
-from experiments.glue.launch.pool import Job, Pool
-from experiments.glue.launch.slots import Slot, usable_cores
-from experiments.glue.launch.worker import Ended, Outcome
+from experiments.study.launch.crew import LocalCrew
+from experiments.study.launch.pool import Job, Pool
+from experiments.study.launch.slots import Slot, usable_cores
+from experiments.study.launch.worker import Ended, Outcome
 from mt_dnn.assembly import pick_device
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.data import open_datasets

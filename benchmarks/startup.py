@@ -26,8 +26,8 @@ import numpy as np
 from benchmarks.machine import machine_facts
 from data_utils.canonical_tsv import write_canonical
 from data_utils.task_def import TaskDef, load_task_defs
-from experiments.glue.plan import plan_jobs
-from experiments.glue.study import build_parser
+from experiments.study.plan import plan_jobs
+from experiments.study.study import build_parser
 from mt_dnn.config import GLUE_TASK_DEF, RunConfig, run_id
 from mt_dnn.encoder_source import PACKAGED, resolve_encoder
 from mt_dnn.identity import KEY, identity_of
@@ -94,8 +94,8 @@ def commands(scratch: Path) -> dict[str, list[str]]:
         "import transformers": ["-c", "import transformers"],
         "train.py --help": ["train.py", "--help"],
         "prepro_std.py --help": ["prepro_std.py", "--help"],
-        "study --help": ["-m", "experiments.glue.study", "--help"],
-        "finished study": ["-m", "experiments.glue.study", *study],
+        "study --help": ["-m", "experiments.study", "--help"],
+        "finished study": ["-m", "experiments.study", *study],
         FLOOR: ["-c", LOAD, folder],
         FIRST_STEP: ["train.py", *step, "--output_dir", str(scratch / "first")],
     }

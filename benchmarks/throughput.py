@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.command_line import at_least_one, make_parser, write_json
+from benchmarks.benchmark_parser import at_least_one, make_parser, write_json
 from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
 from benchmarks.peers.assignment import Train

@@ -17,7 +17,7 @@ predict one class after so few steps. SAGE keeps its recipe's factor of 2, BitFi
   RAW_GLUE_DIR   folder with CoLA/, MRPC/, ... as scripts/download_glue.sh leaves it [data]
   DEVICES        CUDA devices such as 0,1,2,3, or cpu, or auto for all there are [auto]
   TASKS          some of cola,mrpc,rte,stsb [all]
-  study arguments, such as --seeds 1 or --workers_per_device 2: python -m experiments.glue.study --help
+  study arguments, such as --seeds 1 or --workers_per_device 2: python -m experiments.study --help
 TEXT
 }
 
@@ -48,7 +48,7 @@ RUNS=runs/all_methods
 "$PY" "$ROOT/experiments/glue/glue_prepro.py" --root_dir "$RAW" --out "$RAW/canonical_data"
 
 study() { # METHODS [study arguments]
-  "$PY" -m experiments.glue.study --encoder all-MiniLM-L6-v2 --methods "$1" --tasks "$TASKS" --seeds 3 \
+  "$PY" -m experiments.study --encoder all-MiniLM-L6-v2 --methods "$1" --tasks "$TASKS" --seeds 3 \
     --data_dir "$RAW/canonical_data" --devices "$DEVICES" --output_dir "$RUNS" --name all_methods_part \
     --set epochs=2 --set max_seq_len=128 --set save=none --set tensorboard=false "${SETTINGS[@]}" "${@:2}"
 }
@@ -64,5 +64,5 @@ study hype,no_hidden_dropout --set learning_rate=3e-4 --set precision=fp32 "${@:
 study sage --set learning_rate=6e-4 "${@:3}"
 study bitfit,lora "${@:3}"
 if [[ " $* " == *" --dry_run "* ]]; then exit 0; fi
-exec "$PY" -m experiments.glue.tables "$RUNS" --step_times "$ROOT/records/method_costs/result.json" \
+exec "$PY" -m experiments.study.tables "$RUNS" --step_times "$ROOT/records/method_costs/result.json" \
   --out results/all_methods

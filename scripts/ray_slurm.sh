@@ -14,7 +14,7 @@ sbatch --nodes 4 --gpus-per-node 8 --time 08:00:00 scripts/ray_slurm.sh STUDY AR
 bash scripts/ray_slurm.sh --help
 
 Starts Ray's head on the first node of the allocation and a worker on each other node, then one study on the head:
-python -m experiments.glue.study --launcher ray STUDY ARGUMENTS. Submit it from the project's folder, which lies, with
+python -m experiments.study --launcher ray STUDY ARGUMENTS. Submit it from the project's folder, which lies, with
 its environment, data and runs, on storage that all nodes share (docs/cluster.md says what it must provide). On the login
 node, once: pip install -r requirements.txt -r requirements-ray.txt
 
@@ -65,7 +65,7 @@ if ((${#nodes[@]} > 1)); then
 fi
 say "Ray at $ip:$port, ${#nodes[@]} nodes"
 
-"$PY" -m experiments.glue.study --launcher ray --address "$ip:$port" "$@" &
+"$PY" -m experiments.study --launcher ray --address "$ip:$port" "$@" &
 study=$! signalled='' requeue='' status=0
 trap 'signalled=1; requeue=1; kill -USR1 "$study" 2>/dev/null || true' USR1
 trap 'signalled=1; kill -TERM "$study" 2>/dev/null || true' TERM

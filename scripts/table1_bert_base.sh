@@ -13,7 +13,7 @@ RTE, STS-B, QQP, QNLI, MNLI and SST-2 with the seeds 1 to 5, by the recipes expe
 
   RAW_GLUE_DIR   folder with CoLA/, MRPC/, ... as scripts/download_glue.sh leaves it [data]
   DEVICES        CUDA devices such as 0,1,2,3, or cpu, or auto for all there are [auto]
-  study arguments, such as --workers_per_device 2 or --output_dir DIR: python -m experiments.glue.study --help
+  study arguments, such as --workers_per_device 2 or --output_dir DIR: python -m experiments.study --help
 
   bash scripts/table1_bert_base.sh                             data/, every GPU
   bash scripts/table1_bert_base.sh /glue 0,1 --tasks rte,cola  two tasks on two GPUs
@@ -30,5 +30,5 @@ RAW=${1:-data}
 DEVICES=${2:-auto}
 "$PY" "$ROOT/experiments/glue/glue_prepro.py" --root_dir "$RAW" --out "$RAW/canonical_data"
 "$PY" "$ROOT/prepro_std.py" --model bert-base-uncased --root_dir "$RAW/canonical_data"
-exec "$PY" -m experiments.glue.study --encoder bert-base-uncased --data_dir "$RAW/canonical_data" \
+exec "$PY" -m experiments.study --encoder bert-base-uncased --data_dir "$RAW/canonical_data" \
   --methods vanilla,noisytune,sage,pats --unequal_grids --seeds 5 --devices "$DEVICES" "${@:3}"

@@ -15,7 +15,7 @@ stopped.
 
   RAW_GLUE_DIR   folder with CoLA/, MRPC/, ... as scripts/download_glue.sh leaves it [data]
   DEVICES        CUDA devices such as 0,1,2,3, or cpu, or auto for all there are [auto]
-  study arguments, which win over these: python -m experiments.glue.study --help
+  study arguments, which win over these: python -m experiments.study --help
 
   bash scripts/table2_search.sh                                         data/, every GPU
   bash scripts/table2_search.sh data 0,1 --tasks rte --holdout 0.1   choose on a tenth of the training set, not on dev
@@ -34,5 +34,5 @@ install_once requirements-search.txt
 RAW=${1:-data}
 DEVICES=${2:-auto}
 "$PY" "$ROOT/experiments/glue/glue_prepro.py" --root_dir "$RAW" --out "$RAW/canonical_data"
-exec "$PY" -m experiments.glue.study --encoder bert-base-uncased --data_dir "$RAW/canonical_data" \
+exec "$PY" -m experiments.study --encoder bert-base-uncased --data_dir "$RAW/canonical_data" \
   --methods vanilla,noisytune,sage,pats --search sobol --trials 9 --devices "$DEVICES" "${@:3}"

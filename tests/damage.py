@@ -115,20 +115,20 @@ def _go_on(root: Path) -> int:
 
 
 def _tables(root: Path) -> int:
-    from experiments.glue import tables
+    from experiments.study import tables
 
     return tables.main([str(root / "runs"), "--study", str(root / "results/study/study.json")])
 
 
 def _significance(root: Path) -> int:
-    from experiments.glue import significance
+    from experiments.study import significance
 
     study = str(root / "results/study/study.json")
     return significance.main([str(root / "runs"), "--study", study, "--resamples", "100"])
 
 
 def _report(root: Path) -> int:
-    from experiments.glue.report import __main__ as report
+    from experiments.study.report import __main__ as report
 
     study, out = root / "results/study/study.json", root / "out.html"
     status = report.main([str(root / "runs"), "--study", str(study), "--tests", "none", "--out", str(out)])
@@ -174,10 +174,10 @@ def _export(root: Path) -> int:
 
 
 def _search_tables(root: Path) -> int:
-    from experiments.glue.search import tables
+    from experiments.study.search.__main__ import main
 
     out = root / "out"
-    status = tables.main([str(root / "results/search/search.json"), "--runs", str(root / "runs"), "--out", str(out)])
+    status = main([str(root / "results/search/search.json"), "--runs", str(root / "runs"), "--out", str(out)])
     for file in sorted(out.glob("*.csv")):
         print(file.read_text())
     return status
@@ -233,16 +233,16 @@ def _study_arguments(root: Path) -> list[str]:
 
 
 def _study(root: Path) -> int:
-    from experiments.glue import study
+    from experiments.study.__main__ import main as study_main
 
-    return study.main([*_study_arguments(root), "--results_dir", str(root / "results"), "--name", "study"])
+    return study_main([*_study_arguments(root), "--results_dir", str(root / "results"), "--name", "study"])
 
 
 def _search(root: Path) -> int:
-    from experiments.glue import study
+    from experiments.study.__main__ import main as study_main
 
     more = ["--results_dir", str(root / "results"), "--name", "search", "--search", "grid", "--search_seeds", "101,"]
-    return study.main([*_study_arguments(root), *more])
+    return study_main([*_study_arguments(root), *more])
 
 
 def _break_off(root: Path) -> int:
@@ -389,8 +389,8 @@ def prepare() -> None:
         matplotlib.use("agg")
     import predict  # noqa: F401
     import train  # noqa: F401
-    from experiments.glue import figure2, significance, tables  # noqa: F401
-    from experiments.glue.report import __main__  # noqa: F401
+    from experiments.study import significance, tables  # noqa: F401
+    from experiments.study.report import __main__  # noqa: F401
     from mt_dnn import export, run, trained  # noqa: F401
 
 

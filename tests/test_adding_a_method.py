@@ -62,7 +62,7 @@ def test_a_study_compares_it_with_its_control(
         "devices": "cpu", "name": "mine",
     }  # fmt: skip
     arguments = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    done = python("-m", "experiments.glue.study", *arguments, path=package)
+    done = python("-m", "experiments.study", *arguments, path=package)
     assert done.returncode == 0, done.stderr
     assert "smooth_logits has no recipe of its own: that of vanilla is taken" in done.stderr
     assert "those of all-MiniLM-L6-v2, the known encoder nearest in size" in done.stderr
@@ -85,8 +85,8 @@ LISTING = """\
 import sys
 from mt_dnn.config_parser import config_from_arguments
 config_from_arguments(["--method", "vanilla"])
-import experiments.glue.tables, experiments.glue.study
-from experiments.glue.table.cells import _beside_controls
+import experiments.study.tables, experiments.study.study
+from experiments.study.table.cells import _beside_controls
 from module.methods import METHODS
 print("smooth_logits" in METHODS, list(METHODS)[-1], "smooth_logits" in sys.modules)
 print(_beside_controls(["pats", "smooth_logits", "vanilla"]), "smooth_logits" in sys.modules)

@@ -81,7 +81,7 @@ def test_a_head_the_other_nodes_and_one_study(tmp_path: Path, submit: Callable[.
     assert "--disable-usage-stats" in head
     assert {"srun --nodelist=n1", "srun --exclude=n1", "srun --nodes=1", "srun --nodes=2"} <= set(made)
     (study,) = [line for line in made if line.startswith("study")]
-    assert study.startswith("study -m experiments.glue.study --launcher ray --address 127.0.0.1:")
+    assert study.startswith("study -m experiments.study --launcher ray --address 127.0.0.1:")
     assert study.endswith("--encoder bert-base-uncased")
     assert not any("requeue" in line for line in made)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.glue.figure2 import figure_parser
-from experiments.glue.study import build_parser
+from experiments.study.study import build_parser
 from module.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +115,7 @@ def test_no_arguments_is_the_demo_from_any_folder_and_installs_once(project, tmp
     assert {"--no-deps", "--require-hashes"} <= set(rest[0])
     for prepare, study in (rest[1:3], rest[3:5]):  # the second start installs nothing
         assert prepare == ["-m", "experiments.demo.prepare", "--output_dir", f"{project}/demo"]
-        assert study[:2] == ["-m", "experiments.glue.study"]
+        assert study[:2] == ["-m", "experiments.study"]
         assert study[study.index("--output_dir") + 1] == f"{project}/demo/runs"
     assert len(rest) == 5
 
@@ -151,7 +151,7 @@ def test_arguments_go_to_glue_prepro_and_study_as_they_are(project, tmp_path):
     assert install[-1] == f"{project}/requirements.txt"  # and no demo encoder
     assert prepro[1] == "experiments.glue.glue_prepro"
     assert prepro[2:] == ["--root_dir", "raw glue", "--out", "raw glue/canonical_data", "--tasks", "cola,rte"]
-    assert study[1:4] == ["experiments.glue.study", "--data_dir", "raw glue/canonical_data"]
+    assert study[1:4] == ["experiments.study", "--data_dir", "raw glue/canonical_data"]
     given = build_parser().parse_args(study[2:])
     assert (given.encoder, given.tasks, given.methods) == ("./my model", "cola,rte", "vanilla,pats")
     assert (given.seeds, given.devices, given.overrides) == ("3,7", "0,1", ["epochs=3", "batch_size=16"])
@@ -186,7 +186,7 @@ def test_the_script_of_all_methods_leaves_none_out_and_takes_some_of_its_tasks(p
     *_, prepro, main, hype, sage, few, tables = calls(project)
     studies = [build_parser().parse_args(call[2:]) for call in (main, hype, sage, few)]
     assert prepro[1:] == ["--root_dir", "raw", "--out", "raw/canonical_data"]
-    assert tables[:3] == ["-m", "experiments.glue.tables", "runs/all_methods"]
+    assert tables[:3] == ["-m", "experiments.study.tables", "runs/all_methods"]
     for study in studies:
         assert (study.tasks, study.seeds, study.devices) == ("rte,cola", "1", "0,1")
         assert {o.split(".")[0] for o in study.overrides if "train_size" in o} == {"rte", "cola"}

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.glue_rows import evenly_spaced
 from benchmarks.peers.assignment import Assignment, Train, python_rows
 from data_utils.batching import epoch_batches, training_subset
-from experiments.glue.recipe import find_recipes, run_configs
+from experiments.study.recipe import find_recipes, run_configs
 from mt_dnn.assembly import pick_device
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets, open_datasets

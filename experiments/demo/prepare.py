@@ -2,7 +2,7 @@
 
     python -m experiments.demo.prepare --output_dir demo
 
-writes ``demo/canonical_data/{movie,movierating}_{train,dev}.tsv``; the text comes through ``fetch.py``.
+writes ``demo/canonical_data/{movie,movierating}_{train,dev}.tsv``; the text comes through ``ratings.py``.
 
 The split: snippets of more than ``MAX_WORDS`` words are left out, which keeps the demo to minutes on two cores; one
 that occurs twice is kept once. The rest are ordered by a hash of their id and ``SPLIT_SALT``, which no library version
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data_utils.canonical_tsv import write_canonical
 from data_utils.command_line import CommandParser, status_of
-from experiments.demo.fetch import fetch
+from experiments.demo.ratings import fetch
 
 SPLIT_SALT = "pats-demo-1"
 MAX_WORDS = 15

@@ -3,7 +3,7 @@ r"""Figure 2 of the paper: how the sensitivities of the fine-tuned encoder are d
     python -m experiments.glue.figure2 --encoder bert-base-uncased --data_dir data/canonical_data --unequal_grids
     python -m experiments.glue.figure2 --encoder all-MiniLM-L6-v2 --methods vanilla,sage,pats --tasks cola,rte --seeds 3
 
-Trains what is missing, as experiments.glue.study does (started again, it goes on), with --set sensitivity_beta=0.75
+Trains what is missing, as experiments.study does (started again, it goes on), with --set sensitivity_beta=0.75
 --set save=none beneath your own --set, and writes into <results_dir>/<encoder>/ the study's table and, for each task,
 pictures (PNG, PDF) with their numbers (CSV):
     <task>_distribution    s̄ over the paper's range [5e-8, 1e-5] and over all of it, mean and band over the seeds
@@ -22,31 +22,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.atomic import write_text_atomic
-from experiments.glue.drawing.curves import learning_curves
-from experiments.glue.drawing.distribution import draw_concentration, draw_distribution
-from experiments.glue.drawing.heat_map import draw_heat_map
-from experiments.glue.drawing.plotting import save_data
-from experiments.glue.drawing.seed_strips import seed_strips
-from experiments.glue.drawing.sensitivities import (
+from experiments.study.drawing.curves import learning_curves
+from experiments.study.drawing.distribution import draw_concentration, draw_distribution
+from experiments.study.drawing.heat_map import draw_heat_map
+from experiments.study.drawing.plotting import save_data
+from experiments.study.drawing.seed_strips import seed_strips
+from experiments.study.drawing.sensitivities import (
     DEFAULTS,
     check_recorded,
     read_methods,
     statistics_markdown,
     statistics_rows,
 )
-from experiments.glue.launch.stopping import study_status
-from experiments.glue.launch.worker import RunFunction
-from experiments.glue.plan import plan_jobs
-from experiments.glue.study import build_parser, run_study
-from experiments.glue.table.cells import Table
-from experiments.glue.table.titles import task_title
+from experiments.study.launch.stopping import study_status
+from experiments.study.launch.worker import RunFunction
+from experiments.study.plan import plan_jobs
+from experiments.study.study import build_parser, run_study
+from experiments.study.table.cells import Table
+from experiments.study.table.titles import task_title
 
 RUNS = Path("runs/figures")
 
 
 def figure_parser(module: str, text: str) -> argparse.ArgumentParser:
     """The command line of the study with the defaults of the paper's Figures 2 and 3: CoLA, with and without PATS."""
-    parser = build_parser(module, text, tasks="cola")
+    parser = build_parser(f"experiments.glue.{module}", text, tasks="cola")
     parser.set_defaults(methods="vanilla,pats", output_dir=RUNS, results_dir=Path("results") / module)
     return parser
 

@@ -3,7 +3,7 @@ r"""Figure 3 of the paper: score and standard deviation of s̄ against the share
     python -m experiments.glue.figure3 --encoder bert-base-uncased --data_dir data/canonical_data --unequal_grids
     python -m experiments.glue.figure3 --encoder all-MiniLM-L6-v2 --methods vanilla,sage,pats --shares 10,50,100
 
-Trains what is missing, as experiments.glue.study does (started again, it goes on), with --set sensitivity_beta=0.75
+Trains what is missing, as experiments.study does (started again, it goes on), with --set sensitivity_beta=0.75
 --set save=none beneath your own --set, and writes into <results_dir>/<encoder>/:
     <task>_data_share        the figure (PNG, PDF), mean and band over the seeds; its numbers (CSV)
     <task>_data_share_runs   .csv: a line per run
@@ -21,17 +21,17 @@ from pathlib import Path
 
 from data_utils.errors import SettingError
 from data_utils.json_file import write_json
-from experiments.glue.drawing.data_share import SharePoint, draw_data_share
-from experiments.glue.drawing.sensitivities import DEFAULTS, check_recorded, read_cell
 from experiments.glue.figure2 import figure_parser
-from experiments.glue.launch.pool import Job
-from experiments.glue.launch.stopping import study_status
-from experiments.glue.launch.worker import RunFunction
-from experiments.glue.plan import command_line, describe, plan_jobs, study_name
-from experiments.glue.study import compute, list_failures, list_jobs
-from experiments.glue.table.cells import SELECTIONS, Selection, Table, finished_runs, gather
-from experiments.glue.table.contents import refuse_mixture
-from experiments.glue.table.wanted import Wanted
+from experiments.study.drawing.data_share import SharePoint, draw_data_share
+from experiments.study.drawing.sensitivities import DEFAULTS, check_recorded, read_cell
+from experiments.study.launch.pool import Job
+from experiments.study.launch.stopping import study_status
+from experiments.study.launch.worker import RunFunction
+from experiments.study.plan import command_line, describe, plan_jobs, study_name
+from experiments.study.study import compute, list_failures, list_jobs
+from experiments.study.table.cells import SELECTIONS, Selection, Table, finished_runs, gather
+from experiments.study.table.contents import refuse_mixture
+from experiments.study.table.wanted import Wanted
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
@@ -100,7 +100,7 @@ def plan_share(chosen: argparse.Namespace, share: float) -> list[Job]:
     """The runs on one share of the training set; on all of it they are those of a plain study.
 
     Raises:
-        SettingError: as :func:`experiments.glue.plan.plan_jobs`, or the size of the training set is set otherwise.
+        SettingError: as :func:`experiments.study.plan.plan_jobs`, or the size of the training set is set otherwise.
     """
     for pair in chosen.overrides:
         key = pair.partition("=")[0].rpartition(".")[2]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import memory, throughput
-from benchmarks.command_line import at_least_one, some_of, thread_count
+from benchmarks.benchmark_parser import at_least_one, some_of, thread_count
 from benchmarks.glue_rows import ROOT
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.glue.launch.crew import LocalCrew
-from experiments.glue.launch.pool import Display, Job, Report
-from experiments.glue.launch.worker import Ended, Outcome
+from experiments.study.launch.crew import LocalCrew
+from experiments.study.launch.pool import Display, Job, Report
+from experiments.study.launch.worker import Ended, Outcome
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.results import EpochScore, RunDirectory, RunLocked, RunResult, Status
 from tests.experiments.fake_runs import describe

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from data_utils.errors import SettingError
-from experiments.glue import study
-from experiments.glue.ablation import ABLATIONS, load_ablation, main
-from experiments.glue.recipe import run_configs
+from experiments.study import study
+from experiments.study.ablation import ABLATIONS, load_ablation, main
+from experiments.study.recipe import run_configs
 from mt_dnn.config import run_id
 from tests.experiments.fake_runs import calls, fake_run
 

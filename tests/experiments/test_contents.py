@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from data_utils.json_file import read_json
-from experiments.glue import figures, significance, tables
-from experiments.glue.report import __main__ as report_main
+from experiments.study import figures, significance, tables
+from experiments.study.report import __main__ as report_main
 from mt_dnn.results import RunDirectory
 from tests.edits import edit_json, flip, replace_in_json
 from tests.experiments.fake_runs import write_run

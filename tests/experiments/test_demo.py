@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from data_utils.canonical_tsv import read_canonical
 from data_utils.errors import SettingError
 from data_utils.task_def import load_task_defs
-from experiments.demo import fetch as fetch_module
 from experiments.demo import prepare as prepare_module
-from experiments.demo.fetch import INNER_ARCHIVE, MEMBER, TEXT_NAME, fetch, read_member
+from experiments.demo import ratings as fetch_module
 from experiments.demo.prepare import Snippet, labelled, main, parse, split
-from experiments.glue.recipe import load_recipe, run_configs
+from experiments.demo.ratings import INNER_ARCHIVE, MEMBER, TEXT_NAME, fetch, read_member
+from experiments.study.recipe import load_recipe, run_configs
 
 N = 700  # enough for dev and training set
 TASK_DEF = Path(prepare_module.__file__).with_name("demo_task_def.yml")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.glue.launch.display import StudyDisplay
-from experiments.glue.launch.worker import Ended, Outcome, evaluates_next
+from experiments.study.launch.display import StudyDisplay
+from experiments.study.launch.worker import Ended, Outcome, evaluates_next
 from mt_dnn.config import RunConfig
 from tests.experiments.test_pool import make_jobs
 

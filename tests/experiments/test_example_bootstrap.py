@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from data_utils.metrics import compute_metrics
 from data_utils.task_def import DataFormat, Metric, TaskDef, TaskType
-from experiments.glue.statistics import example_bootstrap
-from experiments.glue.statistics.example_bootstrap import is_regression, make_scorer, resampled_scores
+from experiments.study.statistics import example_bootstrap
+from experiments.study.statistics.example_bootstrap import is_regression, make_scorer, resampled_scores
 
 
 def task(metric: Metric, classes: int) -> TaskDef:

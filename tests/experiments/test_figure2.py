@@ -20,11 +20,11 @@ from matplotlib.text import Text
 
 from data_utils.errors import SettingError
 from experiments.glue import figure2, figure3
-from experiments.glue.drawing import data_share, distribution, heat_map
-from experiments.glue.drawing.data_share import SharePoint
-from experiments.glue.drawing.sensitivities import DEFAULTS, mean_and_deviation, read_summary, statistics_markdown
 from experiments.glue.figure3 import parse_shares
-from experiments.glue.plan import plan_jobs
+from experiments.study.drawing import data_share, distribution, heat_map
+from experiments.study.drawing.data_share import SharePoint
+from experiments.study.drawing.sensitivities import DEFAULTS, mean_and_deviation, read_summary, statistics_markdown
+from experiments.study.plan import plan_jobs
 from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, TensorSummary, bin_edges
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.results import RunDirectory
@@ -282,7 +282,7 @@ def test_one_seed_has_no_band_and_a_zero_no_colour(tmp_path, saved) -> None:
 
 
 def test_methods_stay_apart_without_colour() -> None:
-    from experiments.glue.drawing.plotting import look
+    from experiments.study.drawing.plotting import look
 
     assert len({(look(i).colour, look(i).dash) for i in range(28)}) == 28
     assert len({look(i).marker for i in range(9)}) == 9

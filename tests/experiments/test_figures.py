@@ -7,10 +7,10 @@ import pytest
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
-from experiments.glue.drawing import curves, seed_strips
-from experiments.glue.drawing.curves import learning_curves, read_losses, read_scores
-from experiments.glue.figures import main
-from experiments.glue.table.cells import gather
+from experiments.study.drawing import curves, seed_strips
+from experiments.study.drawing.curves import learning_curves, read_losses, read_scores
+from experiments.study.figures import main
+from experiments.study.table.cells import gather
 from mt_dnn.results import RunDirectory, Status
 from tests.experiments.fake_runs import write_run
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.glue import figures, significance, tables
-from experiments.glue.report import __main__ as report
+from experiments.study import figures, significance, tables
+from experiments.study.report import __main__ as report
 from tests.experiments.fake_runs import write_run
 from tests.full_disk import no_file_longer_than
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.glue.statistics.difference import Difference
-from experiments.glue.statistics.intervals import bca_interval, bootstrap_p, percentile_interval, t_interval
+from experiments.study.statistics.difference import Difference
+from experiments.study.statistics.intervals import bca_interval, bootstrap_p, percentile_interval, t_interval
 
 DIFFERENCES = [0.4, 1.3, -0.2, 2.1, 0.9, 0.3]
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.errors import SettingError
-from experiments.glue.launch import ray_crew as ray_module
-from experiments.glue.launch.ray_crew import Share, ray_crew
-from experiments.glue.launch.ray_host import Ground
-from experiments.glue.launch.slots import Slot
-from experiments.glue.launch.stopping import study_status
-from experiments.glue.study import main
+from experiments.study.__main__ import main
+from experiments.study.launch import ray_crew as ray_module
+from experiments.study.launch.ray_crew import Share, ray_crew
+from experiments.study.launch.ray_host import Ground
+from experiments.study.launch.slots import Slot
+from experiments.study.launch.stopping import study_status
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.glue.statistics.paired_tests import (
+from experiments.study.statistics.paired_tests import (
     MONTE_CARLO_FLIPS,
     holm,
     mcnemar,

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.glue.launch import pool as pool_module
-from experiments.glue.launch import worker as worker_module
-from experiments.glue.launch.crew import LocalCrew
-from experiments.glue.launch.pool import Job, Pool, Report
-from experiments.glue.launch.slots import Slot, usable_cores
-from experiments.glue.launch.worker import Advanced, Died, Ended, Message, Outcome, Ready
+from experiments.study.launch import pool as pool_module
+from experiments.study.launch import worker as worker_module
+from experiments.study.launch.crew import LocalCrew
+from experiments.study.launch.pool import Job, Pool, Report
+from experiments.study.launch.slots import Slot, usable_cores
+from experiments.study.launch.worker import Advanced, Died, Ended, Message, Outcome, Ready
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.results import RunDirectory
 from tests.experiments.fake_runs import behave, calls, fake_run, finished_run, make_result
@@ -203,10 +203,10 @@ def test_usable_cores_is_positive() -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-from experiments.glue.launch import pool as pool_module
-from experiments.glue.launch.crew import LocalCrew
-from experiments.glue.launch.pool import Pool
-from experiments.glue.launch.slots import Slot
+from experiments.study.launch import pool as pool_module
+from experiments.study.launch.crew import LocalCrew
+from experiments.study.launch.pool import Pool
+from experiments.study.launch.slots import Slot
 from tests.experiments.fake_runs import fake_run
 from tests.experiments.test_pool import Recorder, make_jobs
 

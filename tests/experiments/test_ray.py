@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.glue import study
-from experiments.glue.launch import pool, slots
-from experiments.glue.launch.pool import Pool, PoolError
-from experiments.glue.launch.ray_crew import ray_crew
-from experiments.glue.launch.ray_host import Ground
-from experiments.glue.study import main
+from experiments.study import study
+from experiments.study.__main__ import main
+from experiments.study.launch import pool, slots
+from experiments.study.launch.pool import Pool, PoolError
+from experiments.study.launch.ray_crew import ray_crew
+from experiments.study.launch.ray_host import Ground
 from mt_dnn.config import RunConfig
 from mt_dnn.results import RunDirectory, RunResult
 from tests.experiments.fake_runs import Progress, behave, calls, fake_run

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from data_utils.errors import SettingError
-from experiments.glue.recipe import load_recipe, run_configs
+from experiments.study.recipe import load_recipe, run_configs
 
 BASE = """
 encoder: bert-base-uncased

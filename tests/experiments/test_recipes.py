@@ -6,9 +6,9 @@ import pytest
 
 from data_utils.errors import SettingError
 from data_utils.yaml_file import read_yaml
-from experiments.glue.recipe import RECIPES, Recipe, find_recipes, load_recipe, run_configs
-from experiments.glue.settings import parse_overrides
-from experiments.glue.table.paper import PAPER
+from experiments.study.recipe import RECIPES, Recipe, find_recipes, load_recipe, run_configs
+from experiments.study.settings import parse_overrides
+from experiments.study.table.paper import PAPER
 from module.methods import METHODS as REGISTRY
 from mt_dnn.config import RunConfig, run_id
 from mt_dnn.config_parser import config_from_mapping

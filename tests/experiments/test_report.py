@@ -18,15 +18,15 @@ from xml.etree import ElementTree
 import pytest
 
 from data_utils.errors import SettingError
-from experiments.glue.report.__main__ import main
-from experiments.glue.report.charts import progress_bar
-from experiments.glue.report.page import duration, read_study, render, sort_key
-from experiments.glue.report.run_view import State, read_log, view_runs
-from experiments.glue.report.settings import compare_settings
-from experiments.glue.report.watch import watch
-from experiments.glue.table.cells import gather
-from experiments.glue.table.paper import load_paper
-from experiments.glue.table.render import markdown
+from experiments.study.report.__main__ import main
+from experiments.study.report.charts import progress_bar
+from experiments.study.report.page import duration, read_study, render, sort_key
+from experiments.study.report.run_view import State, read_log, view_runs
+from experiments.study.report.settings_view import compare_settings
+from experiments.study.report.watch import watch
+from experiments.study.table.cells import gather
+from experiments.study.table.paper import load_paper
+from experiments.study.table.render import markdown
 from mt_dnn.results import Status
 from tests.experiments.fake_runs import write_run
 from tests.experiments.report_runs import EVIL, call_method, edit_config, fail, write_study
@@ -386,7 +386,7 @@ def test_mistakes_are_one_line(runs: Path, tmp_path: Path, capsys: pytest.Captur
 
 def test_the_watcher_ends_with_the_study(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.html"
-    command = [sys.executable, "-m", "experiments.glue.report", str(runs), "--study", str(write_study(runs)),
+    command = [sys.executable, "-m", "experiments.study.report", str(runs), "--study", str(write_study(runs)),
                "--out", str(out), "--watch", "1"]  # fmt: skip
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
@@ -410,7 +410,7 @@ def test_the_watcher_ends_with_the_study(runs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_a_whole_page_without_a_timer(runs: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "r.html"
-    command = [sys.executable, "-m", "experiments.glue.report", str(runs), "--out", str(out), "--watch"]
+    command = [sys.executable, "-m", "experiments.study.report", str(runs), "--out", str(out), "--watch"]
     # As a shell starts a script's background job: with SIGINT ignored.
     ignored = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
     process = subprocess.Popen(ignored, cwd=ROOT, stderr=subprocess.PIPE, text=True)

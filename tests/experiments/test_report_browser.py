@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.glue.report.page import Study, read_study, render
+from experiments.study.report.page import Study, read_study, render
 from mt_dnn.results import Status
 from tests.experiments.browser import Browser, find_browser, headless
 from tests.experiments.fake_runs import write_run

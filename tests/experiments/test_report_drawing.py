@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.glue.report.charts import thin
-from experiments.glue.report.svg import Scale, element, polyline, scale_of
+from experiments.study.report.charts import thin
+from experiments.study.report.svg import Scale, element, polyline, scale_of
 
 # What XML can hold at all.
 TEXT = st.text(

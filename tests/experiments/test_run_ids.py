@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.glue.recipe import RECIPES, load_recipe, run_configs
+from experiments.study.recipe import RECIPES, load_recipe, run_configs
 from mt_dnn.config import run_id
 
 IDS: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("run_ids.json").read_text())

@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
-from experiments.glue import study
-from experiments.glue.launch.pool import Pool
-from experiments.glue.recipe import load_recipe, run_configs
-from experiments.glue.search.pruning import below_median
-from experiments.glue.search.results import read_search
-from experiments.glue.search.samplers import grid_points, quasi_random_points
-from experiments.glue.search.space import Axis, Point, Space
-from experiments.glue.search.tables import main as tables_main
+from experiments.study import study
+from experiments.study.__main__ import main as study_main
+from experiments.study.launch.pool import Pool
+from experiments.study.recipe import load_recipe, run_configs
+from experiments.study.search.__main__ import main as tables_main
+from experiments.study.search.pruning import below_median
+from experiments.study.search.samplers import grid_points, quasi_random_points
+from experiments.study.search.space import Axis, Point, Space
+from experiments.study.search.trials import read_search
 from mt_dnn.config import run_id
 from mt_dnn.results import RunDirectory, Status
 from tests.edits import edit_json
@@ -67,7 +68,7 @@ class Place:
         ]  # fmt: skip
 
     def main(self, *more: str, methods: str = "vanilla,pats", tasks: str = "cola") -> int:
-        return study.main(self.arguments(*more, methods=methods, tasks=tasks), run=scored_run)
+        return study_main(self.arguments(*more, methods=methods, tasks=tasks), run=scored_run)
 
     @property
     def calls(self) -> list[str]:
@@ -92,7 +93,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.glue.search.figures.search_figures", lambda search, out: [])
+    monkeypatch.setattr("experiments.study.search.parallel_coordinates.search_figures", lambda search, out: [])
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -123,7 +124,7 @@ def test_a_grid_finds_the_best_settings_and_writes_them_as_a_recipe(
     # The study takes it, and refuses to compare it with a smaller search.
     arguments = place.arguments("--dry_run")
     arguments[1] = ",".join(map(str, place.out.glob("recipes/*.yml")))
-    assert study.main(arguments) == 2
+    assert study_main(arguments) == 2
     assert "vanilla 4" in (error := capsys.readouterr().err)
     assert "pats 12" in error
 
@@ -175,7 +176,7 @@ def test_points_are_distinct_legal_and_the_first_of_those_of_a_larger_search(
 
 def test_a_full_disk_is_told_with_the_journals_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("optuna")
-    from experiments.glue.search.tpe import TpeSampler
+    from experiments.study.search.tpe import TpeSampler
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -362,13 +363,14 @@ def test_what_set_fixes_is_not_searched_and_dry_run_writes_nothing(
 
 SCRIPT = """
 import sys
-from experiments.glue import study
+from experiments.study import study
+from experiments.study.__main__ import main
 from tests.experiments.search_runs import PoolInProcess, scored_run
 study.Pool = PoolInProcess
 study.open_datasets = lambda config: None
-sys.modules["experiments.glue.search.figures"] = type(sys)("figures")
-sys.modules["experiments.glue.search.figures"].search_figures = lambda search, out: []
-sys.exit(study.main(sys.argv[1:], run=scored_run))
+sys.modules["experiments.study.search.parallel_coordinates"] = type(sys)("figures")
+sys.modules["experiments.study.search.parallel_coordinates"].search_figures = lambda search, out: []
+sys.exit(main(sys.argv[1:], run=scored_run))
 """
 
 
@@ -426,7 +428,7 @@ def test_killed_and_shared_tpe_searches_give_the_table_of_an_undisturbed_one(pla
 
 def test_tpe_learns_from_the_scores_and_never_asks_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("optuna")
-    from experiments.glue.search.tpe import TpeSampler
+    from experiments.study.search.tpe import TpeSampler
 
     space = Space((Axis("rate", tuple(range(9))), Axis("scale", tuple(range(6))), Axis("b", tuple(range(8)))))
 
@@ -481,7 +483,7 @@ def test_the_median_of_others_that_came_as_far_decides() -> None:
 
 def test_pruning_goes_through_the_real_pool(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "Pool", Pool)
-    monkeypatch.setattr("experiments.glue.search.figures.search_figures", lambda search, out: [])
+    monkeypatch.setattr("experiments.study.search.parallel_coordinates.search_figures", lambda search, out: [])
     arguments = ["--search", "grid", "--set", "learning_rate=1e-5", "--prune_after", "1"]
     place.recipe("pats", f"{RATES}, pats.noise_scale: [2.0e-3, 2.1e-3, 2.2e-3, 2.3e-3, 2.4e-3, 9.0e-3]")
     assert place.main(*arguments, methods="pats") == 0

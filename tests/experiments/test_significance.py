@@ -10,12 +10,12 @@ from scipy import stats
 from data_utils.errors import SettingError
 from data_utils.metrics import compute_metrics
 from data_utils.task_def import load_task_defs
-from experiments.glue.comparison.comparisons import AVERAGE, compare_seeds, pairs
-from experiments.glue.comparison.text import comparisons_csv, markdown, what_n_shows
-from experiments.glue.significance import Significance, analyse, main, write_significance
-from experiments.glue.statistics.paired_tests import holm
-from experiments.glue.statistics.stochastic_order import almost_stochastic_order
-from experiments.glue.table.cells import gather
+from experiments.study.comparison.comparisons import AVERAGE, compare_seeds, pairs
+from experiments.study.comparison.text import comparisons_csv, markdown, what_n_shows
+from experiments.study.significance import Significance, analyse, main, write_significance
+from experiments.study.statistics.paired_tests import holm
+from experiments.study.statistics.stochastic_order import almost_stochastic_order
+from experiments.study.table.cells import gather
 from mt_dnn.config import GLUE_TASK_DEF
 from mt_dnn.results import RunDirectory, Status
 from tests.edits import replace_in_json

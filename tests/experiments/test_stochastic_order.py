@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from experiments.glue.statistics.stochastic_order import almost_stochastic_order, violation_ratio
+from experiments.study.statistics.stochastic_order import almost_stochastic_order, violation_ratio
 
 SCORES = st.lists(st.integers(0, 50).map(float), min_size=1, max_size=7)
 

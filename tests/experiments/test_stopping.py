@@ -7,7 +7,7 @@ import time
 import pytest
 
 from data_utils.errors import SettingError
-from experiments.glue.launch.stopping import handlers_kept, study_status
+from experiments.study.launch.stopping import handlers_kept, study_status
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])

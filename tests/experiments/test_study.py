@@ -6,11 +6,11 @@ import pytest
 
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
-from experiments.glue import study
-from experiments.glue.launch.slots import plan_slots
-from experiments.glue.launch.worker import RunFunction
-from experiments.glue.plan import parse_seeds
-from experiments.glue.study import main
+from experiments.study import study
+from experiments.study.__main__ import main
+from experiments.study.launch.slots import plan_slots
+from experiments.study.launch.worker import RunFunction
+from experiments.study.plan import parse_seeds
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.results import RunResult
 from tests.edits import edit_json
@@ -268,12 +268,12 @@ def test_a_task_of_ones_own_needs_no_others_in_its_definitions(
 def test_the_table_names_what_set_changed_and_the_command(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = Path(study.__file__)
+    program = Path(study.__file__).with_name("__main__.py")
     monkeypatch.setattr("sys.argv", [str(program), "--set", "train_size=24", "--name", "a b\nc"])
     assert place.main("--tasks", "cola", "--set", "train_size=24") == 0
     text = (place.results / "test" / "table.md").read_text()
     assert "Otherwise than by default, all methods: epochs 1; train_size 24." in text
-    assert "Command: `python -m experiments.glue.study --set train_size=24 --name 'a b'$'\\n''c'`" in text
+    assert "Command: `python -m experiments.study --set train_size=24 --name 'a b'$'\\n''c'`" in text
     capsys.readouterr()
     assert place.main("--tasks", "cola", "--set", "train_size=24") == 0
     assert capsys.readouterr().err == "all 4 runs are already done\n"
@@ -307,7 +307,7 @@ def test_seeds() -> None:
 
 
 def test_cores_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.glue.launch import slots
+    from experiments.study.launch import slots
 
     monkeypatch.setattr(slots, "usable_cores", lambda: 8)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

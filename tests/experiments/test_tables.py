@@ -16,13 +16,14 @@ from scipy import stats
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json, write_json
 from data_utils.yaml_file import read_yaml
-from experiments.glue.table.cells import gather
-from experiments.glue.table.csv_text import cells_csv, csv_text, seeds_csv
-from experiments.glue.table.latex import latex
-from experiments.glue.table.paper import PAPER, load_paper
-from experiments.glue.table.render import markdown
-from experiments.glue.table.wanted import Wanted
-from experiments.glue.tables import main, write_tables
+from experiments.study.csv_text import csv_text
+from experiments.study.table.cells import gather
+from experiments.study.table.cells_csv import cells_csv, seeds_csv
+from experiments.study.table.latex import latex
+from experiments.study.table.paper import PAPER, load_paper
+from experiments.study.table.render import markdown
+from experiments.study.table.wanted import Wanted
+from experiments.study.tables import main, write_tables
 from mt_dnn.results import Status
 from tests.edits import edit_json
 from tests.experiments.fake_runs import write_run
@@ -507,7 +508,7 @@ def test_a_folder_without_runs_and_a_study_that_is_not_there_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     name = "report.__main__" if command == "report" else command
-    run = importlib.import_module(f"experiments.glue.{name}").main
+    run = importlib.import_module(f"experiments.study.{name}").main
     out = ["--out", str(tmp_path / "out")]
     runs = write_run(tmp_path / "runs").parents[4]
     for arguments, message in (

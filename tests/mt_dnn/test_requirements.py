@@ -3,7 +3,8 @@ import sys
 import pytest
 
 from data_utils.errors import SettingError
-from experiments.glue import study
+from experiments.study import study
+from experiments.study.__main__ import main as study_main
 from mt_dnn import run as run_module
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.requirements import check_requirements
@@ -54,7 +55,7 @@ def test_a_study_says_so_before_anything_slow(tmp_path, monkeypatch, capsys, arg
     (tmp_path / "rte_train.tsv").write_text("1\t1\tsome\twords\n" * 40)
     place = ["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "r"), "--results_dir", str(tmp_path / "s")]
     common = ["--encoder", "all-MiniLM-L6-v2", "--tasks", "rte", "--seeds", "1", "--devices", "cpu", *place]
-    assert study.main([*common, *arguments]) == 2
+    assert study_main([*common, *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith(message)
     assert error.count("\n") == 1

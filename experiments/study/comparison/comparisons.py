@@ -1,0 +1,140 @@
+"""Every method of a table against what it is to be compared with, paired over seeds: tests, intervals, order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from data_utils.errors import SettingError
+from experiments.study.statistics.difference import Difference
+from experiments.study.statistics.intervals import Interval, bca_interval
+from experiments.study.statistics.paired_tests import SignFlip, holm, sign_flip
+from experiments.study.statistics.stochastic_order import StochasticOrder, almost_stochastic_order
+from experiments.study.table.cells import SELECTIONS, Selection, Table, known_control
+from module.seeds import stream_seed
+
+AVERAGE = "average"
+"""Stands for a task where the seeds' averages over all tasks are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What is compared with what, under one selection rule."""
+
+    encoder: str
+    method: str
+    baseline: str
+    task: str
+    """Or :data:`AVERAGE`."""
+    selection: Selection
+
+
+@dataclass(frozen=True, slots=True)
+class SeedComparison:
+    """One pair over the seeds that both methods have."""
+
+    pair: Pair
+    metric: str
+    difference: Difference
+    """Method minus baseline; holds Student's interval."""
+    bca: Interval
+    sign_flip: SignFlip
+    p_holm: float
+    """The sign-flip p after Holm's correction over the pairs of this encoder and selection rule."""
+    order: StochasticOrder | None
+    """Scores of all seeds of both, unpaired; None for the average."""
+
+
+def pairs(table: Table, baseline: str | None = None, selections: Sequence[Selection] = SELECTIONS) -> list[Pair]:
+    """List the comparisons of a table: each method with its baseline, task by task, then the average.
+
+    Args:
+        table: The table.
+        baseline: Compare every other method with this one. Default: each with its control where the encoder has it,
+            else with plain fine-tuning.
+        selections: Which epochs.
+
+    Raises:
+        SettingError: no such method in the table.
+    """
+    if baseline is not None and baseline not in table.methods:
+        raise SettingError(f"--baseline {baseline!r} is not in the table; there are {', '.join(table.methods)}")
+    found = []
+    for encoder in table.encoders:
+        methods = table.rows_of(encoder)
+        for selection in selections:
+            for method in methods:
+                other = baseline if baseline is not None else _default_baseline(method, methods)
+                if other is None or other == method or other not in methods:
+                    continue
+                tasks = [t for t in table.tasks if table.minus(encoder, method, other, t, selection) is not None]
+                if len(table.tasks) > 1 and table.average_minus(encoder, method, other, selection) is not None:
+                    tasks.append(AVERAGE)
+                found += [Pair(encoder, method, other, task, selection) for task in tasks]
+    return found
+
+
+def compare_seeds(
+    table: Table, chosen: Sequence[Pair], resamples: int = 9_999, random_seed: int = 0
+) -> list[SeedComparison]:
+    """Compare pairs over seeds.
+
+    Args:
+        table: The table.
+        chosen: Its :func:`pairs`.
+        resamples: Bootstrap samples of the BCa interval and of the stochastic order.
+        random_seed: Of the bootstrap; each pair's draws depend on it and on the number of seeds alone.
+    """
+    found = []
+    for pair in chosen:
+        difference = _difference(table, pair)
+        values, seed = difference.values, stream_seed(random_seed, "seeds")
+        order = None
+        if pair.task != AVERAGE:
+            ours, theirs = (
+                list(table.cells[pair.encoder, method, pair.task].scores(pair.selection).values())
+                for method in (pair.method, pair.baseline)
+            )
+            order = almost_stochastic_order(ours, theirs, resamples=resamples, seed=seed)
+        metric = table.metric(pair.task) if pair.task != AVERAGE else ""
+        bca = bca_interval(values, resamples=resamples, seed=seed)
+        flips = sign_flip(values, seed)
+        found.append(SeedComparison(pair, metric, difference, bca, flips, flips.p, order))
+    corrected = correct([c.pair for c in found], [c.sign_flip.p for c in found])
+    return [replace(c, p_holm=p) for c, p in zip(found, corrected, strict=True)]
+
+
+def correct(of: Sequence[Pair], p_values: Sequence[float]) -> list[float]:
+    """Holm's correction within each family: the comparisons of one encoder and one selection rule.
+
+    Args:
+        of: The pairs.
+        p_values: Theirs, in the same order.
+    """
+    corrected = list(p_values)
+    for places in families(of):
+        for place, p in zip(places, holm([p_values[i] for i in places]), strict=True):
+            corrected[place] = p
+    return corrected
+
+
+def families(of: Sequence[Pair]) -> Iterator[list[int]]:
+    """Places of the pairs of each encoder and selection rule."""
+    for family in dict.fromkeys((pair.encoder, pair.selection) for pair in of):
+        yield [i for i, pair in enumerate(of) if (pair.encoder, pair.selection) == family]
+
+
+def _default_baseline(method: str, methods: Sequence[str]) -> str | None:
+    control = known_control(method)
+    if control in methods:
+        return control
+    return "vanilla" if method != "vanilla" else None
+
+
+def _difference(table: Table, pair: Pair) -> Difference:
+    if pair.task == AVERAGE:
+        found = table.average_minus(pair.encoder, pair.method, pair.baseline, pair.selection)
+    else:
+        found = table.minus(pair.encoder, pair.method, pair.baseline, pair.task, pair.selection)
+    assert found is not None, "pairs() lists those that have a difference"
+    return found

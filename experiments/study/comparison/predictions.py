@@ -1,0 +1,80 @@
+"""What finished runs predicted for the dev examples, checked against their results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_utils.errors import SettingError
+from data_utils.task_def import Metric
+from experiments.study.statistics.example_bootstrap import is_regression, make_scorer
+from experiments.study.table.cells import Cell, Selection, run_folders
+from mt_dnn.results import RunDirectory, RunResult
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """One run on one dev set, examples in the order of their uids."""
+
+    uids: NDArray[np.bytes_]
+    """(N,)."""
+    labels: NDArray[Any]
+    """(N,) classes or scores."""
+    predicted: NDArray[Any]
+    """(N,) of the same kind."""
+
+
+def read_predictions(runs: Path, cell: Cell, result: RunResult, selection: Selection) -> dict[str, Predictions] | None:
+    """Read a run's predictions for each of its dev sets.
+
+    Args:
+        runs: ``output_dir`` of the runs.
+        cell: The run's cell.
+        result: One of the cell's results.
+        selection: Best or last epoch.
+
+    Returns:
+        Dev set -> predictions; None when the run has no score there (NaN or none), or kept no predictions.
+
+    Raises:
+        SettingError: the file is damaged, or does not give the score that ``result.json`` has.
+    """
+    epoch = result.best if selection == "best" else result.last
+    directory = RunDirectory(run_folders(cell, runs)[result.seed])
+    path = directory.predictions_npz
+    if epoch is None or math.isnan(epoch.score) or not path.is_file():
+        return None
+    metric = Metric(result.primary_metric)
+    arrays = directory.read_predictions(result)
+    found = {}
+    for dataset in result.datasets:
+        try:
+            one = _predictions(arrays, dataset, selection, metric)
+        except (ValueError, KeyError, IndexError) as error:
+            raise SettingError(f"{path} is damaged ({error}); delete {path.parent} to run again") from None
+        score = _score(metric, one)
+        if not math.isclose(score, epoch.metrics[dataset][metric], rel_tol=1e-6, abs_tol=1e-6):
+            raise SettingError(
+                f"{path} gives {metric} {score} on {dataset}, result.json says {epoch.metrics[dataset][metric]}: "
+                f"they are of two runs; delete {path.parent} to run again"
+            )
+        found[dataset] = one
+    return found
+
+
+def _predictions(arrays: Mapping[str, NDArray[Any]], dataset: str, selection: Selection, metric: Metric) -> Predictions:
+    logits, uids = arrays[f"{dataset}.{selection}_logits"], arrays[f"{dataset}.uids"]  # (N, K), (N,)
+    order = np.argsort(uids, kind="stable")
+    predicted = logits[:, 0] if is_regression(metric) else logits.argmax(axis=1)
+    return Predictions(uids[order], arrays[f"{dataset}.labels"][order], predicted[order])
+
+
+def _score(metric: Metric, one: Predictions) -> float:
+    weights = np.ones((1, len(one.labels)))
+    return float(make_scorer(metric, one.predicted[None], one.labels)(weights)[0, 0])

@@ -1,0 +1,118 @@
+"""Score and spread of the sensitivities against the share of the training data, as a picture (Figure 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.study.drawing.plotting import (
+    COLUMN,
+    canvas,
+    heading,
+    legend_below,
+    line_handles,
+    look,
+    mean_and_band,
+    mean_std,
+    save,
+    save_data,
+    style,
+)
+from experiments.study.table.cells import Selection
+from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, slots=True)
+class SharePoint:
+    """One run of Figure 3."""
+
+    share: float
+    """Percent of the training set."""
+    method: str
+    seed: int
+    train_examples: int
+    best: float
+    """Score of the best dev epoch, percent; NaN where the run has none."""
+    last: float
+    """Score of the last epoch."""
+    std: float
+    """Standard deviation of s̄ at the end of training; NaN where the run diverged."""
+    std_in_range: float
+    """That of the entries in the paper's range."""
+    gini: float
+    entropy: float
+
+
+_MEASURES = ("best", "last", "std", "std_in_range", "gini", "entropy")
+
+
+def draw_data_share(
+    points: Sequence[SharePoint], methods: Sequence[str], place: tuple[str, str, str], selection: Selection, stem: Path
+) -> list[Path]:
+    """Draw score and standard deviation of s̄, one above the other, a line per method.
+
+    Args:
+        points: Every run.
+        methods: In the table's order.
+        place: Encoder, task and metric.
+        selection: Which score: ``best`` or ``last``.
+        stem: Path of the files without suffix.
+
+    Returns:
+        The PNG, the PDF, and the CSVs of the means and of the runs.
+    """
+    encoder, task, metric = place
+    shares = sorted({point.share for point in points})
+    with style():
+        figure, (above, below) = canvas(2, 1, COLUMN, 3.8, sharex=True)
+        seeds = len({point.seed for point in points})
+        heading(figure, f"{task_title(task)}, {encoder}" + (f": mean ± std, n = {seeds}" if seeds > 1 else ""))
+        above.set_ylabel(f"{metric_title(metric) or 'score'} (%), {SELECTION_TITLES[selection]}")
+        below.set_ylabel(r"standard deviation of $\bar{s}$")
+        below.set_xlabel("share of the training data (%)")
+        for axis, measure in ((above, selection), (below, "std")):
+            for number, method in enumerate(methods):
+                _line(axis, [point for point in points if point.method == method], shares, measure, number)
+            axis.grid()
+        if len(shares) <= 12:
+            below.set_xticks(shares, [f"{share:g}" for share in shares])
+        legend_below(figure, line_handles([method_title(method) for method in methods]))
+        files = save(figure, stem)
+    return [*files, save_data(stem, _means(points, methods, shares)),
+            save_data(stem.with_name(f"{stem.name}_runs"), _runs(points))]  # fmt: skip
+
+
+def _line(axis: Axes, points: Sequence[SharePoint], shares: Sequence[float], measure: str, number: int) -> None:
+    """The mean over the seeds that every share has; a share with other seeds would move it by itself."""
+    by_seed: dict[int, dict[float, float]] = {}
+    for point in points:
+        by_seed.setdefault(point.seed, {})[point.share] = getattr(point, measure)
+    values = np.array([[line.get(share, np.nan) for share in shares] for line in by_seed.values()])
+    if values.size:
+        mean_and_band(axis, shares, values, look(number))
+
+
+def _means(points: Sequence[SharePoint], methods: Sequence[str], shares: Sequence[float]) -> list[list[object]]:
+    names = [f"{measure}_{what}" for measure in _MEASURES for what in ("mean", "std")]
+    rows: list[list[object]] = [["share_percent", "method", "train_examples", "n_seeds", *names]]
+    for share in shares:
+        for method in methods:
+            some = [point for point in points if (point.share, point.method) == (share, method)]
+            if not some:
+                continue
+            mean, std = mean_std(np.array([[getattr(point, measure) for measure in _MEASURES] for point in some]))
+            spread = list(map(float, std)) if len(some) > 1 else [None] * len(_MEASURES)
+            numbers = [value for pair in zip(map(float, mean), spread, strict=True) for value in pair]
+            rows.append([share, method, some[0].train_examples, len(some), *numbers])
+    return rows
+
+
+def _runs(points: Sequence[SharePoint]) -> list[list[object]]:
+    return [[field.name for field in fields(SharePoint)], *(list(asdict(point).values()) for point in points)]

@@ -1,0 +1,185 @@
+"""Where a pool's workers come from: processes of this machine, or whatever else can start, hear and end workers."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Protocol
+
+from experiments.study.launch.slots import Slot
+from experiments.study.launch.worker import Died, Message, RunFunction, start_worker
+from mt_dnn.config import RunConfig
+
+_LEAVE_SECONDS = 0.5  # for a worker with nothing to do to end by itself
+
+
+class Worker(Protocol):
+    """Computes one run after the other on its slot."""
+
+    @property
+    def slot(self) -> Slot:
+        """Where it computes."""
+
+    def take(self, config: RunConfig, folder: Path) -> None:
+        """Give it a run. One that has just died says so when it is next heard."""
+
+    def hear(self) -> Sequence[Message]:
+        """What it has said since it was last heard; a :class:`Died` is the last there is."""
+
+    def ask_to_stop(self) -> None:
+        """Ask its run for a checkpoint and an end."""
+
+    def release(self) -> None:
+        """Tell it, while it has no run, that no more will come."""
+
+    def dismiss(self) -> None:
+        """End it now, without a checkpoint."""
+
+
+class Crew(Protocol):
+    """Starts workers and keeps account of them."""
+
+    @property
+    def summary(self) -> str:
+        """How many runs at a time, and where."""
+
+    @property
+    def advice(self) -> str:
+        """What to do when runs do not fit into a device's or machine's memory."""
+
+    @property
+    def needs(self) -> str:
+        """What a worker waits for as long as it does not start."""
+
+    @property
+    def logs(self) -> str:
+        """Where the messages of a worker that died at its start are."""
+
+    def shares(self, worker: Worker) -> bool:
+        """Whether other workers compute on the same device."""
+
+    def hire(self, wanted: int) -> Sequence[Worker]:
+        """Start up to ``wanted`` more workers, as many as there is room for."""
+
+    def wait(self, seconds: float) -> Sequence[Worker]:
+        """The workers that have something to say; empty when none has within ``seconds``."""
+
+    def close(self) -> None:
+        """End every worker that is left."""
+
+
+class LocalWorker:
+    """A process of this machine.
+
+    Args:
+        run: What it calls for each run; importable by name.
+        slot: Where it computes.
+    """
+
+    def __init__(self, run: RunFunction, slot: Slot) -> None:
+        self._process, self._connection = start_worker(run, slot.threads)
+        self._slot = slot
+        self._released = self.dismissed = False
+
+    @property
+    def slot(self) -> Slot:
+        """Where it computes."""
+        return self._slot
+
+    @property
+    def sources(self) -> tuple[Connection, int]:
+        """What becomes ready, for ``multiprocessing.connection.wait``, when there is something to hear."""
+        return self._connection, self._process.sentinel
+
+    def take(self, config: RunConfig, folder: Path) -> None:
+        """Give it a run."""
+        with suppress(OSError):  # it has just died
+            self._connection.send((config, folder))
+
+    def hear(self) -> list[Message]:
+        """What it has said since it was last heard."""
+        dead, heard = self._process.exitcode is not None, []
+        try:
+            while self._connection.poll():
+                heard.append(self._connection.recv())
+        except (EOFError, OSError):
+            dead = True
+        return [*heard, self._death()] if dead else heard
+
+    def ask_to_stop(self) -> None:
+        """Ask its run for a checkpoint and an end."""
+        self._process.terminate()
+
+    def release(self) -> None:
+        """Let it end by itself."""
+        self._released = True
+        with suppress(OSError):
+            self._connection.send(None)
+
+    def dismiss(self) -> None:
+        """End it now, or after a moment if it was released."""
+        if self._released:
+            self._process.join(timeout=_LEAVE_SECONDS)
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+        self.dismissed = True
+
+    def _death(self) -> Died:
+        self._process.join(timeout=_LEAVE_SECONDS)
+        code = self._process.exitcode
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return Died(how, killed=code == -signal.SIGKILL)
+
+
+class LocalCrew:
+    """Processes of this machine, one per slot.
+
+    Args:
+        run: What a worker calls for each run; importable by name.
+        slots: One worker each; processes are started as they are needed.
+    """
+
+    advice = "try fewer --workers_per_device"
+    needs = "its process is still starting"
+    logs = "see the messages above"
+
+    def __init__(self, run: RunFunction, slots: Sequence[Slot]) -> None:
+        self._run, self._slots = run, list(slots)
+        self._staff: list[LocalWorker] = []
+
+    @property
+    def summary(self) -> str:
+        """How many runs at a time, and where."""
+        return f"{len(self._slots)} at a time"
+
+    def shares(self, worker: Worker) -> bool:
+        """Whether other slots are on the same device."""
+        return sum(slot.device == worker.slot.device for slot in self._slots) > 1
+
+    def hire(self, wanted: int) -> list[LocalWorker]:
+        """Start processes on free slots."""
+        self._staff = [worker for worker in self._staff if not worker.dismissed]
+        free = [slot for slot in self._slots if all(worker.slot is not slot for worker in self._staff)]
+        hired = [LocalWorker(self._run, slot) for slot in free[:wanted]]
+        self._staff += hired
+        return hired
+
+    def wait(self, seconds: float) -> list[LocalWorker]:
+        """The workers that have something to say."""
+        sources = {source: worker for worker in self._staff if not worker.dismissed for source in worker.sources}
+        if not sources:
+            time.sleep(seconds)
+            return []
+        return list(dict.fromkeys(sources[ready] for ready in wait(list(sources), timeout=seconds)))  # type: ignore[index]
+
+    def close(self) -> None:
+        """End every process that is left."""
+        for worker in self._staff:
+            if not worker.dismissed:
+                worker.dismiss()
+        self._staff.clear()

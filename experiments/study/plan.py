@@ -1,0 +1,218 @@
+"""What a study's command line asks for: its runs, their seeds, and what ``study.json`` says of them."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_utils.errors import SettingError, shown
+from data_utils.names import check_name, slug
+from experiments.study.launch.launcher import check_launcher
+from experiments.study.launch.pool import Job
+from experiments.study.recipe import Recipe, check_budgets, find_recipes, resolve_recipes, run_configs
+from experiments.study.settings import check_method, parse_overrides
+from experiments.study.table.cells import TASK_ORDER
+from module.methods import control_of
+from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.data import missing_file
+from mt_dnn.identity import finished_result
+
+_ROOT = Path(__file__).resolve().parents[2]
+_MOST_SEEDS = 1000  # of a cell; a table of more is a slip of the keyboard
+
+
+def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
+    """All runs of the study: recipes x tasks x seeds.
+
+    Raises:
+        SettingError: an unknown recipe, task, seed or setting, or two recipes for the same cell.
+    """
+    check_launcher(chosen)
+    overrides = chosen_overrides(chosen)
+    recipes = chosen_recipes(chosen)
+    if not chosen.unequal_grids and chosen.search is None:  # a search chooses the settings anew
+        check_budgets(recipes)
+    seeds = _search_seeds(chosen) if chosen.search is not None else parse_seeds(chosen.seeds)
+    groups = dict.fromkeys(part for recipe in recipes for part in recipe.method.split("+"))
+    groups |= dict.fromkeys(task for recipe in recipes for task in _tasks(chosen, recipe))
+    for key in overrides:
+        if "." in key and key.partition(".")[0] not in groups:
+            raise SettingError(f"--set {key}: neither a method nor a task of this study; here: {', '.join(groups)}")
+    configs: dict[Path, RunConfig] = {}
+    cells: dict[tuple[str, str, str], Recipe] = {}
+    for recipe in recipes:
+        made = run_configs(
+            recipe, _tasks(chosen, recipe), seeds, overrides,
+            task_def=chosen.task_def, data_dir=chosen.data_dir, output_dir=chosen.output_dir,
+        )  # fmt: skip
+        for config in made:
+            other = cells.setdefault((config.encoder, config.method, config.task), recipe)
+            if other is not recipe:
+                raise SettingError(f"{other.path} and {recipe.path} both set {config.method} on {config.encoder}")
+            configs[run_dir(config)] = config
+    _tell_borrowed(recipes, {recipe.name: _tasks(chosen, recipe) for recipe in recipes})
+    trials = {(r.encoder, r.method): r.trials for r in recipes}
+    by_name = {(slug(encoder), method): n for (encoder, method), n in trials.items()}
+    return [make_job(c, folder, by_name[c.encoder, c.method]) for folder, c in configs.items()]
+
+
+def _tell_borrowed(recipes: Sequence[Recipe], tasks: Mapping[str, Sequence[str]]) -> None:
+    """Say on standard error which settings were not written for what they are taken for."""
+    for sentence in dict.fromkeys(sentence for recipe in recipes for sentence in recipe.borrowed):
+        print(sentence, file=sys.stderr)
+    unnamed = {task: recipe.name for recipe in recipes for task in tasks[recipe.name] if task not in recipe.tasks}
+    if unnamed:
+        print(f"no recipe names {', '.join(unnamed)}: the recipes' common settings are taken", file=sys.stderr)
+
+
+def parse_seeds(text: str, flag: str = "--seeds") -> list[int]:
+    """``"5"`` -> 1 to 5; ``"3,7,11"`` -> those.
+
+    Args:
+        text: What is given.
+        flag: By which flag, for messages.
+
+    Raises:
+        SettingError: anything else, more than 1,000 of them, a seed beyond 2^63 or one that stands twice.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isascii() and part.isdecimal() for part in parts) or text.strip("0 ") == "":
+        raise SettingError(
+            f"{flag} {shown(text)}: give a count such as 5, or seeds such as 3,7,11 (3, is the one seed 3)"
+        )
+    if long := [part for part in parts if len(part) > 19 or int(part) >= 2**63]:
+        raise SettingError(f"{flag}: {shown(long[0])} is too large; legal: seeds in [0, 2^63)")
+    seeds = [int(part) for part in parts]
+    if (len(seeds) if "," in text else seeds[0]) > _MOST_SEEDS:
+        raise SettingError(f"{flag} {shown(text)}: legal: at most {_MOST_SEEDS} seeds")
+    if twice := [seed for seed, n in Counter(seeds).items() if n > 1]:
+        raise SettingError(f"{flag} {shown(text)}: seed {twice[0]} stands there twice; give each once")
+    return seeds if "," in text else list(range(1, seeds[0] + 1))
+
+
+def chosen_overrides(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Dotted setting -> value, of ``--set`` and ``--holdout``.
+
+    Raises:
+        SettingError: an unknown setting, or one that is not set so.
+    """
+    if chosen.holdout is not None and not 0.0 < chosen.holdout < 1.0:
+        raise SettingError(f"--holdout is {chosen.holdout}; legal: a share in (0, 1)")
+    overrides = parse_overrides(chosen.overrides)
+    return overrides if chosen.holdout is None else {**overrides, "holdout": chosen.holdout}
+
+
+def _search_seeds(chosen: argparse.Namespace) -> list[int]:
+    seeds = parse_seeds(chosen.search_seeds, "--search_seeds")
+    if both := sorted(set(seeds) & set(parse_seeds(chosen.seeds))):
+        raise SettingError(
+            f"--search_seeds {chosen.search_seeds}: {both[0]} is one of --seeds {chosen.seeds} too, so the table of "
+            "the chosen settings would report what they were chosen on; give other seeds, such as 101,"
+        )
+    return seeds
+
+
+def study_name(chosen: argparse.Namespace, jobs: Sequence[Job]) -> str:
+    """Folder of the study's results: ``--name``, or its encoders."""
+    return check_name("study", chosen.name or "+".join(sorted({job.config.encoder for job in jobs}))[:100])
+
+
+def describe(jobs: Sequence[Job], chosen: argparse.Namespace) -> dict[str, Any]:
+    """What ``study.json`` holds: the cells with their run ids and seeds."""
+    seeds: dict[tuple[str | int, ...], list[int]] = {}
+    for job in jobs:
+        c = job.config
+        seeds.setdefault((c.encoder, c.method, c.task, run_id(c), c.recipe or "", job.trials), []).append(c.seed)
+    keys = ("encoder", "method", "task", "run_id", "recipe", "trials")
+    return {
+        "output_dir": str(chosen.output_dir),
+        "command": command_line(),
+        "cells": [{**dict(zip(keys, cell, strict=True)), "seeds": s} for cell, s in seeds.items()],
+    }
+
+
+def command_line() -> str:
+    """This process's command, as it can be given again."""
+    program, *arguments = sys.argv
+    path = Path(program).resolve()
+    module = path.relative_to(_ROOT).with_suffix("").parts if path.is_relative_to(_ROOT) else ()
+    module = module[:-1] if module[-1:] == ("__main__",) else module
+    called = ["python", "-m", ".".join(module)] if module[:1] == ("experiments",) else [program]
+    return shlex.join([*called, *arguments]).replace("\n", "'$'\\n''")  # one line, for the same shell words
+
+
+def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:
+    """The recipes that the command line names, with the controls if it asks for them.
+
+    Raises:
+        SettingError: an unknown recipe, or flags that do not go together.
+    """
+    if (chosen.encoder is None) == (chosen.recipes is None):
+        raise SettingError("give --encoder (and --methods) or --recipes, one of the two")
+    if chosen.recipes is not None and chosen.controls:
+        raise SettingError("--controls finds recipes by --encoder and --methods; list the controls' --recipes yourself")
+    if chosen.recipes is not None:
+        return resolve_recipes(names_of("recipes", chosen.recipes))
+    methods = names_of("methods", chosen.methods)
+    for method in methods:
+        check_method(method, "--methods")
+    if chosen.controls:
+        methods = list(dict.fromkeys([*(c for m in methods if (c := control_of(m)) is not None), *methods]))
+    return find_recipes(chosen.encoder, methods, chosen.recipe_base)
+
+
+def _tasks(chosen: argparse.Namespace, recipe: Recipe) -> list[str]:
+    if chosen.tasks is not None:
+        return names_of("tasks", chosen.tasks)
+    return sorted(recipe.tasks, key=lambda task: (*TASK_ORDER, task).index(task))
+
+
+def names_of(flag: str, text: str) -> list[str]:
+    """The names that a flag lists, each once.
+
+    Raises:
+        SettingError: there is none.
+    """
+    names = list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+    if not names:
+        raise SettingError(f"--{flag} {shown(text)} names none; give some, with commas between them")
+    return names
+
+
+def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
+    """A run as the pool takes it.
+
+    Raises:
+        SettingError: there is no training set of its task, or a smaller one than the run asks for.
+    """
+    tsv = config.data_dir / f"{config.task}_train.tsv"
+    if not tsv.is_file():
+        raise SettingError(f"{missing_file(config, tsv.stem)}; or leave {config.task} out of --tasks")
+    rows = _count_rows(tsv)
+    if config.train_size is not None and config.train_size > rows:
+        raise SettingError(f"train_size is {config.train_size}, but {tsv} has {rows} rows; legal: at most that many")
+    used = config.train_size or math.ceil(rows * (1.0 - (config.holdout or 0.0)) * (config.train_fraction or 1.0))
+    steps = config.epochs * math.ceil(used / config.window)
+    return Job(config, folder, steps, cost=config.epochs * tsv.stat().st_size * used / max(rows, 1), trials=trials)
+
+
+@functools.cache
+def _count_rows(tsv: Path) -> int:
+    with tsv.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+
+
+def is_done(job: Job) -> bool:
+    """Whether there is nothing left to compute of a run.
+
+    Raises:
+        SettingError: it was computed on other data, with another task definition or encoder, or a file is damaged.
+    """
+    return finished_result(job.config) is not None

@@ -1,0 +1,146 @@
+r"""What a study's runs can and cannot show: every method against its control, over seeds and over dev examples.
+
+    python -m experiments.study.significance runs --study results/bert-base-uncased/study.json
+    python -m experiments.study.significance runs --baseline vanilla --selection last --out results/demo
+
+Over seeds: mean difference with Student's and the BCa bootstrap interval, exact sign-flip test, almost stochastic
+order. Over dev examples, from the stored predictions: bootstrap intervals of the task's own metric, McNemar's test.
+Holm's correction over the comparisons of one encoder and one selection rule. docs/statistics.md says what each one
+assumes and how often it is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_utils.atomic import write_text_atomic
+from data_utils.command_line import CommandParser, status_of
+from data_utils.errors import SettingError
+from experiments.study.comparison.comparisons import Pair, SeedComparison, compare_seeds, pairs
+from experiments.study.comparison.example_comparisons import ExampleComparison, compare_examples
+from experiments.study.comparison.text import comparisons_csv, markdown, seeds_csv
+from experiments.study.statistics.intervals import RESAMPLES
+from experiments.study.table.cells import SELECTIONS, Selection, Table
+from experiments.study.table.which_runs import add_table_arguments, read_table
+
+
+@dataclass(frozen=True, slots=True)
+class Significance:
+    """All comparisons of a table."""
+
+    seeds: tuple[SeedComparison, ...]
+    examples: tuple[ExampleComparison, ...]
+    """Empty when they were not asked for."""
+    alone: tuple[tuple[str, str], ...]
+    """(encoder, method) that has neither its control nor plain fine-tuning beside it, or no seed in common with it."""
+
+
+def analyse(
+    table: Table,
+    runs: Path,
+    baseline: str | None = None,
+    selections: Sequence[Selection] = SELECTIONS,
+    resamples: int = RESAMPLES,
+    random_seed: int = 0,
+    examples: bool = True,
+) -> Significance:
+    """Compare every method of a table with its baseline.
+
+    Args:
+        table: As :func:`experiments.study.table.cells.gather` reads it.
+        runs: ``output_dir`` of its runs, where the predictions lie.
+        baseline: One method for all; default: each one's control where the table has it, else plain fine-tuning.
+        selections: Which epochs.
+        resamples: Bootstrap samples.
+        random_seed: Of the bootstrap: equal seeds give equal results.
+        examples: Whether to compare over dev examples too, which reads every run's predictions.
+
+    Raises:
+        SettingError: nothing to compare, an unknown baseline, or predictions that do not belong to the results.
+    """
+    chosen = pairs(table, baseline, selections)
+    if not chosen:
+        raise SettingError(
+            f"no two methods to compare with a seed in common; the table has {', '.join(table.methods) or 'no runs'}"
+        )
+    over_examples: list[ExampleComparison] = []
+    if examples:
+        with tqdm(total=_groups(chosen), unit="task", disable=not sys.stderr.isatty(), leave=False) as bar:
+
+            def progress(text: str) -> None:
+                bar.set_description(text)
+                bar.update()
+
+            over_examples = compare_examples(table, runs, chosen, resamples, random_seed, progress)
+    over_seeds = compare_seeds(table, chosen, resamples, random_seed)
+    compared = {(pair.encoder, name) for pair in chosen for name in (pair.method, pair.baseline)}
+    every = [(encoder, method) for encoder in table.encoders for method in table.rows_of(encoder)]
+    return Significance(tuple(over_seeds), tuple(over_examples), tuple(key for key in every if key not in compared))
+
+
+def write_significance(found: Significance, out: Path) -> list[Path]:
+    """Write ``significance.md``, ``significance.csv`` and ``significance_seeds.csv`` into a folder, made if missing."""
+    out.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "significance.md": markdown(found.seeds, found.examples, found.alone),
+        "significance.csv": comparisons_csv(found.seeds, found.examples),
+        "significance_seeds.csv": seeds_csv(found.seeds, found.examples),
+    }
+    for name, text in texts.items():
+        write_text_atomic(out / name, text)
+    return [out / name for name in texts]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = CommandParser(
+        "python -m experiments.study.significance", __doc__, "\nExit status: 0 done, 2 a setting or file is wrong."
+    )
+    add_table_arguments(parser, "compare its cells and no others")
+    parser.add_argument(
+        "--baseline",
+        help="compare every method with this one; default: with its control where there is one, else vanilla",
+    )
+    parser.add_argument(
+        "--selection", choices=[*SELECTIONS, "both"], default="both", help="best or last epoch; default: %(default)s"
+    )
+    parser.add_argument("--no_examples", action="store_true", help="over seeds only; no predictions are read")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="bootstrap samples; default: %(default)s")
+    parser.add_argument("--random_seed", type=int, default=0, help="of the bootstrap; default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the Markdown and CSV files; default: print the Markdown only"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or 2 for a wrong setting or file."""
+    chosen = build_parser().parse_args(arguments)
+    return status_of(lambda: _tell(chosen))
+
+
+def _tell(chosen: argparse.Namespace) -> None:
+    if not 100 <= chosen.resamples <= 1_000_000:
+        raise SettingError(f"--resamples is {chosen.resamples}; legal: 100 to 1000000; the default is {RESAMPLES}")
+    table = read_table(chosen)
+    found = analyse(
+        table, chosen.runs, chosen.baseline, SELECTIONS if chosen.selection == "both" else (chosen.selection,),
+        chosen.resamples, chosen.random_seed, examples=not chosen.no_examples,
+    )  # fmt: skip
+    print(markdown(found.seeds, found.examples, found.alone), end="")
+    for path in write_significance(found, chosen.out) if chosen.out else []:
+        print(path, file=sys.stderr)
+
+
+def _groups(chosen: Sequence[Pair]) -> int:
+    return len({(pair.encoder, pair.task, pair.selection) for pair in chosen})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

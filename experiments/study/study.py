@@ -1,0 +1,236 @@
+"""Computes what is missing of a study and writes its table and figures; and its command line."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data_utils.command_line import CommandParser
+from data_utils.errors import SettingError
+from data_utils.json_file import write_json
+from experiments.study.launch.display import StudyDisplay
+from experiments.study.launch.launcher import add_launcher_arguments, check_machine, launch, retries
+from experiments.study.launch.pool import Job, Pool, Report
+from experiments.study.launch.stopping import KILLED, STOPPED
+from experiments.study.launch.worker import RunFunction
+from experiments.study.plan import chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
+from experiments.study.search.search_arguments import add_search_arguments
+from experiments.study.search.searcher import run_search
+from experiments.study.table.cells import Table, gather
+from experiments.study.table.paper import load_paper
+from experiments.study.table.render import markdown
+from experiments.study.table.wanted import Wanted
+from experiments.study.tables import write_tables
+from mt_dnn.config import GLUE_TASK_DEF
+from mt_dnn.data import open_datasets
+from mt_dnn.schedule import learns_nothing
+
+
+def build_parser(
+    module: str = "experiments.study", text: str = "", tasks: str | None = None
+) -> argparse.ArgumentParser:
+    """The command line.
+
+    Args:
+        module: The command's module.
+        text: That module's text: a description, an empty line, examples.
+        tasks: Default of ``--tasks``; None: every task of the recipes.
+    """
+    parser = CommandParser(
+        f"python -m {module}",
+        text,
+        "\nExit status: 0 every run of the table is there, 1 some failed or are missing, 2 a setting "
+        "or file is wrong, 75 stopped by\na signal, after checkpoints (start it again to go on), 130 killed by a "
+        "second Ctrl-C, or by the first while no run is\ncomputed.",
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--encoder", help="Hub name, local folder or all-MiniLM-L6-v2; finds recipes/<encoder>_<method>")
+    what.add_argument("--methods", default="vanilla,noisytune,sage,pats", help="with --encoder; default: %(default)s")
+    what.add_argument("--recipe_base", help="take this encoder's recipes for an --encoder that has none of its own")
+    what.add_argument("--recipes", help="recipe names or files, instead of --encoder and --methods")
+    what.add_argument("--tasks", default=tasks, help=f"default: {tasks or 'every task of the recipes'}")
+    what.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override a setting of every recipe, such as epochs=3, pats.noise_scale=8e-3 or, for one task, "
+        "cola.epochs=5; may be repeated",
+    )  # fmt: skip
+    what.add_argument(
+        "--controls", action="store_true",
+        help="add what each method is to be compared with: plain fine-tuning with the same changes of protocol",
+    )  # fmt: skip
+    what.add_argument(
+        "--unequal_grids", action="store_true",
+        help="compare methods although their settings were chosen from grids of different sizes, or --search with "
+        "unequal numbers of trials; the tables show them",
+    )  # fmt: skip
+    what.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
+    what.add_argument(
+        "--holdout", type=float, metavar="SHARE",
+        help="hold this share of the training set out, the same rows in every run, and choose epochs (and with "
+        "--search settings) by the score on it, so that the dev score was not selected on",
+    )  # fmt: skip
+    add_search_arguments(parser)
+    add_place_arguments(parser)
+    return parser
+
+
+def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say where data, runs and results lie, and where to compute."""
+    where = parser.add_argument_group("where")
+    where.add_argument("--data_dir", type=Path, default=Path("data/canonical_data"), help="default: %(default)s")
+    where.add_argument("--task_def", type=Path, default=GLUE_TASK_DEF, help="task definitions; default: GLUE's")
+    where.add_argument("--output_dir", type=Path, default=Path("runs"), help="folder of the runs; default: %(default)s")
+    where.add_argument("--results_dir", type=Path, default=Path("results"), help="default: %(default)s")
+    where.add_argument("--name", help="folder in --results_dir; default: the encoders' names")
+    add_launcher_arguments(parser)
+
+
+def run_study(
+    chosen: argparse.Namespace, run: RunFunction | None, figures: Callable[[Table, Path], list[Path]] | None = None
+) -> int:
+    """Compute what is missing of a study, then write its table and figures.
+
+    Args:
+        chosen: The command line.
+        run: What a worker calls for each run; None: :func:`mt_dnn.run.run`.
+        figures: Draws the table's figures into a folder and returns their files; None: the seed strips.
+    """
+    jobs = plan_jobs(chosen)
+    if chosen.search is not None:
+        out = chosen.results_dir / (study_name(chosen, jobs) + ("" if chosen.name else "-search"))
+        return run_search(
+            chosen_recipes(chosen),
+            jobs,
+            chosen_overrides(chosen),
+            out,
+            chosen,
+            functools.partial(_compute, chosen, run),
+        )
+    if chosen.dry_run:
+        return list_jobs(jobs)
+    out = chosen.results_dir / study_name(chosen, jobs)
+    study_json = out / "study.json"
+    _make_folder("--results_dir", out)
+    write_json(study_json, describe(jobs, chosen))
+    report, stopped = compute(jobs, chosen, run)
+    if stopped:
+        return stopped
+    table = gather(chosen.output_dir, Wanted.read(study_json))
+    return conclude(table, out, report, figures or _figures)
+
+
+def list_jobs(jobs: Sequence[Job]) -> int:
+    """Print the runs, done and missing; returns 0."""
+    todo = [job for job in jobs if not is_done(job)]
+    for job in jobs:
+        print(f"{'missing' if job in todo else 'done   '}  {job.label}  {job.folder}")
+    steps = sum(job.steps for job in todo)
+    print(f"{len(jobs)} runs: {len(jobs) - len(todo)} done, {len(todo)} missing with {steps} steps")
+    return 0
+
+
+def compute(jobs: Sequence[Job], chosen: argparse.Namespace, run: RunFunction | None) -> tuple[Report, int]:
+    """Compute those of the runs that are not done.
+
+    Returns:
+        What became of them, and 0 or the exit status after a signal.
+
+    Raises:
+        SettingError: a run that is done was made of other data, another task definition or encoder.
+    """
+    todo = [job for job in jobs if not is_done(job)]
+    if not todo:
+        print(f"all {len(jobs)} runs are already done", file=sys.stderr)
+        return Report(done=0), 0
+    report, stopped = _compute(chosen, run, todo, len(jobs))
+    if not stopped:
+        for job in jobs:
+            is_done(job)  # refuses what another study has made meanwhile of other data, or data that were changed
+    return report, stopped
+
+
+def _make_folder(flag: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(
+            f"{flag}: cannot make {folder} ({error.strerror}); choose a folder that can be written"
+        ) from None
+
+
+def _compute(
+    chosen: argparse.Namespace,
+    run: RunFunction | None,
+    todo: Sequence[Job],
+    total: int,
+    wrap: Callable[[RunFunction], RunFunction] | None = None,
+) -> tuple[Report, int]:
+    """Compute runs, of so many altogether; returns the report, and the exit status of a stop by a signal or 0."""
+    check_machine(chosen, todo)
+    _make_folder("--output_dir", chosen.output_dir)
+    _warn_of_idle_runs(todo)
+    run = run or _train_run()
+    with launch(chosen, wrap(run) if wrap is not None else run, todo) as crew:
+        done = f", {total - len(todo)} are already done" if len(todo) < total else ""
+        print(f"{len(todo)} of {total} runs to do, {crew.summary}{done}; preparing data and encoders", file=sys.stderr)
+        _prepare(todo)
+        with StudyDisplay(todo) as display:
+            pool = Pool(crew, display, retries(chosen))
+            report = pool.compute(todo)
+    if not report.stopped:
+        return report, 0
+    print("stopped; the same command goes on", file=sys.stderr)
+    return report, KILLED if pool.killed else STOPPED
+
+
+def _warn_of_idle_runs(jobs: Sequence[Job]) -> None:
+    idle = [job for job in jobs if learns_nothing(job.steps, job.config.warmup, job.config.schedule)]
+    if idle:
+        print(
+            f"warning: {len(idle)} of {len(jobs)} runs learn nothing: their only step stands at the start of the "
+            f"warm-up, where the learning rate is 0 (first: {idle[0].label}); give more epochs or --set warmup=0",
+            file=sys.stderr,
+        )
+
+
+def conclude(table: Table, out: Path, report: Report, figures: Callable[[Table, Path], list[Path]]) -> int:
+    """Write and print the table, list the failures.
+
+    Returns:
+        0 if every cell has all its seeds, else 1.
+    """
+    files = write_tables(table, out)
+    files += figures(table, out)
+    print(markdown(table, load_paper()))
+    print("\n".join(str(path) for path in files))
+    list_failures(report)
+    return 0 if table.complete else 1
+
+
+def list_failures(report: Report) -> None:
+    """Name the runs that failed, with the reason, on standard error."""
+    for job, error in report.failures:
+        print(f"failed: {job.label}: {error} ({job.folder})", file=sys.stderr)
+
+
+def _prepare(jobs: Sequence[Job]) -> None:
+    """Fetch the encoder and make the token caches once, before many workers want them."""
+    distinct = {(job.config.task, job.config.init_checkpoint, job.config.max_seq_len): job.config for job in jobs}
+    for config in distinct.values():
+        open_datasets(config)
+
+
+def _train_run() -> RunFunction:
+    from mt_dnn.run import run  # brings torch, which help and a finished study do without
+
+    return run
+
+
+def _figures(table: Table, out: Path) -> list[Path]:
+    from experiments.study.drawing.seed_strips import seed_strips  # matplotlib: a slow import, wanted only at the end
+
+    return seed_strips(table, out / "strip")

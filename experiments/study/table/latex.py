@@ -1,0 +1,53 @@
+"""A table as LaTeX (booktabs)."""
+
+from __future__ import annotations
+
+from experiments.study.number_text import number_text
+from experiments.study.table.cells import Table
+from experiments.study.table.paper import Paper
+from experiments.study.table.render import Entry, has_deviation, interval_text, layout
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+}  # fmt: skip
+
+
+def escape_latex(text: str) -> str:
+    """Text with LaTeX's special characters as they must be written."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def latex(table: Table, paper: Paper) -> str:
+    """The table as LaTeX for the package booktabs, one ``table*`` per encoder."""
+    parts = ["% needs \\usepackage{booktabs}"]
+    parts += [f"% made of the runs of: {table.command}"] if table.command else []
+    for shown in layout(table, paper):
+        width = len(shown.columns)
+        lines = [
+            r"\begin{table*}",
+            r"\centering\small",
+            rf"\caption{{{escape_latex(shown.encoder)}. {escape_latex(shown.heading)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+            r"\toprule",
+            " & ".join(map(escape_latex, shown.columns)) + r" \\",
+        ]
+        for title, rows in shown.blocks:
+            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape_latex(title)}}}}} \\"]
+            lines += [" & ".join([escape_latex(row.label), *map(_latex_entry, row.entries)]) + r" \\" for row in rows]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+        lines += [rf"\par $^{{{i}}}$ {escape_latex(text)}." for i, text in enumerate(shown.notes, start=1)]
+        parts.append("\n".join([*lines, r"\end{table*}"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex_entry(entry: Entry) -> str:
+    note = rf"$^{{{entry.note}}}$" if entry.note is not None else ""
+    if entry.mean is None:
+        return escape_latex(entry.printed) + note
+    number = number_text(entry.mean, entry.signed)
+    text = rf"\textbf{{{number}}}" if entry.bold else number
+    text += rf" $\pm$ {number_text(entry.std)}" if has_deviation(entry.std) else ""
+    if entry.interval is not None and (interval := interval_text(entry.interval)):
+        text += rf" {{\scriptsize {interval}}}"
+    return text + (f" ({escape_latex(entry.remark)})" if entry.remark else "") + note

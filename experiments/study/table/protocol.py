@@ -1,0 +1,96 @@
+"""What the runs of a table were set to: all of them otherwise than by default, a method otherwise than its control."""
+
+from __future__ import annotations
+
+import json
+
+from experiments.study.recipe_file import RECIPES
+from experiments.study.table.cells import Table, known_control
+from experiments.study.table.titles import method_title, task_title
+from mt_dnn.config import NOT_IDENTITY, RunConfig
+
+# What a comparison is about, or the same by the table's making.
+_COMPARED = frozenset({"method", "init_checkpoint", "train_datasets", "test_datasets"})
+
+
+def about_settings(table: Table, encoder: str) -> str:
+    """A sentence with the settings that all methods have and that are not the defaults; empty where there are none."""
+    defaults = json.loads(json.dumps(RunConfig().as_dict()))
+    parts = []
+    for key, default in defaults.items():
+        if key in NOT_IDENTITY or key in _COMPARED or key == "method_settings":
+            continue
+        by_task = {task: value for task in table.tasks if (value := _common(table, encoder, task, key)) is not None}
+        if set(by_task.values()) <= {_text(default)}:
+            continue
+        if len(by_task) == len(_tasks(table, encoder)) and len(set(by_task.values())) == 1:
+            parts.append(f"{key} {next(iter(by_task.values()))}")
+        else:
+            listed = (f"{value} ({task_title(task)})" for task, value in by_task.items())
+            parts.append(f"{key} {', '.join(listed)}")
+    return f" Otherwise than by default, all methods: {'; '.join(parts)}." if parts else ""
+
+
+def _common(table: Table, encoder: str, task: str, key: str) -> str | None:
+    """The value that every method has on a task; None where they differ, or where it is not known."""
+    cells = [cell for method in table.methods if (cell := table.cell(encoder, method, task)) is not None]
+    values = {_text(cell.settings[key]) for cell in cells if key in cell.settings}
+    return values.pop() if len(values) == 1 else None
+
+
+def _tasks(table: Table, encoder: str) -> list[str]:
+    return [task for task in table.tasks if any(table.cell(encoder, method, task) for method in table.methods)]
+
+
+def unlike_control(table: Table, encoder: str, method: str) -> dict[str, tuple[str, str] | None]:
+    """Settings in which a method's runs differ from those of its control on the same task.
+
+    Settings that cannot change a score are left out, and so are the method's own (``pats.noise_scale``), which the
+    control has not.
+
+    Returns:
+        Setting -> its value and the control's, None where they are not the same on all tasks that differ; in the order
+        of the command line. Empty for a method without a control in the table.
+    """
+    control = known_control(method)
+    found: dict[str, set[tuple[str, str]]] = {}
+    for task in table.tasks:
+        ours = table.cell(encoder, method, task)
+        theirs = table.cell(encoder, control, task) if control is not None else None
+        if ours is None or theirs is None or not theirs.settings:
+            continue
+        for key, value in ours.settings.items():
+            if key in NOT_IDENTITY or key in _COMPARED or "." in key:
+                continue
+            if value != (other := theirs.settings.get(key)):
+                found.setdefault(key, set()).add((_text(value), _text(other)))
+    return {key: next(iter(values)) if len(values) == 1 else None for key, values in found.items()}
+
+
+def about_recipes(table: Table, encoder: str) -> str:
+    """A sentence that names the methods that were set by a recipe of another method or encoder; empty without one."""
+    known = {path.stem for path in RECIPES.glob("*.yml")}
+    parts = []
+    for method in table.rows_of(encoder):
+        cells = [cell for task in table.tasks if (cell := table.cell(encoder, method, task)) is not None]
+        names = {result.recipe or "" for cell in cells for result in cell.results} - {f"{encoder}_{method}"}
+        if taken := sorted(names & known):
+            parts.append(f"{method_title(method)} ({', '.join(taken)})")
+    return f" By the recipe of another method or encoder: {', '.join(parts)}." if parts else ""
+
+
+def about_protocol(table: Table, encoder: str) -> str:
+    """A sentence that names them all; empty where every method was set as its control."""
+    parts = []
+    for method in table.rows_of(encoder):
+        unlike = unlike_control(table, encoder, method)
+        if unlike:
+            listed = [key if pair is None else f"{key} {pair[0]}, not {pair[1]}" for key, pair in unlike.items()]
+            parts.append(f"{method_title(method)} ({'; '.join(listed)})")
+    return f" Set otherwise than the control, beside their own settings: {', '.join(parts)}." if parts else ""
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "default"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,317 @@
+"""A table arranged by encoder, and as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeGuard
+
+from experiments.study.number_text import number_text
+from experiments.study.statistics.difference import Difference
+from experiments.study.statistics.intervals import Interval
+from experiments.study.table.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
+from experiments.study.table.paper import Paper, PaperRow
+from experiments.study.table.protocol import about_protocol, about_recipes, about_settings
+from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from mt_dnn.results import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What stands in one place of the table."""
+
+    mean: float | None
+    """Percent; None is a missing cell."""
+    std: float | None = None
+    remark: str = ""
+    """Such as ``n=3`` or ``5/8 tasks``, when it differs from the header."""
+    note: int | None = None
+    """Number of the footnote."""
+    bold: bool = False
+    printed: str = ""
+    """Text that replaces the number, such as a dash."""
+    signed: bool = False
+    """A difference, shown with its sign."""
+    interval: Interval | None = None
+    """Stands where the deviation would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    label: str
+    entries: tuple[Entry, ...]
+    """Of the table's tasks, then, from two tasks on, of their average."""
+    published: bool = False
+    method: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderTable:
+    """Everything shown for one encoder, before a format is chosen."""
+
+    encoder: str
+    heading: str
+    columns: tuple[str, ...]
+    blocks: tuple[tuple[str, tuple[Row, ...]], ...]
+    """Title and rows."""
+    notes: tuple[str, ...]
+
+
+def layout(table: Table, paper: Paper) -> list[EncoderTable]:
+    """Arrange a table by encoder; independent of the output format."""
+    return [_encoder_table(table, paper, encoder) for encoder in table.encoders]
+
+
+def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
+    cells = [c for m in table.methods for t in table.tasks if (c := table.cell(encoder, m, t)) is not None]
+    seeds = max((len(cell.expected) for cell in cells), default=0)
+    notes = {(c.method, c.task): text for c in cells if (text := _note(c))}
+    numbers = {key: i for i, key in enumerate(notes, start=1)}
+    blocks: list[tuple[str, tuple[Row, ...]]] = []
+    for selection in SELECTIONS:
+        rows: list[Row] = []
+        for method in table.rows_of(encoder):
+            entries = [
+                _cell_entry(table.cell(encoder, method, task), selection, seeds, numbers.get((method, task)))
+                for task in table.tasks
+            ]
+            if len(table.tasks) > 1:
+                entries.append(_average_entry(table.average(encoder, method, selection), len(table.tasks)))
+            entries += _time_entries(table, method)
+            rows.append(Row(_label(table, encoder, method), tuple(entries), method=method))
+            published = paper.row(encoder, method)
+            if published is not None and selection == "best":
+                paper_row = _paper_row(published, table.tasks, method)
+                none = (Entry(None, printed="-"),) if table.step_times else ()
+                rows.append(replace(paper_row, entries=paper_row.entries + none))
+        blocks.append((SELECTION_TITLES[selection], _with_bold(rows, len(table.tasks))))
+        if gains := _gains(table, encoder, selection, seeds):
+            blocks.append((f"{SELECTION_TITLES[selection]}, minus the control", gains))
+    columns = [" ".join(filter(None, (task_title(t), metric_title(table.metric(t))))) for t in table.tasks]
+    return EncoderTable(
+        encoder=encoder,
+        heading=_heading(cells, seeds, any(row.published for _, rows in blocks for row in rows))
+        + about_settings(table, encoder)
+        + _about_controls(table, encoder)
+        + about_recipes(table, encoder)
+        + about_protocol(table, encoder)
+        + (" Step time: over plain fine-tuning's, measured apart." if table.step_times else ""),
+        columns=(
+            "method",
+            *columns,
+            *(["average"] if len(columns) > 1 else []),
+            *(["step time"] if table.step_times else []),
+        ),
+        blocks=tuple(blocks),
+        notes=tuple(f"{task_title(task)}, {method_title(m)}: {notes[m, task]}" for m, task in notes),
+    )
+
+
+def _label(table: Table, encoder: str, method: str) -> str:
+    trials = {cell.trials for task in table.tasks if (cell := table.cell(encoder, method, task)) is not None}
+    searched = f", best of {max(trials)} settings" if trials and max(trials) > 1 else ""
+    return method_title(method) + searched
+
+
+def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tuple[Row, ...]:
+    """What each method adds to its control, paired over seeds; methods without one in the table are left out."""
+    rows = []
+    for method in table.rows_of(encoder):
+        control = known_control(method)
+        if control is None:
+            continue
+        found = [table.minus(encoder, method, control, task, selection) for task in table.tasks]
+        there = [difference for difference in found if difference is not None]
+        if not there:
+            continue
+        entries = [_difference_entry(difference, seeds) for difference in found]
+        if len(found) > 1:
+            average = table.average_minus(encoder, method, control, selection)
+            remark = f"{len(there)}/{len(found)} tasks" if len(there) < len(found) else ""
+            entries.append(
+                _difference_entry(average, seeds)
+                if average is not None
+                else Entry(math.fsum(d.mean for d in there) / len(there), remark=remark or "seeds differ", signed=True)
+            )
+        entries += _time_entries(table, method)
+        rows.append(Row(f"{method_title(method)} - {method_title(control)}", tuple(entries), method=method))
+    return tuple(rows)
+
+
+def _difference_entry(difference: Difference | None, seeds: int) -> Entry:
+    if difference is None:
+        return Entry(None, printed="missing")
+    interval = difference.interval
+    remarks = [f"n={difference.n}"] if difference.n != seeds else []
+    if difference.n > 1 and math.isnan(interval.low) and not math.isnan(difference.mean):
+        remarks.append(f"no interval: {interval.degenerate}")
+    return Entry(difference.mean, remark=", ".join(remarks), signed=True, interval=interval)
+
+
+def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
+    datasets = {dataset for cell in cells for result in cell.results for dataset in result.datasets}
+    splits = sorted({"dev" if name.endswith("dev") else name for name in datasets}) or ["dev"]
+    fewer = " (fewer where a cell says so)" if any(cell.missing for cell in cells) else ""
+    mnli = " MNLI is the mean of matched and mismatched." if any(cell.task == "mnli" for cell in cells) else ""
+    chosen_on = _chosen_on(cells)
+    average = " The average is the mean of the task means." if len({cell.task for cell in cells}) > 1 else ""
+    published = " Rows marked paper: the published means of 5 seeds, best dev epoch." if in_paper else ""
+    return (
+        f"Split: {', '.join(splits)}. Percent, mean ± sample standard deviation over n = {seeds} "
+        f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{mnli} Best dev epoch: each run's best epoch, {chosen_on}. "
+        f"Last epoch: no choice.{average}{published}"
+    )
+
+
+def _chosen_on(cells: Sequence[Cell]) -> str:
+    """What the best epochs of a table's runs were chosen by."""
+    best = [result.best for cell in cells for result in cell.results if result.best is not None]
+    held_out = {epoch.held_out is not None for epoch in best}
+    if held_out == {True}:
+        return "chosen on a part of the training set that was held out, not on the split that is scored"
+    some = ", in some rows on a part of the training set that was held out" if True in held_out else ""
+    return f"chosen on the split that is scored{some}"
+
+
+def _about_controls(table: Table, encoder: str) -> str:
+    methods = table.rows_of(encoder)
+    wanted = {method: control for method in methods if (control := known_control(method)) is not None}
+    absent = [f"{method_title(m)} ({method_title(c)})" for m, c in wanted.items() if c not in methods]
+    text = ""
+    if len(absent) < len(wanted):
+        text = (
+            " Minus the control: mean difference of the same seeds with Student's 95 % interval; the control is plain "
+            "fine-tuning with the same changes of protocol."
+        )
+    return text + (f" Without their control in this table: {', '.join(absent)}." if absent else "")
+
+
+def _note(cell: Cell) -> str:
+    failed = [r.seed for r in cell.results if r.status is Status.FAILED]
+    happened = {
+        "one value predicted for every example, or labels all the same (counted)": [
+            r.seed for r in cell.results if r.status is Status.DEGENERATE
+        ],
+        "diverged (counted; NaN where there is no score)": [
+            r.seed for r in cell.results if r.status is Status.DIVERGED
+        ],
+        "failed (not counted)": failed,
+        "not finished": [seed for seed in cell.missing if seed not in failed],
+    }
+    for selection in SELECTIONS:
+        scores = cell.scores(selection)
+        if len(scores) > 1 and (cell.std(selection) or 0.0) < 1e-9:
+            happened[f"the same score, {SELECTION_TITLES[selection]}: no spread to judge by"] = list(scores)
+    return "; ".join(f"{_seeds(seeds)} {what}" for what, seeds in happened.items() if seeds)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}:"
+
+
+def _cell_entry(cell: Cell | None, selection: Selection, seeds: int, note: int | None) -> Entry:
+    if cell is None or not cell.n(selection):
+        return Entry(mean=None, printed="missing", note=note)
+    n = cell.n(selection)
+    remark = f"n={n}" if n != seeds else ""
+    return Entry(cell.mean(selection), cell.std(selection), remark, note)
+
+
+def _average_entry(average: Average | None, tasks: int) -> Entry:
+    if average is None:
+        return Entry(mean=None, printed="missing")
+    remark = f"{average.tasks}/{tasks} tasks" if average.tasks < tasks else ""
+    return Entry(average.mean, average.std, remark or ("" if average.whole else "seeds missing"))
+
+
+def _paper_row(published: PaperRow, tasks: Sequence[str], method: str) -> Row:
+    scores = [published.scores.get(task) for task in tasks]
+    entries = [Entry(mean=score, printed="" if score is not None else "-") for score in scores]
+    known = [score for score in scores if score is not None]
+    if len(tasks) > 1:
+        average = math.fsum(known) / len(known) if known else None
+        remark = f"{len(known)}/{len(tasks)} tasks" if len(known) < len(tasks) else ""
+        entries.append(Entry(average, remark=remark, printed="" if known else "-"))
+    label = f"{method_title(method)}, paper" + (" (row inferred)" if published.inferred else "")
+    return Row(label, tuple(entries), published=True, method=method)
+
+
+def _time_entries(table: Table, method: str) -> list[Entry]:
+    """The last column of a table with step times, else nothing."""
+    if not table.step_times:
+        return []
+    factor = table.step_times.get(method)
+    return [Entry(None, printed="-" if factor is None else f"{factor:.2f}x")]
+
+
+def _with_bold(rows: Sequence[Row], tasks: int) -> tuple[Row, ...]:
+    """Mark the best mean of each column as it is printed; published rows, part averages and lone rows are not."""
+    ours = [row for row in rows if not row.published]
+    bold: set[tuple[int, int]] = set()
+    for column in range(tasks + (tasks > 1)):
+        means = {
+            i: round(e.mean, 2)
+            for i, row in enumerate(ours)
+            if (e := row.entries[column]).mean is not None
+            and not math.isnan(e.mean)
+            and not (column == tasks and e.remark)
+        }
+        if len(means) > 1:
+            bold |= {(i, column) for i, mean in means.items() if mean == max(means.values())}
+    marked = {
+        id(row): replace(
+            row, entries=tuple(replace(e, bold=(i, column) in bold) for column, e in enumerate(row.entries))
+        )
+        for i, row in enumerate(ours)
+    }
+    return tuple(marked.get(id(row), row) for row in rows)
+
+
+def has_deviation(std: float | None) -> TypeGuard[float]:
+    """Whether there is one to show."""
+    return std is not None and not math.isnan(std)
+
+
+def markdown(table: Table, paper: Paper) -> str:
+    """The table as Markdown; it reads in a terminal too."""
+    parts = []
+    for shown in layout(table, paper):
+        parts += [f"## {shown.encoder}", shown.heading]
+        for title, rows in shown.blocks:
+            lines = [[row.label, *(_markdown_entry(entry) for entry in row.entries)] for row in rows]
+            parts += [f"### {title[0].upper()}{title[1:]}", markdown_table(shown.columns, lines)]
+        if shown.notes:
+            parts.append("\n".join(f"[{i}] {text}  " for i, text in enumerate(shown.notes, start=1)))
+    parts += [f"Command: `{table.command}`"] if table.command else []
+    return "\n\n".join(parts or ["No runs."]) + "\n"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text under their columns, padded so that they stand in line."""
+    lines = [columns, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    padded = ["| " + " | ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    padded.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(padded)
+
+
+def _markdown_entry(entry: Entry) -> str:
+    note = f" [{entry.note}]" if entry.note is not None else ""
+    if entry.mean is None:
+        return entry.printed + note
+    number = number_text(entry.mean, entry.signed)
+    text = f"**{number}**" if entry.bold else number
+    text += f" ± {number_text(entry.std)}" if has_deviation(entry.std) else ""
+    if entry.interval is not None and (interval := interval_text(entry.interval)):
+        text += f" {interval}"
+    return text + (f" ({entry.remark})" if entry.remark else "") + note
+
+
+def interval_text(interval: Interval) -> str:
+    """``[-0.31, +1.20]``, or nothing where there is no interval."""
+    if math.isnan(interval.low):
+        return ""
+    return f"[{number_text(interval.low, signed=True)}, {number_text(interval.high, signed=True)}]"
