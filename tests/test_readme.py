@@ -109,15 +109,29 @@ def test_flags_of_train_py_exist():
     assert all(flag in text for flag in re.findall(r"--[\w.]+", command))
 
 
+def section_of(method):
+    """Link of a method's row in README.md, and the text of the section that it leads to."""
+    rows = [line for line in README.splitlines() if line.startswith("| [`")]
+    links = [
+        link for row in rows for names, link in re.findall(r"\[([^\]]+)\]\(([^)]+)\)", row) if f"`{method}`" in names
+    ]
+    (link,) = links
+    path, _, place = link.partition("#")
+    return link, sections(ROOT / path)[place]
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_a_row_and_a_section_with_all_its_settings(name):
-    rows = [line for line in README.splitlines() if line.startswith("| [`")]
-    (link,) = [link for row in rows for names, link in re.findall(r"\[([^\]]+)\]\(([^)]+)\)", row) if f"`{name}`" in names]
-    path, _, place = link.partition("#")
-    section = sections(ROOT / path)[place]
+    link, section = section_of(name)
     assert f"`{name}`" in section or f"`--method {name}`" in section
-    settings = {field.name for field in dataclasses.fields(METHODS[name].Settings)}
-    if issubclass(METHODS["matched_noise"].Settings, METHODS["pats"].Settings):  # "all of PATS's", says its section
-        settings -= {field.name for field in dataclasses.fields(METHODS["pats"].Settings)} if name == "matched_noise" else set()
-    page = "\n".join(sections(ROOT / path).values()) if name == "pats" else section
-    assert {setting for setting in settings if f"`{setting}`" not in page} == set()
+    if link.startswith("docs/pats.md"):  # whose settings and open choices have sections of their own
+        section = "".join(sections(ROOT / "docs/pats.md").values())
+    settings = [field.name for field in dataclasses.fields(METHODS[name].Settings)]
+    assert [setting for setting in settings if f"`{setting}`" not in section] == []
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.is_control])
+def test_sections_of_methods_have_one_shape(name):
+    _, section = section_of(name)
+    labels = ["Paper.", "What it does.", "Cost.", "With others.", "Differs."]
+    assert [label for label in re.findall(r"^\*\*([^*]+)\*\*", section, re.MULTILINE) if label in labels] == labels
