@@ -28,7 +28,7 @@ Fine-tune a pretrained encoder on one task with one method and one seed.
   python train.py --config run.yml --seed 3        values on the command line win over the file's
   python train.py --config run.yml --print_config  show the whole configuration and stop
   torchrun --nproc_per_node 4 train.py --train_datasets mnli --method pats
-                                                   the same run divided among 4 GPUs (docs/cluster.md)
+                                                   the same run divided among 4 GPUs (docs/data_parallel.md)
 
 A finished run is not run again; a broken-off one goes on where its last checkpoint stands.
 Exit status: 0 done, 1 the run failed or another of its processes ended, 2 a setting or file is wrong, 75 stopped by a
