@@ -11,12 +11,9 @@ from safetensors.torch import load_file
 import train
 from data_utils.errors import SettingError
 from module.bert_optim import Adamax, NonFiniteGradient
-from module.method import FineTuningMethod
-from module.methods import METHODS
 from mt_dnn.config import run_dir
 from mt_dnn.results import RunDirectory, Status
 from mt_dnn.run import run
-from mt_dnn.schedule import learning_rate_multiplier
 from mt_dnn.train_state import Checkpointer
 from tests.mt_dnn.method_runs import final_weights
 
@@ -183,48 +180,6 @@ def test_steps_that_a_gpu_refused_end_the_run_at_the_next_logging_step(tiny_run,
     result = run(tiny_run())
     assert result.status is Status.DIVERGED
     assert "'encoder.weight' is not finite" in result.error
-
-
-class OwnOptimizer(FineTuningMethod):
-    """A plug-in whose optimizer finds out late that it should have refused a step."""
-
-    name = "own_optimizer"
-
-    def make_optimizer(self, groups, settings, made):
-        class Late(torch.optim.AdamW):
-            def check_refused(self):
-                if self.param_groups[0]["lr"] > 0.0:  # in all steps but the first
-                    raise NonFiniteGradient("encoder.weight", 1)
-
-        return Late([dict(group) for group in groups])
-
-
-class OwnCheck(FineTuningMethod):
-    name = "own_check"
-
-    def check_step(self, context):
-        if context.step == 3:
-            raise NonFiniteGradient("encoder.bias", 1)
-
-
-@pytest.mark.parametrize(
-    ("method", "step", "said"), [(OwnOptimizer, 2, "encoder.weight"), (OwnCheck, 4, "encoder.bias")]
-)
-def test_a_plug_in_is_asked_for_refused_steps_at_every_logging_step(tiny_run, monkeypatch, method, step, said):
-    monkeypatch.setitem(METHODS._classes, method.name, method)
-    config = tiny_run(method=method.name, log_per_updates=1)
-    result = run(config)
-    assert (result.status, result.steps) == (Status.DIVERGED, step)
-    assert f"'{said}' is not finite" in result.error
-    assert [line["step"] for line in lines(run_dir(config))] == list(range(1, step + 1))
-
-
-@pytest.mark.parametrize("schedule", ["linear", "linear_legacy"])
-def test_every_step_has_the_learning_rate_of_its_schedule(tiny_run, schedule):
-    config = tiny_run(schedule=schedule, warmup=0.2, log_per_updates=1, learning_rate=1e-3)
-    run(config)
-    found = [line["learning_rate"] for line in lines(run_dir(config)) if "loss" in line]
-    assert found == [1e-3 * learning_rate_multiplier(step, 15, 0.2, schedule) for step in range(15)]
 
 
 def test_an_unexpected_error_is_recorded_and_tried_again(tiny_run, monkeypatch):

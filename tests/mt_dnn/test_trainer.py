@@ -1,11 +1,20 @@
-"""A reader of train.py is at backward() after few frames in few files."""
+"""The loop: few frames from train.py to backward(), the schedule, the hook that asks for refused steps."""
 
+import json
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import train
+from module.bert_optim import NonFiniteGradient
+from module.method import FineTuningMethod
+from module.methods import METHODS
+from mt_dnn.config import run_dir
+from mt_dnn.results import Status
+from mt_dnn.run import run
+from mt_dnn.schedule import learning_rate_multiplier
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("train.py", "mt_dnn", "module", "data_utils")
@@ -34,3 +43,49 @@ def test_train_py_reaches_backward_in_five_frames_and_three_files(tiny_task, tin
     assert frames[0] == ("train.py", "main")
     assert len(frames) <= 5, frames
     assert len({file for file, _ in frames}) <= 3, frames
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class OwnOptimizer(FineTuningMethod):
+    """A plug-in whose optimizer finds out late that it should have refused a step."""
+
+    name = "own_optimizer"
+
+    def make_optimizer(self, groups, settings, made):
+        class Late(torch.optim.AdamW):
+            def check_refused(self):
+                if self.param_groups[0]["lr"] > 0.0:  # in all steps but the first
+                    raise NonFiniteGradient("encoder.weight", 1)
+
+        return Late([dict(group) for group in groups])
+
+
+class OwnCheck(FineTuningMethod):
+    name = "own_check"
+
+    def check_step(self, context):
+        if context.step == 3:
+            raise NonFiniteGradient("encoder.bias", 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "step", "said"), [(OwnOptimizer, 2, "encoder.weight"), (OwnCheck, 4, "encoder.bias")]
+)
+def test_a_plug_in_is_asked_for_refused_steps_at_every_logging_step(tiny_run, monkeypatch, method, step, said):
+    monkeypatch.setitem(METHODS._classes, method.name, method)
+    config = tiny_run(method=method.name, log_per_updates=1)
+    result = run(config)
+    assert (result.status, result.steps) == (Status.DIVERGED, step)
+    assert f"'{said}' is not finite" in result.error
+    assert [line["step"] for line in lines(run_dir(config))] == list(range(1, step + 1))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "linear_legacy"])
+def test_every_step_has_the_learning_rate_of_its_schedule(tiny_run, schedule):
+    config = tiny_run(schedule=schedule, warmup=0.2, log_per_updates=1, learning_rate=1e-3)
+    run(config)
+    found = [line["learning_rate"] for line in lines(run_dir(config)) if "loss" in line]
+    assert found == [1e-3 * learning_rate_multiplier(step, 15, 0.2, schedule) for step in range(15)]
