@@ -22,11 +22,13 @@ reference in ``tests/reference``.
 Not supported, with an error that says so: complex, sparse and float64 gradients, ``maximize``, ``differentiable``.
 """
 
+import math
 import reprlib
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from typing import Any, ClassVar
 
+from .checks import check, one_of, within
 from .kernel_optimizer import Group, KernelOptimizer
 from .kernels.member import NonFiniteGradient
 from .kernels.rows import RULE_MTDNN, RULE_TORCH
@@ -37,6 +39,7 @@ from .sensitivity import Observation
 
 __all__ = ["Adamax", "NonFiniteGradient", "PATSAdamax", "SAGEAdamax"]
 
+_FROM_ZERO, _BELOW_ONE = within(0.0, math.inf), within(0.0, 1.0)
 _RULES = {"mtdnn": RULE_MTDNN, "torch": RULE_TORCH}
 _DEFAULT_EPS = {"mtdnn": 1e-6, "torch": 1e-8}
 _DEFAULT_DECAY = {"mtdnn": 0.01, "torch": 0.0}
@@ -75,18 +78,18 @@ class Adamax(KernelOptimizer):
 
     def check_group(self, group: Group) -> None:
         """Raise ValueError if a hyper-parameter of a group is out of range."""
-        _check_rule(group["rule"])
+        check("rule", group["rule"], one_of(*_RULES))
         for switch in ("maximize", "differentiable"):  # in groups of torch's own Adamax
             if group.get(switch):
                 raise ValueError(f"Invalid {switch}: {group[switch]}: False is needed, there is no such step here")
-        _check("learning rate", group["lr"], 0.0, float("inf"))
+        check("learning rate", group["lr"], _FROM_ZERO)
         betas = group["betas"]
         if not isinstance(betas, list | tuple) or len(betas) != 2:
             raise ValueError(f"Invalid betas: {reprlib.repr(betas)}: two numbers in [0, 1) are needed")
         for i, beta in enumerate(betas):
-            _check(f"beta parameter at index {i}", beta, 0.0, 1.0)
-        _check("epsilon value", group["eps"], 0.0, float("inf"))
-        _check("weight_decay value", group["weight_decay"], 0.0, float("inf"))
+            check(f"beta parameter at index {i}", beta, _BELOW_ONE)
+        check("epsilon value", group["eps"], _FROM_ZERO)
+        check("weight_decay value", group["weight_decay"], _FROM_ZERO)
 
     def settings(self, group: Group) -> dict[str, Any]:
         """State what a group's tensors share in a step."""
@@ -141,8 +144,8 @@ class SAGEAdamax(Adamax):
     def check_group(self, group: Group) -> None:
         """Raise ValueError if a hyper-parameter of a group is out of range."""
         super().check_group(group)
-        _check("sensitivity_beta", group["sensitivity_beta"], 0.0, 1.0)
-        _check("sensitivity_eps", group["sensitivity_eps"], 1e-37, float("inf"))
+        check("sensitivity_beta", group["sensitivity_beta"], _BELOW_ONE)
+        check("sensitivity_eps", group["sensitivity_eps"], within(1e-37, math.inf))
 
     def settings(self, group: Group) -> dict[str, Any]:
         """State what a group's tensors share in a step."""
@@ -220,20 +223,10 @@ def _observed_terms(group: dict[str, Any]) -> tuple[float, float]:
     return (group["eps"], group["weight_decay"]) if group["rule"] == "mtdnn" else (1e-37, 0.0)
 
 
-def _check(name: str, value: Any, low: float, high: float) -> None:
-    try:
-        legal = bool(low <= value < high)
-    except (TypeError, RuntimeError):  # no number; a tensor of several, or on meta
-        legal = False
-    if not legal:
-        shown = " ".join(reprlib.repr(value).split()) if not isinstance(value, float) else value
-        raise ValueError(f"Invalid {name}: {shown}: a number in [{low:g}, {high:g}) is needed")
-
-
 def _adamax_defaults(
     lr: float, betas: tuple[float, float], eps: float | None, weight_decay: float | None, rule: str
 ) -> dict[str, Any]:
-    _check_rule(rule)
+    check("rule", rule, one_of(*_RULES))
     return {
         "lr": lr,
         "betas": betas,
@@ -241,8 +234,3 @@ def _adamax_defaults(
         "weight_decay": _DEFAULT_DECAY[rule] if weight_decay is None else weight_decay,
         "rule": rule,
     }
-
-
-def _check_rule(rule: str) -> None:
-    if rule not in _RULES:
-        raise ValueError(f"Invalid rule: {rule!r}: one of {', '.join(_RULES)} is needed")

@@ -14,6 +14,7 @@ Such as::
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +35,11 @@ class Range:
 def at_least(low: float, kind: str = "a number") -> Range:
     """Finite numbers from ``low`` on."""
     return Range(lambda value: low <= value < math.inf, f"{kind} of at least {low:g}")
+
+
+def within(low: float, high: float) -> Range:
+    """Numbers from ``low`` up to, but not including, ``high``."""
+    return Range(lambda value: bool(low <= value < high), f"a number in [{low:g}, {high:g})")
 
 
 def one_of(*choices: object) -> Range:
@@ -65,10 +71,11 @@ def check(name: str, value: object, legal: Range) -> None:
     """Raise ValueError unless a value is in a range."""
     try:
         holds = legal.holds(value)
-    except TypeError:  # no number
+    except (TypeError, RuntimeError):  # no number; a tensor of several, or on meta
         holds = False
     if not holds:
-        raise ValueError(f"Invalid {name}: {value!r}: {legal.legal} {legal.verb} needed")
+        shown = value if isinstance(value, float) else " ".join(reprlib.repr(value).split())
+        raise ValueError(f"Invalid {name}: {shown}: {legal.legal} {legal.verb} needed")
 
 
 @cache

@@ -2,9 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from .checks import Share, ShareBelow1, check, check_ranges, one_of, within
 from .noise import WORD, mask_threshold
+
+FromZero = Annotated[float, within(0.0, math.inf)]
+AboveZero = Annotated[float, within(1e-37, math.inf)]
 
 # What `reading` presets: noise_scale, sensitivity_threshold, noise_times_lr, threshold_mode.
 _PRESETS = {"gated": (5e-3, 1e-6, True, "absolute"), "constant": (1e-6, 5e-3, False, "ratio")}
@@ -25,20 +29,20 @@ class PATSRule:
     reading: Literal["gated", "constant"] = "gated"
     """Which reading of the paper's Table 3 presets the next four. gated: lambda inside the learning rate and gamma a
     threshold on the sensitivity. constant: lambda outside it and gamma a threshold on the ratio mean/sensitivity."""
-    noise_scale: float | None = None
+    noise_scale: FromZero | None = None
     """lambda, at least 0. Default 5e-3 (gated; the paper's range 1e-3 to 2e-2) or 1e-6 (constant; 5e-7 to 3e-6)."""
-    sensitivity_threshold: float | None = None
+    sensitivity_threshold: FromZero | None = None
     """gamma, at least 0. Default 1e-6 (gated; the paper's range 5e-7 to 3e-6) or 5e-3 (constant; 1e-3 to 2e-2)."""
     noise_times_lr: bool | None = None
     """Whether the noise is multiplied by the learning rate, and so follows its schedule. Default: as reading says."""
     threshold_mode: Literal["absolute", "relative", "ratio", "none"] | None = None
     """What is not perturbed: sensitivity >= gamma (absolute); >= gamma times the mean (relative, not the paper's);
     mean/sensitivity < gamma (ratio); nothing is spared (none). Default: as reading says."""
-    sensitivity_beta: float = 0.75
+    sensitivity_beta: ShareBelow1 = 0.75
     """beta of the sensitivity's moving average, in [0, 1). The paper searches 0.5 to 0.85."""
-    noise_probability: float = 0.5
+    noise_probability: Share = 0.5
     """p, the share of entries perturbed, in [0, 1], to the nearest 1/4096."""
-    sensitivity_eps: float = 1e-12
+    sensitivity_eps: AboveZero = 1e-12
     """epsilon added to the sensitivity in the ratio, above 0."""
     mean_scope: Literal["tensor", "model"] = "tensor"
     """Mean sensitivity of each tensor, or of all perturbed entries of the model (the paper: unstable)."""
@@ -46,25 +50,17 @@ class PATSRule:
     """One Bernoulli draw per entry, or per tensor and step."""
     perturb_biases: bool = True
     """Whether biases of the encoder layers are perturbed too."""
-    max_ratio: float | None = None
+    max_ratio: AboveZero | None = None
     """Cap on the ratio mean/sensitivity, above 0; none: no cap. The threshold looks at the ratio before the cap."""
 
     def __post_init__(self) -> None:
         """Fill in the preset and check every value."""
-        _check_choice("reading", self.reading, tuple(_PRESETS))
+        check("reading", self.reading, one_of(*_PRESETS))
         self._check_against_other_preset()
         for field, value in zip(_PRESET_FIELDS, _PRESETS[self.reading], strict=True):
             if getattr(self, field) is None:
                 object.__setattr__(self, field, value)
-        _check_range("noise_scale", self.scale, 0.0, math.inf)
-        _check_range("sensitivity_threshold", self.threshold, 0.0, math.inf)
-        _check_choice("threshold_mode", self.threshold_mode, ("absolute", "relative", "ratio", "none"))
-        _check_range("sensitivity_beta", self.sensitivity_beta, 0.0, 1.0)
-        _check_range("sensitivity_eps", self.sensitivity_eps, 1e-37, math.inf)
-        _check_choice("mean_scope", self.mean_scope, ("tensor", "model"))
-        _check_choice("mask_scope", self.mask_scope, ("element", "tensor"))
-        if self.max_ratio is not None:
-            _check_range("max_ratio", self.max_ratio, 1e-37, math.inf)
+        check_ranges(self)
         mask_threshold(self.noise_probability)
 
     @property
@@ -148,13 +144,3 @@ class PATSRule:
                     f"Invalid reading: {self.reading!r} with every value of {other!r} ({', '.join(_PRESET_FIELDS)}): "
                     f"leave them out to get the values of {self.reading!r}, or set reading to {other!r}"
                 )
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value < high:
-        raise ValueError(f"Invalid {name}: {value}: a number in [{low:g}, {high:g}) is needed")
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"Invalid {name}: {value!r}: one of {', '.join(choices)} is needed")

@@ -1,6 +1,7 @@
 """Ranges of settings: stated with the type, checked when an instance is made, for every method."""
 
 from dataclasses import dataclass
+from types import NoneType
 from typing import Annotated, Literal, get_args, get_type_hints
 
 import pytest
@@ -58,5 +59,6 @@ def test_every_number_among_the_settings_of_a_method_has_a_range():
         kind = METHODS[method].Settings
         for name, hint in get_type_hints(kind).items():
             if {int, float} & {hint, *get_args(hint)}:
-                with pytest.raises(ValueError, match=f"Invalid {name}: "):
-                    kind(**{name: float("-inf")})
+                for value in (float("-inf"), *(() if NoneType in get_args(hint) else (None,))):
+                    with pytest.raises(ValueError, match=f"Invalid {name}: "):
+                        kind(**{name: value})
