@@ -36,7 +36,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One line of the table."""
 
     label: str
@@ -53,7 +53,7 @@ class EncoderTable:
     encoder: str
     heading: str
     columns: tuple[str, ...]
-    blocks: tuple[tuple[str, tuple[Row, ...]], ...]
+    blocks: tuple[tuple[str, tuple[TableRow, ...]], ...]
     """Title and rows."""
     notes: tuple[str, ...]
 
@@ -68,9 +68,9 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
     seeds = max((len(cell.expected) for cell in cells), default=0)
     notes = {(c.method, c.task): text for c in cells if (text := _note(c))}
     numbers = {key: i for i, key in enumerate(notes, start=1)}
-    blocks: list[tuple[str, tuple[Row, ...]]] = []
+    blocks: list[tuple[str, tuple[TableRow, ...]]] = []
     for selection in SELECTIONS:
-        rows: list[Row] = []
+        rows: list[TableRow] = []
         for method in table.rows_of(encoder):
             entries = [
                 _cell_entry(table.cell(encoder, method, task), selection, seeds, numbers.get((method, task)))
@@ -79,7 +79,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
             if len(table.tasks) > 1:
                 entries.append(_average_entry(table.average(encoder, method, selection), len(table.tasks)))
             entries += _time_entries(table, method)
-            rows.append(Row(_label(table, encoder, method), tuple(entries), method=method))
+            rows.append(TableRow(_label(table, encoder, method), tuple(entries), method=method))
             published = paper.row(encoder, method, table.tasks)
             if published is not None and selection == "best":
                 paper_row = _paper_row(published, table.tasks, method)
@@ -114,7 +114,7 @@ def _label(table: Table, encoder: str, method: str) -> str:
     return method_title(method) + searched
 
 
-def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tuple[Row, ...]:
+def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tuple[TableRow, ...]:
     """What each method adds to its control, paired over seeds; methods without one in the table are left out."""
     rows = []
     for method in table.rows_of(encoder):
@@ -135,7 +135,7 @@ def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tupl
                 else Entry(math.fsum(d.mean for d in there) / len(there), remark=remark or "seeds differ", signed=True)
             )
         entries += _time_entries(table, method)
-        rows.append(Row(f"{method_title(method)} - {method_title(control)}", tuple(entries), method=method))
+        rows.append(TableRow(f"{method_title(method)} - {method_title(control)}", tuple(entries), method=method))
     return tuple(rows)
 
 
@@ -225,7 +225,7 @@ def _average_entry(average: Average | None, tasks: int) -> Entry:
     return Entry(average.mean, average.std, remark or ("" if average.whole else "seeds missing"))
 
 
-def _paper_row(published: PaperRow, tasks: Sequence[str], method: str) -> Row:
+def _paper_row(published: PaperRow, tasks: Sequence[str], method: str) -> TableRow:
     scores = [published.scores.get(task) for task in tasks]
     entries = [Entry(mean=score, printed="" if score is not None else "-") for score in scores]
     known = [score for score in scores if score is not None]
@@ -234,7 +234,7 @@ def _paper_row(published: PaperRow, tasks: Sequence[str], method: str) -> Row:
         remark = f"{len(known)}/{len(tasks)} tasks" if len(known) < len(tasks) else ""
         entries.append(Entry(average, remark=remark, printed="" if known else "-"))
     label = f"{method_title(method)}, paper" + (" (row inferred)" if published.inferred else "")
-    return Row(label, tuple(entries), published=True, method=method)
+    return TableRow(label, tuple(entries), published=True, method=method)
 
 
 def _time_entries(table: Table, method: str) -> list[Entry]:
@@ -245,7 +245,7 @@ def _time_entries(table: Table, method: str) -> list[Entry]:
     return [Entry(None, printed="-" if factor is None else f"{factor:.2f}x")]
 
 
-def _with_bold(rows: Sequence[Row], tasks: int) -> tuple[Row, ...]:
+def _with_bold(rows: Sequence[TableRow], tasks: int) -> tuple[TableRow, ...]:
     """Mark the best mean of each column as it is printed; published rows, part averages and lone rows are not."""
     ours = [row for row in rows if not row.published]
     bold: set[tuple[int, int]] = set()

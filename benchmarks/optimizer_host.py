@@ -1,6 +1,6 @@
 """Time what the host does in one optimizer step, its kernels left out, on BERT-base and RoBERTa-large.
 
-    python -m benchmarks.host_step --out host_step.json
+    python -m benchmarks.optimizer_host --out optimizer_host.json
 
 Timed are checks, tables, settings and counts, which cost the same whatever the size of a tensor: there are as many
 tensors as the model has, small ones, and the loops over entries are left out. In steps called "anew" nothing is known

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.host_step import contenders, summarise
+from benchmarks.optimizer_host import contenders, summarise
 
 
 def test_every_contender_steps():
