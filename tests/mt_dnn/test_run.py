@@ -275,7 +275,7 @@ def test_a_second_ctrl_c_ends_train_py_in_one_line_with_130_and_the_checkpoint_s
 
 
 def test_a_first_ctrl_c_before_the_run_begins_is_one_line_too(monkeypatch, capsys):
-    def interrupted(arguments):
+    def interrupted(arguments, **defaults):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mt_dnn.config_parser.config_from_arguments", interrupted)
