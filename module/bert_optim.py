@@ -16,7 +16,7 @@ of PATS:
 
 Papers: Adamax, Kingma and Ba 2015; SAGE, Liang et al. 2022; PATS, https://arxiv.org/abs/2210.12403. Rule "mtdnn" is the
 Adamax of MT-DNN v0.2: no bias correction, :math:`\epsilon` twice, decoupled decay. Equations, open choices and their
-switches: docs/methods.md. One compiled step for all tensors, see ``kernels/``; the readable version is the float64
+switches: docs/pats.md. One compiled step for all tensors, see ``kernels/``; the readable version is the float64
 reference in ``tests/reference``.
 
 Not supported, with an error that says so: complex, sparse and float64 gradients, ``maximize``, ``differentiable``.
