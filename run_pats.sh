@@ -11,8 +11,8 @@ bash run_pats.sh
     the paper's. Everything it makes lies in demo/ and .venv/ of this project.
 
 bash run_pats.sh --data_dir DIR --encoder NAME [more]
-    The same table on GLUE. The first two are flags of this script, all others go to python -m experiments.study, whose
-    --help has the rest:
+    The same table on GLUE. --data_dir and --canonical_dir are flags of this script. All others go to
+    python -m experiments.study, whose --help has the rest:
     --data_dir DIR       raw GLUE files: DIR/CoLA, DIR/MRPC, ... (scripts/download_glue.sh fetches them)
     --canonical_dir DIR  where the converted files and token caches go [<data_dir>/canonical_data]
     --encoder NAME       Hub name (bert-base-uncased, roberta-large), local folder, or all-MiniLM-L6-v2
@@ -62,6 +62,7 @@ if ((!demo)); then
   PYTHONPATH=$ROOT PYTHONSAFEPATH=1 check_arguments experiments.study.arguments ${study[@]+"${study[@]}"}
   [[ -n $data_dir ]] || die "--data_dir is missing: the folder with the raw GLUE files (scripts/download_glue.sh fetches them)"
   [[ -d $data_dir ]] || die "--data_dir $data_dir: no such folder (scripts/download_glue.sh fetches the GLUE files)"
+  [[ " ${MORE[*]-}" =~ ' --encoder'|' --recipes' ]] || die "--encoder is missing (or --recipes); see bash run_pats.sh --help"
 fi
 
 prepare_environment

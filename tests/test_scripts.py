@@ -92,6 +92,7 @@ def test_ci_runs_the_test_script_and_can_be_executed():
         (["--tasks="], "error: --tasks needs a value; see bash run_pats.sh --help"),
         (["--tasks", "cola"], "error: --data_dir is missing: "),
         (["--data_dir", "no such", "--tasks", "cola"], "error: --data_dir no such: no such folder"),
+        (["--data_dir", ".", "--tasks", "cola"], "error: --encoder is missing (or --recipes); see bash run_pats.sh"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2_before_anything_is_installed(project, arguments, message):
@@ -193,6 +194,18 @@ def test_arguments_go_to_glue_prepro_and_study_as_they_are(project, tmp_path):
     assert given.dry_run
     assert given.output_dir == Path("my runs")
     assert given.results_dir == project / "results"
+
+
+def test_a_script_may_be_given_flags_without_the_places_before_them(project, tmp_path):
+    shutil.copy(ROOT / "scripts/table1_bert_base.sh", project / "scripts")
+    script = project / "scripts" / "table1_bert_base.sh"
+    for places, data, devices in (([], "data", "auto"), (["raw"], "raw", "auto"), (["raw", "cpu"], "raw", "cpu")):
+        done = bash(script, *places, "--tasks", "rte", cwd=tmp_path, VIRTUAL_ENV="", CONDA_PREFIX="")
+        assert done.returncode == 0, done.stderr
+        given = build_parser().parse_args(calls(project)[-1][2:])
+        assert (given.data_dir, given.devices, given.tasks) == (Path(data) / "canonical_data", devices, "rte")
+    done = bash(script, "raw", "--help", cwd=tmp_path)
+    assert (done.returncode, done.stdout[:5], done.stderr) == (0, "bash ", "")
 
 
 def test_the_search_script_searches_equally_and_takes_arguments_of_the_study(project, tmp_path):
