@@ -37,7 +37,8 @@ def build_parser(
     what.add_argument("--methods", default="vanilla,noisytune,sage,pats", help="with --encoder; default: %(default)s")
     what.add_argument("--recipe_base", help="take this encoder's recipes for an --encoder that has none of its own")
     what.add_argument("--recipes", help="recipe names or files, instead of --encoder and --methods")
-    what.add_argument("--tasks", default=tasks, help=f"default: {tasks or 'every task of the recipes'}")
+    every = "every task of the recipes, or of --task_def where that defines none of theirs"
+    what.add_argument("--tasks", default=tasks, help=f"default: {tasks or every}")
     what.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
     what.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",

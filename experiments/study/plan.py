@@ -14,6 +14,7 @@ from typing import Any
 
 from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
+from data_utils.task_def import load_task_defs
 from experiments.benchmark import Benchmark, task_titles
 from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_launcher
@@ -172,6 +173,11 @@ def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:
 def _tasks(chosen: argparse.Namespace, recipe: Recipe) -> list[str]:
     if chosen.tasks is not None:
         return names_of("tasks", chosen.tasks)
+    folder = Benchmark(chosen.task_def).places("recipes")[0]
+    if chosen.recipes is None and recipe.path.parent != folder:  # the recipe of another benchmark
+        defined = load_task_defs(chosen.task_def)
+        if not any(task in defined or task in defined.refused for task in recipe.tasks):
+            return list(defined)
     return sorted(recipe.tasks, key=lambda task: (*task_titles(), task).index(task))
 
 

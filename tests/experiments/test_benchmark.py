@@ -38,11 +38,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def table_of(folder: Path, *more: str) -> str:
+def table_of(folder: Path, tasks: str | None = "toy") -> str:
     status = main(
-        ["--task_def", str(folder / "next_task_def.yml"), "--data_dir", str(folder), "--tasks", "toy", "--seeds", "1",
+        ["--task_def", str(folder / "next_task_def.yml"), "--data_dir", str(folder), "--seeds", "1",
          "--encoder", ENCODER, "--methods", "vanilla,noisytune", "--output_dir", str(folder / "runs"),
-         "--results_dir", str(folder / "results"), "--name", "x", "--devices", "cpu", *more],
+         "--results_dir", str(folder / "results"), "--name", "x", "--devices", "cpu",
+         *(["--tasks", tasks] if tasks else [])],
         run=fake_run,
     )  # fmt: skip
     assert status == 0
@@ -53,6 +54,14 @@ def test_task_definitions_alone_make_a_table(folder: Path, capsys: pytest.Captur
     text = table_of(folder)
     assert "no recipe names toy: the recipes' common settings are taken" in capsys.readouterr().err
     assert "NoisyTune - vanilla" in text
+
+
+def test_without_tasks_a_benchmark_of_its_own_takes_all_that_it_defines(folder: Path) -> None:
+    for split in ("train", "dev"):
+        (folder / f"toyscore_{split}.tsv").write_text("1\t1.5\tsome words\tothers\n" * 40)
+    text = table_of(folder, tasks="toy,toyscore")
+    assert table_of(folder, tasks=None) == text
+    assert "| toyscore acc" in text
 
 
 def test_recipes_and_published_numbers_come_from_its_folder(folder: Path) -> None:
