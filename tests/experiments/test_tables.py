@@ -68,14 +68,14 @@ def test_a_table_says_what_was_set_otherwise_than_in_the_control(tmp_path: Path)
         write_run(tmp_path, task, "sage", learning_rate=rate / 2, optimizer="adamax", save="none")
         write_run(tmp_path, task, "hype", precision="fp32", learning_rate=3e-4)
     text = markdown(gather(tmp_path), PAPER_TABLES)
-    assert "beside their own settings: SAGE (learning_rate 5e-05, not 0.0001)." in text, "on RTE it is the same"
+    assert "their own settings: SAGE (learning_rate 5e-05, not 0.0001, on CoLA)." in text, "on RTE it is the same"
     for task in ("cola", "rte"):
         write_run(tmp_path, task, "no_hidden_dropout", precision="bf16", learning_rate=3e-4)
     folder = write_run(tmp_path, "stsb", "sage", learning_rate=3e-4)
     write_run(tmp_path, "stsb", "vanilla", learning_rate=1e-4)
     text = markdown(gather(tmp_path), PAPER_TABLES)
     control = "no hidden dropout (learning_rate 0.0003, not 0.0001; precision bf16, not auto)"
-    assert f"settings: SAGE (learning_rate), {control}, HyPe (precision fp32, not bf16)." in text
+    assert f"settings: SAGE (learning_rate, on CoLA, STS-B), {control}, HyPe (precision fp32, not bf16)." in text
     assert "otherwise" in latex(gather(tmp_path), PAPER_TABLES)
     shutil.rmtree(folder.parent)
     for folder in tmp_path.glob("*/*/hype/*/seed=1"):

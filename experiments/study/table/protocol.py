@@ -43,29 +43,36 @@ def _tasks(table: Table, encoder: str) -> list[str]:
     return [task for task in table.tasks if any(table.cell(encoder, method, task) for method in table.methods)]
 
 
-def unlike_control(table: Table, encoder: str, method: str) -> dict[str, tuple[str, str] | None]:
+def unlike_control(table: Table, encoder: str, method: str) -> dict[str, str]:
     """Settings in which a method's runs differ from those of its control on the same task.
 
     Settings that cannot change a score are left out, and so are the method's own (``pats.noise_scale``), which the
     control has not.
 
     Returns:
-        Setting -> its value and the control's, None where they are not the same on all tasks that differ; in the order
-        of the command line. Empty for a method without a control in the table.
+        Setting -> its value and the control's, where they are the same on all tasks that differ, and these tasks, where
+        they are not all; in the order of the command line. Empty for a method without a control in the table.
     """
     control = known_control(method)
-    found: dict[str, set[tuple[str, str]]] = {}
+    found: dict[str, dict[str, str]] = {}
+    compared = []
     for task in table.tasks:
         ours = table.cell(encoder, method, task)
         theirs = table.cell(encoder, control, task) if control is not None else None
         if ours is None or theirs is None or not theirs.settings:
             continue
+        compared.append(task)
         for key, value in ours.settings.items():
             if key in NOT_IDENTITY or key in _COMPARED or "." in key:
                 continue
             if value != (other := theirs.settings.get(key)):
-                found.setdefault(key, set()).add((_text(value), _text(other)))
-    return {key: next(iter(values)) if len(values) == 1 else None for key, values in found.items()}
+                found.setdefault(key, {})[task] = f" {_text(value)}, not {_text(other)}"
+    texts = {}
+    for key, by_task in found.items():
+        values = set(by_task.values())
+        on = f", on {', '.join(map(task_title, by_task))}" if len(by_task) < len(compared) else ""
+        texts[key] = (values.pop() if len(values) == 1 else "") + on
+    return texts
 
 
 def about_recipes(table: Table, encoder: str) -> str:
@@ -95,8 +102,8 @@ def about_protocol(table: Table, encoder: str) -> str:
     for method in table.rows_of(encoder):
         unlike = unlike_control(table, encoder, method)
         if unlike:
-            listed = [key if pair is None else f"{key} {pair[0]}, not {pair[1]}" for key, pair in unlike.items()]
-            parts.append(f"{method_title(method)} ({'; '.join(listed)})")
+            listed = "; ".join(f"{key}{text}" for key, text in unlike.items())
+            parts.append(f"{method_title(method)} ({listed})")
     return f" Set otherwise than the control, beside their own settings: {', '.join(parts)}." if parts else ""
 
 
