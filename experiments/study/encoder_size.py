@@ -75,4 +75,4 @@ def _inner_size(config: Any) -> int:
 
 
 def _million(parameters: int) -> str:
-    return f"{parameters / 1e6:.0f} M parameters"
+    return f"{parameters / 1e6:.{0 if parameters >= 1e6 else 2}f} M parameters"

@@ -68,7 +68,7 @@ def list_jobs(jobs: Sequence[Job]) -> int:
     for job in jobs:
         print(f"{'missing' if job in todo else 'done   '}  {job.label}  {job.folder}")
     steps = sum(job.steps for job in todo)
-    print(f"{len(jobs)} runs: {len(jobs) - len(todo)} done, {len(todo)} missing with {steps} steps")
+    print(f"{len(jobs)} runs: {len(jobs) - len(todo)} done, {len(todo)} missing, with {steps} steps")
     return 0
 
 
