@@ -95,7 +95,9 @@ print(list(METHODS)[0], list(METHODS)[-1], "helper" in METHODS, "torch" in sys.m
 print(METHODS.title("smooth_logits"), METHODS.title("sage"), METHODS.title("gone"))
 """
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", listing], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", listing], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines() == ["vanilla smooth_logits False False", "smoothed logits SAGE gone"]
 
 
