@@ -36,6 +36,9 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
         SettingError: an unknown recipe, task, seed or setting, or two recipes for the same cell.
     """
     check_launcher(chosen)
+    for name in ("trials", "prune_after"):
+        if chosen.search is None and getattr(chosen, name) is not None:
+            raise SettingError(f"--{name} is for --search; drop it or add --search")
     overrides = chosen_overrides(chosen)
     recipes = chosen_recipes(chosen)
     if not chosen.unequal_grids and chosen.search is None:  # a search chooses the settings anew

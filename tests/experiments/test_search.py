@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
+from experiments.benchmark import DEFAULT
 from experiments.study import study
 from experiments.study.__main__ import main as study_main
 from experiments.study.launch.pool import Pool
@@ -104,6 +105,7 @@ def test_a_grid_finds_the_best_settings_and_writes_them_as_a_recipe(
     assert len(place.calls) == len(set(place.calls)) == 2 * 2 * (4 + 12)
     output = capsys.readouterr().out
     assert "Table 2: best learning rates" in output
+    assert "--task_def" not in output
     second = {(row["method"], row["task"]): row for row in place.rows("table2.csv")}
     assert {float(row["learning_rate"]) for row in second.values()} == {3e-4}
     best = second["pats", "cola"]
@@ -127,6 +129,16 @@ def test_a_grid_finds_the_best_settings_and_writes_them_as_a_recipe(
     assert study_main(arguments) == 2
     assert "vanilla 4" in (error := capsys.readouterr().err)
     assert "pats 12" in error
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_command_for_the_chosen_settings_names_another_task_definition(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = place.root / "own_task_def.yml"
+    own.write_text(DEFAULT.task_def.read_text())
+    assert place.main("--search", "grid", "--task_def", str(own), methods="vanilla") == 0
+    assert f".yml --task_def {own}\n" in capsys.readouterr().out
 
 
 def test_the_pictures_are_drawn(place: Place) -> None:
@@ -322,6 +334,8 @@ def test_a_diverged_trial_is_not_chosen_and_a_failed_one_is_missing(
         (["--search", "grid"], "unequal numbers of trials (vanilla 4, pats 12), so the larger search may"),
         (["--search", "sobol", "--trials", "9"], "(vanilla 4, pats 9), so the larger search may win by itself: give"),
         (["--search", "sobol"], "--search sobol needs --trials"),
+        (["--trials", "3"], "--trials is for --search; drop it or add --search"),
+        (["--prune_after", "2"], "--prune_after is for --search; drop it or add --search"),
         (["--search", "tpe", "--trials", "0"], "--trials is 0; legal: an integer in [1, 2^31)"),
         (["--search", "tpe", "--trials", "2", "--tpe_round", "0"], "--tpe_round is 0"),
         (["--search", "grid", "--trials", "2", "--prune_after", "0"], "--prune_after is 0"),
@@ -363,6 +377,7 @@ def test_what_set_fixes_is_not_searched_and_dry_run_writes_nothing(
 
 SCRIPT = """
 import sys
+from experiments.benchmark import DEFAULT
 from experiments.study import study
 from experiments.study.__main__ import main
 from tests.experiments.search_runs import PoolInProcess, scored_run

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.atomic import write_text_atomic
-from experiments.benchmark import task_titles
+from experiments.benchmark import DEFAULT, task_titles
 from experiments.study.number_text import number_text
 from experiments.study.search.chosen_recipes import write_recipes
 from experiments.study.search.trials import Search, SearchedCell, TrialStatus
@@ -51,7 +51,9 @@ def conclude(search: Search, out: Path) -> int:
     if recipes:
         unequal = " --unequal_grids" if len({cell.planned for cell in search.cells}) > 1 else ""
         listed = ",".join(map(str, recipes))
-        print(f"\nTable 1 with these settings: python -m experiments.study --recipes {listed}{unequal}")
+        task_def = "" if search.benchmark == DEFAULT else f" --task_def {search.benchmark.task_def}"
+        print(f"\nTable 1 with these settings: python -m experiments.study --recipes {listed}{task_def}{unequal}")
+        print("Give the search's --data_dir and --output_dir too, where they are not the defaults.")
     return 0 if search.is_complete else 1
 
 
