@@ -212,6 +212,7 @@ def test_an_encoder_without_recipes_says_so_and_takes_those_of_the_nearest_in_si
     assert names([recipe]) == [(encoder, "pats", f"{nearest}_pats")]
     (sentence,) = recipe.borrowed
     assert f"my-{name} has no recipes: those of {nearest}, the known encoder nearest in size" in sentence
+    assert ("against 0.99 M parameters" in sentence) == (name == "tiny")
     assert recipe.trials == 1, "nothing was searched on this one"
 
 
