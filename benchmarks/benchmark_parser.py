@@ -14,7 +14,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def make_parser(description: str | None, contenders: str) -> argparse.ArgumentParser:
-    """A parser of what to train, on what, and where the figures go.
+    """A command line with the options of whole training: tasks, precisions, contenders.
 
     Args:
         description: the benchmark's docstring.
@@ -66,7 +66,7 @@ def thread_count(text: str) -> int:
 
 
 def write_json(out: Path | None, result: dict[str, Any]) -> None:
-    """Write the figures where they are wanted."""
+    """Write a benchmark's figures as JSON; None writes nothing."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

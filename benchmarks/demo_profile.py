@@ -1,4 +1,4 @@
-"""Where the time of the demo's runs goes, once everything is installed.
+"""Shares of the time of the demo's runs, once everything is installed.
 
     bash run_pats.sh                               # makes demo/canonical_data
     python -m benchmarks.demo_profile --out demo_profile.json

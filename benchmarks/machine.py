@@ -1,4 +1,4 @@
-"""What a benchmark ran on, as plain values for JSON."""
+"""Facts about the machine of a benchmark, as plain values for JSON."""
 
 import os
 import platform

@@ -42,7 +42,7 @@ Step = Callable[[list[Batch]], None]
 
 
 def build(config: RunConfig, data: Datasets, batches: Sequence[list[Batch]]) -> tuple[Step, float]:
-    """A run's step, and the seconds of what its method does before the first one."""
+    """A run's step, and the seconds of its method's work before the first one."""
     device = pick_device(config.device)
     precision = resolve_precision(config.precision, device)
     source = resolve_encoder(config.init_checkpoint)
@@ -78,7 +78,7 @@ def alternate(steps: dict[str, Step], batches: Sequence[list[Batch]], turns: int
 
 
 class Place:
-    """Where all methods are measured: data, options, and a folder to write into."""
+    """The setting in which all methods are measured: options, data, and a folder to write into."""
 
     def __init__(self, options: argparse.Namespace, folder: Path, scratch: Path) -> None:
         self.options, self.folder, self.scratch = options, folder, scratch

@@ -1,4 +1,4 @@
-"""Time what the host does in one optimizer step, its kernels left out, on BERT-base and RoBERTa-large.
+"""Time the host's work in one optimizer step, its kernels left out, on BERT-base and RoBERTa-large.
 
     python -m benchmarks.optimizer_host --out optimizer_host.json
 

@@ -1,4 +1,4 @@
-"""How often the statistics of ``experiments.study.significance`` are wrong, on simulated scores whose truth is known.
+"""Error rates of the statistics of ``experiments.study.significance``, on simulated scores with a known truth.
 
     python -m benchmarks.simulated_scores --out result.json
 
@@ -45,14 +45,14 @@ Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How often something went wrong in the trials."""
+    """The share of the trials in which something went wrong."""
 
     what: str
     data: str
     n: int
     """Seeds."""
     rate: float
-    """Of false positives, or of intervals that do not hold the truth; 0.05 is what it should be."""
+    """Of false positives, or of intervals that do not hold the truth; 0.05 is right."""
     standard_error: float
     trials: int
 

@@ -82,7 +82,7 @@ def _result(config: RunConfig, task_def: TaskDef, score: float) -> RunResult:
 
 
 def commands(scratch: Path) -> dict[str, list[str]]:
-    """Everything that is timed: name -> command; makes what they need in ``scratch``."""
+    """Name -> command of everything that is timed; their data are made in ``scratch``."""
     data = scratch / "canonical_data"
     write_data(data)
     study = ["--encoder", PACKAGED, "--tasks", ",".join(TASKS), "--data_dir", str(data)]

@@ -67,7 +67,7 @@ def measure(runs: dict[str, tuple[RunConfig, Datasets]], turns: int, scratch: Pa
 
 
 def timed(train: Train) -> tuple[float, dict[str, float]]:
-    """Seconds of a training, what it queued on the GPU included, and its metrics."""
+    """Seconds of a training, its queued GPU work included, and its metrics."""
     synchronize()
     started = time.perf_counter()
     metrics = train()

@@ -1,4 +1,4 @@
-"""A benchmark: a folder with the task definitions of some data sets, and with what belongs to them.
+"""A benchmark: a folder with the task definitions of some data sets, their recipes and published numbers.
 
 ``experiments/<name>/`` holds
 
@@ -35,7 +35,7 @@ class Benchmark:
         return cls(in_this_project(Path(recorded))) if isinstance(recorded, str) else None
 
     def places(self, name: str) -> tuple[Path, ...]:
-        """Where a file or folder of a benchmark may be: in its own folder, then in the default benchmark's."""
+        """Paths at which a file or folder is looked for: the benchmark's own folder, then the default benchmark's."""
         return tuple(dict.fromkeys(path.resolve().with_name(name) for path in (self.task_def, DEFAULT.task_def)))
 
 

@@ -256,7 +256,7 @@ def logged_csv(logged: Mapping[tuple[str, str], Mapping[str, Logged]]) -> str:
 
 
 def logged_markdown(logged: Mapping[tuple[str, str], Mapping[str, Logged]]) -> str:
-    """What the methods logged, a column per name: the median step's value, and the last one's."""
+    """A table of the logged values, a column per name: the median step's value and the last one's."""
     names = sorted({name for found in logged.values() for name in found})
     rows = [
         [task_title(task), label, *(_logged_text(found.get(name)) for name in names)]

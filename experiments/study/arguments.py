@@ -1,4 +1,4 @@
-"""The command lines of a study and of what reads its runs.
+"""The command lines of a study and of the commands that read its runs.
 
 A mistake in them is told before anything is installed (run_pats.sh), so nothing is imported here but Python's library.
 """
@@ -65,7 +65,7 @@ def build_parser(
 
 
 def add_place_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say where data, runs and results lie, and where to compute."""
+    """Add the flags for the places of data, runs and results, and for the launcher."""
     where = parser.add_argument_group("where")
     where.add_argument("--data_dir", type=Path, default=Path("data/canonical_data"), help="default: %(default)s")
     where.add_argument("--task_def", type=Path, default=DEFAULT.task_def, help="task definitions; default: GLUE's")
@@ -76,7 +76,7 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of a search."""
+    """Add the flags of a search."""
     group = parser.add_argument_group("search", "instead of a table, choose settings from the recipes' grids")
     group.add_argument(
         "--search", choices=SAMPLERS,
@@ -105,7 +105,7 @@ def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say where and how many at a time."""
+    """Add the flags for devices, workers and launcher."""
     how = parser.add_argument_group("how")
     how.add_argument(
         "--devices", default="auto",

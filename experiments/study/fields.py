@@ -14,7 +14,7 @@ MOST_SEED = 2**63 - 1
 
 
 class Fields:
-    """A mapping whose values are asked for by kind.
+    """A mapping from a file, with a checked getter for each kind of value.
 
     Args:
         values: What the file holds.

@@ -1,4 +1,4 @@
-"""What a study's command line asks for: its runs, their seeds, and what ``study.json`` says of them."""
+"""The plan of a study: its command line as runs and seeds, and their description in ``study.json``."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
 
 
 def _tell_borrowed(recipes: Sequence[Recipe], tasks: Mapping[str, Sequence[str]]) -> None:
-    """Say on standard error which settings were not written for what they are taken for."""
+    """Name on standard error the recipes that are taken for another method, encoder or task."""
     for sentence in dict.fromkeys(sentence for recipe in recipes for sentence in recipe.borrowed):
         print(sentence, file=sys.stderr)
     unnamed = {task: recipe.name for recipe in recipes for task in tasks[recipe.name] if task not in recipe.tasks}
@@ -76,8 +76,8 @@ def parse_seeds(text: str, flag: str = "--seeds") -> list[int]:
     """``"5"`` -> 1 to 5; ``"3,7,11"`` -> those.
 
     Args:
-        text: What is given.
-        flag: By which flag, for messages.
+        text: The flag's value.
+        flag: The flag, for messages.
 
     Raises:
         SettingError: anything else, more than 1,000 of them, a seed beyond 2^63 or one that stands twice.
@@ -125,7 +125,7 @@ def study_name(chosen: argparse.Namespace, jobs: Sequence[Job]) -> str:
 
 
 def describe(jobs: Sequence[Job], chosen: argparse.Namespace) -> dict[str, Any]:
-    """What ``study.json`` holds: the cells with their run ids and seeds."""
+    """The content of ``study.json``: the cells with their run ids and seeds."""
     seeds: dict[tuple[str | int, ...], list[int]] = {}
     for job in jobs:
         c = job.config
@@ -188,7 +188,7 @@ def names_of(flag: str, text: str) -> list[str]:
 
 
 def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
-    """A run as the pool takes it.
+    """The job of a run, with its steps and cost.
 
     Raises:
         SettingError: there is no training set of its task, or a smaller one than the run asks for.

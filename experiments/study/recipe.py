@@ -40,11 +40,11 @@ class Recipe:
     chosen_from_grid: bool
     """Whether the settings are the best ones of the grid, on the set that is scored."""
     tried: int | None
-    """How many points of the grid they were chosen from; None: from all of them."""
+    """Points of the grid that were tried to choose the settings; None: all of them."""
     source: str
-    """Where the numbers come from."""
+    """The origin of the numbers."""
     borrowed: tuple[str, ...] = ()
-    """Sentences that say whose recipe this is, where it is that of another method or encoder."""
+    """Sentences that name the other method or encoder whose recipe was taken."""
 
     @property
     def trials(self) -> int:
@@ -145,7 +145,7 @@ def resolve_recipes(names: Sequence[str], folders: Sequence[Path] = RECIPE_FOLDE
 
 
 def check_budgets(recipes: Sequence[Recipe]) -> None:
-    """Refuse to compare methods on one encoder whose settings were chosen from differently many.
+    """Refuse to compare methods on one encoder whose settings come from grids of different sizes.
 
     Raises:
         SettingError: names the methods and how many settings were tried for each.
@@ -239,7 +239,7 @@ def task_settings(recipe: Recipe, task: str, overrides: Mapping[str, Any], tasks
 
 
 def of_task(overrides: Mapping[str, Any], task: str, tasks: Collection[str]) -> dict[str, Any]:
-    """Those of dotted overrides that hold for a task; its own, such as ``cola.epochs``, win over the general ones."""
+    """The dotted overrides that hold for a task; its own (``cola.epochs``) win over the general ones."""
     general, own = {}, {}
     for key, value in overrides.items():
         group, _, rest = key.partition(".")

@@ -1,4 +1,4 @@
-"""Recipe files: what one holds, and what it takes from the one that it is ``like``."""
+"""Recipe files: the content of one, joined with the recipe that it is ``like``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEYS = ("like", *_TEXTS, *_MAPPINGS, "chosen_from_grid", "tried", "encoder_para
 
 
 def read_recipe(path: Path, folders: Sequence[Path] = RECIPE_FOLDERS, above: tuple[Path, ...] = ()) -> Fields:
-    """Read a recipe file, with what it takes from the recipe that it is like.
+    """Read a recipe file, joined with the recipe that it is like.
 
     Encoder, method, source, settings, tasks and grid are the other recipe's where the file says nothing. A setting of
     the file holds for all tasks, also those for which the other recipe sets it. Settings of methods that this method

@@ -1,4 +1,4 @@
-r"""What a study's runs can and cannot show: every method against its control, over seeds and over dev examples.
+r"""Tests of every method of a study against its control, over seeds and over dev examples.
 
     python -m experiments.study.significance runs --study results/bert-base-uncased/study.json
     python -m experiments.study.significance runs --baseline vanilla --selection last --out results/demo

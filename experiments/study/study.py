@@ -1,4 +1,4 @@
-"""A study: what is missing of it is computed, then its table and figures are written."""
+"""A study: its missing runs are computed, then its table and figures are written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mt_dnn.schedule import learns_nothing
 def run_study(
     chosen: argparse.Namespace, run: RunFunction | None, figures: Callable[[Table, Path], list[Path]] | None = None
 ) -> int:
-    """Compute what is missing of a study, then write its table and figures.
+    """Compute the missing runs of a study, then write its table and figures.
 
     Args:
         chosen: The command line.

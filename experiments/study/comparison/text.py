@@ -31,7 +31,7 @@ new ones.
 
 
 def what_n_shows(n: int, comparisons: int) -> str:
-    """Say what the exact sign-flip test can show with n seeds.
+    """A sentence with the smallest p of the exact sign-flip test on n seeds, and the seeds needed for 0.05.
 
     Args:
         n: Paired seeds.
@@ -147,7 +147,7 @@ def _example_row(c: ExampleComparison) -> tuple[str, ...]:
 
 
 def _remarks(family: Sequence[SeedComparison]) -> list[str]:
-    """What is wrong with an interval, or drawn instead of exact."""
+    """Sentences about undefined intervals, other baselines and tests that are not exact."""
     found: dict[str, list[str]] = {}
     for c in family:
         name = f"{_name(c.pair)} {_task(c.pair, c.metric)}"
@@ -203,7 +203,7 @@ def _p(p: float | None) -> str:
 
 
 def comparisons_csv(over_seeds: Sequence[SeedComparison], over_examples: Sequence[ExampleComparison]) -> str:
-    """A line per comparison; what is not defined is ``nan``, what was not computed is empty."""
+    """A line per comparison; an undefined value is ``nan``, one that was not computed is empty."""
     by_pair = {c.pair: c for c in over_examples}
     rows: list[list[object]] = [
         ["encoder", "method", "baseline", "task", "metric", "selection", "n", "difference", "std", "t_low", "t_high",

@@ -45,7 +45,7 @@ class SharePoint:
     std: float
     """Standard deviation of s̄ at the end of training; NaN where the run diverged."""
     std_in_range: float
-    """That of the entries in the paper's range."""
+    """The same, over the entries in the paper's range alone."""
     gini: float
     entropy: float
 

@@ -81,7 +81,7 @@ def draw_heat_map(summaries: Mapping[str, Mapping[int, SensitivitySummary]], tit
 
 
 def _limits(means: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Ends of the colour scale; what is lower, zeros included, is grey."""
+    """Ends of the colour scale; lower values, zeros included, are grey."""
     positive = means[means > 0.0]
     if not positive.size:
         return 1e-12, 1.0

@@ -44,7 +44,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How one method is drawn in every panel."""
+    """Colour, dash and marker of one method in every panel."""
 
     colour: str
     dash: Any
@@ -58,7 +58,7 @@ def look(index: int) -> Look:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw and save with this project's settings, whatever the user's own are."""
+    """Set this project's figure settings, in place of the user's own, while entered."""
     import matplotlib as mpl
 
     with mpl.rc_context():

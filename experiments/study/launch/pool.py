@@ -1,4 +1,4 @@
-"""A pool of workers that computes many runs and survives what single runs do to it."""
+"""A pool of workers that computes many runs and survives the death of single workers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _START_DEATHS = 3  # workers that may die in a row before they could take a run
 
 
 class Display(Protocol):
-    """What the pool tells while it works."""
+    """The listener that a pool tells of its progress."""
 
     def started(self, job: Job) -> None:
         """A worker has taken a run."""
@@ -50,7 +50,7 @@ class Display(Protocol):
 
 @dataclass(slots=True)
 class Report:
-    """What became of the jobs."""
+    """The outcome of the jobs."""
 
     done: int = 0
     failures: list[tuple[Job, str]] = field(default_factory=list)
@@ -65,7 +65,7 @@ class PoolError(ChildProcessError):
 
 @dataclass(slots=True, eq=False)
 class _Seat:
-    """A worker and what it is at."""
+    """A worker and its current job."""
 
     worker: Worker
     ready: bool = False
@@ -170,7 +170,7 @@ class Pool:
         return True
 
     def _listen(self) -> None:
-        """Wait for what workers say, up to the poll interval, and deal with it."""
+        """Wait for the workers' messages, up to the poll interval, and act on them."""
         speaking = self._crew.wait(_POLL_SECONDS)
         for seat in [seat for seat in self._seats if seat.worker in speaking]:
             for message in seat.worker.hear():
@@ -188,7 +188,7 @@ class Pool:
             self._take_back(seat, message)
 
     def _take_back(self, seat: _Seat, ended: Ended) -> None:
-        """A worker's run is over."""
+        """Take the job off a worker whose run is over."""
         job, seat.job = seat.job, None
         assert job is not None
         if "out of memory" in ended.error and self._crew.shares(seat.worker):
@@ -207,7 +207,7 @@ class Pool:
             self._dismiss(seat)
 
     def _seconds(self, seat: _Seat, job: Job) -> float:
-        """How long workers have had a run, this one and those before it."""
+        """Seconds that workers have had a run, this one and those before it."""
         return self._spent.get(job.folder, 0.0) + time.monotonic() - seat.since
 
     def _end(self, job: Job, ended: Ended) -> None:
@@ -222,7 +222,7 @@ class Pool:
         seat.worker.dismiss()
 
     def _on_death(self, seat: _Seat, death: Died) -> None:
-        """A worker has died: its run is tried again, or fails for good."""
+        """Try the run of a dead worker again, or let it fail for good."""
         self._dismiss(seat)
         if death.unfit:
             self._broken = self._broken or death.how

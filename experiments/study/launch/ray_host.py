@@ -1,4 +1,4 @@
-"""What stands on a node of a Ray cluster: one worker process, its messages, and the storage that it needs."""
+"""The actor on a node of a Ray cluster: one worker process, its messages, and the storage that it needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GATHER_SECONDS = 1.0  # steps of a run within it make one message
 
 @dataclass(frozen=True, slots=True)
 class SharedStorage:
-    """What every node must see under the same path."""
+    """Folders that every node must see under the same path."""
 
     start: Path
     """Working folder of the study, absolute: relative paths mean the same on every node."""

@@ -1,4 +1,4 @@
-"""What a signal does to a study outside its pool: while it plans, connects, prepares data or draws."""
+"""The answer of a study to signals outside its pool: while it plans, connects, prepares data or draws."""
 
 from __future__ import annotations
 

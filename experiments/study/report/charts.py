@@ -63,7 +63,7 @@ def _lane(table: Table, method: str, cell: Cell, scale: Scale, top: float) -> Ma
 
 
 def _without_score(cell: Cell) -> str:
-    """How many runs have no dot, by selection rule where that differs."""
+    """The number of runs without a dot, by selection rule if it differs."""
     if not cell.n("best"):
         return "no result that counts" if cell.results else "no result yet"
     nan = {
@@ -157,7 +157,7 @@ def thin(points: Sequence[tuple[int, float]], most: int = _BINS) -> list[Point]:
 
 
 def progress_bar(views: Sequence[RunView]) -> Markup:
-    """How much of the work is done, by state: a run that has ended whole, another by the share of its steps."""
+    """A bar of the work done, by state: an ended run counts whole, another by the share of its steps."""
     x, parts = 0.0, []
     counts = {state: n for state in State if (n := sum(view.state is state for view in views))}
     for state, n in counts.items():

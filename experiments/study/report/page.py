@@ -1,4 +1,4 @@
-"""The page itself: what was read from disk, arranged and written as one HTML file."""
+"""The page itself: a study as read from disk, written as one HTML file."""
 
 from __future__ import annotations
 

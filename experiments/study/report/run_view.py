@@ -1,4 +1,4 @@
-"""One run as the report shows it: how it stands, and what it has logged."""
+"""One run as the report shows it: its state and its log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST_SILENCE = 7200.0
 
 
 class State(StrEnum):
-    """How a run stands. The first four are those of ``result.json``."""
+    """The state of a run. The first four are those of ``result.json``."""
 
     OK = "ok"
     DEGENERATE = "degenerate"
@@ -45,7 +45,7 @@ MEANINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What ``metrics.jsonl`` holds."""
+    """The content of ``metrics.jsonl``."""
 
     curve: Mapping[int, float] = field(default_factory=dict)
     """Epoch -> dev score, percent."""

@@ -1,4 +1,4 @@
-"""Writes the page anew while a study runs, until the study is over or the watcher is stopped."""
+"""The watcher, which writes the page anew until the study is over or it is stopped itself."""
 
 from __future__ import annotations
 

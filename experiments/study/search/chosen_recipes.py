@@ -1,4 +1,4 @@
-"""What a search has chosen, as recipe files that a study takes."""
+"""The chosen settings of a search, as recipe files for a study."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _task_settings(cell: SearchedCell) -> dict[str, Any]:
 
 
 def _common(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all tasks have in common, so that a file shows at a glance what differs."""
+    """The settings that all tasks have in common."""
     first = tasks[0]
     common: dict[str, Any] = {}
     for key, value in first.items():

@@ -1,4 +1,4 @@
-"""Tables 2 and 3 of the paper from a search, and everything else that it gives."""
+"""Tables 2 and 3 of the paper from a search, with its other files."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def range_tables(search: Search, paper: PaperSearch) -> list[TextTable]:
 
 
 def _about(search: Search, encoder: str) -> str:
-    """What every table must say: how many of how many settings, on which seeds, chosen by what."""
+    """The caption of every table: sampler, trials and grid sizes, seeds, and the score that chose."""
     cells = [cell for cell in search.cells if cell.name == encoder]
     counts = dict.fromkeys((method_title(cell.method), cell.planned, cell.size) for cell in cells)
     trials = "; ".join(f"{method} {planned} of {size}" for method, planned, size in counts)

@@ -94,7 +94,7 @@ class _Cell:
         return [job for job in jobs if finished_result(job.config, self.prunes) is None]
 
     def describe(self) -> dict[str, Any]:
-        """What ``search.json`` says of it; the fields of :class:`experiments.study.search.trials.SearchedCell`."""
+        """Its part of ``search.json``: the fields of :class:`experiments.study.search.trials.SearchedCell`."""
         config = self.config
         return {
             "encoder": self.recipe.encoder,
@@ -125,9 +125,9 @@ def run_search(
     """Search, and write the tables, the figures and the chosen settings.
 
     Args:
-        recipes: Whose grids are searched.
+        recipes: The recipes with the grids.
         jobs: Their runs without a search, one per task and seed of the search.
-        overrides: ``--set``; what it fixes is not searched.
+        overrides: ``--set``; settings in it are not searched.
         out: Folder of the search's files.
         chosen: The study's command line.
         compute: Computes runs.
@@ -271,7 +271,7 @@ def _wrap(cells: Sequence[_Cell], prune_after: int | None, run: RunFunction) -> 
 
 
 def _list(cells: Sequence[_Cell]) -> None:
-    """What ``--dry_run`` prints."""
+    """Print the trials' runs, done and missing, for ``--dry_run``."""
     done = todo = steps = later = 0
     for cell in cells:
         cell.points = tuple(cell.sampler.asked())

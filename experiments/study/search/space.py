@@ -16,7 +16,7 @@ from experiments.study.recipe import Recipe, run_configs
 from mt_dnn.config import RunConfig
 
 Point = tuple[int, ...]
-"""Which value of each axis, counted from 0."""
+"""Index of the value on each axis, from 0."""
 
 
 @dataclass(frozen=True, slots=True)

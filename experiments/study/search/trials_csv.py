@@ -1,4 +1,4 @@
-"""What a search has found as CSV, unrounded."""
+"""The trials of a search as CSV, unrounded."""
 
 from __future__ import annotations
 

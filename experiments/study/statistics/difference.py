@@ -1,4 +1,4 @@
-"""What one method scores above another, seed by seed."""
+"""The difference of two methods' scores, seed by seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Difference:
     """A method minus another one, over the seeds that both have; at least one."""
 
     other: str
-    """What is subtracted."""
+    """The method that is subtracted."""
     by_seed: Mapping[int, float]
     """Seed -> points; NaN where one of the two has no score."""
 

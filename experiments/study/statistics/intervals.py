@@ -1,4 +1,4 @@
-"""Confidence intervals of a mean difference, and what is wrong with them when there is too little to go by."""
+"""Confidence intervals of a mean difference, each with the reason if it is not to be trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Almost stochastic order: does one method's distribution of scores lie above another's, and by how much not?"""
+"""Almost stochastic order: the share by which one method's scores fail to lie above another's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESAMPLES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class StochasticOrder:
-    """How far the first sample is from being stochastically larger than the second."""
+    """The distance of the first sample from being stochastically larger than the second."""
 
     violation: float
     """ε in [0, 1]: 0, the first one's quantiles are all at least the other's; 1, the other way round; NaN when the two

@@ -89,7 +89,7 @@ def warn_unmatched(table: Table) -> None:
 
 
 def finished_runs(cell: Cell, runs: Path) -> list[Finished]:
-    """Those of a cell's runs that count, with what they were made of.
+    """Runs of a cell that count, with their identity.
 
     Raises:
         SettingError: a ``run.json`` does not say so in the form of this version.

@@ -1,4 +1,4 @@
-"""What a study consists of, as its ``study.json`` says."""
+"""The cells that a study consists of, read from its ``study.json``."""
 
 from __future__ import annotations
 
