@@ -82,13 +82,8 @@ class LocalWorker:
 
     def __init__(self, run: RunFunction, slot: Slot) -> None:
         self._process, self._connection = start_worker(run, slot.threads)
-        self._slot = slot
+        self.slot = slot
         self._released = self.dismissed = False
-
-    @property
-    def slot(self) -> Slot:
-        """Device and threads of the worker."""
-        return self._slot
 
     @property
     def sources(self) -> tuple[Connection, int]:

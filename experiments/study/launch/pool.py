@@ -6,8 +6,8 @@ import dataclasses
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from typing import Protocol
 from data_utils.errors import SettingError
 from experiments.study.launch.crew import Crew, Worker
 from experiments.study.launch.job import Job
+from experiments.study.launch.stopping import SIGNALS, handling
 from experiments.study.launch.worker import Advanced, Died, Ended, Message, Outcome, Ready
 from mt_dnn.identity import finished_result
 
@@ -108,7 +109,7 @@ class Pool:
         """
         self._queue.extend(sorted(jobs, key=lambda job: (-job.cost, str(job.folder))))
         try:
-            with self._signals():
+            with handling(SIGNALS, self._ask_to_stop):
                 while self._unfinished and not (self._stop or self._broken):
                     self._requeue_later()
                     self._hire()
@@ -265,15 +266,6 @@ class Pool:
         while any(seat.job for seat in self._seats) and not self._kill and time.monotonic() < deadline:
             self._listen()
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def ask(number: int, frame: FrameType | None) -> None:
-            self._kill = self._kill or (self._stop and number == signal.SIGINT)
-            self._stop = True
-
-        before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._kill = self._kill or (self._stop and number == signal.SIGINT)
+        self._stop = True

@@ -80,15 +80,10 @@ class RayWorker:
     """
 
     def __init__(self, actor: Any, slot: Slot) -> None:
-        self._actor, self._slot = actor, slot
+        self._actor, self.slot = actor, slot
         self.heard = actor.listen.remote()
         """Reference to its next messages."""
         self.reached = self.dismissed = False
-
-    @property
-    def slot(self) -> Slot:
-        """Where it computes."""
-        return self._slot
 
     def take(self, config: RunConfig, folder: Path) -> None:
         """Give it a run."""

@@ -97,7 +97,7 @@ def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterable[tuple[s
 
 
 def _place(cell: Cell, key: str) -> tuple[str, ...]:
-    """The group in which a value is compared: a method's settings over its tasks, all else over the methods of a task."""
+    """The group in which a value is compared: its method's tasks for a method's setting, else the task's methods."""
     return (key, cell.encoder, "" if key.startswith(_OF_METHODS) else cell.task)
 
 

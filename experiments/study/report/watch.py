@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Callable
+from contextlib import suppress
 
 from data_utils.errors import SettingError
+from experiments.study.launch.stopping import handling
 
 STOPPED = 130
 
@@ -32,7 +32,8 @@ def watch(write: Callable[[bool], bool], seconds: float, say: Callable[[str], No
         OSError: it cannot be written.
     """
     written, told = False, ""
-    with _both_signals_interrupt():
+    # SIGTERM as Ctrl-C; and SIGINT even where a shell has it ignored, as in a script's background jobs.
+    with handling((signal.SIGINT, signal.SIGTERM), signal.default_int_handler):
         try:
             while True:
                 try:
@@ -51,18 +52,3 @@ def watch(write: Callable[[bool], bool], seconds: float, say: Callable[[str], No
             with suppress(SettingError, OSError):
                 write(True)
             return STOPPED
-
-
-@contextmanager
-def _both_signals_interrupt() -> Iterator[None]:
-    """SIGTERM as Ctrl-C; and SIGINT even where a shell has it ignored, as in a script's background jobs."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
