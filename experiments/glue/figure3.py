@@ -49,15 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
-    """Train and draw; see the module's text.
-
-    Args:
-        arguments: Command line; default the process's.
-        run: What a worker calls for each run; default :func:`mt_dnn.run.run`.
-
-    Returns:
-        The exit status.
-    """
+    """Command line; returns the exit status. The workers call ``run``, :func:`mt_dnn.run.run` by default."""
     chosen = build_parser().parse_args(arguments)
     return study_status(lambda: _figure(chosen, run))
 

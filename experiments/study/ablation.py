@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser
 from data_utils.errors import SettingError, shown
 from data_utils.json_file import write_json
@@ -38,7 +37,6 @@ from data_utils.yaml_file import read_yaml
 from experiments.benchmark import DEFAULT, Benchmark
 from experiments.study.arguments import add_place_arguments
 from experiments.study.comparison.comparisons import compare_seeds, pairs
-from experiments.study.csv_text import csv_text
 from experiments.study.fields import Fields
 from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_launcher
@@ -57,6 +55,7 @@ from experiments.study.table.paper import load_paper
 from experiments.study.table.titles import task_title
 from experiments.study.table.wanted import Wanted
 from experiments.study.tables import write_tables
+from experiments.study.texts import csv_text, write_texts
 from mt_dnn.config import run_dir
 from mt_dnn.results import RunDirectory
 
@@ -150,15 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
-    """Compute and compare; see the module's text.
-
-    Args:
-        arguments: Command line; default the process's.
-        run: What a worker calls for each run; default :func:`mt_dnn.run.run`.
-
-    Returns:
-        The exit status.
-    """
+    """Command line; returns the exit status. The workers call ``run``, :func:`mt_dnn.run.run` by default."""
     chosen = build_parser().parse_args(arguments)
     return study_status(lambda: _compare(load_ablation(chosen.ablation, Benchmark(chosen.task_def)), chosen, run))
 
@@ -180,9 +171,7 @@ def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | 
     table, logged = read_variants(cells, chosen.output_dir)
     table = replace(table, command=command_line())
     files = write_tables(table, out)
-    for name, text in (("logged.md", logged_markdown(logged) + "\n"), ("logged.csv", logged_csv(logged))):
-        files.append(out / name)
-        write_text_atomic(files[-1], text)
+    files += write_texts(out, {"logged.md": logged_markdown(logged) + "\n", "logged.csv": logged_csv(logged)})
     compared = pairs(table, ablation.baseline)
     if compared:
         files += write_significance(Significance(tuple(compare_seeds(table, compared)), (), ()), out)

@@ -35,20 +35,14 @@ def run_study(
 
     Args:
         chosen: The command line.
-        run: What a worker calls for each run; None: :func:`mt_dnn.run.run`.
+        run: Computes a run; None: :func:`mt_dnn.run.run`.
         figures: Draws the table's figures into a folder and returns their files; None: the seed strips.
     """
     jobs = plan_jobs(chosen)
     if chosen.search is not None:
         out = chosen.results_dir / (study_name(chosen, jobs) + ("" if chosen.name else "-search"))
-        return run_search(
-            chosen_recipes(chosen),
-            jobs,
-            chosen_overrides(chosen),
-            out,
-            chosen,
-            functools.partial(_compute, chosen, run),
-        )
+        compute_trials = functools.partial(_compute, chosen, run)
+        return run_search(chosen_recipes(chosen), jobs, chosen_overrides(chosen), out, chosen, compute_trials)
     if chosen.dry_run:
         return list_jobs(jobs)
     out = chosen.results_dir / study_name(chosen, jobs)
@@ -59,7 +53,11 @@ def run_study(
     if stopped:
         return stopped
     table = gather(chosen.output_dir, Wanted.read(study_json))
-    return conclude(table, out, report, figures or _figures)
+    files = write_tables(table, out) + (figures or _figures)(table, out)
+    print(markdown(table, load_paper(table.benchmark)))
+    print("\n".join(map(str, files)))
+    list_failures(report)
+    return 0 if table.complete else 1
 
 
 def list_jobs(jobs: Sequence[Job]) -> int:
@@ -134,20 +132,6 @@ def _warn_of_idle_runs(jobs: Sequence[Job]) -> None:
             f"warm-up, where the learning rate is 0 (first: {idle[0].label}); give more epochs or --set warmup=0",
             file=sys.stderr,
         )
-
-
-def conclude(table: Table, out: Path, report: Report, figures: Callable[[Table, Path], list[Path]]) -> int:
-    """Write and print the table, list the failures.
-
-    Returns:
-        0 if every cell has all its seeds, else 1.
-    """
-    files = write_tables(table, out)
-    files += figures(table, out)
-    print(markdown(table, load_paper(table.benchmark)))
-    print("\n".join(str(path) for path in files))
-    list_failures(report)
-    return 0 if table.complete else 1
 
 
 def list_failures(report: Report) -> None:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from experiments.study.comparison.comparisons import AVERAGE, Pair, SeedComparison, families
 from experiments.study.comparison.example_comparisons import ExampleComparison
-from experiments.study.csv_text import csv_text
-from experiments.study.number_text import number_text
 from experiments.study.statistics.intervals import Interval
 from experiments.study.statistics.paired_tests import LEVEL, seeds_needed, smallest_p
 from experiments.study.table.cells import known_control
 from experiments.study.table.markdown import interval_text, markdown_table
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.texts import csv_text, number_text
 
 LEGEND = """\
 Points, method minus baseline, over the seeds that both have. Holm: p corrected over the rows of the table.

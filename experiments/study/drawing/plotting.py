@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data_utils.atomic import write_bytes_atomic, write_text_atomic
-from experiments.study.csv_text import csv_text
+from data_utils.atomic import write_bytes_atomic
+from experiments.study.texts import csv_text, write_texts
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -162,10 +162,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 def save_data(stem: Path, rows: Sequence[Sequence[object]]) -> Path:
     """Write a figure's numbers beside it as ``<stem>.csv``, the header first, and return the file."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    file = stem.with_name(f"{stem.name}.csv")
-    write_text_atomic(file, csv_text(rows))
-    return file
+    return write_texts(stem.parent, {f"{stem.name}.csv": csv_text(rows)})[0]
 
 
 def swarm(n: int, width: float = 0.08) -> list[float]:

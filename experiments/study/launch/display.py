@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from experiments.study.launch.job import Job
 from experiments.study.launch.worker import Ended, Outcome, evaluates_next
-from experiments.study.number_text import number_text
+from experiments.study.texts import number_text
 
 
 class StudyDisplay:

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from experiments.study.number_text import number_text
 from experiments.study.report.run_view import RunView, State
 from experiments.study.report.svg import Point, Scale, element, polyline, scale_of
 from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.texts import number_text
 
 WIDTH = 360.0  # a phone's width less its margins, so that text is not scaled there
 _COLOURS = 7

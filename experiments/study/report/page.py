@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from experiments.study.comparison.text import LEGEND, sections
-from experiments.study.number_text import number_text
 from experiments.study.report import charts
 from experiments.study.report.run_view import MEANINGS, RunView, State, view_runs
 from experiments.study.report.settings_view import compare_settings, config_text
@@ -25,6 +24,7 @@ from experiments.study.table.markdown import interval_text
 from experiments.study.table.paper import load_paper
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 from experiments.study.table.which_runs import Runs
+from experiments.study.texts import number_text
 
 if TYPE_CHECKING:
     from experiments.study.significance import Significance

@@ -8,26 +8,23 @@ from typing import Any
 
 import yaml
 
-from data_utils.atomic import write_text_atomic
 from experiments.study.recipe import nested
-from experiments.study.recipe_file import merged
+from experiments.study.recipe_file import merged, without
 from experiments.study.search.trials import Search, SearchedCell
+from experiments.study.texts import write_texts
 
 
 def write_recipes(search: Search, folder: Path) -> list[Path]:
     """Write one recipe per (encoder, method), with the tasks that have a best trial; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
     by_owner: dict[tuple[str, str], list[SearchedCell]] = {}
     for cell in search.cells:
         if cell.best is not None:
             by_owner.setdefault((cell.encoder, cell.method), []).append(cell)
-    files = []
-    for cells in by_owner.values():
+    texts = {}
+    for (_, method), cells in by_owner.items():
         tried = max(cell.planned for cell in cells)
-        file = folder / f"{cells[0].name[:50]}_{cells[0].method}_{search.sampler}{tried}.yml"
-        write_text_atomic(file, recipe_text(search, cells))
-        files.append(file)
-    return files
+        texts[f"{cells[0].name[:50]}_{method}_{search.sampler}{tried}.yml"] = recipe_text(search, cells)
+    return write_texts(folder, texts)
 
 
 def recipe_text(search: Search, cells: Sequence[SearchedCell]) -> str:
@@ -48,7 +45,7 @@ def recipe_text(search: Search, cells: Sequence[SearchedCell]) -> str:
         "method": first.method,
         "source": _source(search, cells),
         "settings": common,
-        "tasks": {task: _without(settings, common) for task, settings in tasks.items()},
+        "tasks": {task: without(settings, common) for task, settings in tasks.items()},
         "chosen_from_grid": True,
         "tried": max(cell.planned for cell in cells),
         "grid": grid,
@@ -86,14 +83,3 @@ def _common(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         elif all(key in task for task in tasks) and all(other == value for other in others):
             common[key] = value
     return common
-
-
-def _without(settings: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
-    rest: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            if inner := _without(value, common.get(key, {})):
-                rest[key] = inner
-        elif key not in common:
-            rest[key] = value
-    return rest

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_utils.atomic import write_text_atomic
 from experiments.benchmark import task_titles
-from experiments.study.number_text import number_text
 from experiments.study.search.chosen_recipes import write_recipes
 from experiments.study.search.trials import Search, SearchedCell, TrialStatus
 from experiments.study.search.trials_csv import learning_rates_csv, ranges_csv, trials_csv
 from experiments.study.table.paper import PaperSearch, load_paper_search
 from experiments.study.table.text_table import TextTable, join_latex, join_markdown, setting_text
 from experiments.study.table.titles import method_title, metric_title, task_title
+from experiments.study.texts import number_text, write_texts
 
 _RATE = "learning_rate"
 _END = " †"
@@ -39,15 +38,13 @@ def conclude(search: Search, out: Path) -> int:
         "table3.csv": ranges_csv(search, paper),
         "trials.csv": trials_csv(search),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        write_text_atomic(out / name, text)
+    written = write_texts(out, texts)
     from experiments.study.search.parallel_coordinates import search_figures  # matplotlib: slow to import
 
     recipes = write_recipes(search, out / "recipes")
     figures = search_figures(search, out)
     print(texts["table2.md"] + "\n" + texts["table3.md"])
-    print("\n".join(str(path) for path in [*(out / name for name in texts), *figures, *recipes]))
+    print("\n".join(map(str, [*written, *figures, *recipes])))
     if recipes:
         unequal = " --unequal_grids" if len({cell.planned for cell in search.cells}) > 1 else ""
         listed = ",".join(map(str, recipes))

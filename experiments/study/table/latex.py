@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from experiments.study.number_text import number_text
 from experiments.study.table.cells import Table
 from experiments.study.table.layout import Entry, layout
 from experiments.study.table.markdown import has_deviation, interval_text
 from experiments.study.table.paper import Paper
+from experiments.study.texts import number_text
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
