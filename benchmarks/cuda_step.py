@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
+from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import make_parser
-from benchmarks.figures import write_json
 from benchmarks.machine import machine_facts
 from benchmarks.optimizer_step import make_parameters
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax

@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import make_parser
-from benchmarks.figures import write_json
 from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
 from experiments.study.recipe import load_recipe, run_configs

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import at_least_one, training_parser
-from benchmarks.figures import write_json
 from benchmarks.glue_rows import ROOT, find_data
 from benchmarks.machine import machine_facts
 from benchmarks.peak_memory import MIB

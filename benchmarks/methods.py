@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.benchmark_figures import in_brackets, spread, write_json
 from benchmarks.benchmark_parser import PRECISIONS, add_place_arguments, at_least_one, make_parser, some_of
-from benchmarks.figures import in_brackets, spread, write_json
 from benchmarks.glue_rows import TASKS, find_data
 from benchmarks.machine import machine_facts
 from benchmarks.memory import measure

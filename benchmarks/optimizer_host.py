@@ -15,9 +15,9 @@ from unittest import mock
 import numpy as np
 import torch
 
+from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import make_parser
 from benchmarks.cuda_step import MODELS
-from benchmarks.figures import write_json
 from benchmarks.machine import machine_facts
 from benchmarks.optimizer_step import make_parameters, measure
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import make_parser, thread_count
-from benchmarks.figures import write_json
 from benchmarks.machine import machine_facts
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
 from module.param_index import Kind, ParamIndex

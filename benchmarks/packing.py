@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.benchmark_figures import in_brackets, spread, write_json
 from benchmarks.benchmark_parser import make_parser, thread_count
-from benchmarks.figures import in_brackets, spread, write_json
 from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
 from data_utils.task_def import TaskDef, load_task_defs
@@ -48,7 +48,7 @@ def open_task(name: str, folder: Path, scratch: Path, max_seq_len: int) -> tuple
 
 
 def make_networks(task_def: TaskDef) -> dict[str, Network]:
-    """The same network twice, once for each layout."""
+    """Two equal networks, one for each layout."""
     source = resolve_encoder(ENCODER)
     networks = {}
     for layout in ("packed", "padded"):

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.benchmark_figures import in_brackets, spread, write_json
 from benchmarks.benchmark_parser import make_parser
-from benchmarks.figures import in_brackets, spread, write_json
 from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
 from data_utils.canonical_tsv import read_canonical

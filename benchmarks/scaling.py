@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import make_parser
-from benchmarks.figures import write_json
 from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import make_encoder, write_rows

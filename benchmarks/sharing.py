@@ -22,8 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import make_parser
-from benchmarks.figures import write_json
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import SHAPES, make_encoder, write_rows
 from experiments.study.launch.crew import LocalCrew
@@ -60,7 +60,7 @@ class Quiet(Display):
 
 
 def make_jobs(options: argparse.Namespace, encoder: Path, data: Path, runs: Path, count: int) -> list[Job]:
-    """The same short runs for every number of workers, one per seed."""
+    """Short runs, one per seed, equal for every number of workers."""
     configs = [
         RunConfig(
             init_checkpoint=str(encoder), data_dir=data, output_dir=runs, train_size=options.steps * BATCH, epochs=1,

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import at_least_one, make_parser
-from benchmarks.figures import write_json
 from data_utils.task_def import Metric
 from experiments.study.comparison.example_comparisons import draw_seeds
 from experiments.study.statistics.example_bootstrap import resampled_scores

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.benchmark_figures import in_brackets, spread, write_json
 from benchmarks.benchmark_parser import at_least_one, training_parser
-from benchmarks.figures import in_brackets, spread, write_json
 from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
 from benchmarks.peers.assignment import Train

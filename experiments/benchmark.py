@@ -14,7 +14,7 @@ What it does not have is taken from the default benchmark.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,3 +53,9 @@ def task_titles() -> dict[str, str]:
     for path in dict.fromkeys((*DEFAULT.places("titles.yml"), *others)):
         titles |= {task: str(title) for task, title in read_yaml(path).items() if task not in titles}
     return titles
+
+
+def in_table_order(tasks: Iterable[str]) -> list[str]:
+    """Tasks in the order of tables; those that no benchmark names come last, as they are given."""
+    known = {task: place for place, task in enumerate(task_titles())}
+    return sorted(tasks, key=lambda task: known.get(task, len(known)))

@@ -100,7 +100,7 @@ def open_run(
 
 
 def assign(config: RunConfig, data: Datasets) -> Assignment:
-    """The same run for a peer: the same rows, batches and numbers.
+    """Make a run a peer's assignment, with the same rows, batches and numbers.
 
     Raises:
         ValueError: several dev sets, a sampler that needs lengths, or steps of several batches; no peer does that.

@@ -35,14 +35,14 @@ from data_utils.json_file import write_json
 from data_utils.names import check_name
 from data_utils.yaml_file import read_yaml
 from experiments.benchmark import DEFAULT, Benchmark
-from experiments.study.arguments import add_place_arguments
+from experiments.study.arguments import add_place_arguments, add_seed_arguments
 from experiments.study.comparison.comparisons import compare_seeds, pairs
 from experiments.study.fields import Fields
 from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_launcher
 from experiments.study.launch.stopping import study_status
 from experiments.study.launch.worker import RunFunction
-from experiments.study.plan import command_line, describe, make_job, names_of, parse_seeds
+from experiments.study.plan import cells_of, command_line, describe, make_job, names_of, parse_seeds
 from experiments.study.recipe import Recipe, run_configs
 from experiments.study.settings import check_method, check_settings, check_tasks, parse_overrides
 from experiments.study.significance import Significance, write_significance
@@ -134,16 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("ablation", help="file, or name in ablations/ beside the task definitions")
     parser.add_argument("--tasks", help="default: every task of the file")
-    parser.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="as in experiments.study",
-    )
-    parser.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
+    add_seed_arguments(parser)
     add_place_arguments(parser)
     return parser
 
@@ -162,9 +153,8 @@ def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | 
         return list_jobs(jobs)
     out = chosen.results_dir / check_name("ablation", chosen.name or ablation.name)
     out.mkdir(parents=True, exist_ok=True)
-    cells = {label: describe(some, chosen)["cells"] for label, some in jobs_of.items()}
-    described = {"output_dir": str(chosen.output_dir), "command": command_line(), "variants": cells}
-    write_json(out / "study.json", described)
+    cells = {label: cells_of(some) for label, some in jobs_of.items()}
+    write_json(out / "study.json", describe(chosen, variants=cells))
     report, stopped = compute(jobs, chosen, run)
     if stopped:
         return stopped

@@ -38,12 +38,7 @@ def build_parser(
     what.add_argument("--recipe_base", help="take this encoder's recipes for an --encoder that has none of its own")
     what.add_argument("--recipes", help="recipe names or files, instead of --encoder and --methods")
     what.add_argument("--tasks", default=tasks, help=f"default: {tasks or 'every task of the recipes'}")
-    what.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
-    what.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="override a setting of every recipe, such as epochs=3, pats.noise_scale=8e-3 or, for one task, "
-        "cola.epochs=5; may be repeated",
-    )  # fmt: skip
+    add_seed_arguments(what)
     what.add_argument(
         "--controls", action="store_true",
         help="add what each method is to be compared with: plain fine-tuning with the same changes of protocol",
@@ -53,7 +48,6 @@ def build_parser(
         help="compare methods although their settings were chosen from grids of different sizes, or --search with "
         "unequal numbers of trials; the tables show them",
     )  # fmt: skip
-    what.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
     what.add_argument(
         "--holdout", type=float, metavar="SHARE",
         help="hold this share of the training set out, the same rows in every run, and choose epochs (and with "
@@ -62,6 +56,17 @@ def build_parser(
     _add_search_arguments(parser)
     add_place_arguments(parser)
     return parser
+
+
+def add_seed_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add ``--seeds``, ``--set`` and ``--dry_run``."""
+    parser.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override a setting of every recipe, such as epochs=3, pats.noise_scale=8e-3 or, for one task, "
+        "cola.epochs=5; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
 
 
 def add_place_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
-from experiments.benchmark import Benchmark, task_titles
+from experiments.benchmark import Benchmark, in_table_order
 from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_launcher
 from experiments.study.recipe import Recipe, check_budgets, find_recipes, resolve_recipes, run_configs
@@ -124,18 +124,19 @@ def study_name(chosen: argparse.Namespace, jobs: Sequence[Job]) -> str:
     return check_name("study", chosen.name or "+".join(sorted({job.config.encoder for job in jobs}))[:100])
 
 
-def describe(jobs: Sequence[Job], chosen: argparse.Namespace) -> dict[str, Any]:
-    """The content of ``study.json``: the cells with their run ids and seeds."""
+def describe(chosen: argparse.Namespace, **content: Any) -> dict[str, Any]:
+    """The content of ``study.json`` and the like: folder of the runs, command line, and further content."""
+    return {"output_dir": str(chosen.output_dir), "command": command_line(), **content}
+
+
+def cells_of(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """The cells of some runs with their run ids and seeds, for ``study.json``."""
     seeds: dict[tuple[str | int, ...], list[int]] = {}
     for job in jobs:
         c = job.config
         seeds.setdefault((c.encoder, c.method, c.task, run_id(c), c.recipe or "", job.trials), []).append(c.seed)
     keys = ("encoder", "method", "task", "run_id", "recipe", "trials")
-    return {
-        "output_dir": str(chosen.output_dir),
-        "command": command_line(),
-        "cells": [{**dict(zip(keys, cell, strict=True)), "seeds": s} for cell, s in seeds.items()],
-    }
+    return [{**dict(zip(keys, cell, strict=True)), "seeds": s} for cell, s in seeds.items()]
 
 
 def command_line() -> str:
@@ -172,7 +173,7 @@ def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:
 def _tasks(chosen: argparse.Namespace, recipe: Recipe) -> list[str]:
     if chosen.tasks is not None:
         return names_of("tasks", chosen.tasks)
-    return sorted(recipe.tasks, key=lambda task: (*task_titles(), task).index(task))
+    return in_table_order(recipe.tasks)
 
 
 def names_of(flag: str, text: str) -> list[str]:

@@ -16,7 +16,7 @@ from experiments.study.launch.launcher import check_machine, launch, retries
 from experiments.study.launch.pool import Pool, Report
 from experiments.study.launch.stopping import KILLED, STOPPED
 from experiments.study.launch.worker import RunFunction
-from experiments.study.plan import chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
+from experiments.study.plan import cells_of, chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
 from experiments.study.search.searcher import run_search
 from experiments.study.table.cells import Table
 from experiments.study.table.gathering import gather
@@ -48,7 +48,7 @@ def run_study(
     out = chosen.results_dir / study_name(chosen, jobs)
     study_json = out / "study.json"
     _make_folder("--results_dir", out)
-    write_json(study_json, describe(jobs, chosen))
+    write_json(study_json, describe(chosen, cells=cells_of(jobs)))
     report, stopped = compute(jobs, chosen, run)
     if stopped:
         return stopped

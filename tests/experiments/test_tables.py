@@ -58,7 +58,6 @@ def test_the_papers_averages_are_recomputed() -> None:
     assert wrong == [
         (ENCODER, "vanilla"), (ENCODER, "noisytune"), ("roberta-large", "sage"), ("roberta-large", "pats"),
     ]  # fmt: skip
-    assert PAPER_TABLES.rows[ENCODER, "vanilla"].average == pytest.approx(83.04, abs=0.005)
 
 
 def test_a_table_says_what_was_set_otherwise_than_in_the_control(tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ Everything is drawn inside :func:`style`, at the size at which it is printed, so
 from __future__ import annotations
 
 import io
-import itertools
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,15 +103,16 @@ def legend_below(figure: Figure, handles: Sequence[Artist], **options: Any) -> N
         legend.remove()
 
 
-def line_handles(labels: Sequence[str], markers: bool = True) -> list[Artist]:
-    """Legend entries of the first methods' looks, in the order of the labels."""
+def legend_of_lines(figure: Figure, labels: Iterable[str], markers: bool = True) -> None:
+    """Put a legend of the first methods' looks under the axes, in the order of the labels."""
     from matplotlib.lines import Line2D
 
-    looks = [look(i) for i in range(len(labels))]
-    return [
-        Line2D([], [], color=k.colour, linestyle=k.dash, marker=k.marker if markers else "", label=label)
-        for k, label in zip(looks, labels, strict=True)
-    ]
+    handles = []
+    for i, label in enumerate(labels):
+        shown = look(i)
+        marker = shown.marker if markers else ""
+        handles.append(Line2D([], [], color=shown.colour, linestyle=shown.dash, marker=marker, label=label))
+    legend_below(figure, handles)
 
 
 def mean_and_band(
@@ -135,8 +135,8 @@ def mean_and_band(
 
 def mean_std(values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """(seeds, N) -> (N,) mean and (N,) sample standard deviation, NaN with one seed."""
-    single = np.full(values.shape[1:], np.nan)
-    return values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else single
+    std = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)
+    return values.mean(axis=0), std
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -167,4 +167,4 @@ def save_data(stem: Path, rows: Sequence[Sequence[object]]) -> Path:
 
 def swarm(n: int, width: float = 0.08) -> list[float]:
     """Offsets that keep n equal dots from hiding each other, in the order of the seeds."""
-    return list(np.linspace(-width, width, n)) if n > 1 else list(itertools.repeat(0.0, n))
+    return list(np.linspace(-width, width, n)) if n > 1 else [0.0] * n

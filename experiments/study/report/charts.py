@@ -149,9 +149,9 @@ def loss_panel(views: Sequence[RunView]) -> Markup:
                   element("g", *lines, class_="losses"))  # fmt: skip
 
 
-def thin(points: Sequence[tuple[int, float]], most: int = _BINS) -> list[Point]:
+def thin(points: Sequence[tuple[int, float]]) -> list[Point]:
     """Means of neighbouring points, so that a long log is a short line; NaN where one of them is."""
-    size = math.ceil(len(points) / most) if points else 1
+    size = math.ceil(len(points) / _BINS) if points else 1
     bins = [points[i : i + size] for i in range(0, len(points), size)]
     return [(float(some[-1][0]), math.fsum(value for _, value in some) / len(some)) for some in bins]
 

@@ -113,14 +113,10 @@ def _differing(found: Sequence[CellSettings]) -> Iterable[str]:
     for key in dict.fromkeys(key for one in found for key in one.values):
         if key in _NAMES or key.startswith(_OF_METHODS):
             continue
-        group = next((group for prefix, group in _WITHIN.items() if key.startswith(prefix)), _everywhere)
+        group = next((group for prefix, group in _WITHIN.items() if key.startswith(prefix)), lambda cell: "")
         texts: dict[str, set[str]] = {}
         for one in found:
             if one.values:
                 texts.setdefault(group(one.cell), set()).add(one.values[key].text if key in one.values else "")
         if any(len(some) > 1 for some in texts.values()):
             yield key
-
-
-def _everywhere(cell: Cell) -> str:
-    return ""

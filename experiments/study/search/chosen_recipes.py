@@ -16,14 +16,10 @@ from experiments.study.texts import write_texts
 
 def write_recipes(search: Search, folder: Path) -> list[Path]:
     """Write one recipe per (encoder, method), with the tasks that have a best trial; returns the files."""
-    by_owner: dict[tuple[str, str], list[SearchedCell]] = {}
-    for cell in search.cells:
-        if cell.best is not None:
-            by_owner.setdefault((cell.encoder, cell.method), []).append(cell)
     texts = {}
-    for (_, method), cells in by_owner.items():
+    for (encoder, method), cells in search.with_best().items():
         tried = max(cell.planned for cell in cells)
-        texts[f"{cells[0].name[:50]}_{method}_{search.sampler}{tried}.yml"] = recipe_text(search, cells)
+        texts[f"{encoder[:50]}_{method}_{search.sampler}{tried}.yml"] = recipe_text(search, cells)
     return write_texts(folder, texts)
 
 

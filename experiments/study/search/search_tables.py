@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmark import task_titles
+from experiments.benchmark import in_table_order
 from experiments.study.search.chosen_recipes import write_recipes
 from experiments.study.search.trials import Search, SearchedCell, TrialStatus
 from experiments.study.search.trials_csv import learning_rates_csv, ranges_csv, trials_csv
@@ -183,7 +183,7 @@ def _encoders(search: Search) -> list[tuple[str, list[str], list[str]]]:
     found = []
     for encoder in dict.fromkeys(cell.name for cell in search.cells):
         cells = [cell for cell in search.cells if cell.name == encoder]
-        tasks = sorted(dict.fromkeys(cell.task for cell in cells), key=lambda task: (*task_titles(), task).index(task))
+        tasks = in_table_order(dict.fromkeys(cell.task for cell in cells))
         found.append((encoder, tasks, list(dict.fromkeys(cell.method for cell in cells))))
     return found
 

@@ -149,6 +149,14 @@ class Search:
         """Whether every planned trial is over."""
         return all(cell.is_complete for cell in self.cells)
 
+    def with_best(self) -> dict[tuple[str, str], list[SearchedCell]]:
+        """(name of the encoder, method) -> cells that have a best trial."""
+        found: dict[tuple[str, str], list[SearchedCell]] = {}
+        for cell in self.cells:
+            if cell.best is not None:
+                found.setdefault((cell.name, cell.method), []).append(cell)
+        return found
+
 
 def is_over(result: RunResult | None, prunes: bool) -> bool:
     """Whether a search has nothing left to do for a run."""
