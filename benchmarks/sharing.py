@@ -42,7 +42,7 @@ DEV_ROWS = 64
 
 
 class Quiet(Display):
-    """A pool's display that keeps when each run was over, and why one failed."""
+    """A pool's display that keeps the moments at which runs end, and the reasons of failures."""
 
     def __init__(self) -> None:
         self.moments: list[float] = []

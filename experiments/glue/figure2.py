@@ -1,4 +1,4 @@
-r"""Figure 2 of the paper: how the sensitivities of the fine-tuned encoder are distributed, method by method.
+r"""Figure 2 of the paper: the distribution of the fine-tuned encoder's sensitivities, method by method.
 
     python -m experiments.glue.figure2 --encoder bert-base-uncased --data_dir data/canonical_data --unequal_grids
     python -m experiments.glue.figure2 --encoder all-MiniLM-L6-v2 --methods vanilla,sage,pats --tasks cola,rte --seeds 3

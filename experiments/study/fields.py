@@ -31,7 +31,7 @@ class Fields:
         self.values, self.where, self._inner = values, where, inner
 
     def get(self, key: str, legal: str, holds: Callable[[Any], bool], default: Any = _REQUIRED) -> Any:
-        """A value that holds.
+        """A value of any kind, checked by the caller's condition.
 
         Args:
             key: Its name.

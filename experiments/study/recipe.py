@@ -209,7 +209,7 @@ def run_configs(
 
 
 def _at_fault(overrides: Mapping[str, Any], make: Callable[[Mapping[str, Any]], RunConfig], origin: str) -> str:
-    """The override that makes no run of a recipe that is one without it; empty where the recipe is none either."""
+    """The override that is at fault for an illegal run; empty where the recipe is illegal by itself."""
 
     def fails(chosen: Mapping[str, Any]) -> bool:
         try:

@@ -71,10 +71,10 @@ def list_jobs(jobs: Sequence[Job]) -> int:
 
 
 def compute(jobs: Sequence[Job], chosen: argparse.Namespace, run: RunFunction | None) -> tuple[Report, int]:
-    """Compute those of the runs that are not done.
+    """Compute the runs that are not done.
 
     Returns:
-        What became of them, and 0 or the exit status after a signal.
+        Their outcome, and 0 or the exit status after a signal.
 
     Raises:
         SettingError: a run that is done was made of other data, another task definition or encoder.

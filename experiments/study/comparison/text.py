@@ -109,7 +109,7 @@ def sections(
 def markdown(
     over_seeds: Sequence[SeedComparison], over_examples: Sequence[ExampleComparison], alone: Sequence[tuple[str, str]]
 ) -> str:
-    """Everything as Markdown, by encoder and selection rule; arguments as those of :func:`sections`."""
+    """All comparisons as Markdown, by encoder and selection rule; arguments as those of :func:`sections`."""
     parts = [LEGEND.strip()]
     encoder = None
     for section in sections(over_seeds, over_examples, alone):
@@ -170,7 +170,7 @@ def _remarks(family: Sequence[SeedComparison]) -> list[str]:
 
 
 def _example_remarks(shown: Sequence[ExampleComparison]) -> list[str]:
-    """Seeds that are not in, and intervals that cannot be given."""
+    """Sentences about seeds without predictions, and intervals that cannot be given."""
     remarks = []
     for c in shown:
         name = f"{_name(c.pair)}, {_task(c.pair, c.metric)}"

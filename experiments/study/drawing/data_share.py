@@ -78,7 +78,7 @@ def draw_data_share(
 
 
 def _line(axis: Axes, points: Sequence[SharePoint], shares: Sequence[float], measure: str, number: int) -> None:
-    """The mean over the seeds that every share has; a share with other seeds would move it by itself."""
+    """Draw the mean over the seeds that every share has; a share with other seeds would move it by itself."""
     by_seed: dict[int, dict[float, float]] = {}
     for point in points:
         by_seed.setdefault(point.seed, {})[point.share] = getattr(point, measure)

@@ -1,4 +1,4 @@
-"""The distribution of sensitivities and how concentrated it is, as pictures (Figure 2)."""
+"""The distribution of sensitivities and its concentration, as pictures (Figure 2)."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def draw_concentration(summaries: Summaries, title: str, stem: Path) -> list[Pat
 
 
 def _dots(axis: Axes, values: list[float], place: int) -> None:
-    """One row: the seeds' values around their mean, which stands as a line in a bar of one standard deviation."""
+    """Draw a row: the seeds' values around their mean, which stands as a line in a bar of one standard deviation."""
     if not values:
         return
     mean, shown = float(np.mean(values)), plotting.look(place)

@@ -75,7 +75,7 @@ def _strip_panel(axis: Axes, table: Table, paper: Paper, encoder: str, task: str
 
 
 def _strip(axis: Axes, cell: Cell, selection: Selection, height: float, colour: str) -> bool:
-    """One row of dots; returns whether there is anything to show."""
+    """Draw a row of dots; returns whether there is anything to show."""
     scores = cell.scores(selection)
     shown = [score for _, score in sorted(scores.items()) if not math.isnan(score)]
     if len(shown) < len(scores):

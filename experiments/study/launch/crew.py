@@ -25,7 +25,7 @@ class Worker(Protocol):
         """Device and threads of the worker."""
 
     def take(self, config: RunConfig, folder: Path) -> None:
-        """Give it a run. One that has just died says so when it is next heard."""
+        """Give the worker a run. One that has just died says so when it is next heard."""
 
     def hear(self) -> Sequence[Message]:
         """Messages since it was last heard; a :class:`Died` is the last there is."""
@@ -91,7 +91,7 @@ class LocalWorker:
         return self._connection, self._process.sentinel
 
     def take(self, config: RunConfig, folder: Path) -> None:
-        """Give it a run."""
+        """Give the worker a run."""
         with suppress(OSError):  # it has just died
             self._connection.send((config, folder))
 

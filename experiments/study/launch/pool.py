@@ -31,22 +31,22 @@ class Display(Protocol):
     """The listener that a pool tells of its progress."""
 
     def started(self, job: Job) -> None:
-        """A worker has taken a run."""
+        """Show that a worker has taken a run."""
 
     def put_back(self, job: Job) -> None:
-        """A run waits again: its worker died, was told to stop, or found that another study has it."""
+        """Show that a run waits again: its worker died, was told to stop, or found that another study has it."""
 
     def advanced(self, job: Job, step: int, total_steps: int) -> None:
-        """A run has made steps."""
+        """Show that a run has made steps."""
 
     def ended(self, job: Job, ended: Ended) -> None:
-        """A run is done, has failed for good, or was finished by another study."""
+        """Show that a run is done, has failed for good, or was finished by another study."""
 
     def message(self, text: str) -> None:
-        """Something worth a line."""
+        """Show a text on a line of its own."""
 
     def tick(self) -> None:
-        """A moment has passed, whether or not anything happened."""
+        """Refresh the clock, whether or not anything happened."""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class _Seat:
 
 
 class Pool:
-    """Computes jobs with a crew of workers, the costliest first.
+    """A pool that computes jobs with a crew of workers, the costliest first.
 
     A worker that dies is replaced and its run is tried again, from its last checkpoint. A run that another study holds
     is put back and looked at again. SIGINT, SIGTERM and SIGUSR1 ask the workers to write a checkpoint and stop; a

@@ -86,7 +86,7 @@ class RayWorker:
         self.reached = self.dismissed = False
 
     def take(self, config: RunConfig, folder: Path) -> None:
-        """Give it a run."""
+        """Give the worker a run."""
         self._actor.take.remote(config, folder)
 
     def hear(self) -> list[Message]:

@@ -40,10 +40,10 @@ class SharedStorage:
         return self.output_dir / _PROBE
 
     def check(self) -> None:
-        """Check that this node sees it, and its locks.
+        """Check that this node sees the folders, and the lock of the study.
 
         Raises:
-            SettingError: it does not see the folders, or not the lock that the study holds.
+            SettingError: it does not see one of them.
         """
         node = f"node {platform.node()}"
         shared = "put it on storage that every node has under the same path (docs/cluster.md)"
@@ -79,7 +79,7 @@ class ImportedFunction:
     name: str
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Call it."""
+        """Import and call the function."""
         return getattr(importlib.import_module(self.module), self.name)(*arguments, **keywords)
 
 

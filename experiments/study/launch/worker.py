@@ -87,7 +87,7 @@ Message = Ready | Advanced | Ended | Died
 
 
 def start_worker(run: RunFunction, threads: int) -> tuple[SpawnProcess, Connection]:
-    """Start a worker.
+    """Start a worker process.
 
     Args:
         run: Computes a run.
@@ -223,7 +223,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _only_sigint_blocked() -> Iterator[None]:
-    """A child started here never sees Ctrl-C, which a terminal sends to the whole group: the pool decides.
+    """Hide Ctrl-C, which a terminal sends to the whole group, from a child started here: the pool decides.
 
     The mask is inherited by the child for good; ours is put back and a Ctrl-C in between arrives then. Signals that
     this thread has blocked, such as the one that asks for a checkpoint, are open in the child.

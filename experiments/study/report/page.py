@@ -35,7 +35,7 @@ _NEEDS_ATTENTION = (State.FAILED, State.DIVERGED, State.SILENT)
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Everything on disk that a page shows."""
+    """A study as it is on disk, for a page."""
 
     title: str
     runs: Path
@@ -81,7 +81,7 @@ def render(
     """The page as HTML; it needs no other file and no network.
 
     Args:
-        study: What to show.
+        study: The study to show.
         significance: Tests to show.
         watch_seconds: The page is written anew so often, and reloads itself; None for a page that stays as it is.
         without_tests: Why there are no tests; shown in their place.

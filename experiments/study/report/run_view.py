@@ -76,7 +76,7 @@ class RunView:
 
     @property
     def reason(self) -> str:
-        """Why it failed or diverged, in one line."""
+        """The reason of a failure or divergence, in one line; else empty."""
         return (self.result.error or "") if self.result is not None else ""
 
 
@@ -163,7 +163,7 @@ def config_of(description: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _with_totals(views: Iterable[RunView]) -> list[RunView]:
-    """Fill in how many steps unfinished runs will make.
+    """Fill in the number of steps that unfinished runs will make.
 
     It follows from a run's own epochs so far, else from those of another run that uses as much of the same task.
     """

@@ -14,7 +14,7 @@ STOPPED = 130
 
 
 def watch(write: Callable[[bool], bool], seconds: float, say: Callable[[str], None]) -> int:
-    """Call ``write`` again and again.
+    """Write the page again and again, until nothing is left to come.
 
     The first error ends it; later ones, of runs that come and go in that moment, are told once and tried again.
 

@@ -37,7 +37,7 @@ def search_figures(search: Search, out: Path) -> list[Path]:
 
 
 def _parallel(search: Search, cells: list[SearchedCell], stem: Path) -> list[Path]:
-    """One panel per task, one line per trial through its settings to its score."""
+    """Draw a panel per task, with a line per trial through its settings to its score."""
     columns = 1 if len(cells) == 1 else 2
     widest = max(len(cell.grid) for cell in cells)
     rows = math.ceil(len(cells) / columns)
@@ -98,7 +98,7 @@ def _axis_line(axis: Axes, x: int, labels: list[tuple[float, str]], left: bool =
 
 
 def _per_setting(search: Search, cells: list[SearchedCell], stem: Path) -> list[Path]:
-    """A row of panels per task: the score of every trial against the value of each setting."""
+    """Draw a row of panels per task: the score of every trial against the value of each setting."""
     widest = max(len(cell.grid) for cell in cells)
     side_by_side = min(len(cells), 3) if widest == 1 else 1  # tasks in a row, where one panel is all a task has
     rows = math.ceil(len(cells) / side_by_side)

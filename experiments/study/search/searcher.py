@@ -94,7 +94,7 @@ class _Cell:
         return [job for job in jobs if finished_result(job.config, self.prunes) is None]
 
     def describe(self) -> dict[str, Any]:
-        """Its part of ``search.json``: the fields of :class:`experiments.study.search.trials.SearchedCell`."""
+        """The cell's part of ``search.json``: the fields of :class:`experiments.study.search.trials.SearchedCell`."""
         config = self.config
         return {
             "encoder": self.recipe.encoder,

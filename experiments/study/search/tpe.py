@@ -187,7 +187,7 @@ class TpeSampler:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time asks; the operating system lets go of a killed one's lock."""
+        """Hold the lock of the journal; the operating system lets go of a killed process's."""
         with self._journal.with_suffix(".lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:

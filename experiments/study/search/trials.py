@@ -44,7 +44,7 @@ class Trial:
 
     @property
     def status(self) -> TrialStatus:
-        """Done when every seed is; a pruned seed makes a pruned trial once every seed is over."""
+        """The state over all seeds: pruned if one of them is, and missing until every seed is over."""
         if not all(is_over(result, self.prunes) for result in self.results):
             return TrialStatus.MISSING
         pruned = any(result is not None and result.status is Status.PRUNED for result in self.results)
@@ -129,7 +129,7 @@ class SearchedCell:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A whole search."""
+    """A search with all its cells."""
 
     sampler: str
     """``grid``, ``sobol``, ``halton`` or ``tpe``."""

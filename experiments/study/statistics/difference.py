@@ -21,7 +21,7 @@ class Difference:
 
     @property
     def values(self) -> list[float]:
-        """Points, by seed."""
+        """Differences in points, by seed."""
         return list(self.by_seed.values())
 
     @property
@@ -31,7 +31,7 @@ class Difference:
 
     @property
     def mean(self) -> float:
-        """Points."""
+        """Mean difference in points."""
         return math.fsum(self.by_seed.values()) / len(self.by_seed)
 
     @property

@@ -70,7 +70,7 @@ def almost_stochastic_order(
 
     Args:
         first: (n,) scores of the method, one per seed.
-        second: (m,) scores of what it is compared with.
+        second: (m,) scores of its baseline.
         resamples: Bootstrap samples for σ.
         seed: Of the resampling.
     """

@@ -14,7 +14,7 @@ from experiments.study.table.markdown import markdown_table
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
-    """Everything shown, before a format is chosen."""
+    """A table of texts, before a format is chosen."""
 
     title: str
     caption: str
