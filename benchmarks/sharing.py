@@ -28,7 +28,7 @@ from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import SHAPES, make_encoder, write_rows
 from experiments.study.launch.crew import LocalCrew
 from experiments.study.launch.job import Job
-from experiments.study.launch.pool import Display, Pool
+from experiments.study.launch.pool import Pool
 from experiments.study.launch.slots import Slot, usable_cores
 from experiments.study.launch.worker import Ended, Outcome
 from mt_dnn.assembly import pick_device
@@ -41,12 +41,17 @@ BATCH = 32
 DEV_ROWS = 64
 
 
-class Quiet(Display):
+class Quiet:
     """A pool's display that keeps the moments at which runs end, and the reasons of failures."""
 
     def __init__(self) -> None:
         self.moments: list[float] = []
         self.failures: list[str] = []
+
+    def _ignore(self, *arguments: object) -> None:
+        """Show nothing."""
+
+    started = put_back = advanced = tick = _ignore
 
     def ended(self, job: Job, ended: Ended) -> None:
         """Keep the moment, and the reason of a failure."""

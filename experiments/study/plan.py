@@ -17,12 +17,12 @@ from data_utils.names import check_name, slug
 from experiments.benchmark import Benchmark, in_table_order
 from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_launcher
-from experiments.study.recipe import Recipe, check_budgets, find_recipes, resolve_recipes, run_configs
+from experiments.study.recipe import Recipe, check_budgets, find_recipes, load_recipe, run_configs
+from experiments.study.recipe_file import find_recipe_file
 from experiments.study.settings import check_method, parse_overrides
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import missing_file
-from mt_dnn.identity import finished_result
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MOST_SEEDS = 1000  # of a cell; a table of more is a slip of the keyboard
@@ -161,7 +161,8 @@ def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:
         raise SettingError("--controls finds recipes by --encoder and --methods; list the controls' --recipes yourself")
     folders = Benchmark(chosen.task_def).places("recipes")
     if chosen.recipes is not None:
-        return resolve_recipes(names_of("recipes", chosen.recipes), folders)
+        files = [find_recipe_file(name, "--recipes", folders) for name in names_of("recipes", chosen.recipes)]
+        return [load_recipe(file, folders) for file in files]
     methods = names_of("methods", chosen.methods)
     for method in methods:
         check_method(method, "--methods")
@@ -209,12 +210,3 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
 def _count_rows(tsv: Path) -> int:
     with tsv.open("rb") as file:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-
-
-def is_done(job: Job) -> bool:
-    """Whether there is nothing left to compute of a run.
-
-    Raises:
-        SettingError: it was computed on other data, with another task definition or encoder, or a file is damaged.
-    """
-    return finished_result(job.config) is not None

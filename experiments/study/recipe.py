@@ -14,7 +14,7 @@ from data_utils.names import check_name, slug
 from data_utils.task_def import load_task_defs
 from experiments.benchmark import DEFAULT
 from experiments.study.encoder_size import known_encoders, nearest_encoder
-from experiments.study.recipe_file import RECIPE_FOLDERS, find_recipe_file, merged, read_recipe
+from experiments.study.recipe_file import RECIPE_FOLDERS, merged, read_recipe
 from experiments.study.settings import check_method
 from module.methods import control_of
 from mt_dnn.config import RunConfig
@@ -129,19 +129,6 @@ def find_recipes(
 
 def _folder_of(encoder: str, folders: Sequence[Path]) -> Path | None:
     return next((folder for folder in folders if any(folder.glob(f"{encoder}_*.yml"))), None)
-
-
-def resolve_recipes(names: Sequence[str], folders: Sequence[Path] = RECIPE_FOLDERS) -> list[Recipe]:
-    """Load recipes by file or by name.
-
-    Args:
-        names: Paths of recipe files, or names in ``recipes/`` with or without ``.yml``.
-        folders: Where names are looked for.
-
-    Raises:
-        SettingError: a name that is neither.
-    """
-    return [load_recipe(find_recipe_file(name, "--recipes", folders), folders) for name in names]
 
 
 def check_budgets(recipes: Sequence[Recipe]) -> None:

@@ -16,7 +16,7 @@ from experiments.study.launch.launcher import check_machine, launch, retries
 from experiments.study.launch.pool import Pool, Report
 from experiments.study.launch.stopping import KILLED, STOPPED
 from experiments.study.launch.worker import RunFunction
-from experiments.study.plan import cells_of, chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
+from experiments.study.plan import cells_of, chosen_overrides, chosen_recipes, describe, plan_jobs, study_name
 from experiments.study.search.searcher import run_search
 from experiments.study.table.cells import Table
 from experiments.study.table.gathering import gather
@@ -25,6 +25,7 @@ from experiments.study.table.paper import load_paper
 from experiments.study.table.wanted import Wanted
 from experiments.study.tables import write_tables
 from mt_dnn.data import open_datasets
+from mt_dnn.identity import finished_result
 from mt_dnn.schedule import learns_nothing
 
 
@@ -62,9 +63,10 @@ def run_study(
 
 def list_jobs(jobs: Sequence[Job]) -> int:
     """Print the runs, done and missing; returns 0."""
-    todo = [job for job in jobs if not is_done(job)]
+    todo = _missing(jobs)
+    folders = {job.folder for job in todo}
     for job in jobs:
-        print(f"{'missing' if job in todo else 'done   '}  {job.label}  {job.folder}")
+        print(f"{'missing' if job.folder in folders else 'done   '}  {job.label}  {job.folder}")
     steps = sum(job.steps for job in todo)
     print(f"{len(jobs)} runs: {len(jobs) - len(todo)} done, {len(todo)} missing with {steps} steps")
     return 0
@@ -79,15 +81,23 @@ def compute(jobs: Sequence[Job], chosen: argparse.Namespace, run: RunFunction | 
     Raises:
         SettingError: a run that is done was made of other data, another task definition or encoder.
     """
-    todo = [job for job in jobs if not is_done(job)]
+    todo = _missing(jobs)
     if not todo:
         print(f"all {len(jobs)} runs are already done", file=sys.stderr)
         return Report(done=0), 0
     report, stopped = _compute(chosen, run, todo, len(jobs))
     if not stopped:
-        for job in jobs:
-            is_done(job)  # refuses what another study has made meanwhile of other data, or data that were changed
+        _missing(jobs)  # refuses runs that another study has made meanwhile of other data, or data that were changed
     return report, stopped
+
+
+def _missing(jobs: Sequence[Job]) -> list[Job]:
+    """The runs that are still to do.
+
+    Raises:
+        SettingError: a run is of other data, another task definition or encoder, or a file of it is damaged.
+    """
+    return [job for job in jobs if finished_result(job.config) is None]
 
 
 def _make_folder(flag: str, folder: Path) -> None:
