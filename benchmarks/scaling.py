@@ -34,6 +34,7 @@ from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import make_encoder, write_rows
 from data_utils.batching import epoch_batches
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.config import RunConfig
 from mt_dnn.data import open_datasets
 from mt_dnn.encoder.batch import pack
@@ -55,23 +56,22 @@ def memory() -> dict[str, float]:
     return {"own_mib": own, "mapped_mib": mapped}
 
 
+def make_config(folder: Path, epochs: int) -> RunConfig:
+    """The run of one size."""
+    return RunConfig(
+        init_checkpoint=str(folder.parent / "encoder"), task_def=GLUE_TASK_DEF, data_dir=folder,
+        output_dir=folder / "runs", epochs=epochs, batch_size=BATCH, save="none", tensorboard=False,
+        checkpoint_seconds=1e9, precision="fp32",
+    )  # fmt: skip
+
+
 def child(folder_name: str) -> None:
     """Train and time one size in this process; prints the figures as JSON."""
     folder = Path(folder_name)
     rows = sum(1 for _ in (folder / "cola_train.tsv").open("rb"))
     steps = -(-rows // BATCH)
     epochs = max(1, -(-LEAST_STEPS // steps))
-    config = RunConfig(
-        init_checkpoint=str(folder.parent / "encoder"),
-        data_dir=folder,
-        output_dir=folder / "runs",
-        epochs=epochs,
-        batch_size=BATCH,
-        save="none",
-        tensorboard=False,
-        checkpoint_seconds=1e9,
-        precision="fp32",
-    )
+    config = make_config(folder, epochs)
     data = open_datasets(config)
     assembly = time_assembly(data.train)
     moments: list[float] = []

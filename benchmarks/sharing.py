@@ -26,6 +26,7 @@ from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import make_parser
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import SHAPES, make_encoder, write_rows
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from experiments.study.launch.crew import LocalCrew
 from experiments.study.launch.job import Job
 from experiments.study.launch.pool import Pool
@@ -68,9 +69,9 @@ def make_jobs(options: argparse.Namespace, encoder: Path, data: Path, runs: Path
     """Short runs, one per seed, equal for every number of workers."""
     configs = [
         RunConfig(
-            init_checkpoint=str(encoder), data_dir=data, output_dir=runs, train_size=options.steps * BATCH, epochs=1,
-            batch_size=BATCH, method=options.method, optimizer=options.optimizer, seed=seed, save="none",
-            tensorboard=False, checkpoint_seconds=1e9,
+            init_checkpoint=str(encoder), task_def=GLUE_TASK_DEF, data_dir=data, output_dir=runs,
+            train_size=options.steps * BATCH, epochs=1, batch_size=BATCH, method=options.method,
+            optimizer=options.optimizer, seed=seed, save="none", tensorboard=False, checkpoint_seconds=1e9,
         )
         for seed in range(count)
     ]  # fmt: skip
