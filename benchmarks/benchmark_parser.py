@@ -1,40 +1,48 @@
-"""Options that the benchmarks of whole training share."""
+"""Command lines of the benchmarks."""
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.glue_rows import TASKS
 from benchmarks.peers.contender import CONTENDERS
+from data_utils.command_line import CommandParser
 from mt_dnn.config import MAX_THREADS
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
-def make_parser(description: str | None, contenders: str) -> argparse.ArgumentParser:
-    """A parser of what to train, on what, and where the figures go.
+def make_parser(module: str, text: str, notes: str = "") -> CommandParser:
+    """The command line of a benchmark, with ``--out``; arguments as those of :class:`CommandParser`."""
+    parser = CommandParser(f"python -m benchmarks.{module}", text, notes)
+    parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
+    return parser
+
+
+def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the encoder, the data and the device of a benchmark."""
+    parser.add_argument("--encoder", default="all-MiniLM-L6-v2", help="one that has recipes; default: %(default)s")
+    parser.add_argument("--data_dir", type=Path, help="folder with canonical <task>_<split>.tsv; default: see below")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto; default: %(default)s")
+    parser.add_argument("--threads", type=thread_count, help="threads of torch; default: torch's choice")
+
+
+def training_parser(module: str, text: str, contenders: str) -> CommandParser:
+    """The command line of a benchmark of whole training.
 
     Args:
-        description: the benchmark's docstring.
-        contenders: which take part by default, for the help.
+        module: The benchmark's module.
+        text: Its docstring.
+        contenders: The default ones, for the help.
     """
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="contenders:\n" + "\n".join(f"  {c.name:10} {c.about}" for c in CONTENDERS.values()),
-    )
+    listed = "\n".join(f"  {c.name:10} {c.about}" for c in CONTENDERS.values())
+    parser = make_parser(module, text, f"\ncontenders:\n{listed}")
     parser.add_argument("--tasks", type=some_of(TASKS), default=list(TASKS), help=f"default: {','.join(TASKS)}")
     parser.add_argument(
         "--precisions", type=some_of(PRECISIONS), default=["fp32", "bf16"], help="default: fp32,bf16; fp16 on CUDA"
     )
     parser.add_argument("--contenders", type=some_of(tuple(CONTENDERS)), help=f"default: {contenders}")
-    parser.add_argument("--encoder", default="all-MiniLM-L6-v2", help="one that has recipes; default: %(default)s")
-    parser.add_argument("--data_dir", type=Path, help="folder with canonical <task>_<split>.tsv; default: see above")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto; default: %(default)s")
-    parser.add_argument("--threads", type=thread_count, help="threads of torch; default: torch's choice")
-    parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
+    add_place_arguments(parser)
     return parser
 
 
@@ -63,10 +71,3 @@ def thread_count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
         raise argparse.ArgumentTypeError(f"{text[:20]!r} is no whole number in [1, {MAX_THREADS}]")
     return int(text)
-
-
-def write_json(out: Path | None, result: dict[str, Any]) -> None:
-    """Write the figures where they are wanted."""
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

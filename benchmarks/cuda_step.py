@@ -9,12 +9,9 @@ median time, beside that of a copy measured in the same rounds. Values are rando
 it says so and exits with status 2.
 """
 
-import argparse
 import gc
-import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,10 @@ import torch
 from torch import nn
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
+from benchmarks.benchmark_figures import write_json
+from benchmarks.benchmark_parser import make_parser
 from benchmarks.machine import machine_facts
+from benchmarks.optimizer_step import make_parameters
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
 from module.param_index import Kind, ParamIndex
 
@@ -80,17 +80,6 @@ def step_bytes(shapes: Shapes, element: int) -> dict[str, int]:
         "torch.optim.Adamax": torch_state,
         "torch.optim.AdamW": torch_state,
     }
-
-
-def make_parameters(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> list[tuple[str, nn.Parameter]]:
-    """Random parameters with gradients of about the size that clipping at norm 1 leaves."""
-    generator = torch.Generator(device).manual_seed(0)
-    named = []
-    for name, shape in shapes.items():
-        parameter = nn.Parameter((torch.randn(shape, generator=generator, device=device) * 0.04).to(dtype))
-        parameter.grad = (torch.randn(shape, generator=generator, device=device) * 1e-4).to(dtype)
-        named.append((name, parameter))
-    return named
 
 
 def contenders(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Steps:
@@ -192,12 +181,11 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description="Time one optimizer step on a GPU, at BERT-base and RoBERTa-large.")
+    """Command line."""
+    parser = make_parser("cuda_step", __doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="default: both")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="default: both")
     parser.add_argument("--rounds", type=int, default=50, help="rounds that count (default 50)")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures and the machine")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("benchmarks.cuda_step needs a CUDA device, and torch sees none here", file=sys.stderr)
@@ -209,9 +197,7 @@ def main() -> None:
             show(results[-1])
             gc.collect()
             torch.cuda.empty_cache()
-    if arguments.out:
-        result = {"rounds": arguments.rounds, "results": results, "machine": machine_facts()}
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(arguments.out, {"rounds": arguments.rounds, "results": results, "machine": machine_facts()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the time of the demo's runs goes, once everything is installed.
+"""Shares of the time of the demo's runs, once everything is installed.
 
     bash run_pats.sh                               # makes demo/canonical_data
     python -m benchmarks.demo_profile --out demo_profile.json
@@ -8,7 +8,6 @@ Python's profiler; the first run warms up and is not counted. Shares are of the 
 rest.
 """
 
-import argparse
 import cProfile
 import logging
 import pstats
@@ -16,7 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.benchmark_parser import write_json
+from benchmarks.benchmark_figures import write_json
+from benchmarks.benchmark_parser import make_parser
 from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
 from experiments.study.recipe import load_recipe, run_configs
@@ -43,9 +43,8 @@ def seconds_of(stats: pstats.Stats, file: str, function: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("demo_profile", __doc__)
     parser.add_argument("--data_dir", type=Path, default=ROOT / "demo" / "canonical_data", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
     options = parser.parse_args(argv)
     if not options.data_dir.is_dir():
         parser.error(f"argument --data_dir: {options.data_dir} is not there: bash run_pats.sh makes it")

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, as plain values for JSON."""
+"""Facts about the machine of a benchmark, as plain values for JSON."""
 
 import os
 import platform
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from experiments.study.launch.slots import usable_cores
+
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "numba", "triton", "tokenizers")
 
 
@@ -16,7 +18,7 @@ def machine_facts() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "architecture": platform.machine(),
-        "cores": _cores(),
+        "cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "memory_gib": _memory_gib(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
@@ -35,10 +37,6 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or "unknown"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_gib() -> float | None:

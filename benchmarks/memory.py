@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.benchmark_parser import at_least_one, make_parser, write_json
+from benchmarks.benchmark_figures import write_json
+from benchmarks.benchmark_parser import at_least_one, training_parser
 from benchmarks.glue_rows import ROOT, find_data
 from benchmarks.machine import machine_facts
 from benchmarks.peak_memory import MIB
@@ -72,7 +73,7 @@ def summarise(peaks: dict[str, list[dict[str, int]]]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = make_parser(__doc__, ",".join(DEFAULT))
+    parser = training_parser("memory", __doc__, ",".join(DEFAULT))
     parser.add_argument("--rows", type=at_least_one, default=128, help="training rows; default: %(default)s")
     parser.add_argument(
         "--repeats", type=at_least_one, default=3, help="processes of each contender; default: %(default)s"

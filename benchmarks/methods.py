@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.benchmark_parser import at_least_one, some_of, thread_count, write_json
+from benchmarks.benchmark_figures import in_brackets, spread, write_json
+from benchmarks.benchmark_parser import PRECISIONS, add_place_arguments, at_least_one, make_parser, some_of
 from benchmarks.glue_rows import TASKS, find_data
 from benchmarks.machine import machine_facts
 from benchmarks.memory import measure
 from benchmarks.peers.contender import Contender, open_run
-from benchmarks.throughput import in_brackets, spread, synchronize
+from benchmarks.throughput import synchronize
 from module.methods import METHODS
 from mt_dnn.assembly import assemble, pick_device
 from mt_dnn.config import RunConfig
@@ -42,7 +43,7 @@ Step = Callable[[list[Batch]], None]
 
 
 def build(config: RunConfig, data: Datasets, batches: Sequence[list[Batch]]) -> tuple[Step, float]:
-    """A run's step, and the seconds of what its method does before the first one."""
+    """A run's step, and the seconds of its method's work before the first one."""
     device = pick_device(config.device)
     precision = resolve_precision(config.precision, device)
     source = resolve_encoder(config.init_checkpoint)
@@ -78,7 +79,7 @@ def alternate(steps: dict[str, Step], batches: Sequence[list[Batch]], turns: int
 
 
 class Place:
-    """Where all methods are measured: data, options, and a folder to write into."""
+    """The setting in which all methods are measured: options, data, and a folder to write into."""
 
     def __init__(self, options: argparse.Namespace, folder: Path, scratch: Path) -> None:
         self.options, self.folder, self.scratch = options, folder, scratch
@@ -141,18 +142,14 @@ def table(costs: dict[str, dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("methods", __doc__)
     names = [name for name in METHODS if name != BASE]
     parser.add_argument("--methods", type=some_of(names), default=names, help="default: all but vanilla")
     parser.add_argument("--task", choices=TASKS, default="cola", help="default: %(default)s")
     parser.add_argument("--rows", type=at_least_one, default=128, help="rows of a turn, in 32s; default: %(default)s")
     parser.add_argument("--turns", type=at_least_one, default=5, help="turns that count; default: %(default)s")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: %(default)s")
-    parser.add_argument("--encoder", default="all-MiniLM-L6-v2", help="one that has recipes; default: %(default)s")
-    parser.add_argument("--data_dir", type=Path, help="folder with canonical <task>_<split>.tsv; default: see above")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto; default: %(default)s")
-    parser.add_argument("--threads", type=thread_count, help="threads of torch; default: torch's choice")
-    parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: %(default)s")
+    add_place_arguments(parser)
     parser.add_argument("--table", type=Path, help="Markdown file for the table")
     options = parser.parse_args(argv)
     if options.rows % 32:

@@ -1,4 +1,4 @@
-"""Time what the host does in one optimizer step, its kernels left out, on BERT-base and RoBERTa-large.
+"""Time the host's work in one optimizer step, its kernels left out, on BERT-base and RoBERTa-large.
 
     python -m benchmarks.optimizer_host --out optimizer_host.json
 
@@ -8,16 +8,15 @@ from the step before, as where a parameter or a state has been replaced. They ta
 figures are medians over the rounds, ratios medians of the ratios within a round.
 """
 
-import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 
+from benchmarks.benchmark_figures import write_json
+from benchmarks.benchmark_parser import make_parser
 from benchmarks.cuda_step import MODELS
 from benchmarks.machine import machine_facts
 from benchmarks.optimizer_step import make_parameters, measure
@@ -57,10 +56,9 @@ def summarise(seconds: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description="Time the host's part of one optimizer step.")
+    """Command line."""
+    parser = make_parser("optimizer_host", __doc__)
     parser.add_argument("--rounds", type=int, default=50, help="rounds that count (default 50)")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures and the machine")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     home, results = "module.kernels.host_step", {}
@@ -75,9 +73,7 @@ def main() -> None:
         for name, row in results[model].items():
             spread = f"{row['low_ms']:.3f}-{row['high_ms']:.3f}"
             print(f"{name:18s} {row['median_ms']:7.3f} ms {spread:>14s} ms {row['over_kept']:6.1f}x")
-    if arguments.out:
-        result = {"rounds": arguments.rounds, "results": results, "machine": machine_facts()}
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(arguments.out, {"rounds": arguments.rounds, "results": results, "machine": machine_facts()})
 
 
 if __name__ == "__main__":

@@ -8,24 +8,24 @@ one step each per round, so that a busy machine slows all of them; figures are m
 of the ratios within a round. Values are random; the optimizers read them but do not care.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Callable
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.benchmark_parser import thread_count
+from benchmarks.benchmark_figures import write_json
+from benchmarks.benchmark_parser import make_parser, thread_count
 from benchmarks.machine import machine_facts
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
 from module.param_index import Kind, ParamIndex
 from module.pats import PATS
 
+CPU = torch.device("cpu")
 BASELINES = ("torch.optim.Adamax", "eager PATS")
 Named = list[tuple[str, nn.Parameter]]
 
@@ -41,13 +41,15 @@ def encoder_shapes() -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 
-def make_parameters(shapes: dict[str, tuple[int, ...]]) -> Named:
+def make_parameters(
+    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.float32, device: torch.device = CPU
+) -> Named:
     """Random parameters with gradients of about the size that clipping at norm 1 leaves."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     named: Named = []
     for name, shape in shapes.items():
-        parameter = nn.Parameter(torch.randn(shape, generator=generator) * 0.04)
-        parameter.grad = torch.randn(shape, generator=generator) * 1e-4
+        parameter = nn.Parameter((torch.randn(shape, generator=generator, device=device) * 0.04).to(dtype))
+        parameter.grad = (torch.randn(shape, generator=generator, device=device) * 1e-4).to(dtype)
         named.append((name, parameter))
     return named
 
@@ -130,11 +132,10 @@ def summarise(seconds: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description="Time one optimizer step on the shapes of the demo's encoder.")
+    """Command line."""
+    parser = make_parser("optimizer_step", __doc__)
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count (default 15)")
     parser.add_argument("--threads", type=thread_count, help="threads of torch and of the kernel (default: torch's)")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures and the machine")
     arguments = parser.parse_args()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -149,9 +150,8 @@ def main() -> None:
         spread = f"{low:.1f}-{high:.1f}"
         times = f"{row['median_ms']:6.1f} ms {spread:>14s} ms {row['min_ms']:5.1f} ms"
         print(f"{name:20s} {times} {over:14.2f}x {eager:12.1f}x")
-    if arguments.out:
-        result = {"parameters": count, "rounds": arguments.rounds, "steps": summary, "machine": machine_facts()}
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    result = {"parameters": count, "rounds": arguments.rounds, "steps": summary, "machine": machine_facts()}
+    write_json(arguments.out, result)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ them, or are made from GLUE's files in the folder PATS_GLUE_DIR; without either,
 The output says which.
 """
 
-import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.benchmark_parser import thread_count
+from benchmarks.benchmark_figures import in_brackets, spread, write_json
+from benchmarks.benchmark_parser import make_parser, thread_count
 from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
 from data_utils.task_def import TaskDef, load_task_defs
@@ -49,7 +48,7 @@ def open_task(name: str, folder: Path, scratch: Path, max_seq_len: int) -> tuple
 
 
 def make_networks(task_def: TaskDef) -> dict[str, Network]:
-    """The same network twice, once for each layout."""
+    """Two equal networks, one for each layout."""
     source = resolve_encoder(ENCODER)
     networks = {}
     for layout in ("packed", "padded"):
@@ -117,24 +116,21 @@ def benchmark(task: str, folder: Path, scratch: Path, turns: int, max_seq_len: i
     }
     for precision in ("fp32", "bf16"):
         seconds = measure(task_def, cache, networks, per_turn, precision)
-        ratios = seconds["padded"] / seconds["packed"]
-        low, middle, high = np.percentile(ratios, (25, 50, 75))
         figures[precision] = {
             "packed_examples_per_second": float(BATCH * batches / np.median(seconds["packed"])),
             "padded_examples_per_second": float(BATCH * batches / np.median(seconds["padded"])),
-            "ratio": {"median": float(middle), "quartiles": [float(low), float(high)], "turns": len(ratios)},
+            "ratio": spread(seconds["padded"] / seconds["packed"]),
         }
     return figures
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, help="folder with canonical <task>_train.tsv; default: see above")
+    parser = make_parser("packing", __doc__)
+    parser.add_argument("--data_dir", type=Path, help="folder with canonical <task>_train.tsv; default: see below")
     parser.add_argument("--turns", type=int, default=9, help="turns of each layout; default: %(default)s")
     parser.add_argument("--max_seq_len", type=int, default=512, help="default: %(default)s")
     parser.add_argument("--threads", type=thread_count, help="threads of torch; default: torch's choice")
-    parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -147,19 +143,16 @@ def main() -> None:
             figures = benchmark(task, folder, scratch, options.turns, options.max_seq_len)
             result["tasks"][task] = figures
             for precision in ("fp32", "bf16"):
-                f = figures[precision]
-                low, high = f["ratio"]["quartiles"]
+                f, ratio = figures[precision], figures[precision]["ratio"]
                 print(
                     f"{task:5} {precision}: packed {f['packed_examples_per_second']:6.1f}, padded "
-                    f"{f['padded_examples_per_second']:6.1f}, ratio {f['ratio']['median']:.2f} ({low:.2f}-{high:.2f})"
+                    f"{f['padded_examples_per_second']:6.1f}, ratio {ratio['median']:.2f} ({in_brackets(ratio, 2)})"
                 )
             print(
                 f"{task:5} padded/real tokens {figures['padded_over_real_tokens']:.2f}, largest logit difference "
                 f"{figures['largest_logit_difference_fp32']:.1e} of {figures['largest_logit_fp32']:.2f} in fp32"
             )
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def measure_here(builder_file: Path) -> dict[str, int]:
     """Build and train.
 
     Args:
-        builder_file: pickle of (threads or None, what ``Contender.builder`` returns), written by this program.
+        builder_file: pickle of (threads or None, result of ``Contender.builder``), written by this program.
 
     Returns:
         ``rss``, and ``cuda`` where a GPU was used: peaks in bytes.

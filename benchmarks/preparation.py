@@ -12,8 +12,6 @@ Opening: ``open_cache``; ``ensure_cache`` on a verified, untouched cache, which 
 ``ensure_cache`` the first time, which reads the TSV and the cache.
 """
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -25,6 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.benchmark_figures import in_brackets, spread, write_json
+from benchmarks.benchmark_parser import make_parser
+from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
 from data_utils.canonical_tsv import read_canonical
 from data_utils.task_def import load_task_defs
@@ -33,7 +34,6 @@ from data_utils.tokenizer import TokenizerHandle, load_tokenizer
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.encoder.source import tokenizer_folder
 
-ROOT = Path(__file__).resolve().parents[1]
 ENCODER = "all-MiniLM-L6-v2"
 SIZES = (10_000, 100_000, 392_702)  # the last is MNLI's
 LENGTH = 512
@@ -112,7 +112,7 @@ def measure_speed(rows: int, turns: int, scratch: Path, tokenizer: TokenizerHand
         "rows": rows,
         "turns": turns,
         "rows_per_second": {name: rows / float(np.median(values)) for name, values in taken.items()},
-        "speed_over": {name: _spread(taken[name] / taken["preparation"]) for name in list(steps)[:2]},
+        "speed_over": {name: spread(taken[name] / taken["preparation"]) for name in list(steps)[:2]},
     }
 
 
@@ -154,19 +154,13 @@ def _milliseconds(call: Callable[[], Any]) -> float:
     return 1e3 * (time.perf_counter() - started)
 
 
-def _spread(ratios: np.ndarray) -> dict[str, Any]:
-    low, middle, high = np.percentile(ratios, (25, 50, 75))
-    return {"median": float(middle), "quartiles": [float(low), float(high)]}
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("preparation", __doc__)
     sizes = ",".join(map(str, SIZES))
     parser.add_argument("--rows", type=int, default=40_000, help="rows of the speed comparison; default: %(default)s")
     parser.add_argument("--turns", type=int, default=7, help="turns of the speed comparison; default: %(default)s")
     parser.add_argument("--sizes", default=sizes, help="rows at which memory is measured; default: %(default)s")
-    parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
     options = parser.parse_args(arguments)
     tokenizer = load_tokenizer(tokenizer_folder(ENCODER), ENCODER)
     result: dict[str, Any] = {
@@ -179,8 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
         result["speed"] = speed = measure_speed(options.rows, options.turns, Path(name), tokenizer)
     print(", ".join(f"{name} {rate:,.0f} rows/s" for name, rate in speed["rows_per_second"].items()))
     for name, ratio in speed["speed_over"].items():
-        low, high = ratio["quartiles"]
-        print(f"preparation has {ratio['median']:.2f} ({low:.2f}-{high:.2f}) of the speed of the bare {name}")
+        print(f"preparation has {ratio['median']:.2f} ({in_brackets(ratio, 2)}) of the speed of the bare {name}")
     for rows in map(int, options.sizes.split(",")):
         with tempfile.TemporaryDirectory() as name:
             figures = measure_size(rows, Path(name), tokenizer)
@@ -191,8 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"(first time {figures['ensure_first_ms']:.0f} ms)",
             flush=True,
         )
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

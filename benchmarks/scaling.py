@@ -14,7 +14,6 @@ compiled kernel for each of the last 1,024 matrix shapes, tens of MiB that grow 
 here it keeps 16, so that growth with the data would show.
 """
 
-import argparse
 import json
 import os
 import re
@@ -29,16 +28,19 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.benchmark_figures import write_json
+from benchmarks.benchmark_parser import make_parser
+from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import make_encoder, write_rows
 from data_utils.batching import epoch_batches
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.config import RunConfig
 from mt_dnn.data import open_datasets
 from mt_dnn.encoder.batch import pack
 from mt_dnn.progress import Progress
 from mt_dnn.run import run
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZES = (1_000, 4_000, 20_000, 100_000, 400_000)
 BATCH = 32
 LEAST_STEPS = 1_000  # timed steps of a small training set: as many epochs as that takes
@@ -54,23 +56,22 @@ def memory() -> dict[str, float]:
     return {"own_mib": own, "mapped_mib": mapped}
 
 
+def make_config(folder: Path, epochs: int) -> RunConfig:
+    """The run of one size."""
+    return RunConfig(
+        init_checkpoint=str(folder.parent / "encoder"), task_def=GLUE_TASK_DEF, data_dir=folder,
+        output_dir=folder / "runs", epochs=epochs, batch_size=BATCH, save="none", tensorboard=False,
+        checkpoint_seconds=1e9, precision="fp32",
+    )  # fmt: skip
+
+
 def child(folder_name: str) -> None:
     """Train and time one size in this process; prints the figures as JSON."""
     folder = Path(folder_name)
     rows = sum(1 for _ in (folder / "cola_train.tsv").open("rb"))
     steps = -(-rows // BATCH)
     epochs = max(1, -(-LEAST_STEPS // steps))
-    config = RunConfig(
-        init_checkpoint=str(folder.parent / "encoder"),
-        data_dir=folder,
-        output_dir=folder / "runs",
-        epochs=epochs,
-        batch_size=BATCH,
-        save="none",
-        tensorboard=False,
-        checkpoint_seconds=1e9,
-        precision="fp32",
-    )
+    config = make_config(folder, epochs)
     data = open_datasets(config)
     assembly = time_assembly(data.train)
     moments: list[float] = []
@@ -136,9 +137,8 @@ def measure(rows: int, scratch: Path) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("scaling", __doc__)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="training examples; default: %(default)s")
-    parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {"machine": machine_facts(), "batch_size": BATCH, "encoder": "tiny BERT", "sizes": []}
     with tempfile.TemporaryDirectory() as name:
@@ -160,8 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"{what}: {fitted['microseconds_per_token']:.2f} us per token, R^2 {fitted['r_squared']:.4f}, "
             f"exponent {fitted['exponent']:.3f}"
         )
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

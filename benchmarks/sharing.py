@@ -15,17 +15,18 @@ says whether it was on. On a CPU the workers share its cores evenly.
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
+from benchmarks.benchmark_figures import write_json
+from benchmarks.benchmark_parser import make_parser
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import SHAPES, make_encoder, write_rows
+from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from experiments.study.launch.crew import LocalCrew
 from experiments.study.launch.job import Job
 from experiments.study.launch.pool import Pool
@@ -42,42 +43,35 @@ DEV_ROWS = 64
 
 
 class Quiet:
-    """A pool's display that keeps when each run was over, and why one failed."""
+    """A pool's display that keeps the moments at which runs end, and the reasons of failures."""
 
     def __init__(self) -> None:
         self.moments: list[float] = []
         self.failures: list[str] = []
 
-    def started(self, job: Job) -> None:
-        """Nothing to show."""
+    def _ignore(self, *arguments: object) -> None:
+        """Show nothing."""
 
-    def put_back(self, job: Job) -> None:
-        """Nothing to show."""
-
-    def advanced(self, job: Job, step: int, total_steps: int) -> None:
-        """Nothing to show."""
-
-    def tick(self) -> None:
-        """Nothing to show."""
+    started = put_back = advanced = tick = _ignore
 
     def ended(self, job: Job, ended: Ended) -> None:
-        """Remember."""
+        """Keep the moment, and the reason of a failure."""
         self.moments.append(time.perf_counter())
         if ended.outcome is Outcome.FAILED:
             self.failures.append(f"{job.label}: {ended.error}")
 
     def message(self, text: str) -> None:
-        """Say what the pool says."""
+        """Print a line of the pool."""
         print(text, flush=True)
 
 
 def make_jobs(options: argparse.Namespace, encoder: Path, data: Path, runs: Path, count: int) -> list[Job]:
-    """The same short runs for every number of workers, one per seed."""
+    """Short runs, one per seed, equal for every number of workers."""
     configs = [
         RunConfig(
-            init_checkpoint=str(encoder), data_dir=data, output_dir=runs, train_size=options.steps * BATCH, epochs=1,
-            batch_size=BATCH, method=options.method, optimizer=options.optimizer, seed=seed, save="none",
-            tensorboard=False, checkpoint_seconds=1e9,
+            init_checkpoint=str(encoder), task_def=GLUE_TASK_DEF, data_dir=data, output_dir=runs,
+            train_size=options.steps * BATCH, epochs=1, batch_size=BATCH, method=options.method,
+            optimizer=options.optimizer, seed=seed, save="none", tensorboard=False, checkpoint_seconds=1e9,
         )
         for seed in range(count)
     ]  # fmt: skip
@@ -109,7 +103,7 @@ def time_pool(options: argparse.Namespace, encoder: Path, data: Path, scratch: P
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("sharing", __doc__)
     parser.add_argument("--device", default="auto", help="cuda:<index>, cpu or auto; default: %(default)s")
     parser.add_argument("--encoder", help="name or folder; default: bert-base's shape on CUDA, a tiny one on the CPU")
     parser.add_argument("--workers", default="1,2,4", help="numbers of workers; default: %(default)s")
@@ -118,7 +112,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=3, help="turns of each number; default: %(default)s")
     parser.add_argument("--method", default="pats", help="default: %(default)s")
     parser.add_argument("--optimizer", default="adamax", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
     options = parser.parse_args(arguments)
     device = pick_device(options.device)
     options.device = "cpu" if device.type == "cpu" else f"cuda:{device.index or 0}"
@@ -145,21 +138,20 @@ def main(arguments: list[str] | None = None) -> None:
             f"that of {counts[0]}"
         )
     print(f"best: {best} workers per device")
-    if options.out:
-        result: dict[str, Any] = {
-            "machine": machine_facts(),
-            "device": options.device,
-            "mps": "CUDA_MPS_PIPE_DIRECTORY" in os.environ or Path("/tmp/nvidia-mps").exists(),
-            "encoder": options.encoder or f"random weights, {shape}: {SHAPES[shape]}",
-            "batch_size": BATCH,
-            "method": options.method,
-            "optimizer": options.optimizer,
-            "steps_per_run": options.steps,
-            "runs": options.runs,
-            "runs_per_hour": {str(count): {"median": medians[count], "turns": rates[count]} for count in counts},
-            "best_workers_per_device": best,
-        }
-        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = {
+        "machine": machine_facts(),
+        "device": options.device,
+        "mps": "CUDA_MPS_PIPE_DIRECTORY" in os.environ or Path("/tmp/nvidia-mps").exists(),
+        "encoder": options.encoder or f"random weights, {shape}: {SHAPES[shape]}",
+        "batch_size": BATCH,
+        "method": options.method,
+        "optimizer": options.optimizer,
+        "steps_per_run": options.steps,
+        "runs": options.runs,
+        "runs_per_hour": {str(count): {"median": medians[count], "turns": rates[count]} for count in counts},
+        "best_workers_per_device": best,
+    }
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

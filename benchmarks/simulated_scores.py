@@ -1,4 +1,4 @@
-"""How often the statistics of ``experiments.study.significance`` are wrong, on simulated scores whose truth is known.
+"""Error rates of the statistics of ``experiments.study.significance``, on simulated scores with a known truth.
 
     python -m benchmarks.simulated_scores --out result.json
 
@@ -14,20 +14,19 @@ the deviation of a seed's accuracy in points. Counted are the tests with p <= 0.
 zero: for these tests 0.05 is right if luck is none; with luck, only those that draw seeds too speak of methods.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.benchmark_parser import at_least_one, write_json
+from benchmarks.benchmark_figures import write_json
+from benchmarks.benchmark_parser import at_least_one, make_parser
 from data_utils.task_def import Metric
 from experiments.study.comparison.example_comparisons import draw_seeds
 from experiments.study.statistics.example_bootstrap import resampled_scores
@@ -45,14 +44,14 @@ Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How often something went wrong in the trials."""
+    """The share of the trials in which something went wrong."""
 
     what: str
     data: str
     n: int
     """Seeds."""
     rate: float
-    """Of false positives, or of intervals that do not hold the truth; 0.05 is what it should be."""
+    """Of false positives, or of intervals that do not hold the truth; 0.05 is right."""
     standard_error: float
     trials: int
 
@@ -175,10 +174,9 @@ def measure(trials: int, seed: int = 0) -> list[Rate]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("simulated_scores", __doc__)
     parser.add_argument("--trials", type=at_least_one, default=2000, help="of each setting; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn; default: %(default)s")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
     chosen = parser.parse_args()
     if chosen.trials < FAMILY:
         parser.error(f"--trials {chosen.trials}: at least {FAMILY}, one family for Holm's correction")

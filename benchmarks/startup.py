@@ -11,8 +11,6 @@ generated rows of about CoLA's length; the process is then killed. The study: 8 
 as made-up result files; the command prints the table and writes its files and figures.
 """
 
-import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -23,6 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.benchmark_figures import in_brackets, spread, write_json
+from benchmarks.benchmark_parser import make_parser
+from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
 from data_utils.canonical_tsv import write_canonical
 from data_utils.task_def import TaskDef, load_task_defs
@@ -34,7 +35,6 @@ from mt_dnn.encoder.source import PACKAGED, resolve_encoder
 from mt_dnn.identity import KEY, identity_of
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
 
-ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("cola", "mrpc", "rte", "stsb", "qqp", "qnli", "mnli", "sst")
 ROWS = 256
 FIRST_STEP, FLOOR, TORCH = "train.py, first step", "floor of a first step", "import torch"
@@ -82,7 +82,7 @@ def _result(config: RunConfig, task_def: TaskDef, score: float) -> RunResult:
 
 
 def commands(scratch: Path) -> dict[str, list[str]]:
-    """Everything that is timed: name -> command; makes what they need in ``scratch``."""
+    """Name -> command of everything that is timed; their data are made in ``scratch``."""
     data = scratch / "canonical_data"
     write_data(data)
     study = ["--encoder", PACKAGED, "--tasks", ",".join(TASKS), "--data_dir", str(data)]
@@ -139,21 +139,17 @@ def measure(timed: dict[str, list[str]], turns: int, scratch: Path) -> dict[str,
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("startup", __doc__)
     parser.add_argument("--turns", type=int, default=7, help="fresh processes of each kind; default: %(default)s")
-    parser.add_argument("--out", type=Path, help="JSON file for figures and machine facts")
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {"machine": machine_facts(), "turns": options.turns, "seconds": {}}
     with tempfile.TemporaryDirectory() as name:
         seconds = measure(commands(Path(name)), options.turns, Path(name))
     for name, values in seconds.items():
-        low, middle, high = np.percentile(values, (25, 50, 75))
-        ratio = float(np.median(values / seconds[TORCH]))
-        figures = {"median": float(middle), "quartiles": [float(low), float(high)], "over_import_torch": ratio}
-        result["seconds"][name] = figures
-        print(f"{name:22} {middle:6.2f} s ({low:.2f}-{high:.2f}), {ratio:5.2f} x import torch")
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        figures, ratio = spread(values), float(np.median(values / seconds[TORCH]))
+        result["seconds"][name] = {**figures, "over_import_torch": ratio}
+        print(f"{name:22} {figures['median']:6.2f} s ({in_brackets(figures, 2)}), {ratio:5.2f} x import torch")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

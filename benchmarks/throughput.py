@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.benchmark_parser import at_least_one, make_parser, write_json
+from benchmarks.benchmark_figures import in_brackets, spread, write_json
+from benchmarks.benchmark_parser import at_least_one, training_parser
 from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
 from benchmarks.peers.assignment import Train
@@ -67,7 +68,7 @@ def measure(runs: dict[str, tuple[RunConfig, Datasets]], turns: int, scratch: Pa
 
 
 def timed(train: Train) -> tuple[float, dict[str, float]]:
-    """Seconds of a training, what it queued on the GPU included, and its metrics."""
+    """Seconds of a training, its queued GPU work included, and its metrics."""
     synchronize()
     started = time.perf_counter()
     metrics = train()
@@ -91,12 +92,6 @@ def summarise(seconds: Seconds, rows: int) -> dict[str, Any]:
     return summary
 
 
-def spread(values: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Median, quartiles and number of values."""
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    return {"median": float(middle), "quartiles": [float(low), float(high)], "turns": len(values)}
-
-
 def show(task: str, precision: str, summary: dict[str, Any]) -> None:
     """Print one task and precision, a line per contender."""
     for name, row in summary.items():
@@ -105,11 +100,6 @@ def show(task: str, precision: str, summary: dict[str, Any]) -> None:
         for one, ratio in row["times_as_fast"].items():
             line += f"   {one} / {name} {ratio['median']:.2f} ({in_brackets(ratio, 2)})"
         print(line, flush=True)
-
-
-def in_brackets(figure: dict[str, Any], digits: int) -> str:
-    """Quartiles as text."""
-    return "-".join(f"{value:.{digits}f}" for value in figure["quartiles"])
 
 
 def benchmark(
@@ -141,7 +131,9 @@ def benchmark(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = make_parser(__doc__, f"{','.join(DEFAULT)}; and trainer128 on cola, whose rows are the shortest")
+    parser = training_parser(
+        "throughput", __doc__, f"{','.join(DEFAULT)}; and trainer128 on cola, whose rows are the shortest"
+    )
     parser.add_argument("--rows", type=at_least_one, help=f"training rows of a turn; default: {ROWS}")
     parser.add_argument("--turns", type=at_least_one, default=4, help="turns that count; default: %(default)s")
     options = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""A benchmark: a folder with the task definitions of some data sets, and with what belongs to them.
+"""A benchmark: a folder with the task definitions of some data sets, their recipes and published numbers.
 
 ``experiments/<name>/`` holds
 
@@ -14,7 +14,7 @@ What it does not have is taken from the default benchmark.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Benchmark:
         return cls(in_this_project(Path(recorded))) if isinstance(recorded, str) else None
 
     def places(self, name: str) -> tuple[Path, ...]:
-        """Where a file or folder of a benchmark may be: in its own folder, then in the default benchmark's."""
+        """Paths at which a file or folder is looked for: the benchmark's own folder, then the default benchmark's."""
         return tuple(dict.fromkeys(path.resolve().with_name(name) for path in (self.task_def, DEFAULT.task_def)))
 
 
@@ -53,3 +53,9 @@ def task_titles() -> dict[str, str]:
     for path in dict.fromkeys((*DEFAULT.places("titles.yml"), *others)):
         titles |= {task: str(title) for task, title in read_yaml(path).items() if task not in titles}
     return titles
+
+
+def in_table_order(tasks: Iterable[str]) -> list[str]:
+    """Tasks in the order of tables; those that no benchmark names come last, as they are given."""
+    known = {task: place for place, task in enumerate(task_titles())}
+    return sorted(tasks, key=lambda task: known.get(task, len(known)))

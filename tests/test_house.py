@@ -1,8 +1,11 @@
 """The house: one name, one noun."""
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [
@@ -24,3 +27,20 @@ def test_no_class_name_stands_for_two_nouns():
     bodies = [ast.parse(f.read_text(encoding="utf-8")).body for f in FILES]
     classes = [node.name for body in bodies for node in body if isinstance(node, ast.ClassDef)]
     assert _twice(name for name in classes if not name.startswith("_")) == []
+
+
+def test_a_commands_help_names_its_module():
+    for file in FILES:
+        text, module = file.read_text(encoding="utf-8"), ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        named = re.findall(r'CommandParser\(\s*"python -m ([\w.]+)"', text)
+        named += [f"benchmarks.{name}" for name in re.findall(r'(?:make|training)_parser\(\s*"(\w+)"', text)]
+        assert named in ([], [module.removesuffix(".__main__")]), file
+
+
+@pytest.mark.parametrize("folder", ["experiments", "benchmarks"])
+def test_a_docstring_begins_with_its_subject(folder):
+    hanging = re.compile(r"(What|Where|How|Which|Whose|Those|The same|Nothing)\b")
+    for file in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            text = ast.get_docstring(node) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) else None
+            assert not hanging.match(text or ""), file

@@ -1,1 +1,1 @@
-"""What a whole training is compared with: this project's own loop, transformers.Trainer, and MT-DNN's way."""
+"""The sides of a benchmark of whole training: this project's loop, transformers.Trainer, and MT-DNN's way."""

@@ -1,4 +1,4 @@
-"""What a peer is given to train: plain rows and numbers.
+"""The training that a peer is given, as plain rows and numbers.
 
 Nothing here or in a peer imports this project's algorithms: their compiler alone would add 100 MB to a peer's memory.
 """

@@ -1,4 +1,4 @@
-"""What takes part in a benchmark of whole training, by name."""
+"""The contenders of a benchmark of whole training, by name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ class Contender:
         return self.module == "ours"
 
     def builder(self, config: RunConfig, data: Datasets, scratch: Path) -> Callable[[], Train]:
-        """What loads the encoder and builds everything up to the first step.
+        """A function that loads the encoder and builds everything up to the first step.
 
         Args:
             config: from ``open_run``.
@@ -100,7 +100,7 @@ def open_run(
 
 
 def assign(config: RunConfig, data: Datasets) -> Assignment:
-    """The same run for a peer: the same rows, batches and numbers.
+    """Make a run a peer's assignment, with the same rows, batches and numbers.
 
     Raises:
         ValueError: several dev sets, a sampler that needs lengths, or steps of several batches; no peer does that.

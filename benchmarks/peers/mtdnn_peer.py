@@ -66,7 +66,7 @@ class MTDNNPeer:
         return metrics
 
     def update(self, batch: Fields) -> None:
-        """One step."""
+        """Train one step."""
         self.model.train()
         with self.precision.autocast():
             logits = self._logits(batch)
@@ -129,7 +129,7 @@ class MTDNNPeer:
         return F.cross_entropy(logits.float(), labels)
 
     def _groups(self) -> list[dict[str, object]]:
-        """No decay of biases and layer norms."""
+        """Groups of parameters; biases and layer norms have no decay."""
         plain = ("bias", "LayerNorm.weight")
         named = list(self.model.named_parameters())
         return [

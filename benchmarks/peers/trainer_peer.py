@@ -24,7 +24,7 @@ from data_utils.task_def import TaskDef
 
 
 class EpochOrder(Sampler[int]):
-    """Replays the order of the batches; Trainer says which epoch it is."""
+    """A sampler that replays the order of the batches; Trainer sets the epoch."""
 
     def __init__(self, epochs: list[list[list[int]]]) -> None:
         self._orders = [[position for batch in batches for position in batch] for batches in epochs]
@@ -54,7 +54,7 @@ def prepare(assignment: Assignment, scratch: Path, width: int | None = None) -> 
     """Build model, rows and Trainer.
 
     Args:
-        assignment: what to train.
+        assignment: the training.
         scratch: folder that Trainer is given to write to.
         width: tokens that every example is padded to, longer ones are cut; None pads to the longest of a batch.
     """

@@ -80,7 +80,7 @@ def prepare(folder: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = CommandParser("prepare.py", "Fetch the demo's text and write its canonical files.")
+    parser = CommandParser("python -m experiments.demo.prepare", "Fetch the demo's text and write its canonical files.")
     parser.add_argument("--output_dir", type=Path, default=Path("demo"), help="folder for everything (default: demo)")
     options = parser.parse_args(arguments)
     return status_of(lambda: print(f"canonical files of the demo: {prepare(options.output_dir)}"))

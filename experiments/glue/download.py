@@ -161,13 +161,9 @@ def unpack(archive: Path, target: Path, task: str) -> None:
                     raise SettingError(f"{archive.name}: {member.filename} would unpack to {member.file_size} bytes")
                 with naming(target / name), content.open(member) as source, (target / name).open("wb") as out:
                     shutil.copyfileobj(source, out)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise SettingError(f"{archive.name}: damaged archive ({error}); run again to fetch it anew") from None
-    except OSError:
+    except (SettingError, OSError):
         raise
-    except Exception as error:  # zlib.error and the like, which zipfile lets through
-        if isinstance(error, SettingError):
-            raise
+    except Exception as error:  # besides zipfile's own errors zlib's and the like, which it lets through
         raise SettingError(f"{archive.name}: damaged archive ({error}); run again to fetch it anew") from None
 
 

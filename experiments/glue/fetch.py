@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 
 
 def fetch(url: str, target: Path) -> Path:
-    """Download ``url`` to ``target``; what is there already is kept.
+    """Download ``url`` to ``target``; bytes that are there already are kept.
 
     The bytes go to ``<target>.part``. If that is there, only the rest is asked for; a server that cannot send a part
     sends the whole, which replaces it. ``target`` appears when every byte that the server announced is there.
@@ -63,7 +63,7 @@ def fetch(url: str, target: Path) -> Path:
 
 
 def _copy(response: http.client.HTTPResponse, part: Path, have: int) -> None:
-    """Append what is sent to a file, or begin the file anew where nothing of it is there."""
+    """Append a response to a file, or begin the file anew if ``have`` is 0."""
     flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if have else os.O_TRUNC)
     with io.BufferedWriter(NamedFile(os.open(part, flags, 0o666), part)) as out:
         shutil.copyfileobj(response, out, _CHUNK)

@@ -1,4 +1,4 @@
-r"""Figure 2 of the paper: how the sensitivities of the fine-tuned encoder are distributed, method by method.
+r"""Figure 2 of the paper: the distribution of the fine-tuned encoder's sensitivities, method by method.
 
     python -m experiments.glue.figure2 --encoder bert-base-uncased --data_dir data/canonical_data --unequal_grids
     python -m experiments.glue.figure2 --encoder all-MiniLM-L6-v2 --methods vanilla,sage,pats --tasks cola,rte --seeds 3
@@ -21,7 +21,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_utils.atomic import write_text_atomic
 from experiments.study import arguments as study_arguments
 from experiments.study.drawing.curves import learning_curves
 from experiments.study.drawing.distribution import draw_concentration, draw_distribution
@@ -41,6 +40,7 @@ from experiments.study.plan import plan_jobs
 from experiments.study.study import run_study
 from experiments.study.table.cells import Table
 from experiments.study.table.titles import task_title
+from experiments.study.texts import write_texts
 
 RUNS = Path("runs/figures")
 
@@ -58,15 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
-    """Train and draw; see the module's text.
-
-    Args:
-        arguments: Command line; default the process's.
-        run: What a worker calls for each run; default :func:`mt_dnn.run.run`.
-
-    Returns:
-        The exit status.
-    """
+    """Command line; returns the exit status. The workers call ``run``, :func:`mt_dnn.run.run` by default."""
     chosen = build_parser().parse_args(arguments)
     chosen.overrides = [*DEFAULTS, *chosen.overrides]
 
@@ -102,8 +94,7 @@ def draw(table: Table, runs: Path, out: Path) -> list[Path]:
             files += draw_heat_map(by_method, title, out / f"{name}_heat_map")
             files.append(save_data(out / f"{name}_statistics", statistics_rows(by_method)))
             text = statistics_markdown(by_method, title)
-            files.append(out / f"{name}_statistics.md")
-            write_text_atomic(files[-1], text)
+            files += write_texts(out, {f"{name}_statistics.md": text})
             print(text)
     return files
 

@@ -27,7 +27,7 @@ from experiments.study.drawing.sensitivities import DEFAULTS, check_recorded, re
 from experiments.study.launch.job import Job
 from experiments.study.launch.stopping import study_status
 from experiments.study.launch.worker import RunFunction
-from experiments.study.plan import command_line, describe, plan_jobs, study_name
+from experiments.study.plan import cells_of, describe, plan_jobs, study_name
 from experiments.study.study import compute, list_failures, list_jobs
 from experiments.study.table.cells import SELECTIONS, Selection, Table
 from experiments.study.table.contents import refuse_mixture
@@ -49,15 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
-    """Train and draw; see the module's text.
-
-    Args:
-        arguments: Command line; default the process's.
-        run: What a worker calls for each run; default :func:`mt_dnn.run.run`.
-
-    Returns:
-        The exit status.
-    """
+    """Command line; returns the exit status. The workers call ``run``, :func:`mt_dnn.run.run` by default."""
     chosen = build_parser().parse_args(arguments)
     return study_status(lambda: _figure(chosen, run))
 
@@ -70,8 +62,8 @@ def _figure(chosen: argparse.Namespace, run: RunFunction | None) -> int:
         return list_jobs(jobs)
     out = chosen.results_dir / study_name(chosen, jobs)
     out.mkdir(parents=True, exist_ok=True)
-    cells = {share: describe(some, chosen)["cells"] for share, some in jobs_of.items()}
-    write_json(out / "figure3.json", {"output_dir": str(chosen.output_dir), "command": command_line(), "shares": cells})
+    cells = {share: cells_of(some) for share, some in jobs_of.items()}
+    write_json(out / "figure3.json", describe(chosen, shares=cells))
     report, stopped = compute(jobs, chosen, run)
     if stopped:
         return stopped

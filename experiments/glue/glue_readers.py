@@ -15,19 +15,19 @@ from data_utils.task_def import TaskDef
 
 @dataclass(frozen=True, slots=True)
 class SplitSource:
-    """Where a split lies and what is in it."""
+    """A split's raw file and its columns."""
 
     file: str
     """File name in the task's folder."""
     rows: int
-    """Official number of rows, after skipping what GLUE practice skips."""
+    """Official number of rows, without those that GLUE practice skips."""
     columns: tuple[str, ...]
     """Header names of the sentence or sentences, then of the label; no label in test splits."""
     uid: str | None = None
     """Header name of the row's name; None numbers the rows from 0, as MT-DNN does."""
 
     def labelled(self, task: "TaskSource") -> bool:
-        """Say whether the split has labels."""
+        """Whether the split has labels."""
         return len(self.columns) > task.sentences
 
 
@@ -39,7 +39,7 @@ class TaskSource:
     sentences: int
     """1 or 2"""
     dummy_label: str
-    """What MT-DNN writes into test files."""
+    """The label that MT-DNN writes into test files."""
     splits: dict[str, SplitSource]
     headerless: tuple[str, ...] = ()
     """Column names of train and dev, where the files do not have them."""
@@ -113,7 +113,7 @@ MSR_DEV_IDS = ("dev_ids.tsv", "mrpc_dev_ids.tsv")
 
 @dataclass(slots=True)
 class RawSplit:
-    """A split as it goes into a canonical file, and what happened on the way."""
+    """A split's rows as they go into a canonical file, with counts of changed and skipped rows."""
 
     uids: list[str]
     labels: list[str]

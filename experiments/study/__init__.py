@@ -1,1 +1,1 @@
-"""Many runs and what is read off them: plan, launch, search, tables, figures, tests and reports, for any benchmark."""
+"""Many runs, planned, launched and read into tables, figures, tests and reports; for any benchmark."""

@@ -25,15 +25,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
-    """Run a study; see the module's text.
-
-    Args:
-        arguments: Command line; default the process's.
-        run: What a worker calls for each run; default :func:`mt_dnn.run.run`.
-
-    Returns:
-        The exit status.
-    """
+    """Command line; returns the exit status. The workers call ``run``, :func:`mt_dnn.run.run` by default."""
     chosen = build_parser("experiments.study", __doc__).parse_args(arguments)
     # Slow imports, which help and mistakes in the arguments do without.
     from experiments.study.launch.stopping import study_status

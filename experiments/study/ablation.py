@@ -29,22 +29,20 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser
 from data_utils.errors import SettingError, shown
 from data_utils.json_file import write_json
 from data_utils.names import check_name
 from data_utils.yaml_file import read_yaml
 from experiments.benchmark import DEFAULT, Benchmark
-from experiments.study.arguments import add_place_arguments
+from experiments.study.arguments import add_place_arguments, add_seed_arguments
 from experiments.study.comparison.comparisons import compare_seeds, pairs
-from experiments.study.csv_text import csv_text
 from experiments.study.fields import Fields
 from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_launcher
 from experiments.study.launch.stopping import study_status
 from experiments.study.launch.worker import RunFunction
-from experiments.study.plan import command_line, describe, make_job, names_of, parse_seeds
+from experiments.study.plan import cells_of, command_line, describe, make_job, names_of, parse_seeds
 from experiments.study.recipe import Recipe, run_configs
 from experiments.study.settings import check_method, check_settings, check_tasks, parse_overrides
 from experiments.study.significance import Significance, write_significance
@@ -57,6 +55,7 @@ from experiments.study.table.paper import load_paper
 from experiments.study.table.titles import task_title
 from experiments.study.table.wanted import Wanted
 from experiments.study.tables import write_tables
+from experiments.study.texts import csv_text, write_texts
 from mt_dnn.config import run_dir
 from mt_dnn.results import RunDirectory
 
@@ -135,30 +134,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("ablation", help="file, or name in ablations/ beside the task definitions")
     parser.add_argument("--tasks", help="default: every task of the file")
-    parser.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="as in experiments.study",
-    )
-    parser.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
+    add_seed_arguments(parser)
     add_place_arguments(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None) -> int:
-    """Compute and compare; see the module's text.
-
-    Args:
-        arguments: Command line; default the process's.
-        run: What a worker calls for each run; default :func:`mt_dnn.run.run`.
-
-    Returns:
-        The exit status.
-    """
+    """Command line; returns the exit status. The workers call ``run``, :func:`mt_dnn.run.run` by default."""
     chosen = build_parser().parse_args(arguments)
     return study_status(lambda: _compare(load_ablation(chosen.ablation, Benchmark(chosen.task_def)), chosen, run))
 
@@ -171,18 +153,15 @@ def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | 
         return list_jobs(jobs)
     out = chosen.results_dir / check_name("ablation", chosen.name or ablation.name)
     out.mkdir(parents=True, exist_ok=True)
-    cells = {label: describe(some, chosen)["cells"] for label, some in jobs_of.items()}
-    described = {"output_dir": str(chosen.output_dir), "command": command_line(), "variants": cells}
-    write_json(out / "study.json", described)
+    cells = {label: cells_of(some) for label, some in jobs_of.items()}
+    write_json(out / "study.json", describe(chosen, variants=cells))
     report, stopped = compute(jobs, chosen, run)
     if stopped:
         return stopped
     table, logged = read_variants(cells, chosen.output_dir)
     table = replace(table, command=command_line())
     files = write_tables(table, out)
-    for name, text in (("logged.md", logged_markdown(logged) + "\n"), ("logged.csv", logged_csv(logged))):
-        files.append(out / name)
-        write_text_atomic(files[-1], text)
+    files += write_texts(out, {"logged.md": logged_markdown(logged) + "\n", "logged.csv": logged_csv(logged)})
     compared = pairs(table, ablation.baseline)
     if compared:
         files += write_significance(Significance(tuple(compare_seeds(table, compared)), (), ()), out)
@@ -256,7 +235,7 @@ def logged_csv(logged: Mapping[tuple[str, str], Mapping[str, Logged]]) -> str:
 
 
 def logged_markdown(logged: Mapping[tuple[str, str], Mapping[str, Logged]]) -> str:
-    """What the methods logged, a column per name: the median step's value, and the last one's."""
+    """A table of the logged values, a column per name: the median step's value and the last one's."""
     names = sorted({name for found in logged.values() for name in found})
     rows = [
         [task_title(task), label, *(_logged_text(found.get(name)) for name in names)]

@@ -1,4 +1,4 @@
-"""The command lines of a study and of what reads its runs.
+"""The command lines of a study and of the commands that read its runs.
 
 A mistake in them is told before anything is installed (run_pats.sh), so nothing is imported here but Python's library.
 """
@@ -39,12 +39,7 @@ def build_parser(
     what.add_argument("--recipes", help="recipe names or files, instead of --encoder and --methods")
     every = "every task of the recipes, or of --task_def where that defines none of theirs"
     what.add_argument("--tasks", default=tasks, help=f"default: {tasks or every}")
-    what.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
-    what.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="override a setting of every recipe, such as epochs=3, pats.noise_scale=8e-3 or, for one task, "
-        "cola.epochs=5; may be repeated",
-    )  # fmt: skip
+    add_seed_arguments(what)
     what.add_argument(
         "--controls", action="store_true",
         help="add what each method is to be compared with: plain fine-tuning with the same changes of protocol",
@@ -54,7 +49,6 @@ def build_parser(
         help="compare methods although their settings were chosen from grids of different sizes, or --search with "
         "unequal numbers of trials; the tables show them",
     )  # fmt: skip
-    what.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
     what.add_argument(
         "--holdout", type=float, metavar="SHARE",
         help="hold this share of the training set out, the same rows in every run, and choose epochs (and with "
@@ -65,8 +59,19 @@ def build_parser(
     return parser
 
 
+def add_seed_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add ``--seeds``, ``--set`` and ``--dry_run``."""
+    parser.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override a setting of every recipe, such as epochs=3, pats.noise_scale=8e-3 or, for one task, "
+        "cola.epochs=5; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
+
+
 def add_place_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say where data, runs and results lie, and where to compute."""
+    """Add the flags for the places of data, runs and results, and for the launcher."""
     where = parser.add_argument_group("where")
     where.add_argument("--data_dir", type=Path, default=Path("data/canonical_data"), help="default: %(default)s")
     where.add_argument("--task_def", type=Path, default=DEFAULT.task_def, help="task definitions; default: GLUE's")
@@ -77,7 +82,7 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of a search."""
+    """Add the flags of a search."""
     group = parser.add_argument_group("search", "instead of a table, choose settings from the recipes' grids")
     group.add_argument(
         "--search", choices=SAMPLERS,
@@ -106,7 +111,7 @@ def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say where and how many at a time."""
+    """Add the flags for devices, workers and launcher."""
     how = parser.add_argument_group("how")
     how.add_argument(
         "--devices", default="auto",

@@ -1,4 +1,4 @@
-"""The known encoder whose recipes an encoder without any takes: the one nearest in size."""
+"""The known encoder nearest in size, whose recipes serve an encoder without any."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from data_utils.errors import SettingError
 from data_utils.names import check_name, slug
-from experiments.study.recipe_file import RECIPE_FOLDERS, read_recipe
+from experiments.study.recipe_file import read_recipe
 
 _PLAIN = "_vanilla"
 
 
-def known_encoders(folders: Sequence[Path] = RECIPE_FOLDERS) -> dict[str, int]:
-    """Names of the encoders with recipes -> their number of parameters, which that of plain fine-tuning holds."""
+def known_encoders(folders: Sequence[Path]) -> dict[str, int]:
+    """Name -> number of parameters of the encoders with recipes; plain fine-tuning's recipe holds the number."""
     found = {p: read_recipe(p, folders) for folder in folders for p in sorted(folder.glob(f"*{_PLAIN}.yml"))}
     size = "encoder_parameters"
     return {p.stem.removesuffix(_PLAIN): own.integer(size, 1) for p, own in found.items() if size in own.values}
 
 
-def nearest_encoder(encoder: str, folders: Sequence[Path] = RECIPE_FOLDERS) -> tuple[str, str]:
+def nearest_encoder(encoder: str, folders: Sequence[Path]) -> tuple[str, str]:
     """The known encoder nearest in size, by the ratio of parameters.
 
     Args:

@@ -14,7 +14,7 @@ MOST_SEED = 2**63 - 1
 
 
 class Fields:
-    """A mapping whose values are asked for by kind.
+    """A mapping from a file, with a checked getter for each kind of value.
 
     Args:
         values: What the file holds.
@@ -31,7 +31,7 @@ class Fields:
         self.values, self.where, self._inner = values, where, inner
 
     def get(self, key: str, legal: str, holds: Callable[[Any], bool], default: Any = _REQUIRED) -> Any:
-        """A value that holds.
+        """A value of any kind, checked by the caller's condition.
 
         Args:
             key: Its name.

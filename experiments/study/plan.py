@@ -1,4 +1,4 @@
-"""What a study's command line asks for: its runs, their seeds, and what ``study.json`` says of them."""
+"""The plan of a study: its command line as runs and seeds, and their description in ``study.json``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
 from data_utils.task_def import load_task_defs
-from experiments.benchmark import Benchmark, task_titles
+from experiments.benchmark import Benchmark, in_table_order
 from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_launcher
-from experiments.study.recipe import Recipe, check_budgets, find_recipes, resolve_recipes, run_configs
+from experiments.study.recipe import Recipe, check_budgets, find_recipes, load_recipe, run_configs
+from experiments.study.recipe_file import find_recipe_file
 from experiments.study.settings import check_method, parse_overrides
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import missing_file
-from mt_dnn.identity import finished_result
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MOST_SEEDS = 1000  # of a cell; a table of more is a slip of the keyboard
@@ -68,7 +68,7 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
 
 
 def _tell_borrowed(recipes: Sequence[Recipe], tasks: Mapping[str, Sequence[str]]) -> None:
-    """Say on standard error which settings were not written for what they are taken for."""
+    """Name on standard error the recipes that are taken for another method, encoder or task."""
     for sentence in dict.fromkeys(sentence for recipe in recipes for sentence in recipe.borrowed):
         print(sentence, file=sys.stderr)
     unnamed = {task: recipe.name for recipe in recipes for task in tasks[recipe.name] if task not in recipe.tasks}
@@ -80,8 +80,8 @@ def parse_seeds(text: str, flag: str = "--seeds") -> list[int]:
     """``"5"`` -> 1 to 5; ``"3,7,11"`` -> those.
 
     Args:
-        text: What is given.
-        flag: By which flag, for messages.
+        text: The flag's value.
+        flag: The flag, for messages.
 
     Raises:
         SettingError: anything else, more than 1,000 of them, a seed beyond 2^63 or one that stands twice.
@@ -128,18 +128,19 @@ def study_name(chosen: argparse.Namespace, jobs: Sequence[Job]) -> str:
     return check_name("study", chosen.name or "+".join(sorted({job.config.encoder for job in jobs}))[:100])
 
 
-def describe(jobs: Sequence[Job], chosen: argparse.Namespace) -> dict[str, Any]:
-    """What ``study.json`` holds: the cells with their run ids and seeds."""
+def describe(chosen: argparse.Namespace, **content: Any) -> dict[str, Any]:
+    """The content of ``study.json`` and the like: folder of the runs, command line, and further content."""
+    return {"output_dir": str(chosen.output_dir), "command": command_line(), **content}
+
+
+def cells_of(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """The cells of some runs with their run ids and seeds, for ``study.json``."""
     seeds: dict[tuple[str | int, ...], list[int]] = {}
     for job in jobs:
         c = job.config
         seeds.setdefault((c.encoder, c.method, c.task, run_id(c), c.recipe or "", job.trials), []).append(c.seed)
     keys = ("encoder", "method", "task", "run_id", "recipe", "trials")
-    return {
-        "output_dir": str(chosen.output_dir),
-        "command": command_line(),
-        "cells": [{**dict(zip(keys, cell, strict=True)), "seeds": s} for cell, s in seeds.items()],
-    }
+    return [{**dict(zip(keys, cell, strict=True)), "seeds": s} for cell, s in seeds.items()]
 
 
 def command_line() -> str:
@@ -164,7 +165,8 @@ def chosen_recipes(chosen: argparse.Namespace) -> list[Recipe]:
         raise SettingError("--controls finds recipes by --encoder and --methods; list the controls' --recipes yourself")
     folders = Benchmark(chosen.task_def).places("recipes")
     if chosen.recipes is not None:
-        return resolve_recipes(names_of("recipes", chosen.recipes), folders)
+        files = [find_recipe_file(name, "--recipes", folders) for name in names_of("recipes", chosen.recipes)]
+        return [load_recipe(file, folders) for file in files]
     methods = names_of("methods", chosen.methods)
     for method in methods:
         check_method(method, "--methods")
@@ -181,7 +183,7 @@ def _tasks(chosen: argparse.Namespace, recipe: Recipe) -> list[str]:
         defined = load_task_defs(chosen.task_def)
         if not any(task in defined or task in defined.refused for task in recipe.tasks):
             return list(defined)
-    return sorted(recipe.tasks, key=lambda task: (*task_titles(), task).index(task))
+    return in_table_order(recipe.tasks)
 
 
 def names_of(flag: str, text: str) -> list[str]:
@@ -197,7 +199,7 @@ def names_of(flag: str, text: str) -> list[str]:
 
 
 def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
-    """A run as the pool takes it.
+    """The job of a run, with its steps and cost.
 
     Raises:
         SettingError: there is no training set of its task, or a smaller one than the run asks for.
@@ -217,12 +219,3 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
 def _count_rows(tsv: Path) -> int:
     with tsv.open("rb") as file:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-
-
-def is_done(job: Job) -> bool:
-    """Whether there is nothing left to compute of a run.
-
-    Raises:
-        SettingError: it was computed on other data, with another task definition or encoder, or a file is damaged.
-    """
-    return finished_result(job.config) is not None

@@ -14,7 +14,7 @@ from data_utils.names import check_name, slug
 from data_utils.task_def import load_task_defs
 from experiments.benchmark import DEFAULT
 from experiments.study.encoder_size import known_encoders, nearest_encoder
-from experiments.study.recipe_file import RECIPE_FOLDERS, find_recipe_file, merged, read_recipe
+from experiments.study.recipe_file import RECIPE_FOLDERS, merged, read_recipe
 from experiments.study.settings import check_method
 from module.methods import control_of
 from mt_dnn.config import RunConfig
@@ -40,11 +40,11 @@ class Recipe:
     chosen_from_grid: bool
     """Whether the settings are the best ones of the grid, on the set that is scored."""
     tried: int | None
-    """How many points of the grid they were chosen from; None: from all of them."""
+    """Points of the grid that were tried to choose the settings; None: all of them."""
     source: str
-    """Where the numbers come from."""
+    """The origin of the numbers."""
     borrowed: tuple[str, ...] = ()
-    """Sentences that say whose recipe this is, where it is that of another method or encoder."""
+    """Sentences that name the other method or encoder whose recipe was taken."""
 
     @property
     def trials(self) -> int:
@@ -131,21 +131,8 @@ def _folder_of(encoder: str, folders: Sequence[Path]) -> Path | None:
     return next((folder for folder in folders if any(folder.glob(f"{encoder}_*.yml"))), None)
 
 
-def resolve_recipes(names: Sequence[str], folders: Sequence[Path] = RECIPE_FOLDERS) -> list[Recipe]:
-    """Load recipes by file or by name.
-
-    Args:
-        names: Paths of recipe files, or names in ``recipes/`` with or without ``.yml``.
-        folders: Where names are looked for.
-
-    Raises:
-        SettingError: a name that is neither.
-    """
-    return [load_recipe(find_recipe_file(name, "--recipes", folders), folders) for name in names]
-
-
 def check_budgets(recipes: Sequence[Recipe]) -> None:
-    """Refuse to compare methods on one encoder whose settings were chosen from differently many.
+    """Refuse to compare methods on one encoder whose settings come from grids of different sizes.
 
     Raises:
         SettingError: names the methods and how many settings were tried for each.
@@ -209,7 +196,7 @@ def run_configs(
 
 
 def _at_fault(overrides: Mapping[str, Any], make: Callable[[Mapping[str, Any]], RunConfig], origin: str) -> str:
-    """The override that makes no run of a recipe that is one without it; empty where the recipe is none either."""
+    """The override that is at fault for an illegal run; empty where the recipe is illegal by itself."""
 
     def fails(chosen: Mapping[str, Any]) -> bool:
         try:
@@ -239,7 +226,7 @@ def task_settings(recipe: Recipe, task: str, overrides: Mapping[str, Any], tasks
 
 
 def of_task(overrides: Mapping[str, Any], task: str, tasks: Collection[str]) -> dict[str, Any]:
-    """Those of dotted overrides that hold for a task; its own, such as ``cola.epochs``, win over the general ones."""
+    """The dotted overrides that hold for a task; its own (``cola.epochs``) win over the general ones."""
     general, own = {}, {}
     for key, value in overrides.items():
         group, _, rest = key.partition(".")

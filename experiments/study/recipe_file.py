@@ -1,4 +1,4 @@
-"""Recipe files: what one holds, and what it takes from the one that it is ``like``."""
+"""Recipe files: the content of one, joined with the recipe that it is ``like``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEYS = ("like", *_TEXTS, *_MAPPINGS, "chosen_from_grid", "tried", "encoder_para
 
 
 def read_recipe(path: Path, folders: Sequence[Path] = RECIPE_FOLDERS, above: tuple[Path, ...] = ()) -> Fields:
-    """Read a recipe file, with what it takes from the recipe that it is like.
+    """Read a recipe file, joined with the recipe that it is like.
 
     Encoder, method, source, settings, tasks and grid are the other recipe's where the file says nothing. A setting of
     the file holds for all tasks, also those for which the other recipe sets it. Settings of methods that this method
@@ -104,7 +104,7 @@ def _inherited(base: Fields, own: Fields) -> dict[str, Any]:
     settings, tasks, grid = (base.mapping(key, {}).values for key in _MAPPINGS)
     above = own.mapping("settings", {}).values
     content["settings"] = merged(_of_methods(settings, method), above)
-    below = {task: _without(_of_methods(values, method), above) for task, values in tasks.items()}
+    below = {task: without(_of_methods(values, method), above) for task, values in tasks.items()}
     for key, inherited in (("tasks", below), ("grid", _of_methods(grid, method))):
         change = own.mapping(key, {})
         for name, value in change.values.items():
@@ -124,13 +124,14 @@ def _of_methods(settings: Mapping[str, Any], method: Sequence[str]) -> dict[str,
     return {key: settings[key] for key, group in groups.items() if group not in METHODS or group in method}
 
 
-def _without(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """``low`` without what ``high`` sets; mappings in them likewise."""
+def without(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping less the keys of another one, mappings in them likewise; one with nothing left is dropped."""
     result = {}
     for key, value in low.items():
         above = high.get(key)
         if isinstance(value, dict) and isinstance(above, dict):
-            result[key] = _without(value, above)
+            if rest := without(value, above):
+                result[key] = rest
         elif key not in high:
             result[key] = value
     return result

@@ -1,4 +1,4 @@
-"""The settings that recipes and ``--set`` may give: which names, what kinds of values, and whose they are."""
+"""The settings that recipes and ``--set`` may give: their names, kinds of values, and owners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""What a study's runs can and cannot show: every method against its control, over seeds and over dev examples.
+r"""Tests of every method of a study against its control, over seeds and over dev examples.
 
     python -m experiments.study.significance runs --study results/bert-base-uncased/study.json
     python -m experiments.study.significance runs --baseline vanilla --selection last --out results/demo
@@ -17,18 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from experiments.study.arguments import add_run_arguments
-from experiments.study.comparison.comparisons import Pair, SeedComparison, compare_seeds, pairs
+from experiments.study.comparison.comparisons import SeedComparison, compare_seeds, pairs
 from experiments.study.comparison.example_comparisons import ExampleComparison, compare_examples
 from experiments.study.comparison.text import comparisons_csv, markdown, seeds_csv
 from experiments.study.statistics.intervals import RESAMPLES
 from experiments.study.table.cells import SELECTIONS, Selection, Table
 from experiments.study.table.which_runs import Runs
+from experiments.study.texts import write_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +68,7 @@ def analyse(
         raise SettingError(
             f"no two methods to compare with a seed in common; the table has {', '.join(table.methods) or 'no runs'}"
         )
-    over_examples: list[ExampleComparison] = []
-    if examples:
-        with tqdm(total=_groups(chosen), unit="task", disable=not sys.stderr.isatty(), leave=False) as bar:
-
-            def progress(text: str) -> None:
-                bar.set_description(text)
-                bar.update()
-
-            over_examples = compare_examples(table, runs, chosen, resamples, random_seed, progress)
+    over_examples = compare_examples(table, runs, chosen, resamples, random_seed) if examples else []
     over_seeds = compare_seeds(table, chosen, resamples, random_seed)
     compared = {(pair.encoder, name) for pair in chosen for name in (pair.method, pair.baseline)}
     every = [(encoder, method) for encoder in table.encoders for method in table.rows_of(encoder)]
@@ -87,15 +77,12 @@ def analyse(
 
 def write_significance(found: Significance, out: Path) -> list[Path]:
     """Write ``significance.md``, ``significance.csv`` and ``significance_seeds.csv`` into a folder, made if missing."""
-    out.mkdir(parents=True, exist_ok=True)
     texts = {
         "significance.md": markdown(found.seeds, found.examples, found.alone),
         "significance.csv": comparisons_csv(found.seeds, found.examples),
         "significance_seeds.csv": seeds_csv(found.seeds, found.examples),
     }
-    for name, text in texts.items():
-        write_text_atomic(out / name, text)
-    return [out / name for name in texts]
+    return write_texts(out, texts)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -137,10 +124,6 @@ def _tell(chosen: argparse.Namespace) -> None:
     print(markdown(found.seeds, found.examples, found.alone), end="")
     for path in write_significance(found, chosen.out) if chosen.out else []:
         print(path, file=sys.stderr)
-
-
-def _groups(chosen: Sequence[Pair]) -> int:
-    return len({(pair.encoder, pair.task, pair.selection) for pair in chosen})
 
 
 if __name__ == "__main__":

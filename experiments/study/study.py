@@ -1,4 +1,4 @@
-"""A study: what is missing of it is computed, then its table and figures are written."""
+"""A study: its missing runs are computed, then its table and figures are written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from experiments.study.launch.launcher import check_machine, launch, retries
 from experiments.study.launch.pool import Pool, Report
 from experiments.study.launch.stopping import KILLED, STOPPED
 from experiments.study.launch.worker import RunFunction
-from experiments.study.plan import chosen_overrides, chosen_recipes, describe, is_done, plan_jobs, study_name
+from experiments.study.plan import cells_of, chosen_overrides, chosen_recipes, describe, plan_jobs, study_name
 from experiments.study.search.searcher import run_search
 from experiments.study.table.cells import Table
 from experiments.study.table.gathering import gather
@@ -25,71 +25,79 @@ from experiments.study.table.paper import load_paper
 from experiments.study.table.wanted import Wanted
 from experiments.study.tables import write_tables
 from mt_dnn.data import open_datasets
+from mt_dnn.identity import finished_result
 from mt_dnn.schedule import learns_nothing
 
 
 def run_study(
     chosen: argparse.Namespace, run: RunFunction | None, figures: Callable[[Table, Path], list[Path]] | None = None
 ) -> int:
-    """Compute what is missing of a study, then write its table and figures.
+    """Compute the missing runs of a study, then write its table and figures.
 
     Args:
         chosen: The command line.
-        run: What a worker calls for each run; None: :func:`mt_dnn.run.run`.
+        run: Computes a run; None: :func:`mt_dnn.run.run`.
         figures: Draws the table's figures into a folder and returns their files; None: the seed strips.
     """
     jobs = plan_jobs(chosen)
     if chosen.search is not None:
         out = chosen.results_dir / (study_name(chosen, jobs) + ("" if chosen.name else "-search"))
-        return run_search(
-            chosen_recipes(chosen),
-            jobs,
-            chosen_overrides(chosen),
-            out,
-            chosen,
-            functools.partial(_compute, chosen, run),
-        )
+        compute_trials = functools.partial(_compute, chosen, run)
+        return run_search(chosen_recipes(chosen), jobs, chosen_overrides(chosen), out, chosen, compute_trials)
     if chosen.dry_run:
         return list_jobs(jobs)
     out = chosen.results_dir / study_name(chosen, jobs)
     study_json = out / "study.json"
     _make_folder("--results_dir", out)
-    write_json(study_json, describe(jobs, chosen))
+    write_json(study_json, describe(chosen, cells=cells_of(jobs)))
     report, stopped = compute(jobs, chosen, run)
     if stopped:
         return stopped
     table = gather(chosen.output_dir, Wanted.read(study_json))
-    return conclude(table, out, report, figures or _figures)
+    files = write_tables(table, out) + (figures or _figures)(table, out)
+    print(markdown(table, load_paper(table.benchmark)))
+    print("\n".join(map(str, files)))
+    list_failures(report)
+    return 0 if table.complete else 1
 
 
 def list_jobs(jobs: Sequence[Job]) -> int:
     """Print the runs, done and missing; returns 0."""
-    todo = [job for job in jobs if not is_done(job)]
+    todo = _missing(jobs)
+    folders = {job.folder for job in todo}
     for job in jobs:
-        print(f"{'missing' if job in todo else 'done   '}  {job.label}  {job.folder}")
+        print(f"{'missing' if job.folder in folders else 'done   '}  {job.label}  {job.folder}")
     steps = sum(job.steps for job in todo)
     print(f"{len(jobs)} runs: {len(jobs) - len(todo)} done, {len(todo)} missing, with {steps} steps")
     return 0
 
 
 def compute(jobs: Sequence[Job], chosen: argparse.Namespace, run: RunFunction | None) -> tuple[Report, int]:
-    """Compute those of the runs that are not done.
+    """Compute the runs that are not done.
 
     Returns:
-        What became of them, and 0 or the exit status after a signal.
+        Their outcome, and 0 or the exit status after a signal.
 
     Raises:
         SettingError: a run that is done was made of other data, another task definition or encoder.
     """
-    todo = [job for job in jobs if not is_done(job)]
+    todo = _missing(jobs)
     if not todo:
         print(f"all {len(jobs)} runs are already done", file=sys.stderr)
         return Report(done=0), 0
     report, stopped = _compute(chosen, run, todo, len(jobs))
     if not stopped:
-        for job in jobs:
-            is_done(job)  # refuses what another study has made meanwhile of other data, or data that were changed
+        _missing(jobs)  # refuses runs that another study has made meanwhile of other data, or data that were changed
     return report, stopped
+
+
+def _missing(jobs: Sequence[Job]) -> list[Job]:
+    """The runs that are still to do.
+
+    Raises:
+        SettingError: a run is of other data, another task definition or encoder, or a file of it is damaged.
+    """
+    return [job for job in jobs if finished_result(job.config) is None]
 
 
 def _make_folder(flag: str, folder: Path) -> None:
@@ -134,20 +142,6 @@ def _warn_of_idle_runs(jobs: Sequence[Job]) -> None:
             f"warm-up, where the learning rate is 0 (first: {idle[0].label}); give more epochs or --set warmup=0",
             file=sys.stderr,
         )
-
-
-def conclude(table: Table, out: Path, report: Report, figures: Callable[[Table, Path], list[Path]]) -> int:
-    """Write and print the table, list the failures.
-
-    Returns:
-        0 if every cell has all its seeds, else 1.
-    """
-    files = write_tables(table, out)
-    files += figures(table, out)
-    print(markdown(table, load_paper(table.benchmark)))
-    print("\n".join(str(path) for path in files))
-    list_failures(report)
-    return 0 if table.complete else 1
 
 
 def list_failures(report: Report) -> None:

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_utils.atomic import write_text_atomic
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
@@ -28,32 +27,21 @@ from experiments.study.table.cells import Table
 from experiments.study.table.cells_csv import cells_csv, seeds_csv
 from experiments.study.table.latex import latex
 from experiments.study.table.markdown import markdown
-from experiments.study.table.paper import Paper, load_paper
+from experiments.study.table.paper import load_paper
 from experiments.study.table.which_runs import Runs
+from experiments.study.texts import write_texts
 
 
-def write_tables(table: Table, out: Path, paper: Paper | None = None) -> list[Path]:
-    """Write the table in every format.
-
-    Args:
-        table: The table.
-        out: Folder for the files; made if missing.
-        paper: The published numbers; default ``paper.yml``.
-
-    Returns:
-        The files, Markdown first.
-    """
-    paper = paper or load_paper(table.benchmark)
-    out.mkdir(parents=True, exist_ok=True)
+def write_tables(table: Table, out: Path) -> list[Path]:
+    """Write the table into a folder in every format; returns the files, Markdown first."""
+    paper = load_paper(table.benchmark)
     texts = {
         "table.md": markdown(table, paper),
         "table.tex": latex(table, paper),
         "table.csv": cells_csv(table, paper),
         "table_seeds.csv": seeds_csv(table),
     }
-    for name, text in texts.items():
-        write_text_atomic(out / name, text)
-    return [out / name for name in texts]
+    return write_texts(out, texts)
 
 
 def read_step_times(path: Path) -> dict[str, float]:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from benchmarks.random_encoder import make_encoder
-from benchmarks.scaling import fit, measure
+from benchmarks.scaling import fit, make_config, measure
+from data_utils.task_def import load_task_defs
 
 
 def test_a_fit_tells_linear_from_quadratic_growth() -> None:
@@ -18,6 +19,11 @@ def test_a_fit_tells_linear_from_quadratic_growth() -> None:
     offset = fit(tokens, 3.0 + 2e-6 * tokens)
     assert offset["intercept_seconds"] == pytest.approx(3.0)
     assert offset["exponent"] < 0.9
+
+
+def test_its_run_has_a_task_definition(tmp_path: Path) -> None:
+    config = make_config(tmp_path, 1)
+    assert config.task in load_task_defs(config.task_def)
 
 
 @pytest.mark.slow

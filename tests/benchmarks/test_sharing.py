@@ -1,9 +1,17 @@
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks import sharing
+from data_utils.task_def import load_task_defs
+
+
+def test_its_runs_have_a_task_definition(tmp_path: Path) -> None:
+    options = argparse.Namespace(steps=2, method="pats", optimizer="adamax")
+    for job in sharing.make_jobs(options, tmp_path, tmp_path, tmp_path, 2):
+        assert job.config.task in load_task_defs(job.config.task_def)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from matplotlib.text import Text
 from data_utils.errors import SettingError
 from experiments.glue import figure2, figure3
 from experiments.glue.figure3 import parse_shares
-from experiments.study.drawing import data_share, distribution, heat_map
+from experiments.study.drawing import data_share, distribution, heat_map, plotting
 from experiments.study.drawing.data_share import SharePoint
 from experiments.study.drawing.sensitivities import DEFAULTS, mean_and_deviation, read_summary, statistics_markdown
 from experiments.study.plan import plan_jobs
@@ -60,14 +60,14 @@ def results(arguments: list[str]) -> Path:
 def saved() -> Iterator[dict[str, Figure]]:
     """The figures that are saved, by the name of their file."""
     kept: dict[str, Figure] = {}
+    real = plotting.save
+
+    def keep(figure: Figure, stem: Path) -> list[Path]:
+        kept[stem.name] = figure
+        return real(figure, stem)
+
     with pytest.MonkeyPatch.context() as patch:
-        for module in (distribution, heat_map, data_share):
-
-            def keep(figure: Figure, stem: Path, real=module.save) -> list[Path]:
-                kept[stem.name] = figure
-                return real(figure, stem)
-
-            patch.setattr(module, "save", keep)
+        patch.setattr(plotting, "save", keep)
         yield kept
 
 

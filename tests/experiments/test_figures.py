@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
-from experiments.study.drawing import curves, seed_strips
+from experiments.study.drawing import plotting, seed_strips
 from experiments.study.drawing.curves import learning_curves, read_losses, read_scores
 from experiments.study.figures import main
 from experiments.study.table.gathering import gather
@@ -30,14 +30,13 @@ def runs(tmp_path: Path) -> Path:
 def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved."""
     kept: list[Figure] = []
-    real = seed_strips.save
+    real = plotting.save
 
     def keep(figure: Figure, stem: Path) -> list[Path]:
         kept.append(figure)
         return real(figure, stem)
 
-    for module in (seed_strips, curves):
-        monkeypatch.setattr(module, "save", keep)
+    monkeypatch.setattr(plotting, "save", keep)
     return kept
 
 

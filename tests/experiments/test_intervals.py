@@ -11,10 +11,10 @@ DIFFERENCES = [0.4, 1.3, -0.2, 2.1, 0.9, 0.3]
 
 
 def test_the_t_interval_is_scipys() -> None:
-    found = t_interval(DIFFERENCES, 0.9)
-    expected = stats.ttest_1samp(DIFFERENCES, 0.0).confidence_interval(0.9)
+    found = t_interval(DIFFERENCES)
+    expected = stats.ttest_1samp(DIFFERENCES, 0.0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert (found.kind, found.confidence, found.degenerate) == ("t", 0.9, "")
+    assert found.degenerate == ""
     assert Difference("vanilla", dict(enumerate(DIFFERENCES))).interval == t_interval(DIFFERENCES)
 
 

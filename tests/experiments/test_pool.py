@@ -7,7 +7,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -132,7 +131,7 @@ def test_a_run_that_another_study_holds_is_awaited_not_repeated(
     with RunDirectory(job.folder).lock():
         thread_report: list[Report] = []
         pool = Pool(LocalCrew(fake_run, [Slot("cpu", 1)]), Recorder())
-        thread = threading.Thread(target=lambda: thread_report.append(_without_signals(pool, jobs)))
+        thread = threading.Thread(target=lambda: thread_report.append(pool.compute(jobs)))
         thread.start()
         # The worker has found the lock, and the pool has put the run back, at least once.
         wait_for(lambda: bool(pool._later))
@@ -141,11 +140,6 @@ def test_a_run_that_another_study_holds_is_awaited_not_repeated(
     thread.join(timeout=30)
     assert thread_report[0].done == 1
     assert calls(tmp_path) == [], "the other study's result should be taken"
-
-
-def _without_signals(pool: Pool, jobs: list[Job]) -> Report:
-    pool._signals = nullcontext  # type: ignore[method-assign, assignment]  # only the main thread may set handlers
-    return pool.compute(jobs)
 
 
 def test_two_studies_at_once_share_the_runs(tmp_path: Path, study: Callable[..., subprocess.Popen[str]]) -> None:

@@ -1,4 +1,4 @@
-"""Every method of a table against what it is to be compared with, paired over seeds: tests, intervals, order."""
+"""Every method of a table against its baseline, paired over seeds: tests, intervals, stochastic order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AVERAGE = "average"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What is compared with what, under one selection rule."""
+    """A method and its baseline on one task, under one selection rule."""
 
     encoder: str
     method: str

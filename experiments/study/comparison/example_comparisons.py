@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from data_utils.errors import SettingError
 from data_utils.task_def import Metric
@@ -66,9 +68,8 @@ def compare_examples(
     table: Table,
     runs: Path,
     chosen: Sequence[Pair],
-    resamples: int = 9_999,
-    random_seed: int = 0,
-    progress: Callable[[str], None] = lambda text: None,
+    resamples: int,
+    random_seed: int,
 ) -> list[ExampleComparison]:
     """Compare pairs over examples.
 
@@ -78,7 +79,6 @@ def compare_examples(
         chosen: Its pairs; averages are left out, and pairs without any stored predictions.
         resamples: Bootstrap samples R. All methods of a task are scored on the same ones.
         random_seed: Of the bootstrap; the draws of a dev set depend on it, on the set's name and size alone.
-        progress: Called with the name of each task before it is computed.
 
     Raises:
         SettingError: predictions that are damaged or are not of the run's score, or two runs of a task that were scored
@@ -86,8 +86,9 @@ def compare_examples(
     """
     found: dict[Pair, ExampleComparison] = {}
     groups = dict.fromkeys((p.encoder, p.task, p.selection) for p in chosen if p.task != AVERAGE)
-    for encoder, task, selection in groups:
-        progress(f"{encoder} {task} {selection}")
+    bar = tqdm(groups, unit="task", disable=not sys.stderr.isatty(), leave=False)
+    for encoder, task, selection in bar:
+        bar.set_description(f"{encoder} {task} {selection}")
         group = [p for p in chosen if (p.encoder, p.task, p.selection) == (encoder, task, selection)]
         methods = list(dict.fromkeys(name for p in group for name in (p.method, p.baseline)))
         metric = table.metric(task)
@@ -101,8 +102,7 @@ def compare_examples(
             compared = _compare(table, pair, metric, predictions, drawn, random_seed)
             if compared is not None:
                 found[pair] = compared
-    ordered = [found[pair] for pair in chosen if pair in found]
-    return _corrected(ordered)
+    return _corrected([found[pair] for pair in chosen if pair in found])
 
 
 def _read_all(table: Table, runs: Path, encoder: str, methods: Sequence[str], task: str, selection: Selection) -> Runs:

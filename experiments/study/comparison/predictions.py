@@ -1,4 +1,4 @@
-"""What finished runs predicted for the dev examples, checked against their results."""
+"""Predictions of finished runs for the dev examples, checked against their results."""
 
 from __future__ import annotations
 

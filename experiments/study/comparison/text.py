@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from experiments.study.comparison.comparisons import AVERAGE, Pair, SeedComparison, families
 from experiments.study.comparison.example_comparisons import ExampleComparison
-from experiments.study.csv_text import csv_text
-from experiments.study.number_text import number_text
 from experiments.study.statistics.intervals import Interval
 from experiments.study.statistics.paired_tests import LEVEL, seeds_needed, smallest_p
 from experiments.study.table.cells import known_control
 from experiments.study.table.markdown import interval_text, markdown_table
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.texts import csv_text, number_text
 
 LEGEND = """\
 Points, method minus baseline, over the seeds that both have. Holm: p corrected over the rows of the table.
@@ -31,7 +30,7 @@ new ones.
 
 
 def what_n_shows(n: int, comparisons: int) -> str:
-    """Say what the exact sign-flip test can show with n seeds.
+    """A sentence with the smallest p of the exact sign-flip test on n seeds, and the seeds needed for 0.05.
 
     Args:
         n: Paired seeds.
@@ -110,7 +109,7 @@ def sections(
 def markdown(
     over_seeds: Sequence[SeedComparison], over_examples: Sequence[ExampleComparison], alone: Sequence[tuple[str, str]]
 ) -> str:
-    """Everything as Markdown, by encoder and selection rule; arguments as those of :func:`sections`."""
+    """All comparisons as Markdown, by encoder and selection rule; arguments as those of :func:`sections`."""
     parts = [LEGEND.strip()]
     encoder = None
     for section in sections(over_seeds, over_examples, alone):
@@ -147,7 +146,7 @@ def _example_row(c: ExampleComparison) -> tuple[str, ...]:
 
 
 def _remarks(family: Sequence[SeedComparison]) -> list[str]:
-    """What is wrong with an interval, or drawn instead of exact."""
+    """Sentences about undefined intervals, other baselines and tests that are not exact."""
     found: dict[str, list[str]] = {}
     for c in family:
         name = f"{_name(c.pair)} {_task(c.pair, c.metric)}"
@@ -171,7 +170,7 @@ def _remarks(family: Sequence[SeedComparison]) -> list[str]:
 
 
 def _example_remarks(shown: Sequence[ExampleComparison]) -> list[str]:
-    """Seeds that are not in, and intervals that cannot be given."""
+    """Sentences about seeds without predictions, and intervals that cannot be given."""
     remarks = []
     for c in shown:
         name = f"{_name(c.pair)}, {_task(c.pair, c.metric)}"
@@ -203,7 +202,7 @@ def _p(p: float | None) -> str:
 
 
 def comparisons_csv(over_seeds: Sequence[SeedComparison], over_examples: Sequence[ExampleComparison]) -> str:
-    """A line per comparison; what is not defined is ``nan``, what was not computed is empty."""
+    """A line per comparison; an undefined value is ``nan``, one that was not computed is empty."""
     by_pair = {c.pair: c for c in over_examples}
     rows: list[list[object]] = [
         ["encoder", "method", "baseline", "task", "metric", "selection", "n", "difference", "std", "t_low", "t_high",

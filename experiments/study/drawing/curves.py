@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from experiments.study.drawing.plotting import (
-    COLUMN,
-    canvas,
-    legend_below,
-    line_handles,
-    look,
-    mean_and_band,
-    mean_std,
-    save,
-    save_data,
-    style,
-)
+from experiments.study.drawing import plotting
 from experiments.study.table.cells import Cell, Table
 from experiments.study.table.gathering import run_folders
 from experiments.study.table.titles import method_title, metric_title, task_title
@@ -46,11 +35,11 @@ def learning_curves(table: Table, runs: Path, stem: Path) -> list[Path]:
     """
     panels = [(encoder, task) for encoder in table.encoders for task in table.tasks] or [("", "")]
     rows: list[list[object]] = [["encoder", "method", "task", "quantity", "epoch", "n", "mean", "std"]]
-    with style():
+    with plotting.style():
         columns = min(_PER_ROW, len(panels))
         blocks = -(-len(panels) // columns)
-        width = COLUMN if columns == 1 else 2.3 * columns
-        figure, axes = canvas(2 * blocks, columns, width, 3.4 * blocks + 0.4)
+        width = plotting.COLUMN if columns == 1 else 2.3 * columns
+        figure, axes = plotting.canvas(2 * blocks, columns, width, 3.4 * blocks + 0.4)
         for place in range(columns * blocks):
             block, column = divmod(place, columns)
             pair = [axes[(2 * block + row) * columns + column] for row in (0, 1)]
@@ -68,8 +57,8 @@ def learning_curves(table: Table, runs: Path, stem: Path) -> list[Path]:
             pair[0].tick_params(labelbottom=False)
             pair[1].set_xlabel("epoch")
             pair[1].set_xlim(left=0.0)
-        legend_below(figure, line_handles([method_title(method) for method in table.methods]))
-        return [*save(figure, stem), save_data(stem, rows)]
+        plotting.legend_of_lines(figure, map(method_title, table.methods))
+        return [*plotting.save(figure, stem), plotting.save_data(stem, rows)]
 
 
 def _panel(axis: Axes, table: Table, runs: Path, place: tuple[str, str], quantity: Quantity) -> list[list[object]]:
@@ -85,8 +74,8 @@ def _panel(axis: Axes, table: Table, runs: Path, place: tuple[str, str], quantit
         if not epochs:
             continue
         values = np.array([[curve[epoch] for epoch in epochs] for curve in curves])
-        mean_and_band(axis, epochs, values, look(number), markers=quantity == "score")
-        mean, std = mean_std(values)
+        plotting.mean_and_band(axis, epochs, values, plotting.look(number), markers=quantity == "score")
+        mean, std = plotting.mean_std(values)
         rows += [
             [encoder, method, task, quantity, epoch, len(curves), float(mean[i]),
              float(std[i]) if len(curves) > 1 else None]

@@ -9,19 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.study.drawing.plotting import (
-    COLUMN,
-    canvas,
-    heading,
-    legend_below,
-    line_handles,
-    look,
-    mean_and_band,
-    mean_std,
-    save,
-    save_data,
-    style,
-)
+from experiments.study.drawing import plotting
 from experiments.study.table.cells import Selection
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
@@ -45,7 +33,7 @@ class SharePoint:
     std: float
     """Standard deviation of s̄ at the end of training; NaN where the run diverged."""
     std_in_range: float
-    """That of the entries in the paper's range."""
+    """The same, over the entries in the paper's range alone."""
     gini: float
     entropy: float
 
@@ -70,10 +58,10 @@ def draw_data_share(
     """
     encoder, task, metric = place
     shares = sorted({point.share for point in points})
-    with style():
-        figure, (above, below) = canvas(2, 1, COLUMN, 3.8, sharex=True)
+    with plotting.style():
+        figure, (above, below) = plotting.canvas(2, 1, plotting.COLUMN, 3.8, sharex=True)
         seeds = len({point.seed for point in points})
-        heading(figure, f"{task_title(task)}, {encoder}" + (f": mean ± std, n = {seeds}" if seeds > 1 else ""))
+        plotting.heading(figure, f"{task_title(task)}, {encoder}" + (f": mean ± std, n = {seeds}" if seeds > 1 else ""))
         above.set_ylabel(f"{metric_title(metric) or 'score'} (%), {SELECTION_TITLES[selection]}")
         below.set_ylabel(r"standard deviation of $\bar{s}$")
         below.set_xlabel("share of the training data (%)")
@@ -83,20 +71,20 @@ def draw_data_share(
             axis.grid()
         if len(shares) <= 12:
             below.set_xticks(shares, [f"{share:g}" for share in shares])
-        legend_below(figure, line_handles([method_title(method) for method in methods]))
-        files = save(figure, stem)
-    return [*files, save_data(stem, _means(points, methods, shares)),
-            save_data(stem.with_name(f"{stem.name}_runs"), _runs(points))]  # fmt: skip
+        plotting.legend_of_lines(figure, map(method_title, methods))
+        files = plotting.save(figure, stem)
+    return [*files, plotting.save_data(stem, _means(points, methods, shares)),
+            plotting.save_data(stem.with_name(f"{stem.name}_runs"), _runs(points))]  # fmt: skip
 
 
 def _line(axis: Axes, points: Sequence[SharePoint], shares: Sequence[float], measure: str, number: int) -> None:
-    """The mean over the seeds that every share has; a share with other seeds would move it by itself."""
+    """Draw the mean over the seeds that every share has; a share with other seeds would move it by itself."""
     by_seed: dict[int, dict[float, float]] = {}
     for point in points:
         by_seed.setdefault(point.seed, {})[point.share] = getattr(point, measure)
     values = np.array([[line.get(share, np.nan) for share in shares] for line in by_seed.values()])
     if values.size:
-        mean_and_band(axis, shares, values, look(number))
+        plotting.mean_and_band(axis, shares, values, plotting.look(number))
 
 
 def _means(points: Sequence[SharePoint], methods: Sequence[str], shares: Sequence[float]) -> list[list[object]]:
@@ -107,7 +95,9 @@ def _means(points: Sequence[SharePoint], methods: Sequence[str], shares: Sequenc
             some = [point for point in points if (point.share, point.method) == (share, method)]
             if not some:
                 continue
-            mean, std = mean_std(np.array([[getattr(point, measure) for measure in _MEASURES] for point in some]))
+            mean, std = plotting.mean_std(
+                np.array([[getattr(point, measure) for measure in _MEASURES] for point in some])
+            )
             spread = list(map(float, std)) if len(some) > 1 else [None] * len(_MEASURES)
             numbers = [value for pair in zip(map(float, mean), spread, strict=True) for value in pair]
             rows.append([share, method, some[0].train_examples, len(some), *numbers])

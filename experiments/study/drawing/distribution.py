@@ -1,4 +1,4 @@
-"""The distribution of sensitivities and how concentrated it is, as pictures (Figure 2)."""
+"""The distribution of sensitivities and its concentration, as pictures (Figure 2)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from experiments.study.drawing.plotting import (
-    COLUMN,
-    canvas,
-    heading,
-    legend_below,
-    line_handles,
-    look,
-    mean_and_band,
-    mean_std,
-    save,
-    save_data,
-    style,
-    swarm,
-)
+from experiments.study.drawing import plotting
 from experiments.study.table.titles import method_title
 from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, bin_edges
 
@@ -50,9 +37,9 @@ def draw_distribution(summaries: Summaries, title: str, stem: Path) -> list[Path
     rows: list[list[object]] = [
         ["method", "range", "low", "high", "n_seeds", "share_mean", "share_std", "density_mean", "density_std"]
     ]
-    with style():
-        figure, (above, below) = canvas(2, 1, COLUMN, 4.1 + 0.08 * max(0, len(summaries) - 3))
-        heading(figure, title)
+    with plotting.style():
+        figure, (above, below) = plotting.canvas(2, 1, plotting.COLUMN, 4.1 + 0.08 * max(0, len(summaries) - 3))
+        plotting.heading(figure, title)
         above.set_title("the paper's range")
         below.set_title("the whole distribution; shaded: the paper's range")
         for axis, name, span in ((above, "paper", PAPER_RANGE), (below, "full", FULL_RANGE)):
@@ -68,20 +55,22 @@ def draw_distribution(summaries: Summaries, title: str, stem: Path) -> list[Path
                 )  # (seeds, bins + 2)
                 rows += _rows(method, name, edges, shares)
                 density = shares[:, 1:-1] / np.diff(np.log10(edges))
-                mean_and_band(axis, np.sqrt(edges[:-1] * edges[1:]), density, look(place), markers=False)
+                plotting.mean_and_band(
+                    axis, np.sqrt(edges[:-1] * edges[1:]), density, plotting.look(place), markers=False
+                )
             axis.set_ylim(bottom=0.0)
         above.set_xlim(*PAPER_RANGE[:2])
         below.axvspan(*PAPER_RANGE[:2], color="#eeeeee", zorder=0)
         below.set_xlim(*_shown(below))
         below.set_xlabel(r"sensitivity $\bar{s}$, moving average of $|\theta \cdot g|$")
-        legend_below(figure, line_handles([method_title(method) for method in summaries], markers=False))
-        return [*save(figure, stem), save_data(stem, rows)]
+        plotting.legend_of_lines(figure, map(method_title, summaries), markers=False)
+        return [*plotting.save(figure, stem), plotting.save_data(stem, rows)]
 
 
 def _rows(
     method: str, name: str, edges: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]
 ) -> list[list[object]]:
-    mean, std = mean_std(shares)
+    mean, std = plotting.mean_std(shares)
     lows, highs = [0.0, *edges], [*edges, float("inf")]
     rows: list[list[object]] = []
     for i, (low, high) in enumerate(zip(lows, highs, strict=True)):
@@ -115,9 +104,10 @@ def draw_concentration(summaries: Summaries, title: str, stem: Path) -> list[Pat
         The PNG, the PDF and the CSV.
     """
     rows: list[list[object]] = [["method", "statistic", "seed", "value"]]
-    with style():
-        figure, axes = canvas(len(_STATISTICS), 1, COLUMN, 0.3 + len(_STATISTICS) * (0.45 + 0.2 * len(summaries)))
-        heading(figure, title)
+    with plotting.style():
+        height = 0.3 + len(_STATISTICS) * (0.45 + 0.2 * len(summaries))
+        figure, axes = plotting.canvas(len(_STATISTICS), 1, plotting.COLUMN, height)
+        plotting.heading(figure, title)
         for axis, (name, label) in zip(axes, _STATISTICS.items(), strict=True):
             for place, (method, by_seed) in enumerate(summaries.items()):
                 values = [float(getattr(s, name)) for s in by_seed.values()]
@@ -132,18 +122,18 @@ def draw_concentration(summaries: Summaries, title: str, stem: Path) -> list[Pat
             axis.spines["left"].set_visible(False)
             axis.set_yticks(range(len(summaries)), [method_title(method) for method in summaries])
             axis.set_ylim(len(summaries) - 0.5, -0.5)
-        return [*save(figure, stem), save_data(stem, rows)]
+        return [*plotting.save(figure, stem), plotting.save_data(stem, rows)]
 
 
 def _dots(axis: Axes, values: list[float], place: int) -> None:
-    """One row: the seeds' values around their mean, which stands as a line in a bar of one standard deviation."""
+    """Draw a row: the seeds' values around their mean, which stands as a line in a bar of one standard deviation."""
     if not values:
         return
-    mean, shown = float(np.mean(values)), look(place)
+    mean, shown = float(np.mean(values)), plotting.look(place)
     if len(values) > 1:
         std = float(np.std(values, ddof=1))
         axis.plot([mean - std, mean + std], [place, place], color=shown.colour, alpha=0.3, linewidth=7,
                   solid_capstyle="butt", zorder=1)  # fmt: skip
         axis.plot([mean, mean], [place - 0.28, place + 0.28], color="black", linewidth=1.2, zorder=2)
-    heights = [place + offset for offset in swarm(len(values), 0.15)]
+    heights = [place + offset for offset in plotting.swarm(len(values), 0.15)]
     axis.scatter(values, heights, s=9, marker=shown.marker, color=shown.colour, zorder=3)

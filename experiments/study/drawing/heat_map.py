@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from experiments.study.drawing.plotting import COLUMN, canvas, heading, mean_std, save, save_data, style
+from experiments.study.drawing import plotting
 from experiments.study.table.titles import method_title
 from module.sensitivity_summary import SensitivitySummary
 
@@ -56,16 +56,17 @@ def draw_heat_map(summaries: Mapping[str, Mapping[int, SensitivitySummary]], tit
             means = [t.mean for s in by_seed.values() for t in s.tensors if t.path == path]
             if not means:
                 continue
-            mean, std = (float(value[0]) for value in mean_std(np.array([means]).T))
+            mean, std = (float(value[0]) for value in plotting.mean_std(np.array([means]).T))
             grids[method][kinds.index(_kind(path)), layers.index(_layer(path))] = mean
             rows.append([method, _layer(path), _kind(path), len(means), mean, std if len(means) > 1 else None])
     low, high = _limits(np.concatenate([grid.ravel() for grid in grids.values()]))
     colours = mpl.colormaps["viridis"].with_extremes(under="#bbbbbb", bad="white")
-    with style():
+    with plotting.style():
         columns = 1 if len(shown) <= _ONE_COLUMN else 2
         lines = -(-len(shown) // columns)
-        figure, axes = canvas(lines, columns, COLUMN * columns, 0.9 + lines * (0.35 + 0.135 * len(kinds)))
-        heading(figure, f"{title}: mean s̄ by layer and tensor")
+        height = 0.9 + lines * (0.35 + 0.135 * len(kinds))
+        figure, axes = plotting.canvas(lines, columns, plotting.COLUMN * columns, height)
+        plotting.heading(figure, f"{title}: mean s̄ by layer and tensor")
         for axis, (method, grid) in zip(axes, grids.items(), strict=False):
             image = axis.imshow(grid, norm=LogNorm(low, high), cmap=colours, aspect="auto", interpolation="nearest")
             _label(axis, method_title(method), kinds, layers)
@@ -77,11 +78,11 @@ def draw_heat_map(summaries: Mapping[str, Mapping[int, SensitivitySummary]], tit
         # In two lines: the names of the tensors may leave a panel half of the figure's width.
         bar.set_label("mean s̄ (W weights, b biases;\ngrey: below the scale)", fontsize=7)
         bar.ax.tick_params(which="both", labelsize=6)
-        return [*save(figure, stem), save_data(stem, rows)]
+        return [*plotting.save(figure, stem), plotting.save_data(stem, rows)]
 
 
 def _limits(means: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Ends of the colour scale; what is lower, zeros included, is grey."""
+    """Ends of the colour scale; lower values, zeros included, are grey."""
     positive = means[means > 0.0]
     if not positive.size:
         return 1e-12, 1.0

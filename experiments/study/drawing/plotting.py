@@ -6,9 +6,8 @@ Everything is drawn inside :func:`style`, at the size at which it is printed, so
 from __future__ import annotations
 
 import io
-import itertools
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data_utils.atomic import write_bytes_atomic, write_text_atomic
-from experiments.study.csv_text import csv_text
+from data_utils.atomic import write_bytes_atomic
+from experiments.study.texts import csv_text, write_texts
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -44,7 +43,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How one method is drawn in every panel."""
+    """Colour, dash and marker of one method in every panel."""
 
     colour: str
     dash: Any
@@ -58,7 +57,7 @@ def look(index: int) -> Look:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw and save with this project's settings, whatever the user's own are."""
+    """Set this project's figure settings, in place of the user's own, while entered."""
     import matplotlib as mpl
 
     with mpl.rc_context():
@@ -104,15 +103,16 @@ def legend_below(figure: Figure, handles: Sequence[Artist], **options: Any) -> N
         legend.remove()
 
 
-def line_handles(labels: Sequence[str], markers: bool = True) -> list[Artist]:
-    """Legend entries of the first methods' looks, in the order of the labels."""
+def legend_of_lines(figure: Figure, labels: Iterable[str], markers: bool = True) -> None:
+    """Put a legend of the first methods' looks under the axes, in the order of the labels."""
     from matplotlib.lines import Line2D
 
-    looks = [look(i) for i in range(len(labels))]
-    return [
-        Line2D([], [], color=k.colour, linestyle=k.dash, marker=k.marker if markers else "", label=label)
-        for k, label in zip(looks, labels, strict=True)
-    ]
+    handles = []
+    for i, label in enumerate(labels):
+        shown = look(i)
+        marker = shown.marker if markers else ""
+        handles.append(Line2D([], [], color=shown.colour, linestyle=shown.dash, marker=marker, label=label))
+    legend_below(figure, handles)
 
 
 def mean_and_band(
@@ -135,8 +135,8 @@ def mean_and_band(
 
 def mean_std(values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """(seeds, N) -> (N,) mean and (N,) sample standard deviation, NaN with one seed."""
-    single = np.full(values.shape[1:], np.nan)
-    return values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else single
+    std = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)
+    return values.mean(axis=0), std
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -162,12 +162,9 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 def save_data(stem: Path, rows: Sequence[Sequence[object]]) -> Path:
     """Write a figure's numbers beside it as ``<stem>.csv``, the header first, and return the file."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    file = stem.with_name(f"{stem.name}.csv")
-    write_text_atomic(file, csv_text(rows))
-    return file
+    return write_texts(stem.parent, {f"{stem.name}.csv": csv_text(rows)})[0]
 
 
 def swarm(n: int, width: float = 0.08) -> list[float]:
     """Offsets that keep n equal dots from hiding each other, in the order of the seeds."""
-    return list(np.linspace(-width, width, n)) if n > 1 else list(itertools.repeat(0.0, n))
+    return list(np.linspace(-width, width, n)) if n > 1 else [0.0] * n

@@ -74,7 +74,7 @@ def _are_counts(bins: int, value: object) -> bool:
 
 
 def check_recorded(jobs: Iterable[Job]) -> None:
-    """Refuse runs that were done without recording what the figure shows, before hours go into the others.
+    """Refuse finished runs without the sensitivities of the figure, before hours go into the others.
 
     Raises:
         SettingError: names the first such run.
@@ -134,7 +134,7 @@ def statistics_markdown(by_method: Mapping[str, Mapping[int, SensitivitySummary]
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Such as ``1.23e-06 ± 4.5e-08``; NaN stays NaN; the deviation is left out with one value."""
+    """Mean and deviation as ``1.23e-06 ± 4.5e-08``; NaN stays NaN; one value has no deviation."""
     mean = float(np.mean(values))
     text = _number(mean, 4)
     if len(values) > 1 and not math.isnan(mean):

@@ -1,4 +1,4 @@
-"""Where a pool's workers come from: processes of this machine, or whatever else can start, hear and end workers."""
+"""The workers of a pool and the crew that starts, hears and ends them; here, processes of this machine."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ _LEAVE_SECONDS = 0.5  # for a worker with nothing to do to end by itself
 
 
 class Worker(Protocol):
-    """Computes one run after the other on its slot."""
+    """A process that computes one run after the other on its slot."""
 
     @property
     def slot(self) -> Slot:
-        """Where it computes."""
+        """Device and threads of the worker."""
 
     def take(self, config: RunConfig, folder: Path) -> None:
-        """Give it a run. One that has just died says so when it is next heard."""
+        """Give the worker a run. One that has just died says so when it is next heard."""
 
     def hear(self) -> Sequence[Message]:
-        """What it has said since it was last heard; a :class:`Died` is the last there is."""
+        """Messages since it was last heard; a :class:`Died` is the last there is."""
 
     def ask_to_stop(self) -> None:
         """Ask its run for a checkpoint and an end."""
 
     def release(self) -> None:
-        """Tell it, while it has no run, that no more will come."""
+        """Let it end by itself, while it has no run."""
 
     def dismiss(self) -> None:
         """End it now, without a checkpoint."""
 
 
 class Crew(Protocol):
-    """Starts workers and keeps account of them."""
+    """A source of workers, which starts them and keeps account of them."""
 
     @property
     def summary(self) -> str:
-        """How many runs at a time, and where."""
+        """A phrase with the number of runs at a time and their place."""
 
     @property
     def advice(self) -> str:
-        """What to do when runs do not fit into a device's or machine's memory."""
+        """A remedy for runs that do not fit into a device's or machine's memory."""
 
     @property
     def needs(self) -> str:
-        """What a worker waits for as long as it does not start."""
+        """The condition that a worker waits for before it starts."""
 
     @property
     def logs(self) -> str:
-        """Where the messages of a worker that died at its start are."""
+        """The place of the messages of a worker that died at its start."""
 
     def shares(self, worker: Worker) -> bool:
         """Whether other workers compute on the same device."""
@@ -76,32 +76,27 @@ class LocalWorker:
     """A process of this machine.
 
     Args:
-        run: What it calls for each run; importable by name.
-        slot: Where it computes.
+        run: Computes a run; importable by name.
+        slot: Device and threads of the worker.
     """
 
     def __init__(self, run: RunFunction, slot: Slot) -> None:
         self._process, self._connection = start_worker(run, slot.threads)
-        self._slot = slot
+        self.slot = slot
         self._released = self.dismissed = False
 
     @property
-    def slot(self) -> Slot:
-        """Where it computes."""
-        return self._slot
-
-    @property
     def sources(self) -> tuple[Connection, int]:
-        """What becomes ready, for ``multiprocessing.connection.wait``, when there is something to hear."""
+        """Objects for ``multiprocessing.connection.wait``; one is ready when there is something to hear."""
         return self._connection, self._process.sentinel
 
     def take(self, config: RunConfig, folder: Path) -> None:
-        """Give it a run."""
+        """Give the worker a run."""
         with suppress(OSError):  # it has just died
             self._connection.send((config, folder))
 
     def hear(self) -> list[Message]:
-        """What it has said since it was last heard."""
+        """Messages since it was last heard."""
         dead, heard = self._process.exitcode is not None, []
         try:
             while self._connection.poll():
@@ -140,7 +135,7 @@ class LocalCrew:
     """Processes of this machine, one per slot.
 
     Args:
-        run: What a worker calls for each run; importable by name.
+        run: Computes a run; importable by name.
         slots: One worker each; processes are started as they are needed.
     """
 
@@ -154,7 +149,7 @@ class LocalCrew:
 
     @property
     def summary(self) -> str:
-        """How many runs at a time, and where."""
+        """A phrase with the number of runs at a time and their place."""
         return f"{len(self._slots)} at a time"
 
     def shares(self, worker: Worker) -> bool:

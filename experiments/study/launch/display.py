@@ -1,4 +1,4 @@
-"""One progress display for a whole study: a line per finished run and, on a terminal, a bar that says what goes on."""
+"""The progress display of a study: a line per finished run and, on a terminal, a bar."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from tqdm import tqdm
 
 from experiments.study.launch.job import Job
 from experiments.study.launch.worker import Ended, Outcome, evaluates_next
-from experiments.study.number_text import number_text
+from experiments.study.texts import number_text
 
 
 class StudyDisplay:
-    """Steps of all runs in one bar, with counts of finished and failed runs and what the others are at.
+    """Steps of all runs in one bar, with counts of runs by phase.
 
     Args:
         jobs: The runs that are to be computed.
@@ -36,23 +35,21 @@ class StudyDisplay:
     def __enter__(self) -> StudyDisplay:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.close()
 
     def started(self, job: Job) -> None:
-        """A worker has taken a run: it loads encoder and data first."""
+        """Show that a worker has taken a run; it loads encoder and data first."""
         self._phases[job.folder] = "loading"
         self._show_counts()
 
     def put_back(self, job: Job) -> None:
-        """A run waits again."""
+        """Show that a run waits again."""
         self._phases.pop(job.folder, None)
         self._show_counts()
 
     def advanced(self, job: Job, step: int, total_steps: int) -> None:
-        """A run stands at ``step`` of ``total_steps``."""
+        """Show that a run stands at ``step`` of ``total_steps``."""
         self._total[job.folder] = total_steps
         phase = "evaluating" if evaluates_next(job.config, step, total_steps) else "training"
         if self._phases.get(job.folder) != phase:
@@ -61,7 +58,7 @@ class StudyDisplay:
         self._move(job, step)
 
     def ended(self, job: Job, ended: Ended) -> None:
-        """A run is over."""
+        """Show that a run is over."""
         failed = ended.outcome is Outcome.FAILED
         self._failed += failed
         self._done += not failed
@@ -75,7 +72,7 @@ class StudyDisplay:
         self.message(f"[{self._done + self._failed}/{self._jobs}] {job.label}: {what}")
 
     def message(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         tqdm.write(text, file=sys.stderr)
         sys.stderr.flush()
 

@@ -1,4 +1,4 @@
-"""A run as a pool takes it."""
+"""One run to compute, with its cost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Job:
     trials: int = 1
     """Settings that were tried to find this run's."""
     note: str = ""
-    """What tells runs of one task, encoder, method and seed apart, such as the settings of a trial."""
+    """A mark that tells runs of one task, encoder, method and seed apart, such as the settings of a trial."""
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""Where a study computes: the command line's choice, checked, and the crew that it means."""
+"""The launcher of a study: the command line's choice, checked, and its crew."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_launcher(chosen: argparse.Namespace) -> None:
 
 
 def check_machine(chosen: argparse.Namespace, jobs: Sequence[Job]) -> None:
-    """Refuse what this machine lacks before anything slow is imported; Ray asks the nodes of its cluster.
+    """Refuse a device or package that this machine lacks, before slow imports; Ray asks its nodes.
 
     Raises:
         SettingError: no such device, or a run needs a package or a compiler that is not here.
@@ -81,7 +81,7 @@ def launch(chosen: argparse.Namespace, run: RunFunction, jobs: Sequence[Job]) ->
 
     Args:
         chosen: Checked by :func:`check_launcher`.
-        run: What a worker calls for each run; importable by name.
+        run: Computes a run; importable by name.
         jobs: The runs to do.
 
     Raises:

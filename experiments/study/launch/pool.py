@@ -1,4 +1,4 @@
-"""A pool of workers that computes many runs and survives what single runs do to it."""
+"""A pool of workers that computes many runs and survives the death of single workers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import dataclasses
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from typing import Protocol
 from data_utils.errors import SettingError
 from experiments.study.launch.crew import Crew, Worker
 from experiments.study.launch.job import Job
+from experiments.study.launch.stopping import SIGNALS, handling
 from experiments.study.launch.worker import Advanced, Died, Ended, Message, Outcome, Ready
 from mt_dnn.identity import finished_result
 
@@ -27,30 +28,30 @@ _START_DEATHS = 3  # workers that may die in a row before they could take a run
 
 
 class Display(Protocol):
-    """What the pool tells while it works."""
+    """The listener that a pool tells of its progress."""
 
     def started(self, job: Job) -> None:
-        """A worker has taken a run."""
+        """Show that a worker has taken a run."""
 
     def put_back(self, job: Job) -> None:
-        """A run waits again: its worker died, was told to stop, or found that another study has it."""
+        """Show that a run waits again: its worker died, was told to stop, or found that another study has it."""
 
     def advanced(self, job: Job, step: int, total_steps: int) -> None:
-        """A run has made steps."""
+        """Show that a run has made steps."""
 
     def ended(self, job: Job, ended: Ended) -> None:
-        """A run is done, has failed for good, or was finished by another study."""
+        """Show that a run is done, has failed for good, or was finished by another study."""
 
     def message(self, text: str) -> None:
-        """Something worth a line."""
+        """Show a text on a line of its own."""
 
     def tick(self) -> None:
-        """A moment has passed, whether or not anything happened."""
+        """Refresh the clock, whether or not anything happened."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What became of the jobs."""
+    """The outcome of the jobs."""
 
     done: int = 0
     failures: list[tuple[Job, str]] = field(default_factory=list)
@@ -65,7 +66,7 @@ class PoolError(ChildProcessError):
 
 @dataclass(slots=True, eq=False)
 class _Seat:
-    """A worker and what it is at."""
+    """A worker and its current job."""
 
     worker: Worker
     ready: bool = False
@@ -75,7 +76,7 @@ class _Seat:
 
 
 class Pool:
-    """Computes jobs with a crew of workers, the costliest first.
+    """A pool that computes jobs with a crew of workers, the costliest first.
 
     A worker that dies is replaced and its run is tried again, from its last checkpoint. A run that another study holds
     is put back and looked at again. SIGINT, SIGTERM and SIGUSR1 ask the workers to write a checkpoint and stop; a
@@ -108,7 +109,7 @@ class Pool:
         """
         self._queue.extend(sorted(jobs, key=lambda job: (-job.cost, str(job.folder))))
         try:
-            with self._signals():
+            with handling(SIGNALS, self._ask_to_stop):
                 while self._unfinished and not (self._stop or self._broken):
                     self._requeue_later()
                     self._hire()
@@ -170,7 +171,7 @@ class Pool:
         return True
 
     def _listen(self) -> None:
-        """Wait for what workers say, up to the poll interval, and deal with it."""
+        """Wait for the workers' messages, up to the poll interval, and act on them."""
         speaking = self._crew.wait(_POLL_SECONDS)
         for seat in [seat for seat in self._seats if seat.worker in speaking]:
             for message in seat.worker.hear():
@@ -188,7 +189,7 @@ class Pool:
             self._take_back(seat, message)
 
     def _take_back(self, seat: _Seat, ended: Ended) -> None:
-        """A worker's run is over."""
+        """Take the job off a worker whose run is over."""
         job, seat.job = seat.job, None
         assert job is not None
         if "out of memory" in ended.error and self._crew.shares(seat.worker):
@@ -207,7 +208,7 @@ class Pool:
             self._dismiss(seat)
 
     def _seconds(self, seat: _Seat, job: Job) -> float:
-        """How long workers have had a run, this one and those before it."""
+        """Seconds that workers have had a run, this one and those before it."""
         return self._spent.get(job.folder, 0.0) + time.monotonic() - seat.since
 
     def _end(self, job: Job, ended: Ended) -> None:
@@ -222,7 +223,7 @@ class Pool:
         seat.worker.dismiss()
 
     def _on_death(self, seat: _Seat, death: Died) -> None:
-        """A worker has died: its run is tried again, or fails for good."""
+        """Try the run of a dead worker again, or let it fail for good."""
         self._dismiss(seat)
         if death.unfit:
             self._broken = self._broken or death.how
@@ -265,15 +266,6 @@ class Pool:
         while any(seat.job for seat in self._seats) and not self._kill and time.monotonic() < deadline:
             self._listen()
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def ask(number: int, frame: FrameType | None) -> None:
-            self._kill = self._kill or (self._stop and number == signal.SIGINT)
-            self._stop = True
-
-        before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._kill = self._kill or (self._stop and number == signal.SIGINT)
+        self._stop = True

@@ -49,7 +49,7 @@ _MESSAGE_THREADS = 4  # of an actor: one listens, the others pass on what the po
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one run gets of a node."""
+    """The resources of a node that one run gets."""
 
     cpus: int
     """CPU cores, >= 1; also the threads of its numerical libraries."""
@@ -58,7 +58,7 @@ class Share:
 
     @property
     def slot(self) -> Slot:
-        """Where a worker computes; Ray lets it see one GPU, which is its first."""
+        """Device and threads of a worker; Ray lets it see one GPU, which is its first."""
         return Slot("cuda:0" if self.gpus else "cpu", self.cpus)
 
     def room(self, resources: dict[str, float]) -> int:
@@ -76,26 +76,21 @@ class RayWorker:
 
     Args:
         actor: Handle of a :class:`Host`.
-        slot: Where it computes.
+        slot: Its device and threads.
     """
 
     def __init__(self, actor: Any, slot: Slot) -> None:
-        self._actor, self._slot = actor, slot
+        self._actor, self.slot = actor, slot
         self.heard = actor.listen.remote()
-        """Reference to what it says next."""
+        """Reference to its next messages."""
         self.reached = self.dismissed = False
 
-    @property
-    def slot(self) -> Slot:
-        """Where it computes."""
-        return self._slot
-
     def take(self, config: RunConfig, folder: Path) -> None:
-        """Give it a run."""
+        """Give the worker a run."""
         self._actor.take.remote(config, folder)
 
     def hear(self) -> list[Message]:
-        """What it has said since it was last heard."""
+        """Messages since it was last heard."""
         import ray
 
         try:
@@ -123,7 +118,7 @@ class RayWorker:
 
 
 def _death(error: Exception) -> Died:
-    """What became of a worker that Ray cannot ask any more."""
+    """The end of a worker that Ray cannot reach any more."""
     import ray
 
     if isinstance(error, ray.exceptions.OutOfMemoryError):
@@ -155,9 +150,9 @@ class RayCrew:
     """Workers on a Ray cluster that this process is connected to; see :func:`ray_crew`.
 
     Args:
-        run: What a worker calls for each run; importable by name on every node.
-        share: What each worker gets of its node.
-        storage: What its node must see.
+        run: Computes a run; importable by name on every node.
+        share: Resources of each worker.
+        storage: Folders that its node must see.
     """
 
     advice = "give each run more: a larger --gpus_per_run or --cpus_per_run"
@@ -175,13 +170,13 @@ class RayCrew:
 
     @property
     def summary(self) -> str:
-        """How many runs at a time, and where."""
+        """A phrase with the number of runs at a time and their place."""
         rooms = [room for room in self._rooms() if room]
         return f"{sum(rooms)} at a time on {len(rooms)} Ray nodes, {self._share} each"
 
     @property
     def needs(self) -> str:
-        """What a worker waits for as long as it does not start."""
+        """The condition that a worker waits for before it starts."""
         return f"each needs a node with {self._share} free (ray status shows what there is)"
 
     def shares(self, worker: Worker) -> bool:
@@ -227,8 +222,8 @@ def ray_crew(
     """Connect to a Ray cluster for the time of a study.
 
     Args:
-        run: What a worker calls for each run; importable by name on every node.
-        storage: What every node must see; its ``output_dir`` is made if it is missing.
+        run: Computes a run; importable by name on every node.
+        storage: Folders that every node must see; its ``output_dir`` is made if it is missing.
         address: ``auto`` or ``<host>:<port>`` of the cluster's head.
         gpus_per_run: Share of a GPU, in [0, 1]; None for a whole one where the cluster has GPUs now, else 0.
         cpus_per_run: Cores of each run, >= 1.

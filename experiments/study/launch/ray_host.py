@@ -1,4 +1,4 @@
-"""What stands on a node of a Ray cluster: one worker process, its messages, and the storage that it needs."""
+"""The actor on a node of a Ray cluster: one worker process, its messages, and the storage that it needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from data_utils.errors import SettingError
 from experiments.study.launch.crew import LocalWorker
 from experiments.study.launch.slots import Slot
 from experiments.study.launch.worker import Advanced, Message, RunFunction
-from mt_dnn.config import RunConfig
 
 _PROBE = ".shared.lock"  # in --output_dir; held by every study, tried by its workers
 _GATHER_SECONDS = 1.0  # steps of a run within it make one message
@@ -26,7 +25,7 @@ _GATHER_SECONDS = 1.0  # steps of a run within it make one message
 
 @dataclass(frozen=True, slots=True)
 class SharedStorage:
-    """What every node must see under the same path."""
+    """Folders that every node must see under the same path."""
 
     start: Path
     """Working folder of the study, absolute: relative paths mean the same on every node."""
@@ -41,10 +40,10 @@ class SharedStorage:
         return self.output_dir / _PROBE
 
     def check(self) -> None:
-        """Check that this node sees it, and its locks.
+        """Check that this node sees the folders, and the lock of the study.
 
         Raises:
-            SettingError: it does not see the folders, or not the lock that the study holds.
+            SettingError: it does not see one of them.
         """
         node = f"node {platform.node()}"
         shared = "put it on storage that every node has under the same path (docs/cluster.md)"
@@ -80,17 +79,17 @@ class ImportedFunction:
     name: str
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Call it."""
+        """Import and call the function."""
         return getattr(importlib.import_module(self.module), self.name)(*arguments, **keywords)
 
 
-class Host:
-    """The actor: one worker process on a node, its messages, and what the pool says to it.
+class Host(LocalWorker):
+    """The actor: one worker process on a node of a cluster.
 
     Args:
-        run: What the worker calls for each run.
-        slot: Where it computes.
-        storage: What the node must see.
+        run: Computes a run; importable by name.
+        slot: Device and threads of the worker.
+        storage: Folders that the node must see.
         command: Command line of the study, for ``run.json``.
 
     Raises:
@@ -101,32 +100,16 @@ class Host:
         storage.check()
         os.chdir(storage.start)
         sys.argv = list(command)
-        self._worker = LocalWorker(run, slot)
+        super().__init__(run, slot)
 
     def listen(self) -> list[Message]:
         """Wait until the worker has something to say; of steps made within a second, the last."""
         said: list[Message] = []
         until: float | None = None
         while True:
-            wait(self._worker.sources, None if until is None else max(0.0, until - time.monotonic()))
-            said += self._worker.hear()
+            wait(self.sources, None if until is None else max(0.0, until - time.monotonic()))
+            said += self.hear()
             steps: list[Message] = [message for message in said if isinstance(message, Advanced)]
             if len(steps) < len(said) or (until is not None and time.monotonic() >= until):
                 return steps[-1:] + [message for message in said if not isinstance(message, Advanced)]
             until = until or time.monotonic() + _GATHER_SECONDS
-
-    def take(self, config: RunConfig, folder: Path) -> None:
-        """Give the worker a run."""
-        self._worker.take(config, folder)
-
-    def ask_to_stop(self) -> None:
-        """Ask its run for a checkpoint and an end."""
-        self._worker.ask_to_stop()
-
-    def release(self) -> None:
-        """Let it end by itself."""
-        self._worker.release()
-
-    def dismiss(self) -> None:
-        """End it now."""
-        self._worker.dismiss()

@@ -1,4 +1,4 @@
-"""Where workers compute: devices, and an even share of the CPU cores for each."""
+"""The slots of a machine: devices, and an even share of the CPU cores for each worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data_utils.errors import SettingError, shown
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where one worker computes."""
+    """Device and CPU threads of one worker."""
 
     device: str
     """``cpu`` or ``cuda:<index>``."""
@@ -21,7 +21,7 @@ class Slot:
 
 
 def plan_slots(devices: str, workers_per_device: int | None, runs: int) -> list[Slot]:
-    """Where the workers compute, cores shared evenly.
+    """Plan a slot for each worker, with the cores shared evenly.
 
     Args:
         devices: ``auto``, ``cpu`` or CUDA indices such as ``0,1``.

@@ -1,11 +1,11 @@
-"""What a signal does to a study outside its pool: while it plans, connects, prepares data or draws."""
+"""The answer of a study to signals outside its pool: while it plans, connects, prepares data or draws."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -13,7 +13,7 @@ from data_utils.command_line import status_of
 
 STOPPED = 75  # EX_TEMPFAIL: started again, it goes on
 KILLED = 128 + signal.SIGINT
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class _Stop(BaseException):
@@ -28,36 +28,35 @@ def study_status(do: Callable[[], int | None]) -> int:
         pool has handlers of its own) 130 if that was Ctrl-C, else 75.
     """
     try:
-        with _signals_stop():
+        with handling(SIGNALS, _stop):
             return status_of(do)
     except _Stop as stop:
         print("stopped; the same command goes on", file=sys.stderr)
         return KILLED if stop.args == (signal.SIGINT,) else STOPPED
 
 
+def _stop(number: int, frame: FrameType | None) -> None:
+    for other in SIGNALS:  # one is enough: a second one must not break off the clean-up
+        signal.signal(other, signal.SIG_IGN)
+    raise _Stop(signal.Signals(number))
+
+
 @contextmanager
-def _signals_stop() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # Python takes no handlers there
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for other in _SIGNALS:  # one is enough: a second one must not break off the clean-up
-            signal.signal(other, signal.SIG_IGN)
-        raise _Stop(signal.Signals(number))
-
-    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+def handling(signals: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Handle signals by ``handler`` while entered; outside the main thread Python takes no handlers, so do nothing."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in signals if in_main}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
     """Put the handlers of these signals back afterwards, for a library that takes them for its own."""
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:

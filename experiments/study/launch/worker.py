@@ -33,7 +33,7 @@ _ORPHAN_GRACE_SECONDS = 120.0
 
 
 class Outcome(StrEnum):
-    """How a worker's run ended."""
+    """The end of a worker's run."""
 
     DONE = "done"
     FAILED = "failed"
@@ -43,12 +43,12 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker can take a run."""
+    """The message that the worker can take a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """Steps of the current run so far."""
+    """The message with the steps of the current run so far."""
 
     step: int
     total_steps: int
@@ -56,7 +56,7 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The current run is over."""
+    """The message that the current run is over."""
 
     outcome: Outcome
     status: str = ""
@@ -64,14 +64,14 @@ class Ended:
     """Best epoch's score, percent."""
     error: str = ""
     seconds: float | None = None
-    """How long workers had it, as the pool has measured it; None where none had: it was done already."""
+    """Seconds that workers had it, by the pool's clock; None for a run that was done already."""
     poisoned: bool = False
     """Whether the process may be left in a bad state (CUDA) and should be replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The worker is gone; told by its crew, after everything that it still said itself."""
+    """The message, by its crew, that the worker is gone; the last one of a worker."""
 
     how: str
     """In a few words, such as ``signal 9``."""
@@ -80,17 +80,17 @@ class Died:
     lost: bool = False
     """Whether it went down with its machine: nothing that it or its run did."""
     unfit: bool = False
-    """Whether no worker could ever compute there: ``how`` says what is wrong with the place."""
+    """Whether no worker could ever compute there; ``how`` is the fault of the place."""
 
 
 Message = Ready | Advanced | Ended | Died
 
 
 def start_worker(run: RunFunction, threads: int) -> tuple[SpawnProcess, Connection]:
-    """Start a worker.
+    """Start a worker process.
 
     Args:
-        run: What it calls for each run.
+        run: Computes a run.
         threads: CPU threads of its numerical libraries, >= 1.
 
     Returns:
@@ -108,7 +108,7 @@ def start_worker(run: RunFunction, threads: int) -> tuple[SpawnProcess, Connecti
 def serve(connection: Connection, run: RunFunction) -> None:
     """Take runs until None comes or the connection is closed.
 
-    What a run prints goes to ``log.txt`` in its folder. The first message is :class:`Ready`; every
+    The output of a run goes to ``log.txt`` in its folder. The first message is :class:`Ready`; every
     ``(config, folder)`` received is answered by :class:`Advanced` messages and one :class:`Ended`. When the process
     that started this one is gone, however it died, the current run writes a checkpoint and the worker stops.
     """
@@ -170,7 +170,7 @@ def evaluates_next(config: RunConfig, step: int, total_steps: int) -> bool:
 
 
 def _free_memory() -> None:
-    """Give the memory of a run that is over back: to the system, and that of a GPU to the device's other workers."""
+    """Return the memory of a finished run to the system, and a GPU's to the device's other workers."""
     torch = sys.modules.get("torch")
     if torch is None:
         return
@@ -223,7 +223,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _only_sigint_blocked() -> Iterator[None]:
-    """A child started here never sees Ctrl-C, which a terminal sends to the whole group: the pool decides.
+    """Hide Ctrl-C, which a terminal sends to the whole group, from a child started here: the pool decides.
 
     The mask is inherited by the child for good; ours is put back and a Ctrl-C in between arrives then. Signals that
     this thread has blocked, such as the one that asks for a checkpoint, are open in the child.

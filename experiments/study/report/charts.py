@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from experiments.study.number_text import number_text
 from experiments.study.report.run_view import RunView, State
 from experiments.study.report.svg import Point, Scale, element, polyline, scale_of
 from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.texts import number_text
 
 WIDTH = 360.0  # a phone's width less its margins, so that text is not scaled there
 _COLOURS = 7
@@ -63,7 +63,7 @@ def _lane(table: Table, method: str, cell: Cell, scale: Scale, top: float) -> Ma
 
 
 def _without_score(cell: Cell) -> str:
-    """How many runs have no dot, by selection rule where that differs."""
+    """The number of runs without a dot, by selection rule if it differs."""
     if not cell.n("best"):
         return "no result that counts" if cell.results else "no result yet"
     nan = {
@@ -149,15 +149,15 @@ def loss_panel(views: Sequence[RunView]) -> Markup:
                   element("g", *lines, class_="losses"))  # fmt: skip
 
 
-def thin(points: Sequence[tuple[int, float]], most: int = _BINS) -> list[Point]:
+def thin(points: Sequence[tuple[int, float]]) -> list[Point]:
     """Means of neighbouring points, so that a long log is a short line; NaN where one of them is."""
-    size = math.ceil(len(points) / most) if points else 1
+    size = math.ceil(len(points) / _BINS) if points else 1
     bins = [points[i : i + size] for i in range(0, len(points), size)]
     return [(float(some[-1][0]), math.fsum(value for _, value in some) / len(some)) for some in bins]
 
 
 def progress_bar(views: Sequence[RunView]) -> Markup:
-    """How much of the work is done, by state: a run that has ended whole, another by the share of its steps."""
+    """A bar of the work done, by state: an ended run counts whole, another by the share of its steps."""
     x, parts = 0.0, []
     counts = {state: n for state in State if (n := sum(view.state is state for view in views))}
     for state, n in counts.items():

@@ -1,4 +1,4 @@
-"""The page itself: what was read from disk, arranged and written as one HTML file."""
+"""The page itself: a study as read from disk, written as one HTML file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from experiments.study.comparison.text import LEGEND, sections
-from experiments.study.number_text import number_text
 from experiments.study.report import charts
 from experiments.study.report.run_view import MEANINGS, RunView, State, view_runs
 from experiments.study.report.settings_view import compare_settings, config_text
@@ -25,6 +24,7 @@ from experiments.study.table.markdown import interval_text
 from experiments.study.table.paper import load_paper
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 from experiments.study.table.which_runs import Runs
+from experiments.study.texts import number_text
 
 if TYPE_CHECKING:
     from experiments.study.significance import Significance
@@ -35,7 +35,7 @@ _NEEDS_ATTENTION = (State.FAILED, State.DIVERGED, State.SILENT)
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Everything on disk that a page shows."""
+    """A study as it is on disk, for a page."""
 
     title: str
     runs: Path
@@ -81,7 +81,7 @@ def render(
     """The page as HTML; it needs no other file and no network.
 
     Args:
-        study: What to show.
+        study: The study to show.
         significance: Tests to show.
         watch_seconds: The page is written anew so often, and reloads itself; None for a page that stays as it is.
         without_tests: Why there are no tests; shown in their place.

@@ -1,4 +1,4 @@
-"""One run as the report shows it: how it stands, and what it has logged."""
+"""One run as the report shows it: its state and its log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST_SILENCE = 7200.0
 
 
 class State(StrEnum):
-    """How a run stands. The first four are those of ``result.json``."""
+    """The state of a run. The first four are those of ``result.json``."""
 
     OK = "ok"
     DEGENERATE = "degenerate"
@@ -45,7 +45,7 @@ MEANINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What ``metrics.jsonl`` holds."""
+    """The content of ``metrics.jsonl``."""
 
     curve: Mapping[int, float] = field(default_factory=dict)
     """Epoch -> dev score, percent."""
@@ -76,7 +76,7 @@ class RunView:
 
     @property
     def reason(self) -> str:
-        """Why it failed or diverged, in one line."""
+        """The reason of a failure or divergence, in one line; else empty."""
         return (self.result.error or "") if self.result is not None else ""
 
 
@@ -163,7 +163,7 @@ def config_of(description: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _with_totals(views: Iterable[RunView]) -> list[RunView]:
-    """Fill in how many steps unfinished runs will make.
+    """Fill in the number of steps that unfinished runs will make.
 
     It follows from a run's own epochs so far, else from those of another run that uses as much of the same task.
     """

@@ -1,4 +1,4 @@
-"""What the runs were set to, and in what they differ beyond what they are compared for."""
+"""The settings of the runs, and their differences beyond the compared ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Setting:
     text: str
     """Values of several seeds stand beside each other, parted by a bar."""
     odd: bool
-    """Not what most methods have on this encoder and task, or not the same for all seeds."""
+    """Unlike most methods' on this encoder and task, or not the same for all seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Settings:
 
 
 def compare_settings(views: Sequence[RunView]) -> Settings:
-    """Gather what every cell was run with.
+    """Gather the settings of every cell.
 
     Args:
         views: Runs, those of a cell one after the other.
@@ -97,7 +97,7 @@ def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterable[tuple[s
 
 
 def _place(cell: Cell, key: str) -> tuple[str, ...]:
-    """Where a value is compared: a method's settings with its other tasks, all else with other methods on the task."""
+    """The group in which a value is compared: its method's tasks for a method's setting, else the task's methods."""
     return (key, cell.encoder, "" if key.startswith(_OF_METHODS) else cell.task)
 
 
@@ -113,14 +113,10 @@ def _differing(found: Sequence[CellSettings]) -> Iterable[str]:
     for key in dict.fromkeys(key for one in found for key in one.values):
         if key in _NAMES or key.startswith(_OF_METHODS):
             continue
-        group = next((group for prefix, group in _WITHIN.items() if key.startswith(prefix)), _everywhere)
+        group = next((group for prefix, group in _WITHIN.items() if key.startswith(prefix)), lambda cell: "")
         texts: dict[str, set[str]] = {}
         for one in found:
             if one.values:
                 texts.setdefault(group(one.cell), set()).add(one.values[key].text if key in one.values else "")
         if any(len(some) > 1 for some in texts.values()):
             yield key
-
-
-def _everywhere(cell: Cell) -> str:
-    return ""

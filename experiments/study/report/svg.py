@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 Point = tuple[float, float]
+_MARGIN = 0.06  # of a scale's range, left free at each end
 
 
 def element(tag: str, *children: str, **attributes: str | float | None) -> Markup:
@@ -68,18 +69,17 @@ class Scale:
         return math.floor(self.high / step + 1e-9) - math.ceil(self.low / step - 1e-9) + 1
 
 
-def scale_of(values: Sequence[float], start: float, end: float, margin: float = 0.06) -> Scale:
+def scale_of(values: Sequence[float], start: float, end: float) -> Scale:
     """A scale that shows all finite values with a margin; at least one point wide.
 
     Args:
         values: What is to be shown; without a finite one it is 0 to 1.
         start: Length of the low end, pixels.
         end: Length of the high end.
-        margin: Share of the range that is left free at each end.
     """
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
-    extra = max((high - low) * margin, 0.5 if high - low < 1e-9 else 0.0)
+    extra = max((high - low) * _MARGIN, 0.5 if high - low < 1e-9 else 0.0)
     return Scale(low - extra, high + extra, start, end)
 
 

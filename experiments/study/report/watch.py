@@ -1,20 +1,20 @@
-"""Writes the page anew while a study runs, until the study is over or the watcher is stopped."""
+"""The watcher, which writes the page anew until the study is over or it is stopped itself."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Callable
+from contextlib import suppress
 
 from data_utils.errors import SettingError
+from experiments.study.launch.stopping import handling
 
 STOPPED = 130
 
 
 def watch(write: Callable[[bool], bool], seconds: float, say: Callable[[str], None]) -> int:
-    """Call ``write`` again and again.
+    """Write the page again and again, until nothing is left to come.
 
     The first error ends it; later ones, of runs that come and go in that moment, are told once and tried again.
 
@@ -32,7 +32,8 @@ def watch(write: Callable[[bool], bool], seconds: float, say: Callable[[str], No
         OSError: it cannot be written.
     """
     written, told = False, ""
-    with _both_signals_interrupt():
+    # SIGTERM as Ctrl-C; and SIGINT even where a shell has it ignored, as in a script's background jobs.
+    with handling((signal.SIGINT, signal.SIGTERM), signal.default_int_handler):
         try:
             while True:
                 try:
@@ -51,18 +52,3 @@ def watch(write: Callable[[bool], bool], seconds: float, say: Callable[[str], No
             with suppress(SettingError, OSError):
                 write(True)
             return STOPPED
-
-
-@contextmanager
-def _both_signals_interrupt() -> Iterator[None]:
-    """SIGTERM as Ctrl-C; and SIGINT even where a shell has it ignored, as in a script's background jobs."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What a search has chosen, as recipe files that a study takes."""
+"""The chosen settings of a search, as recipe files for a study."""
 
 from __future__ import annotations
 
@@ -8,26 +8,19 @@ from typing import Any
 
 import yaml
 
-from data_utils.atomic import write_text_atomic
 from experiments.study.recipe import nested
-from experiments.study.recipe_file import merged
+from experiments.study.recipe_file import merged, without
 from experiments.study.search.trials import Search, SearchedCell
+from experiments.study.texts import write_texts
 
 
 def write_recipes(search: Search, folder: Path) -> list[Path]:
     """Write one recipe per (encoder, method), with the tasks that have a best trial; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    by_owner: dict[tuple[str, str], list[SearchedCell]] = {}
-    for cell in search.cells:
-        if cell.best is not None:
-            by_owner.setdefault((cell.encoder, cell.method), []).append(cell)
-    files = []
-    for cells in by_owner.values():
+    texts = {}
+    for (encoder, method), cells in search.with_best().items():
         tried = max(cell.planned for cell in cells)
-        file = folder / f"{cells[0].name[:50]}_{cells[0].method}_{search.sampler}{tried}.yml"
-        write_text_atomic(file, recipe_text(search, cells))
-        files.append(file)
-    return files
+        texts[f"{encoder[:50]}_{method}_{search.sampler}{tried}.yml"] = recipe_text(search, cells)
+    return write_texts(folder, texts)
 
 
 def recipe_text(search: Search, cells: Sequence[SearchedCell]) -> str:
@@ -48,7 +41,7 @@ def recipe_text(search: Search, cells: Sequence[SearchedCell]) -> str:
         "method": first.method,
         "source": _source(search, cells),
         "settings": common,
-        "tasks": {task: _without(settings, common) for task, settings in tasks.items()},
+        "tasks": {task: without(settings, common) for task, settings in tasks.items()},
         "chosen_from_grid": True,
         "tried": max(cell.planned for cell in cells),
         "grid": grid,
@@ -75,7 +68,7 @@ def _task_settings(cell: SearchedCell) -> dict[str, Any]:
 
 
 def _common(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all tasks have in common, so that a file shows at a glance what differs."""
+    """The settings that all tasks have in common."""
     first = tasks[0]
     common: dict[str, Any] = {}
     for key, value in first.items():
@@ -86,14 +79,3 @@ def _common(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         elif all(key in task for task in tasks) and all(other == value for other in others):
             common[key] = value
     return common
-
-
-def _without(settings: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
-    rest: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            if inner := _without(value, common.get(key, {})):
-                rest[key] = inner
-        elif key not in common:
-            rest[key] = value
-    return rest

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.benchmark import task_titles
-from experiments.study.drawing.plotting import canvas, heading, legend_below, save, style
+from experiments.benchmark import in_table_order
+from experiments.study.drawing import plotting
 from experiments.study.search.trials import Search, SearchedCell, Trial, TrialStatus
 from experiments.study.table.text_table import setting_text
 from experiments.study.table.titles import method_title, metric_title, task_title
@@ -26,30 +26,28 @@ _MAP, _DARKEST, _BRIGHTEST = "cividis", 0.0, 0.88  # its bright end is too pale 
 
 def search_figures(search: Search, out: Path) -> list[Path]:
     """Draw two pictures of each (encoder, method) with trials that have scores; returns the files."""
-    by_owner: dict[tuple[str, str], list[SearchedCell]] = {}
-    for cell in sorted(search.cells, key=lambda cell: (*task_titles(), cell.task).index(cell.task)):
-        if cell.best is not None:
-            by_owner.setdefault((cell.name, cell.method), []).append(cell)
     files = []
-    for (encoder, method), cells in by_owner.items():
-        with style():
+    for (encoder, method), found in search.with_best().items():
+        by_task = {cell.task: cell for cell in found}
+        cells = [by_task[task] for task in in_table_order(by_task)]
+        with plotting.style():
             files += _parallel(search, cells, out / f"parallel_{encoder}_{method}")
             files += _per_setting(search, cells, out / f"settings_{encoder}_{method}")
     return files
 
 
 def _parallel(search: Search, cells: list[SearchedCell], stem: Path) -> list[Path]:
-    """One panel per task, one line per trial through its settings to its score."""
+    """Draw a panel per task, with a line per trial through its settings to its score."""
     columns = 1 if len(cells) == 1 else 2
     widest = max(len(cell.grid) for cell in cells)
     rows = math.ceil(len(cells) / columns)
-    figure, axes = canvas(rows, columns, (1.6 + 1.35 * widest) * columns, 3.0 * rows + 0.7)
+    figure, axes = plotting.canvas(rows, columns, (1.6 + 1.35 * widest) * columns, 3.0 * rows + 0.7)
     for axis, cell in zip(axes, cells, strict=False):
         _parallel_panel(axis, cell, _score_name(search, cell))
     for axis in axes[len(cells) :]:
         axis.axis("off")
     _legend(figure, search, cells, marker=False)
-    return save(figure, stem)
+    return plotting.save(figure, stem)
 
 
 def _parallel_panel(axis: Axes, cell: SearchedCell, score_name: str) -> None:
@@ -100,11 +98,11 @@ def _axis_line(axis: Axes, x: int, labels: list[tuple[float, str]], left: bool =
 
 
 def _per_setting(search: Search, cells: list[SearchedCell], stem: Path) -> list[Path]:
-    """A row of panels per task: the score of every trial against the value of each setting."""
+    """Draw a row of panels per task: the score of every trial against the value of each setting."""
     widest = max(len(cell.grid) for cell in cells)
     side_by_side = min(len(cells), 3) if widest == 1 else 1  # tasks in a row, where one panel is all a task has
     rows = math.ceil(len(cells) / side_by_side)
-    figure, axes = canvas(rows, widest * side_by_side, 2.6 * widest * side_by_side, 2.3 * rows + 0.7)
+    figure, axes = plotting.canvas(rows, widest * side_by_side, 2.6 * widest * side_by_side, 2.3 * rows + 0.7)
     for number, cell in enumerate(cells):
         own = axes[number * widest : (number + 1) * widest]
         for axis, key in zip(own, cell.grid, strict=False):
@@ -117,7 +115,7 @@ def _per_setting(search: Search, cells: list[SearchedCell], stem: Path) -> list[
     for axis in axes[len(cells) * widest :]:
         axis.axis("off")
     _legend(figure, search, cells, marker=True)
-    return save(figure, stem)
+    return plotting.save(figure, stem)
 
 
 def _setting_panel(axis: Axes, cell: SearchedCell, key: str) -> None:
@@ -174,9 +172,9 @@ def _legend(figure: Figure, search: Search, cells: list[SearchedCell], marker: b
         label = "pruned (number of trials)" if marker else "pruned"
         handles.append(Line2D([], [], color=_PRUNED, linestyle="none" if marker else ":", label=label,
                               marker="$n×$" if marker else "", markersize=9))  # fmt: skip
-    legend_below(figure, handles)
+    plotting.legend_below(figure, handles)
     first = cells[0]
-    heading(figure, f"{method_title(first.method)}, {first.name}: {search.sampler} search", size=10)
+    plotting.heading(figure, f"{method_title(first.method)}, {first.name}: {search.sampler} search", size=10)
 
 
 def _score_name(search: Search, cell: SearchedCell) -> str:

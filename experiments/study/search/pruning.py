@@ -20,7 +20,7 @@ MIN_OTHERS = 4
 
 @dataclass(frozen=True, slots=True)
 class PrunedRun:
-    """A run function for the pool that gives up what median pruning gives up.
+    """A run function for the pool, with median pruning.
 
     It reads the other trials' ``metrics.jsonl``, so it works wherever their folders can be seen.
     """

@@ -1,4 +1,4 @@
-"""Which points of a search space are tried: all, a random part, or a quasi-random sequence."""
+"""Samplers of a search space: all points, a random part, or a quasi-random sequence."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ QuasiRandom = Literal["sobol", "halton"]
 
 
 class Sampler(Protocol):
-    """Proposes the points of one (encoder, method, task)."""
+    """A source of the points of one (encoder, method, task)."""
 
     @property
     def trials(self) -> int:
-        """How many it proposes altogether."""
+        """Number of points that it proposes altogether."""
 
     def asked(self) -> Sequence[Point]:
-        """What it has proposed so far, in order."""
+        """Points proposed so far, in order."""
 
     def ask(self, told: Mapping[Point, float]) -> Sequence[Point]:
-        """What it proposes, those of before included.
+        """Propose points, earlier ones included.
 
         Args:
             told: Score of every point whose trial is over; NaN for one that came to nothing.
@@ -47,7 +47,7 @@ class Planned:
         return self._points
 
     def ask(self, told: Mapping[Point, float]) -> Sequence[Point]:
-        """All points, whatever was told."""
+        """All points."""
         return self._points
 
 

@@ -1,4 +1,4 @@
-"""Tables 2 and 3 of the paper from a search, and everything else that it gives."""
+"""Tables 2 and 3 of the paper from a search, with its other files."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_utils.atomic import write_text_atomic
-from experiments.benchmark import DEFAULT, task_titles
-from experiments.study.number_text import number_text
+from experiments.benchmark import DEFAULT, in_table_order
 from experiments.study.search.chosen_recipes import write_recipes
 from experiments.study.search.trials import Search, SearchedCell, TrialStatus
 from experiments.study.search.trials_csv import learning_rates_csv, ranges_csv, trials_csv
 from experiments.study.table.paper import PaperSearch, load_paper_search
 from experiments.study.table.text_table import TextTable, join_latex, join_markdown, setting_text
 from experiments.study.table.titles import method_title, metric_title, task_title
+from experiments.study.texts import number_text, write_texts
 
 _RATE = "learning_rate"
 _END = " †"
@@ -39,15 +38,13 @@ def conclude(search: Search, out: Path) -> int:
         "table3.csv": ranges_csv(search, paper),
         "trials.csv": trials_csv(search),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        write_text_atomic(out / name, text)
+    written = write_texts(out, texts)
     from experiments.study.search.parallel_coordinates import search_figures  # matplotlib: slow to import
 
     recipes = write_recipes(search, out / "recipes")
     figures = search_figures(search, out)
     print(texts["table2.md"] + "\n" + texts["table3.md"])
-    print("\n".join(str(path) for path in [*(out / name for name in texts), *figures, *recipes]))
+    print("\n".join(map(str, [*written, *figures, *recipes])))
     if recipes:
         unequal = " --unequal_grids" if len({cell.planned for cell in search.cells}) > 1 else ""
         listed = ",".join(map(str, recipes))
@@ -110,7 +107,7 @@ def range_tables(search: Search, paper: PaperSearch) -> list[TextTable]:
 
 
 def _about(search: Search, encoder: str) -> str:
-    """What every table must say: how many of how many settings, on which seeds, chosen by what."""
+    """The caption of every table: sampler, trials and grid sizes, seeds, and the score that chose."""
     cells = [cell for cell in search.cells if cell.name == encoder]
     counts = dict.fromkeys((method_title(cell.method), cell.planned, cell.size) for cell in cells)
     trials = "; ".join(f"{method} {planned} of {size}" for method, planned, size in counts)
@@ -188,7 +185,7 @@ def _encoders(search: Search) -> list[tuple[str, list[str], list[str]]]:
     found = []
     for encoder in dict.fromkeys(cell.name for cell in search.cells):
         cells = [cell for cell in search.cells if cell.name == encoder]
-        tasks = sorted(dict.fromkeys(cell.task for cell in cells), key=lambda task: (*task_titles(), task).index(task))
+        tasks = in_table_order(dict.fromkeys(cell.task for cell in cells))
         found.append((encoder, tasks, list(dict.fromkeys(cell.method for cell in cells))))
     return found
 

@@ -24,7 +24,7 @@ from data_utils.task_def import load_task_defs
 from experiments.study.launch.job import Job
 from experiments.study.launch.pool import Report
 from experiments.study.launch.worker import RunFunction
-from experiments.study.plan import command_line
+from experiments.study.plan import describe
 from experiments.study.recipe import Recipe, of_task, task_settings
 from experiments.study.search.pruning import PrunedRun
 from experiments.study.search.samplers import Planned, Sampler, grid_points, quasi_random_points
@@ -94,7 +94,7 @@ class _Cell:
         return [job for job in jobs if finished_result(job.config, self.prunes) is None]
 
     def describe(self) -> dict[str, Any]:
-        """What ``search.json`` says of it; the fields of :class:`experiments.study.search.trials.SearchedCell`."""
+        """The cell's part of ``search.json``: the fields of :class:`experiments.study.search.trials.SearchedCell`."""
         config = self.config
         return {
             "encoder": self.recipe.encoder,
@@ -125,9 +125,9 @@ def run_search(
     """Search, and write the tables, the figures and the chosen settings.
 
     Args:
-        recipes: Whose grids are searched.
+        recipes: The recipes with the grids.
         jobs: Their runs without a search, one per task and seed of the search.
-        overrides: ``--set``; what it fixes is not searched.
+        overrides: ``--set``; settings in it are not searched.
         out: Folder of the search's files.
         chosen: The study's command line.
         compute: Computes runs.
@@ -151,7 +151,12 @@ def run_search(
         for cell in cells:
             cell.advance()
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "search.json", _describe(cells, chosen))
+        described = describe(
+            chosen, sampler=chosen.search, sampler_seed=chosen.sampler_seed,
+            seeds=[base.config.seed for base in cells[0].bases], holdout=cells[0].config.holdout,
+            prune_after=chosen.prune_after, cells=[cell.describe() for cell in cells],
+        )  # fmt: skip
+        write_json(out / "search.json", described)
         todo = [job for cell in cells for job in cell.missing() if job.folder not in failures]
         if not todo:
             break
@@ -271,7 +276,7 @@ def _wrap(cells: Sequence[_Cell], prune_after: int | None, run: RunFunction) -> 
 
 
 def _list(cells: Sequence[_Cell]) -> None:
-    """What ``--dry_run`` prints."""
+    """Print the trials' runs, done and missing, for ``--dry_run``."""
     done = todo = steps = later = 0
     for cell in cells:
         cell.points = tuple(cell.sampler.asked())
@@ -285,16 +290,3 @@ def _list(cells: Sequence[_Cell]) -> None:
         steps += (len(missing) + unasked) * cell.bases[0].steps
     asked_later = f", {later} that TPE has not asked for yet" if later else ""
     print(f"{done + todo + later} runs: {done} done, {todo} missing{asked_later}, with {steps} steps")
-
-
-def _describe(cells: Sequence[_Cell], chosen: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "output_dir": str(chosen.output_dir),
-        "command": command_line(),
-        "sampler": chosen.search,
-        "sampler_seed": chosen.sampler_seed,
-        "seeds": [base.config.seed for base in cells[0].bases],
-        "holdout": cells[0].config.holdout,
-        "prune_after": chosen.prune_after,
-        "cells": [cell.describe() for cell in cells],
-    }

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from data_utils.errors import SettingError
-from experiments.study.recipe import Recipe, run_configs
+from experiments.study.recipe import Recipe, nested, run_configs
 from mt_dnn.config import RunConfig
 
 Point = tuple[int, ...]
-"""Which value of each axis, counted from 0."""
+"""Index of the value on each axis, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +63,13 @@ class Space:
         Raises:
             SettingError: settings that do not go together.
         """
-        own: dict[str, Any] = {}
-        of_method: dict[str, dict[str, Any]] = {}
-        for key, value in self.settings(point).items():
-            group, dot, name = key.partition(".")
-            if dot:
-                of_method.setdefault(group, {})[name] = value
-            else:
-                own[key] = value
+        changes = nested(self.settings(point), config.method)
         try:
             settings = {
-                name: dataclasses.replace(given, **of_method.get(name, {}))
+                name: dataclasses.replace(given, **changes.pop(name, {}))
                 for name, given in config.method_settings.items()
             }
-            return dataclasses.replace(config, **own, method_settings=settings)
+            return dataclasses.replace(config, **changes, method_settings=settings)
         except ValueError as error:
             raise SettingError(f"{config.method} with {self.settings(point)}: {error}") from None
 

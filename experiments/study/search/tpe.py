@@ -42,7 +42,7 @@ class TpeSampler:
         journal: File that holds them; made if missing, shared by all studies of a search.
         name: The study's name in it; a change of the search must change it.
         space: The grid.
-        trials: How many, >= 1; never more than the grid has points.
+        trials: Number of trials, >= 1; never more than the grid has points.
         seed: Of the suggestions.
         round_size: Trials asked for at a time, >= 1.
 
@@ -61,7 +61,7 @@ class TpeSampler:
 
     @property
     def trials(self) -> int:
-        """How many trials there will be."""
+        """Number of trials that there will be."""
         return self._trials
 
     def asked(self) -> Sequence[Point]:
@@ -173,7 +173,7 @@ class TpeSampler:
             ) from None
 
     def _drop_torn_line(self) -> None:
-        """Cut off a last line that a full disk or a kill left unfinished: what it asked for is asked for again."""
+        """Cut off a last line that a full disk or a kill left unfinished; its trial is asked for again."""
         if not self._journal.is_file():
             return
         content = self._journal.read_bytes()
@@ -187,7 +187,7 @@ class TpeSampler:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time asks; the operating system lets go of a killed one's lock."""
+        """Hold the lock of the journal; the operating system lets go of a killed process's."""
         with self._journal.with_suffix(".lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:

@@ -1,4 +1,4 @@
-"""What a search has found: ``search.json`` and the runs that it names."""
+"""The trials of a search, read from ``search.json`` and the runs that it names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mt_dnn.results import RunDirectory, RunResult, Status
 
 
 class TrialStatus(StrEnum):
-    """How far a trial is."""
+    """The state of a trial."""
 
     DONE = "done"
     PRUNED = "pruned"
@@ -44,7 +44,7 @@ class Trial:
 
     @property
     def status(self) -> TrialStatus:
-        """Done when every seed is; a pruned seed makes a pruned trial once every seed is over."""
+        """The state over all seeds: pruned if one of them is, and missing until every seed is over."""
         if not all(is_over(result, self.prunes) for result in self.results):
             return TrialStatus.MISSING
         pruned = any(result is not None and result.status is Status.PRUNED for result in self.results)
@@ -52,7 +52,7 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """What trials are chosen by: mean over the seeds of the best epoch's score, percent.
+        """The score that trials are chosen by: mean over the seeds of the best epoch's, percent.
 
         NaN for a trial that is not done, and for one of which a seed diverged or has no score.
         """
@@ -81,11 +81,11 @@ class SearchedCell:
     recipe: str
     """Name of the recipe whose grid was searched."""
     source: str
-    """Where that recipe's numbers come from."""
+    """The origin of that recipe's numbers."""
     settings: Mapping[str, Any]
     """Everything that the trials have in common, as in a recipe."""
     learning_rate: float
-    """Of the settings in common; what the trials have where the grid has none."""
+    """Of the settings in common; the trials' rate if the grid has none."""
     grid: Mapping[str, Sequence[Any]]
     """Dotted setting -> values searched."""
     planned: int
@@ -129,7 +129,7 @@ class SearchedCell:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A whole search."""
+    """A search with all its cells."""
 
     sampler: str
     """``grid``, ``sobol``, ``halton`` or ``tpe``."""
@@ -148,6 +148,14 @@ class Search:
     def is_complete(self) -> bool:
         """Whether every planned trial is over."""
         return all(cell.is_complete for cell in self.cells)
+
+    def with_best(self) -> dict[tuple[str, str], list[SearchedCell]]:
+        """(name of the encoder, method) -> cells that have a best trial."""
+        found: dict[tuple[str, str], list[SearchedCell]] = {}
+        for cell in self.cells:
+            if cell.best is not None:
+                found.setdefault((cell.name, cell.method), []).append(cell)
+        return found
 
 
 def is_over(result: RunResult | None, prunes: bool) -> bool:
@@ -192,7 +200,7 @@ def _directory(runs: Path, task: str, name: str, method: str, run_id: str, seed:
 
 
 def _finished(cell: SearchedCell, runs: Path, seeds: Sequence[int]) -> Iterator[Finished]:
-    """Runs of a cell that are over, with what they were made of."""
+    """Runs of a cell that are over, with their identity."""
     for trial in cell.trials:
         for seed, result in zip(seeds, trial.results, strict=True):
             if result is not None and is_over(result, prunes=True):

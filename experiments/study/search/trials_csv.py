@@ -1,4 +1,4 @@
-"""What a search has found as CSV, unrounded."""
+"""The trials of a search as CSV, unrounded."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.study.csv_text import csv_text
 from experiments.study.search.trials import Search, SearchedCell, TrialStatus
 from experiments.study.table.paper import PaperSearch
 from experiments.study.table.text_table import setting_text
+from experiments.study.texts import csv_text
 
 _RATE = "learning_rate"
 _FACTS = ("selected_on", "score", "dev", "n", "trials", "planned", "pruned", "grid_points", "sampler")

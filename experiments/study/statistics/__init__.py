@@ -1,1 +1,1 @@
-"""Tests and intervals on plain numbers; nothing here knows what a run is."""
+"""Tests and intervals on plain numbers, without any notion of a run."""

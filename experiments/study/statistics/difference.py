@@ -1,4 +1,4 @@
-"""What one method scores above another, seed by seed."""
+"""The difference of two methods' scores, seed by seed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Difference:
     """A method minus another one, over the seeds that both have; at least one."""
 
     other: str
-    """What is subtracted."""
+    """The method that is subtracted."""
     by_seed: Mapping[int, float]
     """Seed -> points; NaN where one of the two has no score."""
 
     @property
     def values(self) -> list[float]:
-        """Points, by seed."""
+        """Differences in points, by seed."""
         return list(self.by_seed.values())
 
     @property
@@ -31,7 +31,7 @@ class Difference:
 
     @property
     def mean(self) -> float:
-        """Points."""
+        """Mean difference in points."""
         return math.fsum(self.by_seed.values()) / len(self.by_seed)
 
     @property

@@ -114,7 +114,7 @@ def _matthews(predicted: NDArray[Any], labels: NDArray[Any]) -> Scorer:
 
 
 def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
-    """0 where nothing stands below."""
+    """The quotient; 0 where the denominator is 0."""
     ratio: NDArray[np.float64] = np.divide(above, below, out=np.zeros_like(below), where=below > 0)
     return ratio
 

@@ -1,4 +1,4 @@
-"""Confidence intervals of a mean difference, and what is wrong with them when there is too little to go by."""
+"""Confidence intervals of a mean difference, each with the reason if it is not to be trusted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,44 +14,37 @@ from numpy.typing import NDArray
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
 
-Kind = Literal["t", "BCa", "percentile"]
-
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A two-sided confidence interval."""
+    """A two-sided 95 % confidence interval."""
 
     low: float
     """NaN where there is no interval."""
     high: float
-    kind: Kind
-    confidence: float = CONFIDENCE
     degenerate: str = ""
     """Why it is not to be trusted or not there; empty when nothing is known against it."""
 
 
-def t_interval(differences: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def t_interval(differences: Sequence[float]) -> Interval:
     """Student's interval of the mean: exact for normal differences, at any n >= 2.
 
     Equal differences have no spread to make one of: it is NaN, not of width zero.
 
     Args:
         differences: (n,) of equal seeds.
-        confidence: In (0, 1).
     """
     n, reason = len(differences), _degenerate(differences)
     if n < 2 or any(math.isnan(d) for d in differences) or _all_equal(differences):
-        return Interval(math.nan, math.nan, "t", confidence, reason)
+        return Interval(math.nan, math.nan, reason)
     from scipy.special import stdtrit
 
     mean = math.fsum(differences) / n
-    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * statistics.stdev(differences) / math.sqrt(n)
-    return Interval(mean - half, mean + half, "t", confidence, reason)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * statistics.stdev(differences) / math.sqrt(n)
+    return Interval(mean - half, mean + half, reason)
 
 
-def bca_interval(
-    differences: Sequence[float], confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
+def bca_interval(differences: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987), by SciPy.
 
     It assumes no distribution, but resamples see only the n differences that there are: it cannot reach outside them,
@@ -60,34 +53,32 @@ def bca_interval(
 
     Args:
         differences: (n,) of equal seeds.
-        confidence: In (0, 1).
         resamples: Bootstrap samples.
         seed: Of the resampling.
     """
     reason = _degenerate(differences)
     if len(differences) < 2 or any(math.isnan(d) for d in differences) or _all_equal(differences):
-        return Interval(math.nan, math.nan, "BCa", confidence, reason)
+        return Interval(math.nan, math.nan, reason)
     from scipy.stats import bootstrap
 
     found = bootstrap(
-        (np.asarray(differences, dtype=np.float64),), np.mean, n_resamples=resamples, confidence_level=confidence,
+        (np.asarray(differences, dtype=np.float64),), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE,
         method="BCa", vectorized=True, random_state=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
-    return Interval(float(found.low), float(found.high), "BCa", confidence, reason)
+    return Interval(float(found.low), float(found.high), reason)
 
 
-def percentile_interval(resampled: NDArray[np.floating[Any]], confidence: float = CONFIDENCE) -> Interval:
+def percentile_interval(resampled: NDArray[np.floating[Any]]) -> Interval:
     """Percentile bootstrap interval (Efron 1979).
 
     Args:
         resampled: (R,) values of the statistic; a NaN among them makes the interval NaN, and so does one value for all.
-        confidence: In (0, 1).
     """
     if not np.isnan(resampled).any() and _all_equal((float(resampled.min()), float(resampled.max()))):
-        return Interval(math.nan, math.nan, "percentile", confidence, "every sample gives the same difference")
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return Interval(math.nan, math.nan, "every sample gives the same difference")
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     reason = "a score is not defined (NaN)" if math.isnan(low) else ""
-    return Interval(float(low), float(high), "percentile", confidence, reason)
+    return Interval(float(low), float(high), reason)
 
 
 def bootstrap_p(resampled: NDArray[np.floating[Any]]) -> float:

@@ -43,9 +43,9 @@ def smallest_p(n: int) -> float:
     return min(1.0, 2.0 ** (1 - n))
 
 
-def seeds_needed(comparisons: int = 1, level: float = LEVEL) -> int:
-    """Fewest seeds with which the exact sign-flip test can reach ``level``, Holm's correction included."""
-    return math.ceil(1 + math.log2(comparisons / level))
+def seeds_needed(comparisons: int = 1) -> int:
+    """Fewest seeds with which the exact sign-flip test can reach :data:`LEVEL`, Holm's correction included."""
+    return math.ceil(1 + math.log2(comparisons / LEVEL))
 
 
 def sign_flip(differences: Sequence[float], seed: int = 0) -> SignFlip:

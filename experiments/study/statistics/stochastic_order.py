@@ -1,4 +1,4 @@
-"""Almost stochastic order: does one method's distribution of scores lie above another's, and by how much not?"""
+"""Almost stochastic order: the share by which one method's scores fail to lie above another's."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.study.statistics.intervals import CONFIDENCE
+
 RESAMPLES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class StochasticOrder:
-    """How far the first sample is from being stochastically larger than the second."""
+    """The distance of the first sample from being stochastically larger than the second."""
 
     violation: float
     """ε in [0, 1]: 0, the first one's quantiles are all at least the other's; 1, the other way round; NaN when the two
     samples are the same or have a NaN."""
     bound: float
-    """ε_min: upper confidence bound of ε, at most 1. NaN with fewer than two scores in a sample, and where neither
+    """ε_min: upper 95 % confidence bound of ε, at most 1. NaN with fewer than two scores in a sample, and where neither
     sample has a spread."""
-    confidence: float
     undefined: int
     """Bootstrap samples in which ε is not defined, because both came out the same; the bound is without them."""
     degenerate: str = ""
@@ -59,42 +60,35 @@ def violation_ratio(first: NDArray[np.floating[Any]], second: NDArray[np.floatin
 
 
 def almost_stochastic_order(
-    first: Sequence[float],
-    second: Sequence[float],
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    first: Sequence[float], second: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
 ) -> StochasticOrder:
     """Bound the violation ratio from above (Dror, Shlomov and Reichart 2019, equations 4 to 6).
 
-    ε_min = ε − sqrt((n + m) / (n m)) σ Φ⁻¹(α), with α = 1 − ``confidence`` and σ² the bootstrap variance of
+    ε_min = ε − sqrt((n + m) / (n m)) σ Φ⁻¹(α), with α = 0.05 and σ² the bootstrap variance of
     sqrt(n m / (n + m)) ε*; the two roots cancel. ε_min < 0.5 is read as "almost stochastically larger", a smaller limit
     asks for more. The samples are taken as independent: pairing by seed is not used.
 
     Args:
         first: (n,) scores of the method, one per seed.
-        second: (m,) scores of what it is compared with.
-        confidence: In (0, 1).
+        second: (m,) scores of its baseline.
         resamples: Bootstrap samples for σ.
         seed: Of the resampling.
     """
     f, g = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if not len(f) or not len(g) or np.isnan(f).any() or np.isnan(g).any():
-        return StochasticOrder(math.nan, math.nan, confidence, 0, "a seed has no score (NaN)")
+        return StochasticOrder(math.nan, math.nan, 0, "a seed has no score (NaN)")
     violation = float(violation_ratio(f, g))
     if math.isnan(violation):
-        return StochasticOrder(violation, math.nan, confidence, 0, "both have the same scores")
+        return StochasticOrder(violation, math.nan, 0, "both have the same scores")
     if min(len(f), len(g)) < 2:
-        return StochasticOrder(violation, math.nan, confidence, 0, "fewer than two seeds have no spread")
+        return StochasticOrder(violation, math.nan, 0, "fewer than two seeds have no spread")
     if np.ptp(f) == np.ptp(g) == 0.0:
-        return StochasticOrder(violation, math.nan, confidence, 0, "each method scores the same with every seed")
+        return StochasticOrder(violation, math.nan, 0, "each method scores the same with every seed")
     rng = np.random.default_rng(seed)
     drawn = violation_ratio(
         f[rng.integers(len(f), size=(resamples, len(f)))], g[rng.integers(len(g), size=(resamples, len(g)))]
     )
     defined = drawn[~np.isnan(drawn)]
     spread = float(defined.std()) if len(defined) else math.nan
-    bound = violation + NormalDist().inv_cdf(confidence) * spread
-    return StochasticOrder(
-        violation, math.nan if math.isnan(bound) else min(1.0, bound), confidence, resamples - len(defined)
-    )
+    bound = violation + NormalDist().inv_cdf(CONFIDENCE) * spread
+    return StochasticOrder(violation, math.nan if math.isnan(bound) else min(1.0, bound), resamples - len(defined))

@@ -31,7 +31,7 @@ class Cell:
     trials: int = 1
     """Settings that were tried to find this one, as the study says; 1: none was searched."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What its first seed was set to, precision as it was resolved; a method's own setting as ``pats.noise_scale``."""
+    """Settings of its first seed, precision as it was resolved; a method's own setting as ``pats.noise_scale``."""
     descriptions: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """Seed -> ``run.json`` of each run that was started; empty where it cannot be read."""
 
@@ -81,7 +81,7 @@ class Average:
     std: float | None
     """Sample deviation of the seeds' own averages; None unless every task has the same two or more seeds."""
     tasks: int
-    """How many tasks went in."""
+    """Number of tasks in it."""
     whole: bool
     """Whether every task is there with every seed."""
 
@@ -104,7 +104,7 @@ class Table:
 
     @property
     def benchmark(self) -> Benchmark:
-        """Of the first run that says by what file its task was defined."""
+        """The benchmark of the first run that names its task definition file; else the default one."""
         return next((b for cell in self.cells.values() if (b := Benchmark.of_run(cell.settings)) is not None), DEFAULT)
 
     def cell(self, encoder: str, method: str, task: str) -> Cell | None:
@@ -143,7 +143,7 @@ class Table:
         return Difference(other, by_seed) if by_seed else None
 
     def average_minus(self, encoder: str, method: str, other: str, selection: Selection) -> Difference | None:
-        """The same of each seed's average over the tasks; None unless every task has the same pairs."""
+        """The difference of each seed's averages over the tasks; None unless every task has the same pairs."""
         parts = [self.minus(encoder, method, other, task, selection) for task in self.tasks]
         there = [part.by_seed for part in parts if part is not None]
         if not there or len(there) < len(parts) or len({tuple(part) for part in there}) > 1:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from experiments.study.csv_text import csv_text
 from experiments.study.table.cells import SELECTIONS, Cell, Table, known_control
 from experiments.study.table.paper import Paper
+from experiments.study.texts import csv_text
 from mt_dnn.results import Status
 
 

@@ -1,4 +1,4 @@
-"""Whether runs that shall stand side by side were made of the same data, task definition and encoder."""
+"""The check that runs of one table have the same data, task definition and encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mt_dnn.identity import Identity
 from mt_dnn.results import RunResult
 
 Finished = tuple[Path, RunResult, Identity | None]
-"""A finished run's folder, result and what it was made of; None where an earlier version recorded nothing."""
+"""A finished run's folder, result and identity; None where an earlier version recorded none."""
 
 
 def refuse_mixture(runs: Iterable[Finished]) -> None:

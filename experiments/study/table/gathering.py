@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_utils.errors import SettingError, shown
-from experiments.benchmark import task_titles
+from experiments.benchmark import in_table_order
 from experiments.study.table.cells import Cell, Table, beside_controls
 from experiments.study.table.contents import Finished, refuse_mixture
 from experiments.study.table.wanted import Wanted
@@ -72,7 +71,7 @@ def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = 
     refuse_mixture(run for cell in cells.values() for run in finished_runs(cell, runs))
     encoders, methods, tasks = ({key[i] for key in cells} for i in range(3))
     return Table(
-        cells, tuple(sorted(encoders)), beside_controls(methods), _ordered(tasks, tuple(task_titles())),
+        cells, tuple(sorted(encoders)), beside_controls(methods), tuple(in_table_order(sorted(tasks))),
         command=wanted.command if wanted is not None else "", unmatched=tuple(unmatched),
     )  # fmt: skip
 
@@ -89,7 +88,7 @@ def warn_unmatched(table: Table) -> None:
 
 
 def finished_runs(cell: Cell, runs: Path) -> list[Finished]:
-    """Those of a cell's runs that count, with what they were made of.
+    """Runs of a cell that count, with their identity.
 
     Raises:
         SettingError: a ``run.json`` does not say so in the form of this version.
@@ -176,8 +175,3 @@ def _differences(configs: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
     for run_id, config in configs.items():
         listed = ", ".join(f"{key} {shown(config.get(key))}" for key in differing[:6])
         yield f"{run_id} ({listed}{more})" if listed else run_id
-
-
-def _ordered(names: Iterable[str], order: Sequence[str]) -> tuple[str, ...]:
-    rank = Counter({name: i - len(order) for i, name in enumerate(order)})
-    return tuple(sorted(names, key=lambda name: (rank[name], name)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from experiments.study.number_text import number_text
+from collections.abc import Sequence
+
 from experiments.study.table.cells import Table
 from experiments.study.table.layout import Entry, layout
 from experiments.study.table.markdown import has_deviation, interval_text
 from experiments.study.table.paper import Paper
+from experiments.study.texts import number_text
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -24,22 +26,42 @@ def latex(table: Table, paper: Paper) -> str:
     parts = ["% needs \\usepackage{booktabs}"]
     parts += [f"% made of the runs of: {table.command}"] if table.command else []
     for shown in layout(table, paper):
-        width = len(shown.columns)
-        lines = [
-            r"\begin{table*}",
-            r"\centering\small",
-            rf"\caption{{{escape_latex(shown.encoder)}. {escape_latex(shown.heading)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-            r"\toprule",
-            " & ".join(map(escape_latex, shown.columns)) + r" \\",
-        ]
+        width, body = len(shown.columns), []
         for title, rows in shown.blocks:
-            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape_latex(title)}}}}} \\"]
-            lines += [" & ".join([escape_latex(row.label), *map(_latex_entry, row.entries)]) + r" \\" for row in rows]
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        lines += [rf"\par $^{{{i}}}$ {escape_latex(text)}." for i, text in enumerate(shown.notes, start=1)]
-        parts.append("\n".join([*lines, r"\end{table*}"]))
+            body += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape_latex(title)}}}}} \\"]
+            body += [" & ".join([escape_latex(row.label), *map(_latex_entry, row.entries)]) + r" \\" for row in rows]
+        notes = [rf"$^{{{i}}}$ {escape_latex(text)}." for i, text in enumerate(shown.notes, start=1)]
+        parts.append(latex_table(shown.encoder, shown.heading, "l" + "r" * (width - 1), shown.columns, body, notes))
     return "\n\n".join(parts) + "\n"
+
+
+def latex_table(
+    title: str, caption: str, alignment: str, columns: Sequence[str], body: Sequence[str], notes: Sequence[str]
+) -> str:
+    """A ``table*`` for the package booktabs, without a line end after it.
+
+    Args:
+        title: Beginning of the caption.
+        caption: The rest of it.
+        alignment: ``l`` or ``r`` of each column.
+        columns: Names of the columns.
+        body: Lines between the head and the last rule, as LaTeX.
+        notes: Paragraphs under the table, as LaTeX.
+    """
+    lines = [
+        r"\begin{table*}",
+        r"\centering\small",
+        rf"\caption{{{escape_latex(title)}. {escape_latex(caption)}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        " & ".join(map(escape_latex, columns)) + r" \\",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par {note}" for note in notes),
+        r"\end{table*}",
+    ]
+    return "\n".join(lines)
 
 
 def _latex_entry(entry: Entry) -> str:

@@ -17,7 +17,7 @@ from mt_dnn.results import Status
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What stands in one place of the table."""
+    """The content of one place of the table."""
 
     mean: float | None
     """Percent; None is a missing cell."""
@@ -115,7 +115,7 @@ def _label(table: Table, encoder: str, method: str) -> str:
 
 
 def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tuple[TableRow, ...]:
-    """What each method adds to its control, paired over seeds; methods without one in the table are left out."""
+    """Rows of each method minus its control, paired over seeds; methods without one in the table are left out."""
     rows = []
     for method in table.rows_of(encoder):
         control = known_control(method)
@@ -165,7 +165,7 @@ def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
 
 
 def _chosen_on(cells: Sequence[Cell]) -> str:
-    """What the best epochs of a table's runs were chosen by."""
+    """A phrase with the split that the best epochs were chosen on."""
     best = [result.best for cell in cells for result in cell.results if result.best is not None]
     held_out = {epoch.held_out is not None for epoch in best}
     if held_out == {True}:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
-from experiments.study.number_text import number_text
 from experiments.study.statistics.intervals import Interval
 from experiments.study.table.cells import Table
 from experiments.study.table.layout import Entry, layout
 from experiments.study.table.paper import Paper
+from experiments.study.texts import number_text
 
 
 def has_deviation(std: float | None) -> TypeGuard[float]:

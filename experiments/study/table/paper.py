@@ -16,8 +16,6 @@ class PaperRow:
 
     scores: Mapping[str, float]
     """Task -> mean of 5 seeds, best dev epoch, percent."""
-    average: float
-    """Mean of the row, computed; the printed one is wrong in four rows."""
     inferred: bool
     """Whether the row's label is inferred from the order of rows."""
 
@@ -38,16 +36,7 @@ class Paper:
 def load_paper(benchmark: Benchmark = DEFAULT) -> Paper:
     """Read Table 1 from ``paper.yml``."""
     rows = _content(benchmark)["table_1"]["rows"]
-    return Paper(
-        {
-            (row["encoder"], row["method"]): PaperRow(
-                scores=row["scores"],
-                average=sum(row["scores"].values()) / len(row["scores"]),
-                inferred=row["inferred"],
-            )
-            for row in rows
-        }
-    )
+    return Paper({(row["encoder"], row["method"]): PaperRow(row["scores"], row["inferred"]) for row in rows})
 
 
 @dataclass(frozen=True, slots=True)

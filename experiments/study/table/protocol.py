@@ -1,4 +1,4 @@
-"""What the runs of a table were set to: all of them otherwise than by default, a method otherwise than its control."""
+"""Sentences on a table's settings: those unlike the defaults, and those of a method unlike its control's."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def about_recipes(table: Table, encoder: str) -> str:
 
 
 def _is_of_another(table: Table, encoder: str, method: str, recipe: str) -> bool:
-    """Whether a name is that of a recipe in the benchmark's folder, and one of another encoder or method."""
+    """Whether a name belongs to a recipe of the benchmark for another encoder or method."""
     files = (folder / f"{recipe}.yml" for folder in table.benchmark.places("recipes"))
     found = next((path for path in files if path.is_file()), None)
     if found is None or recipe == f"{encoder}_{method}":
@@ -97,7 +97,7 @@ def _is_of_another(table: Table, encoder: str, method: str, recipe: str) -> bool
 
 
 def about_protocol(table: Table, encoder: str) -> str:
-    """A sentence that names them all; empty where every method was set as its control."""
+    """A sentence with each method's settings unlike its control's; empty where there are none."""
     parts = []
     for method in table.rows_of(encoder):
         unlike = unlike_control(table, encoder, method)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.study.table.latex import escape_latex
+from experiments.study.table.latex import escape_latex, latex_table
 from experiments.study.table.markdown import markdown_table
 
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
-    """Everything shown, before a format is chosen."""
+    """A table of texts, before a format is chosen."""
 
     title: str
     caption: str
@@ -24,28 +24,15 @@ class TextTable:
 
     def markdown(self) -> str:
         """Markdown, columns aligned so that it reads in a terminal too."""
-        return (
-            "\n\n".join([f"## {self.title}", self.caption, markdown_table(self.columns, self.rows), *self.notes]) + "\n"
-        )
+        parts = [f"## {self.title}", self.caption, markdown_table(self.columns, self.rows), *self.notes]
+        return "\n\n".join(parts) + "\n"
 
     def latex(self) -> str:
         """LaTeX for the package booktabs."""
         body = [" & ".join(map(escape_latex, row)) + r" \\" for row in self.rows]
-        lines = [
-            r"\begin{table*}",
-            r"\centering\small",
-            rf"\caption{{{escape_latex(self.title)}. {escape_latex(self.caption)}}}",
-            rf"\begin{{tabular}}{{{'l' * len(self.columns)}}}",
-            r"\toprule",
-            " & ".join(map(escape_latex, self.columns)) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(rf"\par {escape_latex(note)}" for note in self.notes),
-            r"\end{table*}",
-        ]
-        return "\n".join(lines) + "\n"
+        notes = list(map(escape_latex, self.notes))
+        alignment = "l" * len(self.columns)
+        return latex_table(self.title, self.caption, alignment, self.columns, [r"\midrule", *body], notes) + "\n"
 
 
 def join_markdown(tables: Sequence[TextTable]) -> str:

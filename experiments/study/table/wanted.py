@@ -1,4 +1,4 @@
-"""What a study consists of, as its ``study.json`` says."""
+"""The cells that a study consists of, read from its ``study.json``."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Wanted:
         return cls._of(content.mappings("cells"), content.text("command", ""))
 
     @classmethod
-    def of(cls, cells: Iterable[Mapping[str, Any]], command: str = "") -> Wanted:
+    def of(cls, cells: Iterable[Mapping[str, Any]]) -> Wanted:
         """The cells of ``study.json``, each a mapping of encoder, method, task, run_id, seeds and trials."""
-        return cls._of([Fields(cell, f"cells[{i}]") for i, cell in enumerate(cells)], command)
+        return cls._of([Fields(cell, f"cells[{i}]") for i, cell in enumerate(cells)])
 
     @classmethod
-    def _of(cls, cells: Iterable[Fields], command: str) -> Wanted:
+    def _of(cls, cells: Iterable[Fields], command: str = "") -> Wanted:
         found: dict[tuple[str, str, str], tuple[str, tuple[int, ...]]] = {}
         trials = {}
         for cell in cells:

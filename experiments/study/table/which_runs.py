@@ -14,7 +14,7 @@ from experiments.study.table.wanted import Wanted
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """What ``runs``, ``--study`` and ``--run_id`` say."""
+    """The choice of runs by ``runs``, ``--study`` and ``--run_id``."""
 
     folder: Path
     """``output_dir`` of the runs."""
@@ -29,7 +29,7 @@ class Runs:
         return cls(chosen.runs, chosen.study, tuple(chosen.run_id))
 
     def gather(self) -> Table:
-        """Read them into a table, which has no cells where there is none.
+        """Read the runs into a table, which has no cells if there are none.
 
         Raises:
             SettingError: as :func:`experiments.study.table.gathering.gather`, or a ``study.json`` that is none.
@@ -37,7 +37,7 @@ class Runs:
         return gather(self.folder, Wanted.read(self.study) if self.study is not None else None, self.run_ids)
 
     def table(self) -> Table:
-        """The same, with a warning of the study's cells that no run belongs to.
+        """Read the runs into a table, with a warning of the study's cells that no run belongs to.
 
         Raises:
             SettingError: as :meth:`gather`, or there are no runs.

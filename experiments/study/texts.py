@@ -1,8 +1,12 @@
-"""Rows of values as CSV that a spreadsheet reads as they are."""
+"""Numbers, CSV and text files in the form of every table, picture and report."""
 
 import csv
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data_utils.atomic import write_text_atomic
 
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: their full-width forms
 
@@ -27,3 +31,16 @@ def _inert(value: object) -> object:
     except ValueError:
         return f"'{value}"
     return value
+
+
+def number_text(value: float, signed: bool = False) -> str:
+    """Two decimals, with the sign of a difference; ``NaN``. What rounds to zero has no minus."""
+    return "NaN" if math.isnan(value) else f"{value:{'+' if signed else ''}z.2f}"
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write files, name -> content, into a folder, made if missing; returns them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_text_atomic(folder / name, text)
+    return [folder / name for name in texts]
