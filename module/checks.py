@@ -55,6 +55,18 @@ ShareAbove0 = Annotated[float, Range(lambda value: 0.0 < value <= 1.0, "a number
 WholeNumber = Annotated[int, at_least(0, "a whole number")]
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings whose types state their ranges, checked when an instance is made.
+
+    Raises:
+        ValueError: If a number is out of its range or a choice is unknown.
+    """
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
 def check_ranges(settings: Any) -> None:
     """Check a dataclass whose fields are of the types above, of ``Annotated[..., Range]`` or of ``Literal``.
 

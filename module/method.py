@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, get_args
 
-from .checks import check_ranges
+from .checks import Settings
 from .context import Accumulate, DropoutRates, MethodContext
 from .lazy import bert_optim, torch
 
@@ -39,7 +39,7 @@ class Resource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class OptimizerSettings:
+class OptimizerSettings(Settings):
     """The settings of a run's optimizer; the methods decide which optimizer it is."""
 
     optimizer: Literal["adamax", "adamw"] = "adamax"
@@ -53,9 +53,6 @@ class OptimizerSettings:
     adamax_rule: Literal["mtdnn", "torch"] = "mtdnn"
     noise_seed: int = 0
     """Seed of the noise stream, in [0, 2**64)."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     def adamax_arguments(self) -> dict[str, Any]:
         """Keyword arguments of :class:`module.bert_optim.Adamax` and its subclasses."""

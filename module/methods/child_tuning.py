@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import NonNegative, Range, check_ranges
+from ..checks import NonNegative, Range, Settings
 from ..context import MethodContext
 from ..lazy import guard, torch
 from ..method import AnyMethod, FineTuningMethod
@@ -17,12 +17,8 @@ _TRACKING = ("pats", "matched_noise", "sage")  # methods whose sensitivities are
 
 
 @dataclass(frozen=True, slots=True)
-class ChildTuningSettings:
-    """Settings of Child-Tuning.
-
-    Raises:
-        ValueError: If a value is out of its range.
-    """
+class ChildTuningSettings(Settings):
+    """Settings of Child-Tuning."""
 
     variant: Literal["F", "D"] = "D"
     """F: another random part in every step. D: the part with the largest Fisher information, for the whole run."""
@@ -33,9 +29,6 @@ class ChildTuningSettings:
     """Largest norm of one tensor's gradient in the Fisher information of D, as in the authors' code; 0: not clipped."""
     fisher_dropout: bool = True
     """Whether dropout is on while D gathers it, as in the authors' code."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class ChildTuning(FineTuningMethod[ChildTuningSettings]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..checks import Positive, check_ranges
+from ..checks import Positive, Settings
 from ..context import DropoutRates, MethodContext
 from ..method import FineTuningMethod, NoSettings
 from ..param_index import Role, split_groups
@@ -41,18 +41,11 @@ class NoDropout(FineTuningMethod[NoSettings]):
 
 
 @dataclass(frozen=True, slots=True)
-class HeadLearningRateSettings:
-    """Settings of the learning rate of the head.
-
-    Raises:
-        ValueError: If the learning rate is not above 0.
-    """
+class HeadLearningRateSettings(Settings):
+    """Settings of the learning rate of the head."""
 
     learning_rate: Positive = 1e-2
     """Peak learning rate of the head, the layer above the pooler; above 0. PAC-tuning: 1e-2."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class FrozenEmbeddings(FineTuningMethod[NoSettings]):

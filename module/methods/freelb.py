@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import NonNegative, Range, at_least, check_ranges
+from ..checks import NonNegative, Range, Settings, at_least
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, Resource
@@ -16,12 +16,8 @@ _BOUND = Range(lambda value: 0.0 < value < math.inf, "a number above 0, or null,
 
 
 @dataclass(frozen=True, slots=True)
-class FreeLBSettings:
-    """Settings of FreeLB. Distances are 2-norms over all tokens of an example, in the units of the word embeddings.
-
-    Raises:
-        ValueError: If a number is out of its range or a choice is unknown.
-    """
+class FreeLBSettings(Settings):
+    """Settings of FreeLB. Distances are 2-norms over all tokens of an example, in the units of the word embeddings."""
 
     ascent_steps: Annotated[int, at_least(1, "an integer")] = 2
     """K, at least 1. The authors' scripts for RoBERTa-large: 2 or 3."""
@@ -36,9 +32,6 @@ class FreeLBSettings:
     0.1 to 1, MNLI 0.1; the paper has the maximal norm in its place."""
     max_norm: Annotated[float, _BOUND] | None = 0.3
     """epsilon, above 0: largest norm after a step; null: no bound. The authors' scripts: 0.14 to 0.7, MNLI 0.3."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class FreeLB(FineTuningMethod[FreeLBSettings]):

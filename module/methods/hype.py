@@ -6,19 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ..checks import NonNegative, WholeNumber, check_ranges
+from ..checks import NonNegative, Settings, WholeNumber, check_ranges
 from ..context import DropoutRates, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class HyPeSettings:
-    """Settings of HyPe.
-
-    Raises:
-        ValueError: If a value is out of its range.
-    """
+class HyPeSettings(Settings):
+    """Settings of HyPe."""
 
     noise_scale: NonNegative = 1e-5
     """sigma, at least 0: standard deviation of normal noise, bound of uniform noise. The authors search 1e-5, 1e-4."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..checks import NonNegative, check_ranges
+from ..checks import NonNegative, Settings
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod
@@ -14,12 +14,8 @@ from ..param_index import ParamInfo, split_groups
 
 
 @dataclass(frozen=True, slots=True)
-class L2SPSettings:
-    """Settings of L2-SP.
-
-    Raises:
-        ValueError: If a strength is negative or the anchor is unknown.
-    """
+class L2SPSettings(Settings):
+    """Settings of L2-SP."""
 
     alpha: NonNegative = 0.01
     """Strength of the penalty alpha / 2 ||theta - theta0||^2 on what is pretrained, at least 0; 0: the usual weight
@@ -29,9 +25,6 @@ class L2SPSettings:
     decay stays."""
     anchor: Literal["pretrained", "init"] = "pretrained"
     """theta0: the weights as loaded, or with the noise that NoisyTune adds before training."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class L2SP(FineTuningMethod[L2SPSettings]):

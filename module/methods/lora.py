@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
-from ..checks import NonNegative, at_least, check_ranges
+from ..checks import NonNegative, Settings, at_least
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, OptimizerSettings, Resource
@@ -17,12 +17,8 @@ _QUERY_VALUE = ["query", "value", "query_proj", "value_proj", "q_lin", "v_lin"]
 
 
 @dataclass(frozen=True, slots=True)
-class LoRASettings:
-    """Settings of LoRA.
-
-    Raises:
-        ValueError: If one is out of its range.
-    """
+class LoRASettings(Settings):
+    """Settings of LoRA."""
 
     r: Annotated[int, at_least(1, "a whole number")] = 8
     """Rank of the update B A, at least 1. The authors' scripts for RoBERTa-large: 8."""
@@ -30,9 +26,6 @@ class LoRASettings:
     """The update is multiplied by alpha / r; at least 0. The authors' scripts for RoBERTa-large: 16."""
     layers: Literal["query_value", "all"] = "query_value"
     """Which linear layers get an update: those of queries and values, as in the paper, or every one of the encoder."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class LoRA(FineTuningMethod[LoRASettings]):

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ..checks import check_ranges
 from ..context import MethodContext
 from ..lazy import pats, sensitivity, torch
 from ..method import AnyMethod, FineTuningMethod, OptimizerSettings, Resource, plain_optimizer
@@ -15,20 +14,11 @@ from ..pats_rule import PATSRule
 
 @dataclass(frozen=True, slots=True)
 class MatchedNoiseSettings(PATSRule):
-    """The rule that sets the amount of noise, and the entries that the noise goes to instead.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
+    """The rule that sets the amount of noise, and the entries that the noise goes to instead."""
 
     spread: Literal["uniform", "shuffled"] = "uniform"
     """One size for all entries of a tensor, of the same expected squared norm; or PATS's sizes, each on another entry
     of the tensor than the one it was worked out for."""
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        PATSRule.__post_init__(self)
-        check_ranges(self)
 
 
 class MatchedNoise(FineTuningMethod[MatchedNoiseSettings]):

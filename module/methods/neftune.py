@@ -5,28 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import NonNegative, check_ranges
+from ..checks import NonNegative, Settings
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class NEFTuneSettings:
-    """Settings of NEFTune.
-
-    Raises:
-        ValueError: If alpha is negative.
-    """
+class NEFTuneSettings(Settings):
+    """Settings of NEFTune."""
 
     alpha: NonNegative = 5.0
     """alpha, at least 0: the noise is uniform in (-1, 1) alpha / sqrt(L E), L tokens of E dimensions. The authors use
     5, 10 and 15, for instruction tuning."""
     padded_length: bool = False
     """L is the longest example of the batch, as in the authors' README, instead of each example's own length."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class NEFTune(FineTuningMethod[NEFTuneSettings]):

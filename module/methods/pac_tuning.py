@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import Positive, Share, at_least, check_ranges
+from ..checks import Positive, Settings, Share, at_least
 from ..context import Accumulate, DropoutRates, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod, Resource
@@ -24,12 +24,8 @@ _CLIP = 2.0  # of the standard noise, as in the authors' code
 
 
 @dataclass(frozen=True, slots=True)
-class PACTuningSettings:
-    """Settings of PAC-tuning.
-
-    Raises:
-        ValueError: If a value is out of its range.
-    """
+class PACTuningSettings(Settings):
+    """Settings of PAC-tuning."""
 
     gamma: Positive = 10.0
     """gamma, weight between bound and fit, above 0. The paper: 10 on SST and CoLA, 5 on other tasks."""
@@ -53,9 +49,6 @@ class PACTuningSettings:
     """Random networks per level, each a pass over the training set, at least 1. The authors' code: 10."""
     k_examples: Annotated[int, at_least(1, "an integer")] | None = None
     """Examples of such a pass, at least 1; none: the whole training set, which the authors keep at 100."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class PACTuning(FineTuningMethod[PACTuningSettings]):

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..checks import NonNegative, check_ranges
+from ..checks import NonNegative, Settings, check_ranges
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod, Resource
@@ -21,12 +21,8 @@ _ROLES = tuple(str(role) for role in Role)
 
 
 @dataclass(frozen=True, slots=True)
-class PGDSettings:
-    """Settings of perturbed gradient descent.
-
-    Raises:
-        ValueError: If a value is out of its range.
-    """
+class PGDSettings(Settings):
+    """Settings of perturbed gradient descent."""
 
     sigma: NonNegative = 0.01
     """sigma, standard deviation of the noise, at least 0. NSO's code for BERT on text: 0.01."""

@@ -5,25 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import NonNegative, check_ranges
+from ..checks import NonNegative, Settings
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class RDropSettings:
-    """Settings of R-Drop.
-
-    Raises:
-        ValueError: If alpha is negative.
-    """
+class RDropSettings(Settings):
+    """Settings of R-Drop."""
 
     alpha: NonNegative = 1.0
     """alpha, at least 0: weight of the distance of the two predictions. The paper on GLUE: 0.1, 0.5 or 1.0."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class RDrop(FineTuningMethod[RDropSettings]):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import NonNegative, Positive, Share, at_least, check_ranges
+from ..checks import NonNegative, Positive, Settings, Share, at_least
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod
@@ -18,12 +18,8 @@ _OFFICIAL_PRODUCT = 0.1  # learning rate x gamma of the authors' runs: 2e-5 x 50
 
 
 @dataclass(frozen=True, slots=True)
-class RecAdamSettings:
-    """Settings of RecAdam.
-
-    Raises:
-        ValueError: If one is out of its range.
-    """
+class RecAdamSettings(Settings):
+    """Settings of RecAdam."""
 
     annealing: Literal["sigmoid", "linear", "constant"] = "sigmoid"
     """lambda(t), the task's share of step t = 1, 2, ...: w / (1 + exp(-k (t - t0))), w min(1, t / t0), or w."""
@@ -42,9 +38,6 @@ class RecAdamSettings:
     """Where the pretrained weights begin: PI, as loaded; RI, random, as the authors' code does unless told."""
     initializer_range: Positive = 0.02
     """Standard deviation of RI's random weights, above 0. BERT's: 0.02."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     def share(self, t: int) -> float:
         """lambda(t): what the optimizer's own step is multiplied with at step t, from 1."""
