@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data_utils.atomic import write_bytes_atomic
 from data_utils.errors import SettingError, shown
-from data_utils.task_def import DataFormat, TaskDef, TaskType
+from data_utils.task_def import TaskDef, TaskType
 
 _BOM = b"\xef\xbb\xbf"
 _FORBIDDEN = re.compile(r"[\t\r\n]")
@@ -137,8 +137,7 @@ def _is_csv_quoted(field: str) -> bool:
 
 def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: TaskDef) -> Rows | None:
     """Return the rows in these lines, or None for no line."""
-    pair = task_def.data_format is DataFormat.PremiseAndOneHypothesis
-    columns = ("uid", "label", "premise", "hypothesis") if pair else ("uid", "label", "premise")
+    columns = task_def.columns
     rows: list[list[str]] = []
     values: list[float] = []
     for number, line in lines:
@@ -159,7 +158,7 @@ def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: Tas
         return None
     uids, _, premise, *hypothesis = (list(column) for column in zip(*rows, strict=True))
     dtype = np.float32 if task_def.task_type is TaskType.Regression else np.int64
-    return Rows(uids, np.array(values, dtype=dtype), premise, hypothesis[0] if pair else None)
+    return Rows(uids, np.array(values, dtype=dtype), premise, hypothesis[0] if task_def.pair else None)
 
 
 def write_canonical(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from data_utils.errors import SettingError, shown
-from data_utils.task_def import DataFormat, TaskDef
+from data_utils.task_def import TaskDef
 
 COLUMNS = ("uid", "label", "premise", "hypothesis", "-")
 """What a column can be; ``label`` and ``-`` are passed over."""
@@ -29,12 +29,6 @@ class TextRows:
     """None for tasks of one sentence."""
 
 
-def canonical_columns(task_def: TaskDef) -> tuple[str, ...]:
-    """Return the columns of a task's canonical file."""
-    pair = task_def.data_format is DataFormat.PremiseAndOneHypothesis
-    return ("uid", "label", "premise", "hypothesis") if pair else ("uid", "label", "premise")
-
-
 def parse_columns(text: str, task_def: TaskDef) -> tuple[str, ...]:
     """Read names of columns such as ``uid,premise,-``.
 
@@ -42,7 +36,7 @@ def parse_columns(text: str, task_def: TaskDef) -> tuple[str, ...]:
         SettingError: an unknown or repeated name, or sentences that are not those of the task.
     """
     columns = tuple(name.strip() for name in text.split(","))
-    wanted = [name for name in canonical_columns(task_def) if name in ("premise", "hypothesis")]
+    wanted = list(task_def.columns[2:])
     for name in columns:
         if name not in COLUMNS or (name != "-" and columns.count(name) > 1):
             reason = "is given twice" if name in COLUMNS else "is unknown"

@@ -44,17 +44,7 @@ from data_utils.names import check_name
 from data_utils.regular_file import read_regular
 from data_utils.stamp import is_stamped, look, write_stamp
 from data_utils.task_def import TaskDef
-from data_utils.tokenizer import TokenizerHandle, load_tokenizer
-
-__all__ = [
-    "TokenCache",
-    "TokenizerHandle",
-    "cache_dir_for",
-    "ensure_cache",
-    "load_tokenizer",
-    "open_cache",
-    "verify_cache",
-]
+from data_utils.tokenizer import TokenizerHandle
 
 FORMAT_VERSION = 1
 _FORMAT = "pats token cache"

@@ -1,8 +1,7 @@
 """A fast tokenizer, and text to token arrays with it."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,6 +14,7 @@ from tokenizers import Encoding, Tokenizer
 from data_utils.errors import SettingError, error_line, in_one_line
 from data_utils.json_file import read_json
 from data_utils.names import slug
+from data_utils.prefetch import prefetch
 
 MAX_MAX_SEQ_LEN = 65_535
 """Where segment 2 starts is stored as uint16."""
@@ -159,22 +159,10 @@ def encode_batches(
 
     handle.tokenizer.enable_truncation(max_seq_len, strategy="longest_first")
     try:
-        for encodings in _one_ahead(tokenise, batches):
+        for encodings in prefetch(batches, tokenise):
             yield _to_arrays(encodings, pair, dtype)
     finally:
         handle.tokenizer.no_truncation()
-
-
-def _one_ahead(function: Callable[[Texts], list[Encoding]], batches: Iterable[Texts]) -> Iterator[list[Encoding]]:
-    """Map a function over batches, one call ahead of the consumer, in a thread."""
-    with ThreadPoolExecutor(1) as thread:
-        ahead: Future[list[Encoding]] | None = None
-        for batch in batches:
-            current, ahead = ahead, thread.submit(function, batch)
-            if current is not None:
-                yield current.result()
-        if ahead is not None:
-            yield ahead.result()
 
 
 def _to_arrays(encodings: list[Encoding], pair: bool, dtype: type[np.unsignedinteger[Any]]) -> Encoded:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from data_utils.task_def import DataFormat, Metric, TaskType
+from data_utils.task_def import Metric, TaskType
 from mt_dnn.encoder.source import PACKAGED
 from mt_dnn.results import Status
 from mt_dnn.trained.load import FinishedRun, TrainedModel
@@ -79,7 +79,7 @@ def _hub_name(run: FinishedRun) -> str | None:
 def _task(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
     task, result = model.task_def, run.result
     score = run.score(epoch)
-    texts = "a pair of sentences" if task.data_format is DataFormat.PremiseAndOneHypothesis else "one sentence"
+    texts = "a pair of sentences" if task.pair else "one sentence"
     kind = "a score" if task.task_type is TaskType.Regression else f"one of {task.n_class} labels"
     labels = "" if task.task_type is TaskType.Regression else f" ({', '.join(task.label_names)})"
     return f"""# {run.config.encoder}, fine-tuned on {run.config.task} with {run.config.method}
@@ -137,8 +137,7 @@ def _settings(run: FinishedRun) -> str:
 
 
 def _loading(model: TrainedModel) -> str:
-    pair = model.task_def.data_format is DataFormat.PremiseAndOneHypothesis
-    text = '{"text": "first sentence", "text_pair": "second sentence"}' if pair else '"a sentence"'
+    text = '{"text": "first sentence", "text_pair": "second sentence"}' if model.task_def.pair else '"a sentence"'
     return f"""## How to load
 
 ```python

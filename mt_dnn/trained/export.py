@@ -177,12 +177,11 @@ def check_folder(model: TrainedModel, folder: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from data_utils.task_def import DataFormat
     from data_utils.tokenizer import encode_batches
     from mt_dnn.encoder.batch import pad
     from mt_dnn.trained.prediction import logits_of, unlabelled
 
-    pair = model.task_def.data_format is DataFormat.PremiseAndOneHypothesis
+    pair = model.task_def.pair
     premise, hypothesis = list(_SAMPLE), list(reversed(_SAMPLE)) if pair else None
     (sample,) = encode_batches(model.tokenizer, [(premise, hypothesis)], pair=pair, max_seq_len=model.max_seq_len)
     batch = pad(unlabelled(sample), range(len(premise)), model.tokenizer.pad_id)

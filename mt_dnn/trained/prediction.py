@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
 from data_utils.batching import evaluation_batches
-from data_utils.task_def import DataFormat
 from data_utils.text_rows import TextRows
 from data_utils.token_cache import TokenCache
 from data_utils.tokenizer import Encoded, Texts, encode_batches
@@ -46,8 +46,7 @@ def predict(
             waiting.append(rows)
             yield rows.premise, rows.hypothesis
 
-    pair = model.task_def.data_format is DataFormat.PremiseAndOneHypothesis
-    for encoded in encode_batches(model.tokenizer, texts(), pair=pair, max_seq_len=model.max_seq_len):
+    for encoded in encode_batches(model.tokenizer, texts(), pair=model.task_def.pair, max_seq_len=model.max_seq_len):
         rows = waiting.popleft()
         model.network.encoder.limits.check(name, unlabelled(encoded), uids=rows.uids, first=first)
         first += len(rows.uids)
@@ -77,6 +76,5 @@ def unlabelled(encoded: Encoded) -> TokenCache:
 
 def probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Softmax of (N, K) logits."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    total: npt.NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-    return total
+    found: npt.NDArray[np.float64] = softmax(logits.astype(np.float64), axis=1)
+    return found
