@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from data_utils.command_line import print_anything, status_of
@@ -49,16 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             trainer.fit()
         again = isinstance(trainer, DoneRun)
-        return status_of(lambda: _tell(config, trainer.result, ranks.first, again))
+        return status_of(partial(_tell, config, trainer.result, ranks.first, again))
     except KeyboardInterrupt:
         if rank == "0":
             print(
                 "stopped at once; the same command goes on from the last checkpoint, if there is one", file=sys.stderr
             )
         return KILLED
-    except Exception as reason:
-        error = reason
-    return status_of(lambda: _stopped(error, rank))
+    except Exception as error:
+        return status_of(partial(_stopped, error, rank))
 
 
 def _stopped(error: Exception, rank: str) -> int:

@@ -37,10 +37,6 @@ class TokenizerHandle:
     """Hex SHA-256 of the whole tokenizer without its truncation and padding settings."""
     vocab_size: int
     """Added tokens included; every token id is below it."""
-    cls_id: int
-    """First token of every example ([CLS], <s>)."""
-    sep_id: int
-    """Last token of every example ([SEP], </s>)."""
     pad_id: int
 
 
@@ -104,10 +100,9 @@ def wrap_tokenizer(tokenizer: Tokenizer, name: str, pad_token: str | None = None
     settings = tokenizer.padding
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    ends = tokenizer.encode("").ids
-    if len(ends) != 2:
+    if (added := len(tokenizer.encode("").ids)) != 2:
         raise SettingError(
-            f"tokenizer adds {len(ends)} special tokens to an empty text; an encoder's adds 2, such as [CLS] and [SEP]"
+            f"tokenizer adds {added} special tokens to an empty text; an encoder's adds 2, such as [CLS] and [SEP]"
         )
     named = settings["pad_token"] if settings else None
     pad_ids = [tokenizer.token_to_id(text) for text in (pad_token, named, *_PAD_NAMES) if text is not None]
@@ -120,8 +115,6 @@ def wrap_tokenizer(tokenizer: Tokenizer, name: str, pad_token: str | None = None
         hash=hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
         # Ids need not be dense: the largest one counts, not the number of entries.
         vocab_size=1 + max(tokenizer.get_vocab(with_added_tokens=True).values()),
-        cls_id=ends[0],
-        sep_id=ends[1],
         pad_id=pad_id,
     )
 

@@ -123,8 +123,12 @@ class MethodContext:
     """Epochs of the whole run."""
     examples: int = 0
     """Examples of the optimizer step under way, in all its micro-batches and all processes."""
-    complete: Callable[[], None] = lambda: None
-    """Adds up the gradients of all processes; nothing in one process."""
+    complete_gradients: Callable[[], None] = lambda: None
+    """Adds up the gradients of all processes, for a hook ``gradients`` that looks at them.
+
+    Each process of a data-parallel run has those of its own share until the hook is over; in one process nothing is
+    done. A pass that follows must start without gradients.
+    """
     pass_weight: float = 1.0
     """What the methods around the hook ``gradients`` under way multiply its gradients with."""
     noised_pass: bool = False
@@ -148,14 +152,6 @@ class MethodContext:
     def pass_stream(self, name: str) -> RandomStream:
         """Return the same for what is drawn in forward passes: each process of a data-parallel run has its own."""
         return self.streams.per_rank(name)
-
-    def complete_gradients(self) -> None:
-        """Add up the gradients of all processes, for a hook ``gradients`` that looks at them.
-
-        Each process of a data-parallel run has those of its own share until the hook is over; in one process nothing is
-        done. A pass that follows must start without gradients.
-        """
-        self.complete()
 
     def anchor(self, kind: str) -> dict[str, Tensor]:
         """Return copies of the pretrained parameters by name, one set for all who ask.

@@ -76,7 +76,6 @@ class RandomStreams:
     Args:
         seed: The run's seed.
         device: Of the run.
-        dropout: What dropout on the CPU draws from.
         rank: Of this process; rank 0 draws what a run in one process draws.
     """
 
@@ -84,14 +83,13 @@ class RandomStreams:
         self,
         seed: int,
         device: torch.device | None = None,
-        dropout: DropoutStream | None = None,
         rank: int = 0,
     ) -> None:
         self.seed, self.rank = seed, rank
         self.device = device or torch.device("cpu")
         self._mark = f"/rank {rank}" if rank else ""  # in the names of the process's own sources
         self._per_rank: set[str] = set()  # names of the process's own streams
-        self.dropout = dropout or DropoutStream(self._seed_of_rank("dropout"))
+        self.dropout = DropoutStream(self._seed_of_rank("dropout"))
         self._named: dict[str, RandomStream] = {}
         self._kept: dict[str, Any] = {}  # restored states of streams that nobody has asked for yet
         self._apart: dict[str, Any] = {}  # where dropout of the extra passes of a name stands

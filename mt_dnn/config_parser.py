@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -253,8 +254,6 @@ def _legal(setting: str) -> str:
 
 
 def _as_yaml(config: RunConfig) -> str:
-    values = config.as_dict()
+    values = json.loads(json.dumps(config.as_dict()))  # tuples become lists
     settings = values.pop("method_settings")
-    plain_values = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
-    own = {m: {k: list(v) if isinstance(v, tuple) else v for k, v in s.items()} for m, s in settings.items()}
-    return str(yaml.safe_dump({**plain_values, **own}, sort_keys=False))
+    return str(yaml.safe_dump({**values, **settings}, sort_keys=False))

@@ -24,17 +24,17 @@ class Tracker:
         self._directory = directory
         self._tensorboard = tensorboard
         self._writer: SummaryWriter | None = None
-        self._purge_step: int | None = None
+        self._purge_step = 1
 
     def start(self, metrics_size: int, step: int) -> None:
         """Begin, or go on from a checkpoint.
 
         Args:
             metrics_size: Length of ``metrics.jsonl`` at the checkpoint, bytes; 0 at the start.
-            step: Optimizer steps at the checkpoint; TensorBoard hides what an earlier session logged after it.
+            step: Optimizer steps at the checkpoint, 0 at the start; TensorBoard hides what earlier sessions logged later.
         """
         self._directory.truncate_metrics(metrics_size)
-        self._purge_step = step + 1 if step else None
+        self._purge_step = step + 1
 
     def log(self, record: Mapping[str, Any]) -> None:
         """One logging step: ``step``, ``epoch`` and named numbers."""
