@@ -1,4 +1,4 @@
-"""A canonical file tokenised into the array files of a cache, in one pass: memory holds some rows, not the data set."""
+"""A canonical file tokenised into the array files of a cache, in one pass: memory holds some rows at a time."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -44,7 +44,7 @@ class Rows:
 
 
 def iterate_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, text) of a UTF-8 file, with or without BOM, LF or CRLF, whatever its last line.
+    """Yield (line number from 1, text) of a UTF-8 file, with or without BOM, LF or CRLF.
 
     Raises:
         SettingError: a line is not UTF-8; names file and line.
@@ -56,7 +56,7 @@ def iterate_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def decode_lines(file: BinaryIO, path: str | Path) -> Iterator[tuple[int, str]]:
-    """Do the same for an open binary file, such as standard input; ``path`` names it in messages."""
+    """Yield the numbered lines of an open binary file, such as standard input; ``path`` names it in messages."""
     for number, line in enumerate(file, start=1):
         if number == 1:
             line = line.removeprefix(_BOM)
@@ -87,11 +87,11 @@ def read_canonical(path: str | Path, task_def: TaskDef) -> Rows:
 
 
 def iterate_canonical(path: str | Path, task_def: TaskDef, size: int | None) -> Iterator[Rows]:
-    """Read a canonical file piece by piece: memory holds one piece, whatever the file's size.
+    """Read a canonical file piece by piece: memory holds one piece.
 
     Args:
         path: ``<task>_<split>.tsv``.
-        task_def: says which columns there are and what a label is.
+        task_def: gives the columns and the legal labels.
         size: rows of a piece, >= 1; None for all in one piece.
 
     Yields:
@@ -130,7 +130,7 @@ def watch_quotes(path: str | Path, lines: Iterable[tuple[int, str]]) -> Iterator
 
 
 def _is_csv_quoted(field: str) -> bool:
-    """Whether a field stands in quotes and each quote inside is doubled; there is one, or it would not be quoted."""
+    """Whether a field stands in quotes and holds quotes, all of them doubled."""
     inner = field[1:-1]
     return len(field) > 3 and field[0] == field[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
 

@@ -1,4 +1,4 @@
-"""Making the next item while the present one is in use."""
+"""A map that makes the next item while the present one is in use."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +9,7 @@ Made = TypeVar("Made")
 
 
 def prefetch(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
-    """``map(make, items)``, one item ahead, on a thread of its own.
+    """Map a function over items, one item ahead of the consumer, in a thread.
 
     Args:
         items: taken one after the other, one more than were yielded.

@@ -1,4 +1,4 @@
-"""Task definitions in MT-DNN's YAML schema: what a row is, how it is scored, which loss it takes."""
+"""Task definitions in MT-DNN's YAML schema: the form of a row, the metrics, the loss."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ class DataFormat(StrEnum):
 
 
 class TaskType(StrEnum):
-    """Classes or a number."""
+    """Kind of prediction: a class or a number."""
 
     Classification = "Classification"
     Regression = "Regression"
@@ -110,14 +110,14 @@ class TaskDef:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """(K,) what the outputs are called: the labels of the canonical file, or ``score``."""
+        """(K,) names of the outputs: the labels of the canonical file, or ``score``."""
         if self.task_type is TaskType.Regression:
             return ("score",)
         return self.labels or tuple(map(str, range(self.n_class)))
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of what decides how a row becomes numbers: format, type, labels, number of classes."""
+        """Hex SHA-256 of the form of a row: format, type, labels, number of classes."""
         parts = [self.data_format, self.task_type, self.n_class, self.labels]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -132,10 +132,10 @@ def split_dataset_name(name: str) -> str:
 
 
 class TaskDefs(dict[str, TaskDef]):
-    """Task name -> definition, in file order; a task that this project cannot run is told of when it is asked for.
+    """Task name -> definition, in file order; a task that this project cannot run is refused at its look-up.
 
     Attributes:
-        refused: name -> what is wrong with it, of the file's other tasks.
+        refused: name -> the refusal of each other task of the file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -165,7 +165,7 @@ def load_task_defs(path: str | Path) -> TaskDefs:
         path: YAML in MT-DNN's schema, one mapping per task.
 
     Raises:
-        SettingError: no task is left that can be run; what is wrong with the first.
+        SettingError: no task of it can be run; the refusal of the first.
         OSError: the file cannot be read.
     """
     content = read_yaml(path, texts=_TEXTS)
@@ -183,16 +183,16 @@ def load_task_defs(path: str | Path) -> TaskDefs:
 
 
 def in_this_project(path: Path) -> Path:
-    """A task definition file as a run has recorded it; where it is gone, the one in the same folder of this project."""
+    """Return a task definition file that a run recorded; if it is gone, the one in the same folder of this project."""
     here = _PROJECT.joinpath(*path.parts[-3:])  # experiments/<benchmark>/<name>_task_def.yml
     return here if not path.is_file() and here.is_file() else path
 
 
 def find_prepro(path: Path) -> Path | None:
-    """The script that makes the canonical files of a definition file: ``<name>_prepro.py`` for ``<name>_task_def.yml``.
+    """Find the script for the canonical files of a definition file: ``<name>_prepro.py`` for ``<name>_task_def.yml``.
 
     Returns:
-        It, in the same folder; None where there is none, for files of one's own.
+        The script, in the same folder; None where there is none, for files of one's own.
     """
     name, is_named, _ = path.name.rpartition("_task_def.yml")
     script = path.with_name(f"{name}_prepro.py")

@@ -8,7 +8,7 @@ from data_utils.errors import SettingError, shown
 from data_utils.task_def import TaskDef
 
 COLUMNS = ("uid", "label", "premise", "hypothesis", "-")
-"""What a column can be; ``label`` and ``-`` are passed over."""
+"""Names of columns; ``label`` and ``-`` are passed over."""
 
 _HEADINGS = {
     "uid": frozenset({"uid", "id", "index", "idx", "guid", "pairid", "#1 id", ""}),
@@ -16,7 +16,7 @@ _HEADINGS = {
     "premise": frozenset({"premise", "sentence", "sentence1", "text", "text1", "question", "question1", "#1 string"}),
     "hypothesis": frozenset({"hypothesis", "sentence2", "text2", "question2", "sentence", "#2 string"}),
 }
-"""What people write over columns; pandas writes nothing over its index."""
+"""Usual headings of columns; pandas writes nothing over its index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def parse_columns(text: str, task_def: TaskDef) -> tuple[str, ...]:
 
 
 def looks_like_header(line: str, columns: Sequence[str], task_def: TaskDef) -> bool:
-    """Say whether a first line names its columns instead of filling them.
+    """Whether a first line names its columns instead of filling them.
 
     It does where each column but ``-`` is headed by a usual name of it, or where the label is such a name and no label
     of the task. A line of one column may be a text for all that: a sentence of one word.
@@ -72,7 +72,7 @@ def looks_like_header(line: str, columns: Sequence[str], task_def: TaskDef) -> b
 def iterate_rows(
     lines: Iterable[tuple[int, str]], path: object, columns: Sequence[str], size: int
 ) -> Iterator[TextRows]:
-    """Read rows piece by piece: memory holds one piece, whatever the file's size.
+    """Read rows piece by piece: memory holds one piece.
 
     Args:
         lines: (line number, text), as `data_utils.canonical_tsv.iterate_lines` gives them.

@@ -184,7 +184,7 @@ def _key(tsv_sha256: str, task_def: TaskDef, tokenizer: TokenizerHandle, max_seq
 
 
 def _changed(cache: TokenCache, key: dict[str, Any]) -> list[str]:
-    """Return what a cache was made with that is not as ``key`` says."""
+    """Return the entries of ``key`` in which a cache differs."""
     return [name for name in key if cache.manifest.get(name) != key[name]]
 
 
@@ -201,7 +201,7 @@ def _stamped_files(path: Path, tsv: Path) -> Sequence[Path]:
 
 
 def _open_if_fresh(path: Path, key: dict[str, Any], report: bool = False) -> TokenCache | None:
-    """Open and verify the cache at ``path`` if it was made of what ``key`` says; None if it must be built."""
+    """Open and verify the cache at ``path`` if its entries are those of ``key``; None if it must be built."""
     if not path.exists():
         return None
     try:
@@ -235,7 +235,7 @@ def _build(cache_dir: Path, tsv: Path, task_def: TaskDef, tokenizer: TokenizerHa
 
 @contextlib.contextmanager
 def _build_lock(cache_dir: Path) -> Iterator[None]:
-    """Hold the one build of this cache, and remove what killed builds left."""
+    """Hold the lock of this cache's one build, and remove the folders of killed builds."""
     with cache_dir.with_name(f".{cache_dir.name}.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for leftover in cache_dir.parent.glob(f".{cache_dir.name}.tmp-*"):

@@ -17,7 +17,7 @@ from data_utils.names import slug
 from data_utils.prefetch import prefetch
 
 MAX_MAX_SEQ_LEN = 65_535
-"""Where segment 2 starts is stored as uint16."""
+"""The start of segment 2 is stored as uint16."""
 Texts = tuple[Sequence[str], Sequence[str] | None]
 """(N,) first or only sentences, and (N,) second ones or None."""
 _PAD_NAMES = ("[PAD]", "<pad>")
@@ -25,7 +25,7 @@ _PAD_NAMES = ("[PAD]", "<pad>")
 
 @dataclass(frozen=True, slots=True)
 class TokenizerHandle:
-    """A `tokenizers.Tokenizer` and what the project needs to know of it. Made by `load_tokenizer` or `wrap_tokenizer`.
+    """A `tokenizers.Tokenizer` with its name, hash and padding. Made by `load_tokenizer` or `wrap_tokenizer`.
 
     `encode_batches` sets the tokenizer's truncation, so one handle is used by one thread at a time.
     """
@@ -124,7 +124,7 @@ def encode_batches(
 ) -> Iterator[Encoded]:
     """Tokenise batches of sentences or sentence pairs, special tokens included.
 
-    What is too long loses tokens from the end of its longer sentence until it fits ("longest first"); it is counted
+    A long example loses tokens from the end of its longer sentence until it fits ("longest first"); it is counted
     and never dropped. The next batch is tokenised, by the tokenizer's own threads, while the caller works on this one.
 
     Args:
@@ -176,7 +176,7 @@ def _to_arrays(encodings: list[Encoding], pair: bool, dtype: type[np.unsignedint
 
 
 def _segment_starts(types: NDArray[np.uint8], length: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Turn token types of examples end to end into where each one's 1s begin, 0 for none."""
+    """Return the position in each example where token type 1 begins, 0 for nowhere; types come end to end."""
     starts = np.cumsum(length) - length
     ones = np.add.reduceat(types, starts, dtype=np.int64)
     segment = np.where(ones > 0, length - ones, 0)

@@ -43,7 +43,7 @@ def within(low: float, high: float) -> Range:
 
 
 def one_of(*choices: object) -> Range:
-    """Some values alone, as a field of type Literal says without help."""
+    """Some values alone; a field of type Literal needs no such range."""
     return Range(lambda value: value in choices, f"one of {', '.join(map(str, choices))}")
 
 

@@ -1,4 +1,4 @@
-"""The random sources of a run, of dropout and of each method: they move on with the steps and can be set back."""
+"""The random sources of a run, of dropout and of each method; their state is saved and restored."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RandomStream:
         return drawn.bernoulli_(probability, generator=self._generator).div_(probability)
 
     def restart(self, seed: int | None = None) -> None:
-        """Go back to the start, or to that of another seed's stream."""
+        """Go back to the start of this or another seed's stream."""
         self.seed = self.seed if seed is None else seed
         self._generator.manual_seed(self.seed)
         if self._masks is not None:
@@ -61,7 +61,7 @@ class RandomStream:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back (or on) to what :meth:`state` gave."""
+        """Go to a state of :meth:`state`, an earlier or a later one."""
         self._generator.set_state(state["generator"])
         if self._masks is not None:
             self._masks.position = state["masks"]
@@ -116,7 +116,7 @@ class RandomStreams:
         }  # fmt: skip
 
     def restore(self, states: dict[str, Any]) -> None:
-        """Go back (or on) to what :meth:`state` gave; streams that it does not know start afresh."""
+        """Go to a state of :meth:`state`, an earlier or a later one; streams outside it start afresh."""
         self._set_sources(states)
         self._apart = dict(states["apart"])
         self._kept = dict(states["named"])
@@ -132,7 +132,7 @@ class RandomStreams:
         """Go on from a checkpoint.
 
         Args:
-            states: What :meth:`state` gave in each process then.
+            states: States of :meth:`state` in each process then.
             ranks: Processes now. With as many as then, all is as if nothing had happened; with another number, what is
                 a process's own starts anew, under a name with the step, so that no draw comes twice.
             step: Of the checkpoint.
@@ -149,7 +149,7 @@ class RandomStreams:
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Set all sources back at the end: what is drawn inside is forgotten."""
+        """Set all sources back at the end: draws inside leave no trace."""
         states = self.state()
         try:
             yield
@@ -158,7 +158,7 @@ class RandomStreams:
 
     @contextmanager
     def apart(self, name: str) -> Iterator[None]:
-        """Let dropout inside draw from a source of this name, so that extra passes shift no mask of plain ones."""
+        """Draw dropout from a source of this name inside: extra passes shift no mask of plain ones."""
         outside = self._sources()
         if name in self._apart:
             self._set_sources(self._apart[name])

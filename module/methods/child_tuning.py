@@ -51,7 +51,7 @@ class ChildTuning(FineTuningMethod[ChildTuningSettings]):
         self._keep_whole = any(other.name in _TRACKING for other in others)
 
     def before_fit(self, context: MethodContext) -> None:
-        """D: gather the Fisher information over one pass and choose the entries.
+        """Gather the Fisher information over one pass and choose the entries (D).
 
         Raises:
             ValueError: If no encoder layer is trained.
@@ -63,7 +63,7 @@ class ChildTuning(FineTuningMethod[ChildTuningSettings]):
         self._masks = {name: values >= bound for name, values in fisher.items()}
 
     def _fisher(self, context: MethodContext) -> dict[str, torch.Tensor]:
-        """Mean over batches of the squared gradients at the start, per parameter of the encoder layers."""
+        """Return the mean over batches of the squared initial gradients, per parameter of the encoder layers."""
         infos = [info for info in context.params if info.in_layer and info.parameter.requires_grad]
         if not infos:
             raise ValueError("Method child_tuning, variant D: no encoder layer is trained: use variant F")
@@ -87,7 +87,7 @@ class ChildTuning(FineTuningMethod[ChildTuningSettings]):
         return {name: values / count for name, values in fisher.items()}
 
     def after_backward(self, context: MethodContext) -> None:
-        """Mask the gradients; whole ones stay as ``unmasked_grad`` where sensitivities are of them."""
+        """Mask the gradients; methods that track sensitivities find whole ones as ``unmasked_grad``."""
         if self.settings.reserve == 1.0:
             return
         for info in context.params:
@@ -117,12 +117,12 @@ class ChildTuning(FineTuningMethod[ChildTuningSettings]):
         return {"masks": dict(self._masks)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Load the state of :meth:`state_dict`."""
         self._masks = dict(state["masks"])
 
 
 def _quantile(parts: Sequence[torch.Tensor], share: float) -> torch.Tensor:
-    """The value that this share of all entries of several tensors lies below."""
+    """Return the quantile of all entries of several tensors, for a share in [0, 1]."""
     values = torch.cat([part.reshape(-1) for part in parts])
     place = min(round(share * values.numel()) + 1, values.numel())
     return values.kthvalue(place).values

@@ -1,4 +1,4 @@
-"""The changes of protocol that some methods bring along, alone: the baselines of those methods.
+"""Controls: the changes of protocol that some methods bring along, without the methods.
 
 HyPe and Mixout are published with dropout off, PAC-tuning also with frozen embeddings and a learning rate of its own
 for the head. A gain over plain fine-tuning may be the change's and not the method's: ``FineTuningMethod.control`` names
@@ -24,7 +24,7 @@ class NoHiddenDropout(FineTuningMethod[NoSettings]):
     is_control = True
 
     def configure(self, rates: DropoutRates) -> DropoutRates:
-        """Switch it off."""
+        """Switch the dropout of hidden states and head off."""
         return replace(rates, hidden=0.0, head=0.0)
 
 
@@ -36,7 +36,7 @@ class NoDropout(FineTuningMethod[NoSettings]):
     is_control = True
 
     def configure(self, rates: DropoutRates) -> DropoutRates:
-        """Switch it off."""
+        """Switch all dropout off."""
         return DropoutRates(0.0, 0.0, 0.0)
 
 
@@ -56,13 +56,13 @@ class FrozenEmbeddings(FineTuningMethod[NoSettings]):
     is_control = True
 
     def setup(self, context: MethodContext) -> None:
-        """Freeze them."""
+        """Freeze the embeddings."""
         for info in context.params.select(Role.EMBEDDINGS):
             info.parameter.requires_grad_(False)
 
 
 class HeadLearningRate(FineTuningMethod[HeadLearningRateSettings]):
-    """Plain fine-tuning with a learning rate of its own for the head."""
+    """Plain fine-tuning with its own learning rate for the head."""
 
     name = "head_learning_rate"
     title = "head learning rate"

@@ -60,7 +60,7 @@ class FreeLB(FineTuningMethod[FreeLBSettings]):
         return torch.stack([self._climb(context, batch, inner) for batch in batches]).sum()
 
     def _climb(self, context: MethodContext, batch: Any, inner: Accumulate) -> torch.Tensor:
-        """All passes of a micro-batch."""
+        """Make all passes of a micro-batch."""
         settings = self.settings
         n_passes = settings.ascent_steps + (settings.passes == "K+1")
         delta = self._start(context, batch)
@@ -77,7 +77,7 @@ class FreeLB(FineTuningMethod[FreeLBSettings]):
         return mean
 
     def _start(self, context: MethodContext, batch: Any) -> torch.Tensor:
-        """The first delta, drawn before the random sources are noted, which the passes go back to."""
+        """Draw the first delta, before the state of the random sources that the passes restore."""
         settings = self.settings
         with torch.no_grad():
             embeddings = context.model.embed(batch)  # (n_tokens, E) or (B, T, E)
@@ -93,7 +93,7 @@ class FreeLB(FineTuningMethod[FreeLBSettings]):
 
 
 def _entry_size(settings: FreeLBSettings, longest: int, embeddings: torch.Tensor) -> float:
-    """Size of delta's entries in the longest example."""
+    """Return the size of delta's entries in the longest example."""
     norms = [norm for norm in (settings.step_size, settings.init_magnitude) if norm > 0.0]
     return min(norms, default=0.0) / math.sqrt(longest * embeddings.shape[-1])
 
@@ -101,7 +101,7 @@ def _entry_size(settings: FreeLBSettings, longest: int, embeddings: torch.Tensor
 def _perturbed(
     context: MethodContext, batch: Any, delta: torch.Tensor, inner: Accumulate, weight: float
 ) -> torch.Tensor:
-    """One pass with delta added to the word embeddings."""
+    """Make a pass with delta added to the word embeddings."""
 
     def add(embeddings: torch.Tensor, _batch: Any) -> torch.Tensor:
         return embeddings + delta

@@ -98,7 +98,7 @@ class HyPe(FineTuningMethod[HyPeSettings]):
             layer.register_forward_pre_hook(hook, with_kwargs=True)
 
     def _perturb(self, context: MethodContext, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states of any shape (..., D)."""
+        """Add noise to hidden states of any shape (..., D)."""
         settings, stream = self.settings, context.pass_stream(self.name)
         context.check_noise("method hype, hidden states", hidden, lambda: [settings.noise_scale])
         if settings.distribution == "normal":

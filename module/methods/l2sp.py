@@ -66,7 +66,7 @@ class L2SP(FineTuningMethod[L2SPSettings]):
             self._anchor = {info.parameter: anchor[info.name] for info in context.params if info.pretrained}
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Take the weight decay away from what is penalised.
+        """Switch weight decay off for penalised parameters.
 
         Raises:
             ValueError: If alpha is above 0 and nothing pretrained is trained.
@@ -80,7 +80,7 @@ class L2SP(FineTuningMethod[L2SPSettings]):
         return self.settings.alpha if info.pretrained else self.settings.beta
 
     def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> torch.Tensor:
-        """Add this pass's share of the penalty's gradient to that of the loss."""
+        """Add this pass's share of the penalty's gradient to the loss's gradient."""
         # Methods around this one may go through the step's batches one by one, or several times with weights.
         share = context.pass_weight * sum(batch.size for batch in batches) / context.examples
         loss = inner(batches)

@@ -51,7 +51,7 @@ class LoRA(FineTuningMethod[LoRASettings]):
             )
 
     def setup(self, context: MethodContext) -> None:
-        """Put the adapters in, and freeze what is pretrained.
+        """Insert the adapters and freeze the pretrained weights.
 
         Raises:
             ValueError: If peft finds no such layers.
@@ -76,7 +76,7 @@ class LoRA(FineTuningMethod[LoRASettings]):
 
 
 def _transformers_model(network: torch.nn.Module) -> torch.nn.Module:
-    """The pretrained model inside a network: the outermost module with a configuration."""
+    """Find the pretrained model inside a network: the outermost module with a configuration."""
     found = next((module for module in network.modules() if hasattr(module, "config")), None)
     if found is None:
         raise ValueError("Method lora needs a model of transformers inside the network, and finds none")
@@ -84,7 +84,7 @@ def _transformers_model(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def _draw(context: MethodContext, model: torch.nn.Module) -> None:
-    """A from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as the authors' code, each from a stream of its own."""
+    """Draw each A from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as the authors' code, from a stream of its own."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""The ablation of PATS: for the same weights as much noise, not where the sensitivities say."""
+"""The ablation of PATS: as much noise on the same tensors, on other entries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..pats_rule import PATSRule
 
 @dataclass(frozen=True, slots=True)
 class MatchedNoiseSettings(PATSRule):
-    """The rule that sets the amount of noise, and the entries that the noise goes to instead."""
+    """PATS's rule for the amount of noise, and the entries that get it instead."""
 
     spread: Literal["uniform", "shuffled"] = "uniform"
     """One size for all entries of a tensor, of the same expected squared norm; or PATS's sizes, each on another entry
@@ -22,7 +22,7 @@ class MatchedNoiseSettings(PATSRule):
 
 
 class MatchedNoise(FineTuningMethod[MatchedNoiseSettings]):
-    """PATS attached to the optimizer, with its noise spread otherwise."""
+    """PATS attached to the optimizer, with its noise on other entries."""
 
     name = "matched_noise"
     exclusive = frozenset({Resource.FORWARD_WEIGHTS})
@@ -50,9 +50,9 @@ class MatchedNoise(FineTuningMethod[MatchedNoiseSettings]):
         return self._attachment.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Load the state of :meth:`state_dict`."""
         self._attachment.load_state_dict(state)
 
     def metrics(self, context: MethodContext) -> dict[str, float]:
-        """Return PATS's statistics; ``noise_norm`` is the same for the noise spread otherwise."""
+        """Return PATS's statistics; ``noise_norm`` is the same on other entries."""
         return sensitivity.noise_statistics(self._attachment.observations())

@@ -49,7 +49,7 @@ class Mixout(FineTuningMethod[MixoutSettings]):
         return NoDropout().configure(rates)
 
     def setup(self, context: MethodContext) -> None:
-        """Put a mixing layer in the place of each linear one.
+        """Replace each linear layer by a mixing one.
 
         Raises:
             ValueError: If there is none.

@@ -34,7 +34,7 @@ class NEFTune(FineTuningMethod[NEFTuneSettings]):
             context.model.embedding_hooks.append(lambda embeddings, batch: self._perturb(context, embeddings, batch))
 
     def _perturb(self, context: MethodContext, embeddings: torch.Tensor, batch: Any) -> torch.Tensor:
-        """(n_tokens, E) or (B, T, E), padding unchanged."""
+        """Add noise to embeddings, (n_tokens, E) or (B, T, E), padding unchanged."""
         lengths = batch.lengths.to(embeddings.dtype)  # (B,)
         if self.settings.padded_length:
             lengths = lengths.new_full(lengths.shape, batch.max_seqlen)

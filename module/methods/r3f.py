@@ -1,4 +1,4 @@
-"""R3F and R4F (Aghajanyan et al., ICLR 2021, arXiv 2008.03156): predictions shall not move under tiny noise."""
+"""R3F and R4F (Aghajanyan et al., ICLR 2021, arXiv 2008.03156): predictions that are steady under tiny noise."""
 
 from __future__ import annotations
 

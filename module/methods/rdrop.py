@@ -1,4 +1,4 @@
-"""R-Drop (Liang et al., NeurIPS 2021, arXiv 2106.14448): two passes with different dropout shall agree."""
+"""R-Drop (Liang et al., NeurIPS 2021, arXiv 2106.14448): two passes with different dropout that agree."""
 
 from __future__ import annotations
 

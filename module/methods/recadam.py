@@ -40,7 +40,7 @@ class RecAdamSettings(Settings):
     """Standard deviation of RI's random weights, above 0. BERT's: 0.02."""
 
     def share(self, t: int) -> float:
-        """lambda(t): what the optimizer's own step is multiplied with at step t, from 1."""
+        """Return lambda(t), the factor on the optimizer's own step, at step t from 1."""
         if self.annealing == "constant":
             return self.w
         if self.annealing == "linear":
@@ -51,7 +51,7 @@ class RecAdamSettings(Settings):
 
     @property
     def pulls(self) -> bool:
-        """Whether there is a pull at all: a constant share leaves none over."""
+        """Whether there is a pull; a constant share leaves none."""
         return self.w > 0.0 and self.gamma > 0.0 and self.annealing != "constant"
 
 
@@ -102,7 +102,7 @@ class RecAdam(FineTuningMethod[RecAdamSettings]):
             self._draw(context)
 
     def _draw(self, context: MethodContext) -> None:
-        """BERT's initialisation of what is pretrained, each tensor from a stream of its own."""
+        """Draw the pretrained weights anew by BERT's initialisation, each tensor from a stream of its own."""
         for info in context.params:
             weights = info.parameter.detach()
             if not info.pretrained:
@@ -115,7 +115,7 @@ class RecAdam(FineTuningMethod[RecAdamSettings]):
                 weights.copy_(drawn * self.settings.initializer_range)
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Give the pretrained parameters groups of their own, whose weight decay is this method's to do.
+        """Give the pretrained parameters their own groups, without weight decay: this method does it.
 
         Raises:
             ValueError: If the pull would overshoot, or nothing pretrained is trained.
@@ -144,7 +144,7 @@ class RecAdam(FineTuningMethod[RecAdamSettings]):
             )
 
     def after_backward(self, context: MethodContext) -> None:
-        """Scale the step to come."""
+        """Scale the optimizer's step by lambda."""
         share = self.settings.share(context.step + 1)
         self._rates = []
         for group in _pulled(context):
@@ -170,5 +170,5 @@ class RecAdam(FineTuningMethod[RecAdamSettings]):
 
 
 def _pulled(context: MethodContext) -> list[dict[str, Any]]:
-    """The optimizer's groups of pretrained parameters."""
+    """Return the optimizer's groups of pretrained parameters."""
     return [group for group in context.optimizer.param_groups if _DECAY in group]

@@ -90,7 +90,7 @@ class SAM(FineTuningMethod[SAMSettings]):
 
 
 def _typical_step(infos: Sequence[ParamInfo], settings: SAMSettings) -> float:
-    """Typical size of e on one weight."""
+    """Return the typical size of e on one weight."""
     entries = sum(info.parameter.numel() for info in infos)
     size = float(reference_weight(infos).abs().mean()) + settings.eta if settings.adaptive else 1.0
     return settings.radius / float(entries**0.5) * size
@@ -127,6 +127,6 @@ def _stretch(infos: Sequence[ParamInfo], steps: Sequence[torch.Tensor], settings
 
 
 def _rows(parameter: torch.Tensor) -> torch.Tensor | None:
-    """Rows that a gradient holds; None: all."""
+    """Return the rows of a gradient; None: all."""
     assert parameter.grad is not None
     return parameter.grad.indices()[0] if parameter.grad.is_sparse else None

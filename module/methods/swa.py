@@ -32,5 +32,5 @@ class SWA(WeightAveraging[SWASettings]):
         return 1.0 / (count + 1)
 
     def counts(self, steps: int) -> bool:
-        """Whether it is an ``interval``-th step."""
+        """Whether a step is an ``interval``-th one."""
         return steps % self.settings.interval == 0
