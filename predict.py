@@ -77,7 +77,7 @@ def _refuse(options: argparse.Namespace, reason: str) -> None:
 
 
 def _load(options: argparse.Namespace) -> tuple[TrainedModel, Path]:
-    """The model, and the folder of its canonical files."""
+    """Load the model; returns it and the folder of its canonical files."""
     from mt_dnn.encoder.files import quiet_transformers
     from mt_dnn.trained.load import TASK_DEF, load_exported, load_run, read_run
 
@@ -119,7 +119,7 @@ def _write_predictions(options: argparse.Namespace) -> None:
 def _lines(
     file: BinaryIO, name: str, columns: Sequence[str], task_def: TaskDef, skip_header: bool
 ) -> Iterator[tuple[int, str]]:
-    """The numbered lines of a file that are rows.
+    """Return the numbered lines of a file without its header.
 
     Raises:
         SettingError: the first is a header, and nobody said so.
@@ -148,7 +148,7 @@ def _predicted(
     columns: Sequence[str],
     options: argparse.Namespace,
 ) -> Iterator[tuple[TextRows, npt.NDArray[np.float32]]]:
-    """The rows of a file with their logits, piece by piece, under a progress bar."""
+    """Yield the rows of a file with their logits, piece by piece, under a progress bar."""
     from tqdm import tqdm
 
     from data_utils.text_rows import iterate_rows

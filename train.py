@@ -20,7 +20,7 @@ KILLED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the command line says.
+    """Train one run.
 
     Args:
         arguments: Command line without the program's name; default: this process's.
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             trainer.fit()
         again = isinstance(trainer, DoneRun)
-        return status_of(partial(_tell, config, trainer.result, ranks.first, again))
+        return status_of(partial(_report_result, config, trainer.result, ranks.first, again))
     except KeyboardInterrupt:
         if rank == "0":
             print(
@@ -58,11 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return KILLED
     except Exception as error:
-        return status_of(partial(_stopped, error, rank))
+        return status_of(partial(_report_stop, error, rank))
 
 
-def _stopped(error: Exception, rank: str) -> int:
-    """Tell in one line what ended a run before its end; returns the exit status, or raises what is to be told."""
+def _report_stop(error: Exception, rank: str) -> int:
+    """Report a run's early end in one line; returns the exit status, or raises the error to print."""
     from data_utils.errors import SettingError, error_line
     from mt_dnn.interrupt import Interrupted, RankLost
     from mt_dnn.results import RunLocked
@@ -81,7 +81,7 @@ def _stopped(error: Exception, rank: str) -> int:
     raise error
 
 
-def _tell(config: RunConfig, result: RunResult, first: bool, again: bool) -> int:
+def _report_result(config: RunConfig, result: RunResult, first: bool, again: bool) -> int:
     """Print the scores and how the run ended; returns the exit status."""
     from mt_dnn.config import run_dir
     from mt_dnn.results import Status

@@ -69,11 +69,11 @@ def status_of(do: Callable[[], int | None]) -> int:
         return status
     except BrokenPipeError as error:
         if error.filename not in (None, "standard output") or not _reader_has_left():
-            return _told(error)
+            return _report(error)
         _drop_output()
         return 0
     except (SettingError, OSError, MemoryError) as error:
-        return _told(error)
+        return _report(error)
 
 
 def print_anything() -> None:
@@ -83,7 +83,7 @@ def print_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _told(error: Exception) -> int:
+def _report(error: Exception) -> int:
     print(f"error: {error_line(error)}", file=sys.stderr)
     try:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The parts of a run put together: encoder, network, method and optimizer, each from its own random stream."""
+"""The parts of a run: encoder, network, method and optimizer, each from its own random stream."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def assemble(
 
 
 def pick_device(setting: str) -> torch.device:
-    """The device of a run.
+    """Return the device of a run.
 
     Args:
         setting: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<index>``.

@@ -198,7 +198,7 @@ class RunConfig:
 
 
 def run_id(config: RunConfig) -> str:
-    """Hash of what a run computes: all settings but the seed, paths, devices and what is only watched or kept.
+    """Hash of the settings that decide a run's numbers: no seed, paths, devices, nor switches to watch or to keep.
 
     Returns:
         12 hexadecimal digits; the order in which settings were given does not matter.

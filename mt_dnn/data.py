@@ -69,7 +69,7 @@ def open_datasets(config: RunConfig) -> Datasets:
 
 
 def missing_file(config: RunConfig, dataset: str) -> str:
-    """Return what to tell of a canonical file that is not there, and where it comes from.
+    """Return the message for a missing canonical file, with the command that makes it.
 
     Raises:
         SettingError: the run's task is not defined.

@@ -17,7 +17,7 @@ class RankLost(RuntimeError):
 
 
 class StopRequest:
-    """While entered, SIGTERM, SIGUSR1 and the first SIGINT only set :attr:`asked`; a second SIGINT interrupts at once.
+    """Signal handlers of a block: SIGTERM, SIGUSR1 and the first SIGINT set :attr:`asked`, a second SIGINT interrupts.
 
     Outside the main thread, where Python takes no handlers, it stays unset.
 

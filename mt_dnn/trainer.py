@@ -116,7 +116,7 @@ class Trainer:
         self._finish(status, error)
 
     def outcome(self, status: Status, error: str | None) -> RunResult:
-        """The result as the run stands; where it broke off, the last epoch was never reached."""
+        """Return the result of the run so far; without its last epoch if that was never reached."""
         config, state = self.config, self.state
         return RunResult(
             status=status,
@@ -139,7 +139,7 @@ class Trainer:
         )
 
     def _log(self, epoch: int, norm: Tensor | None) -> None:
-        """Read the running loss from the device; the only place of a step where the host waits for it."""
+        """Log the running loss; this is the only place of a step at which the host waits for the device."""
         method, context = self.parts.method, self.parts.context
         loss = self.state.take_loss()
         record = {
@@ -157,7 +157,7 @@ class Trainer:
             raise Diverged(f"the training loss is {loss}")
 
     def _warn_of_nothing_to_learn(self) -> None:
-        """Say beforehand what makes every method score the same."""
+        """Warn beforehand of runs in which every method scores the same."""
         if learns_nothing(self.total_steps, self.config.warmup, self.config.schedule):
             log.warning(
                 "%s: its only step stands at the start of the warm-up, where the learning rate is 0: nothing is "
@@ -172,7 +172,7 @@ class Trainer:
         return self.prune is not None and best is not None and self.prune(epochs, best.choice)
 
     def _give_up(self) -> None:
-        """End here as pruned; where weights are kept at all, a checkpoint is, from which the run can go on."""
+        """End the run as pruned; if weights are kept at all, a checkpoint is, from which it can go on."""
         if self.config.save != "none":
             self.checkpoints.save()
         else:

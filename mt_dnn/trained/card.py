@@ -69,7 +69,7 @@ def _metadata(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
 
 
 def _hub_name(run: FinishedRun) -> str | None:
-    """The encoder's name on the Hub, None for a local folder, whose path is nobody's business."""
+    """The encoder's name on the Hub; None for a local folder, whose path stays private."""
     name = run.config.init_checkpoint
     if name == PACKAGED:
         return f"sentence-transformers/{name}"

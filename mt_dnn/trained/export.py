@@ -110,7 +110,7 @@ def write_parts(model: TrainedModel, classifier: Any, encoder: Path, folder: Pat
         folder: where the files go.
 
     Raises:
-        SettingError: what was written does not compute what the network does.
+        SettingError: the written model gives other logits than the network.
     """
     classifier.save_pretrained(folder, max_shard_size="1000GB")
     _write_tokenizer(model, encoder, folder)
@@ -118,7 +118,7 @@ def write_parts(model: TrainedModel, classifier: Any, encoder: Path, folder: Pat
 
 
 def sequence_classifier(model: TrainedModel, pooler_actf: str) -> Any:
-    """The transformers model for sequence classification that computes what a network does.
+    """Build the transformers model for sequence classification with the weights and logits of a network.
 
     Args:
         model: the trained network.
@@ -154,7 +154,7 @@ def sequence_classifier(model: TrainedModel, pooler_actf: str) -> Any:
 
 
 def merged(encoder: nn.Module) -> dict[str, Tensor]:
-    """Weights of a transformers model by their pretrained names, LoRA's updates added to what they update."""
+    """Return the weights of a transformers model by their pretrained names, with LoRA's updates added."""
     weights: dict[str, Tensor] = dict(encoder.state_dict())
     if any(".lora_" in name for name in weights):
         from peft.tuners.lora import LoraLayer

@@ -30,7 +30,7 @@ def predict(
         model: from ``mt_dnn.trained.load``.
         pieces: rows, piece by piece.
         batch_tokens: tokens of a batch.
-        name: where the texts come from, for messages.
+        name: source of the texts, for messages.
 
     Yields:
         Each piece with its (N, K) logits, rows in their order.
@@ -61,7 +61,7 @@ def logits_of(model: TrainedModel, encoded: Encoded, batch_tokens: int) -> npt.N
 
 
 def unlabelled(encoded: Encoded) -> TokenCache:
-    """A token cache in memory, whose labels and uids are not filled in."""
+    """Make a token cache in memory, without labels and uids."""
     n = len(encoded.offsets) - 1
     return TokenCache(
         path=Path(),
