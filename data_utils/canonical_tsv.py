@@ -81,6 +81,16 @@ def without_blank_end(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, s
         yield number, line
 
 
+def split_row(path: object, number: int, line: str, columns: Sequence[str], remedy: str) -> list[str]:
+    """Return the fields of a line; refuse it, with a remedy in the message, if there are more or fewer than columns."""
+    row = line.split("\t")
+    if len(row) != len(columns):
+        raise SettingError(
+            f"{path}: line {number}: {len(row)} columns instead of {len(columns)} ({', '.join(columns)}); {remedy}"
+        )
+    return row
+
+
 def read_canonical(path: str | Path, task_def: TaskDef) -> Rows:
     """Read a canonical file as one piece; see `iterate_canonical`."""
     return next(iterate_canonical(path, task_def, size=None))
@@ -137,16 +147,10 @@ def _is_csv_quoted(field: str) -> bool:
 
 def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: TaskDef) -> Rows | None:
     """Return the rows in these lines, or None for no line."""
-    columns = task_def.columns
     rows: list[list[str]] = []
     values: list[float] = []
     for number, line in lines:
-        row = line.split("\t")
-        if len(row) != len(columns):
-            raise SettingError(
-                f"{path}: line {number}: {len(row)} columns instead of {len(columns)} ({', '.join(columns)}); "
-                "a sentence holds no tab"
-            )
+        row = split_row(path, number, line, task_def.columns, "a sentence holds no tab")
         try:
             _check_uid(row[0])
             values.append(label_value(row[1], task_def))

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from data_utils.canonical_tsv import split_row
 from data_utils.errors import SettingError, shown
 from data_utils.task_def import TaskDef
 
@@ -89,15 +90,7 @@ def iterate_rows(
     place = {name: columns.index(name) for name in ("uid", "premise", "hypothesis") if name in columns}
     remaining, n = iter(lines), 0
     while piece := list(itertools.islice(remaining, size)):
-        rows = []
-        for number, line in piece:
-            row = line.split("\t")
-            if len(row) != len(columns):
-                raise SettingError(
-                    f"{path}: line {number}: {len(row)} columns instead of {len(columns)} ({', '.join(columns)}); "
-                    "name the columns with --columns"
-                )
-            rows.append(row)
+        rows = [split_row(path, number, line, columns, "name the columns with --columns") for number, line in piece]
         yield TextRows(
             uids=[row[place["uid"]] for row in rows] if "uid" in place else [str(n + i) for i in range(len(rows))],
             premise=[row[place["premise"]] for row in rows],

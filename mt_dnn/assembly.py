@@ -49,15 +49,6 @@ def assemble(
 ) -> Parts:
     """Build everything that a step needs, in the order of the method's hooks.
 
-    Args:
-        config: The run.
-        task_def: Its task.
-        source: Where the encoder's files are.
-        device: Where the network goes.
-        precision: Of the forward passes.
-        total_steps: Optimizer steps of the whole run.
-        ranks: Processes that divide the run.
-
     Raises:
         SettingError: the encoder cannot be loaded, or the method does not fit it or cannot be divided.
     """

@@ -28,16 +28,7 @@ _SETTINGS = (
 
 
 def model_card(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
-    """Write the card.
-
-    Args:
-        run: the run.
-        model: its trained network.
-        epoch: whose weights the folder holds, ``best`` or ``last``.
-
-    Returns:
-        Markdown with the Hub's metadata before it.
-    """
+    """Return the card of the ``best`` or ``last`` epoch of a run: Markdown with the Hub's metadata before it."""
     parts = [_metadata(run, model, epoch), _task(run, model, epoch), _scores(run), _settings(run), _loading(model)]
     return "\n".join([*parts, _limits(run, model, epoch)])
 

@@ -101,13 +101,7 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
 
 
 def write_parts(model: TrainedModel, classifier: Any, encoder: Path, folder: Path) -> None:
-    """Write weights, configuration and tokenizer, and check them.
-
-    Args:
-        model: the trained network.
-        classifier: from ``sequence_classifier``.
-        encoder: folder of the pretrained encoder, for its tokenizer.
-        folder: where the files go.
+    """Write a classifier and its tokenizer, which is in the folder of the pretrained ``encoder``, and check them.
 
     Raises:
         SettingError: the written model gives other logits than the network.
@@ -119,10 +113,6 @@ def write_parts(model: TrainedModel, classifier: Any, encoder: Path, folder: Pat
 
 def sequence_classifier(model: TrainedModel, pooler_actf: str) -> Any:
     """Build the transformers model for sequence classification with the weights and logits of a network.
-
-    Args:
-        model: the trained network.
-        pooler_actf: activation of its pooler.
 
     Raises:
         SettingError: the family's own head is another one.

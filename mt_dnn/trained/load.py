@@ -113,14 +113,7 @@ def read_run(path: Path, task_def: Path | None = None) -> FinishedRun:
 
 
 def _task_def(path: Path, config: RunConfig, identity: Identity | None, given: bool) -> TaskDef:
-    """Find the definition that a run was trained with.
-
-    Args:
-        path: the run's folder.
-        config: its configuration; ``task_def`` may be another file.
-        identity: its data, task definition and encoder.
-        given: whether that file was asked for.
-    """
+    """Find the definition that a run was trained with; ``given`` says that the user chose ``config.task_def``."""
     if not config.task_def.is_file() and (given or identity is None):
         raise SettingError(
             f"task_def: {config.task_def}, which the run was trained with, does not exist; give --task_def"
