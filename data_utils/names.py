@@ -21,7 +21,7 @@ def check_name(kind: str, value: str) -> str:
     """Return ``value`` if it can stand in a path as it is.
 
     Args:
-        kind: what is named, for the message ("task", "encoder").
+        kind: kind of the name, for the message ("task", "encoder").
         value: letters, digits and ``. _ + -``, beginning with a letter or digit, at most 100 long, without ``..``.
 
     Returns:

@@ -13,7 +13,7 @@ def prefetch(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Ma
 
     Args:
         items: taken one after the other, one more than were yielded.
-        make: called in their order, never twice at once; what it raises is raised when its item is due.
+        make: called in their order, never twice at once; its exceptions are raised when their item is due.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
         coming: Future[Made] | None = None

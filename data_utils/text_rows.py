@@ -34,7 +34,7 @@ def parse_columns(text: str, task_def: TaskDef) -> tuple[str, ...]:
     """Read names of columns such as ``uid,premise,-``.
 
     Raises:
-        SettingError: an unknown or repeated name, or sentences that are not those of the task.
+        SettingError: an unknown or repeated name, or other sentences than the task has.
     """
     columns = tuple(name.strip() for name in text.split(","))
     wanted = list(task_def.columns[2:])

@@ -7,7 +7,7 @@ A cache is a folder ``<root>/<tokenizer>/<max_seq_len>/<dataset>/`` that holds
     segment.npy    uint16 (N,)                  where token type 1 begins within the example; 0 = nowhere
     labels.npy     int64 | float32 (N,)
     uids.npy       bytes, fixed width (N,)
-    manifest.json  what it was made of, and size and SHA-256 of every file
+    manifest.json  its sources, and size and SHA-256 of every file
 
 It is written to a temporary folder and renamed, under a lock, so that it is there whole or not at all; whatever a
 killed build leaves behind bears a temporary name, and the next build of that data set removes it.
@@ -114,7 +114,7 @@ def verify_cache(path: str | Path) -> None:
     """Check every byte of a cache against its checksums.
 
     Raises:
-        SettingError: as `open_cache`, or a file whose content is not what was written; names the file.
+        SettingError: as `open_cache`, or a file whose content has changed; names the file.
     """
     path = Path(path)
     manifest = open_cache(path).manifest

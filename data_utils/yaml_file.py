@@ -14,7 +14,7 @@ from data_utils.regular_file import read_regular
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 100_000  # aliases written out: ten lines of them can stand for more than any memory holds
 
-_OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|.*:.*)")  # 0x10 and 0b1 are what they look like
+_OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|.*:.*)")  # 0x10 and 0b1 surprise nobody
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # keys that come in through << may be overridden: that is what << is for
+                continue  # keys that come in through << may be overridden: << is for that
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 continue  # the base class reports it with its place

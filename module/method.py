@@ -4,8 +4,8 @@ A method is one file in ``methods/``, where the registry finds it. Several compo
 called in the order they are named; a resource that only one method can own is exclusive.
 
 Settings must be readable without torch, whose import takes most of a second: ``train.py --help`` and a study's table
-need no more. So the files in ``methods/`` take torch and what stands on it from :mod:`module.lazy`; they have no block
-``if TYPE_CHECKING:``, which jsonargparse would run to read Settings.
+need no more. So the files in ``methods/`` take torch and the modules on top of it from :mod:`module.lazy`; they have no
+block ``if TYPE_CHECKING:``, which jsonargparse would run to read Settings.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class FineTuningMethod(Generic[S]):
             settings: Of the run's optimizer.
 
         Raises:
-            ValueError: Names the method, what is wrong and what to do.
+            ValueError: Names the method, the reason and a remedy.
         """
 
     def configure(self, rates: DropoutRates) -> DropoutRates:

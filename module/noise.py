@@ -3,7 +3,7 @@
 This text is the definition. Every backend (CPU kernel, the NumPy reference of the tests, a GPU kernel) follows it.
 
 **Generator.** Philox4x32-10 (Salmon, Moraes, Dror and Shaw, SC 2011): 128-bit counter and 64-bit key in, four 32-bit
-words out. A pure function: no state, so no order, thread count, sharding or resume can change what an entry gets.
+words out. A pure function: no state, so no order, thread count, sharding or resume can change the number of an entry.
 
 **Key.** ``(seed mod 2**32, seed // 2**32)`` of the 64-bit noise seed.
 

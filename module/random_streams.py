@@ -70,13 +70,13 @@ class RandomStream:
 class RandomStreams:
     """All sources of a run that move on while it trains.
 
-    Where processes divide the examples of a run, each has dropout and streams of its own for what is drawn in a forward
-    pass, and the streams of all others are equal in all processes.
+    Where processes divide the examples of a run, each has dropout and streams of its own for draws in a forward pass;
+    all other streams are equal in all processes.
 
     Args:
         seed: The run's seed.
         device: Of the run.
-        rank: Of this process; rank 0 draws what a run in one process draws.
+        rank: Of this process; rank 0 draws like a run in one process.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class RandomStreams:
 
         Args:
             states: States of :meth:`state` in each process then.
-            ranks: Processes now. With as many as then, all is as if nothing had happened; with another number, what is
-                a process's own starts anew, under a name with the step, so that no draw comes twice.
+            ranks: Processes now. With as many as then, all is as if nothing had happened; with another number, the
+                streams of single processes start anew, under a name with the step, so that no draw comes twice.
             step: Of the checkpoint.
         """
         if len(states) == ranks:

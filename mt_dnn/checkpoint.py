@@ -81,7 +81,7 @@ def load_last(folder: Path) -> Checkpoint | None:
     """Return the newest resume checkpoint, or None if there is none.
 
     Raises:
-        SettingError: it is damaged, or cannot be read; the line names the file and what to do.
+        SettingError: it is damaged, or cannot be read; the message names the file and a remedy.
     """
     found = _found(folder)
     if not found:

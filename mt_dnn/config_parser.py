@@ -34,7 +34,7 @@ Fine-tune a pretrained encoder on one task with one method and one seed.
 A finished run is not run again; a broken-off one goes on where its last checkpoint stands.
 Exit status: 0 done, 1 the run failed or another of its processes ended, 2 a setting or file is wrong, 75 stopped by a
 signal (start it again), 130 stopped at once by a second Ctrl-C (the last checkpoint stands)."""
-_SUB_CONFIG = "CONFIG"  # what jsonargparse calls the file of a group
+_SUB_CONFIG = "CONFIG"  # jsonargparse's name for the file of a group
 _RESERVED = frozenset({"config", "print_config", "help", *(f.name for f in dataclasses.fields(RunConfig))})
 _SETTINGS = tuple(f.name for f in dataclasses.fields(RunConfig) if f.name != "method_settings")
 

@@ -109,7 +109,7 @@ def encoder_content(folder: Path) -> dict[str, str]:
 
 
 def read_identity(directory: RunDirectory) -> Identity | None:
-    """Return the recorded identity of a run; None without a ``run.json``, or in that of an earlier version.
+    """Return the recorded identity of a run; None without a ``run.json``, or with one of an earlier version.
 
     Raises:
         SettingError: ``run.json`` is damaged.
@@ -124,7 +124,7 @@ def check_same(directory: RunDirectory, present: Identity) -> None:
     """Refuse a run directory of another identity.
 
     Raises:
-        SettingError: names what differs and says what to do.
+        SettingError: it is; names the difference and a remedy.
     """
     recorded = read_identity(directory)
     remedy = "delete that folder to run again, or choose another --output_dir"
@@ -145,7 +145,7 @@ def finished_result(config: RunConfig, pruned: bool = False) -> RunResult | None
         pruned: Whether a run that was pruned is over too.
 
     Raises:
-        SettingError: the run's data, task definition or encoder are not what they were, or a file of it is damaged.
+        SettingError: the run's data, task definition or encoder have changed, or a file of it is damaged.
     """
     directory = RunDirectory(run_dir(config))
     result = directory.read_result()

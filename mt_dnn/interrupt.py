@@ -23,7 +23,7 @@ class StopRequest:
 
     Args:
         patient: A second SIGINT does nothing: under torchrun a single Ctrl-C comes twice, from the terminal and from
-            torchrun, which kills what does not end in 30 seconds.
+            torchrun, which kills processes that do not end in 30 seconds.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

@@ -176,7 +176,7 @@ class RunDirectory:
             moved: Whether the folder may be a copy elsewhere, whose path says nothing.
 
         Raises:
-            SettingError: ``result.json`` is there but damaged, or is that of another run.
+            SettingError: ``result.json`` is damaged, or of another run.
         """
         try:
             result = RunResult.from_json(read_json(self.result_json))
@@ -270,7 +270,7 @@ class RunDirectory:
         Results of failed runs and of earlier versions name no files: nothing is checked then.
 
         Raises:
-            SettingError: its checksum is another one, or the result knows no such file; the line says what to do.
+            SettingError: its checksum is another one, or the result knows no such file; the message names a remedy.
         """
         if not result.files:
             return

@@ -31,7 +31,7 @@ class L2SP(FineTuningMethod[L2SPSettings]):
     """The mean loss plus ``alpha / 2 ||theta - theta0||^2 + beta / 2 ||head||^2``; its gradient is added as it stands.
 
     The penalty belongs to the loss: clipping, the optimizer's moments and methods that take gradients at other weights
-    (they are around this one) see it. Weight decay of what is penalised is off.
+    (they are around this one) see it. Penalised parameters have no weight decay.
     """
 
     name = "l2sp"

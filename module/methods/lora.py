@@ -37,7 +37,7 @@ class LoRA(FineTuningMethod[LoRASettings]):
     name = "lora"
     title = "LoRA"
     exclusive = frozenset({Resource.LINEAR_LAYERS})
-    rank = -50  # after noise on the pretrained weights, before methods that look for what is trained
+    rank = -50  # after noise on the pretrained weights, before methods that look for trained parameters
 
     def check_run(self, settings: OptimizerSettings) -> None:
         """Look for peft.
@@ -66,7 +66,7 @@ class LoRA(FineTuningMethod[LoRASettings]):
             target_modules="all-linear" if settings.layers == "all" else _QUERY_VALUE,
             lora_dropout=0.0,
         )
-        with torch.random.fork_rng(devices=[]):  # what peft draws is drawn again below
+        with torch.random.fork_rng(devices=[]):  # peft's draws are replaced below
             try:
                 inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
             except ValueError as error:

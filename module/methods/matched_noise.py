@@ -37,7 +37,7 @@ class MatchedNoise(FineTuningMethod[MatchedNoiseSettings]):
         self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings, made: torch.optim.Optimizer | None = None
     ) -> torch.optim.Optimizer:
         """Build the optimizer, or take another method's, and attach the noise."""
-        from .parts.noise_spread import SpreadNoise  # a subclass of what needs torch
+        from .parts.noise_spread import SpreadNoise  # its base class needs torch
 
         named = [pair for group in groups for pair in group["params"]]
         optimizer = made or plain_optimizer(groups, settings)

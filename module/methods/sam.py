@@ -53,7 +53,7 @@ class SAMSettings(Settings):
 class SAM(FineTuningMethod[SAMSettings]):
     r"""The gradient at ``w + e`` moves ``w``, with the norm over all trained parameters together.
 
-    SAM: ``e = rho g / |g|``. ASAM: ``e = rho T^2 g / |T g|`` with ``T = |w| + eta`` for what its module calls
+    SAM: ``e = rho g / |g|``. ASAM: ``e = rho T^2 g / |T g|`` with ``T = |w| + eta`` for parameters named
     ``weight`` (layer norms' too, as the authors' code) and 1 for biases.
 
     Both passes see all micro-batches of the step; the weights come back from copies. Where the first gradient is not

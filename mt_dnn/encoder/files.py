@@ -46,14 +46,14 @@ def read_config(source: EncoderSource) -> Any:
     """The transformers configuration of an encoder.
 
     Raises:
-        SettingError: when it cannot be read or is not that of a bidirectional encoder.
+        SettingError: when it cannot be read or is of no bidirectional encoder.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     path = source.folder / "config.json"
     try:
-        kind = read_json(path).get("model_type")  # transformers trips over what is no mapping, and over any depth
+        kind = read_json(path).get("model_type")  # transformers fails on other JSON values, and on any depth
         if isinstance(kind, str) and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             raise SettingError(f"{source.name} is of type {shown(kind)}, not a bidirectional encoder")
         with quiet_transformers():
