@@ -17,7 +17,7 @@ class RankLost(RuntimeError):
 
 
 class StopRequest:
-    """Signal handlers of a block: SIGTERM, SIGUSR1 and the first SIGINT set :attr:`asked`, a second SIGINT interrupts.
+    """Signal handlers of a block: SIGTERM, SIGUSR1 and SIGINT set :attr:`asked`; a SIGINT after that interrupts at once.
 
     Outside the main thread, where Python takes no handlers, it stays unset.
 

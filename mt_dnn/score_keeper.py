@@ -113,11 +113,10 @@ class ScoreKeeper:
         where, logits, metrics = (parts.streams.device, parts.model.precision), {}, {}
         for name, cache in data.evaluated.items():
             found = all_logits(parts.network, cache, self.batches[name], task_def.n_class, *where, ranks=self.ranks)
+            if not np.isfinite(found).all():
+                raise Diverged(f"a logit of {name} after epoch {epoch} is NaN or infinite")
             logits[name] = torch.from_numpy(found)
             metrics[name] = compute_metrics(task_def, found, np.asarray(cache.labels))
-        for name, values in logits.items():
-            if not values.isfinite().all():
-                raise Diverged(f"a logit of {name} after epoch {epoch} is NaN or infinite")
         score = float(np.mean([metrics[name][task_def.primary_metric] for name in data.dev]))
         held_out = next((metrics[name][task_def.primary_metric] for name in data.held_out), None)
         return EpochScore(epoch, score, metrics, held_out), logits
