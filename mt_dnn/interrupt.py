@@ -17,7 +17,7 @@ class RankLost(RuntimeError):
 
 
 class StopRequest:
-    """Signal handlers of a block: SIGTERM, SIGUSR1 and SIGINT set :attr:`asked`; a SIGINT after that interrupts at once.
+    """Signal handlers of a block: SIGTERM, SIGUSR1 and SIGINT set :attr:`asked`; a SIGINT after that interrupts.
 
     Outside the main thread, where Python takes no handlers, it stays unset.
 
