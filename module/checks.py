@@ -56,7 +56,7 @@ WholeNumber = Annotated[int, at_least(0, "a whole number")]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class CheckedSettings:
     """Settings whose types state their ranges, checked when an instance is made.
 
     Raises:

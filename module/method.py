@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, get_args
 
-from .checks import Settings
+from .checks import CheckedSettings
 from .context import Accumulate, DropoutRates, MethodContext
 from .lazy import bert_optim, torch
 
@@ -39,7 +39,7 @@ class Resource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class OptimizerSettings(Settings):
+class OptimizerSettings(CheckedSettings):
     """The settings of a run's optimizer; the methods decide which optimizer it is."""
 
     optimizer: Literal["adamax", "adamw"] = "adamax"

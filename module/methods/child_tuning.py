@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import NonNegative, Range, Settings
+from ..checks import CheckedSettings, NonNegative, Range
 from ..context import MethodContext
 from ..lazy import guard, torch
 from ..method import AnyMethod, FineTuningMethod
@@ -17,7 +17,7 @@ _TRACKING = ("pats", "matched_noise", "sage")  # methods whose sensitivities are
 
 
 @dataclass(frozen=True, slots=True)
-class ChildTuningSettings(Settings):
+class ChildTuningSettings(CheckedSettings):
     """Settings of Child-Tuning."""
 
     variant: Literal["F", "D"] = "D"

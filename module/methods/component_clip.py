@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ..checks import Range, Settings
+from ..checks import CheckedSettings, Range
 from ..clipping import gradient_values
 from ..context import MethodContext
 from ..lazy import torch
@@ -13,7 +13,7 @@ from ..method import FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class ComponentClipSettings(Settings):
+class ComponentClipSettings(CheckedSettings):
     """Settings of component-wise clipping."""
 
     max_norm: Annotated[float, Range(lambda value: value > 0.0, "a number above 0")] = 1.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..checks import Positive, Settings
+from ..checks import CheckedSettings, Positive
 from ..context import DropoutRates, MethodContext
 from ..method import FineTuningMethod, NoSettings
 from ..param_index import Role, split_groups
@@ -41,7 +41,7 @@ class NoDropout(FineTuningMethod[NoSettings]):
 
 
 @dataclass(frozen=True, slots=True)
-class HeadLearningRateSettings(Settings):
+class HeadLearningRateSettings(CheckedSettings):
     """Settings of the learning rate of the head."""
 
     learning_rate: Positive = 1e-2

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import Settings, ShareBelow1, WholeNumber
+from ..checks import CheckedSettings, ShareBelow1, WholeNumber
 from .parts.averaging import WeightAveraging
 
 
 @dataclass(frozen=True, slots=True)
-class EMASettings(Settings):
+class EMASettings(CheckedSettings):
     """Settings of the moving average."""
 
     decay: ShareBelow1 = 0.995

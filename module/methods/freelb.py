@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import NonNegative, Range, Settings, at_least
+from ..checks import CheckedSettings, NonNegative, Range, at_least
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, Resource
@@ -16,7 +16,7 @@ _BOUND = Range(lambda value: 0.0 < value < math.inf, "a number above 0, or null,
 
 
 @dataclass(frozen=True, slots=True)
-class FreeLBSettings(Settings):
+class FreeLBSettings(CheckedSettings):
     """Settings of FreeLB. Distances are 2-norms over all tokens of an example, in the units of the word embeddings."""
 
     ascent_steps: Annotated[int, at_least(1, "an integer")] = 2

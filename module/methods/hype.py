@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ..checks import NonNegative, Settings, WholeNumber, check_ranges
+from ..checks import CheckedSettings, NonNegative, WholeNumber, check_ranges
 from ..context import DropoutRates, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class HyPeSettings(Settings):
+class HyPeSettings(CheckedSettings):
     """Settings of HyPe."""
 
     noise_scale: NonNegative = 1e-5

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..checks import NonNegative, Settings
+from ..checks import CheckedSettings, NonNegative
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod
@@ -14,7 +14,7 @@ from ..param_index import ParamInfo, split_groups
 
 
 @dataclass(frozen=True, slots=True)
-class L2SPSettings(Settings):
+class L2SPSettings(CheckedSettings):
     """Settings of L2-SP."""
 
     alpha: NonNegative = 0.01

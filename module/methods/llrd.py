@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import Settings, ShareAbove0
+from ..checks import CheckedSettings, ShareAbove0
 from ..context import MethodContext
 from ..method import FineTuningMethod
 from ..param_index import ParamIndex, ParamInfo, Role, split_groups
 
 
 @dataclass(frozen=True, slots=True)
-class LLRDSettings(Settings):
+class LLRDSettings(CheckedSettings):
     """Settings of layer-wise learning-rate decay."""
 
     decay: ShareAbove0 = 0.95

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
-from ..checks import NonNegative, Settings, at_least
+from ..checks import CheckedSettings, NonNegative, at_least
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, OptimizerSettings, Resource
@@ -17,7 +17,7 @@ _QUERY_VALUE = ["query", "value", "query_proj", "value_proj", "q_lin", "v_lin"]
 
 
 @dataclass(frozen=True, slots=True)
-class LoRASettings(Settings):
+class LoRASettings(CheckedSettings):
     """Settings of LoRA."""
 
     r: Annotated[int, at_least(1, "a whole number")] = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checks import Settings, ShareBelow1
+from ..checks import CheckedSettings, ShareBelow1
 from ..context import DropoutRates, MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, Resource
@@ -14,7 +14,7 @@ from .controls import NoDropout
 
 
 @dataclass(frozen=True, slots=True)
-class MixoutSettings(Settings):
+class MixoutSettings(CheckedSettings):
     """Settings of Mixout."""
 
     probability: ShareBelow1 = 0.9

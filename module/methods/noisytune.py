@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import NonNegative, Settings
+from ..checks import CheckedSettings, NonNegative
 from ..context import MethodContext
 from ..method import FineTuningMethod
 from ..uniform_noise import add_uniform_noise
 
 
 @dataclass(frozen=True, slots=True)
-class NoisyTuneSettings(Settings):
+class NoisyTuneSettings(CheckedSettings):
     """Settings of NoisyTune."""
 
     noise_scale: NonNegative = 0.15

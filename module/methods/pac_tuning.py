@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import Positive, Settings, Share, at_least
+from ..checks import CheckedSettings, Positive, Share, at_least
 from ..context import Accumulate, DropoutRates, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod, Resource
@@ -24,7 +24,7 @@ _CLIP = 2.0  # of the standard noise, as in the authors' code
 
 
 @dataclass(frozen=True, slots=True)
-class PACTuningSettings(Settings):
+class PACTuningSettings(CheckedSettings):
     """Settings of PAC-tuning."""
 
     gamma: Positive = 10.0

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..checks import NonNegative, Settings, check_ranges
+from ..checks import CheckedSettings, NonNegative, check_ranges
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod, Resource
@@ -21,7 +21,7 @@ _ROLES = tuple(str(role) for role in Role)
 
 
 @dataclass(frozen=True, slots=True)
-class PGDSettings(Settings):
+class PGDSettings(CheckedSettings):
     """Settings of perturbed gradient descent."""
 
     sigma: NonNegative = 0.01

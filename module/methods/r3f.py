@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..checks import NonNegative, Settings
+from ..checks import CheckedSettings, NonNegative
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, Resource
@@ -14,7 +14,7 @@ from ..seeds import stream_seed
 
 
 @dataclass(frozen=True, slots=True)
-class R3FSettings(Settings):
+class R3FSettings(CheckedSettings):
     """Settings of R3F and R4F."""
 
     weight: NonNegative = 1.0

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import NonNegative, Settings
+from ..checks import CheckedSettings, NonNegative
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class RDropSettings(Settings):
+class RDropSettings(CheckedSettings):
     """Settings of R-Drop."""
 
     alpha: NonNegative = 1.0

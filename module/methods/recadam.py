@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import NonNegative, Positive, Settings, Share, at_least
+from ..checks import CheckedSettings, NonNegative, Positive, Share, at_least
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod
@@ -18,7 +18,7 @@ _OFFICIAL_PRODUCT = 0.1  # learning rate x gamma of the authors' runs: 2e-5 x 50
 
 
 @dataclass(frozen=True, slots=True)
-class RecAdamSettings(Settings):
+class RecAdamSettings(CheckedSettings):
     """Settings of RecAdam."""
 
     annealing: Literal["sigmoid", "linear", "constant"] = "sigmoid"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import Settings, WholeNumber
+from ..checks import CheckedSettings, WholeNumber
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod
@@ -12,7 +12,7 @@ from ..param_index import Kind
 
 
 @dataclass(frozen=True, slots=True)
-class ReinitSettings(Settings):
+class ReinitSettings(CheckedSettings):
     """Settings of re-initialisation."""
 
     n_layers: WholeNumber = 1

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from ..checks import Settings, ShareBelow1, at_least
+from ..checks import CheckedSettings, ShareBelow1, at_least
 from ..lazy import bert_optim, torch
 from ..method import FineTuningMethod, OptimizerSettings, Resource, own_groups
 
 
 @dataclass(frozen=True, slots=True)
-class SAGESettings(Settings):
+class SAGESettings(CheckedSettings):
     """Settings of SAGE."""
 
     sensitivity_beta: ShareBelow1 = 0.75

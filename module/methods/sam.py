@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import NonNegative, Settings, check_ranges
+from ..checks import CheckedSettings, NonNegative, check_ranges
 from ..clipping import gradient_values
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
@@ -22,7 +22,7 @@ _TINY = 1e-12  # added to the gradient's norm, which may be 0
 
 
 @dataclass(frozen=True, slots=True)
-class SAMSettings(Settings):
+class SAMSettings(CheckedSettings):
     """Settings of SAM and ASAM.
 
     ``rho`` depends on ``adaptive`` and is filled in when left out.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import NonNegative, Positive, Range, Settings, Share, at_least, check_ranges
+from ..checks import CheckedSettings, NonNegative, Positive, Range, Share, at_least, check_ranges
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, Resource
@@ -24,7 +24,7 @@ _GUARD: dict[Projection, float] = {"dev_repo": 1e-4, "mt_dnn": 1e-6}
 
 
 @dataclass(frozen=True, slots=True)
-class SMARTSettings(Settings):
+class SMARTSettings(CheckedSettings):
     """Settings of SMART. Norms are those of one token's embedding.
 
     ``step_size`` depends on ``projection`` and is filled in when left out.

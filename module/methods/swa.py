@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ..checks import Settings, WholeNumber, at_least
+from ..checks import CheckedSettings, WholeNumber, at_least
 from .parts.averaging import WeightAveraging
 
 
 @dataclass(frozen=True, slots=True)
-class SWASettings(Settings):
+class SWASettings(CheckedSettings):
     """Settings of the mean of late weights."""
 
     start_step: WholeNumber = 0
