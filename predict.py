@@ -77,7 +77,7 @@ def _refuse(options: argparse.Namespace, reason: str) -> None:
 
 
 def _load(options: argparse.Namespace) -> tuple[TrainedModel, Path]:
-    """The model, and the folder of its canonical files."""
+    """Load the model; returns it and the folder of its canonical files."""
     from mt_dnn.encoder.files import quiet_transformers
     from mt_dnn.trained.load import TASK_DEF, load_exported, load_run, read_run
 
@@ -96,7 +96,7 @@ def _load(options: argparse.Namespace) -> tuple[TrainedModel, Path]:
 
 
 def _write_predictions(options: argparse.Namespace) -> None:
-    from data_utils.text_rows import canonical_columns, parse_columns
+    from data_utils.text_rows import parse_columns
 
     if options.input in (None, "-") and sys.stdin.isatty():
         raise SettingError("INPUT is missing and standard input is a terminal; name a file or pipe rows in")
@@ -104,7 +104,7 @@ def _write_predictions(options: argparse.Namespace) -> None:
         raise SettingError(f"INPUT {options.input} does not exist; name a file of rows, or - for standard input")
     model, _ = _load(options)
     task_def = model.task_def
-    columns = parse_columns(options.columns, task_def) if options.columns else canonical_columns(task_def)
+    columns = parse_columns(options.columns, task_def) if options.columns else task_def.columns
     line = _tsv_lines if options.format == "tsv" else _json_lines
     with _opened(options.input) as (file, name):
         lines = _lines(file, name, columns, task_def, options.skip_header)
@@ -119,7 +119,7 @@ def _write_predictions(options: argparse.Namespace) -> None:
 def _lines(
     file: BinaryIO, name: str, columns: Sequence[str], task_def: TaskDef, skip_header: bool
 ) -> Iterator[tuple[int, str]]:
-    """The numbered lines of a file that are rows.
+    """Return the numbered lines of a file without its header.
 
     Raises:
         SettingError: the first is a header, and nobody said so.
@@ -148,7 +148,7 @@ def _predicted(
     columns: Sequence[str],
     options: argparse.Namespace,
 ) -> Iterator[tuple[TextRows, npt.NDArray[np.float32]]]:
-    """The rows of a file with their logits, piece by piece, under a progress bar."""
+    """Yield the rows of a file with their logits, piece by piece, under a progress bar."""
     from tqdm import tqdm
 
     from data_utils.text_rows import iterate_rows
@@ -188,11 +188,10 @@ def _json_lines(task_def: TaskDef, uids: Iterable[str], logits: npt.NDArray[np.f
 
 
 def _write_submission(options: argparse.Namespace) -> None:
-    from data_utils.text_rows import canonical_columns
     from experiments.glue.submission import FILES, HEADER, official_rows, submission_lines, test_sets
 
     model, data_dir = _load(options)
-    columns = canonical_columns(model.task_def)
+    columns = model.task_def.columns
     for dataset, path in test_sets(model.task_def, data_dir).items():
         options.submission.mkdir(parents=True, exist_ok=True)
         out, n = options.submission / FILES[dataset], 0

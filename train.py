@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from data_utils.command_line import print_anything, status_of
@@ -19,7 +20,7 @@ KILLED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the command line says.
+    """Train one run.
 
     Args:
         arguments: Command line without the program's name; default: this process's.
@@ -49,20 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             trainer.fit()
         again = isinstance(trainer, DoneRun)
-        return status_of(lambda: _tell(config, trainer.result, ranks.first, again))
+        return status_of(partial(_report_result, config, trainer.result, ranks.first, again))
     except KeyboardInterrupt:
         if rank == "0":
             print(
                 "stopped at once; the same command goes on from the last checkpoint, if there is one", file=sys.stderr
             )
         return KILLED
-    except Exception as reason:
-        error = reason
-    return status_of(lambda: _stopped(error, rank))
+    except Exception as error:
+        return status_of(partial(_report_stop, error, rank))
 
 
-def _stopped(error: Exception, rank: str) -> int:
-    """Tell in one line what ended a run before its end; returns the exit status, or raises what is to be told."""
+def _report_stop(error: Exception, rank: str) -> int:
+    """Report a run's early end in one line; returns the exit status, or raises the error to print."""
     from data_utils.errors import SettingError, error_line
     from mt_dnn.interrupt import Interrupted, RankLost
     from mt_dnn.results import RunLocked
@@ -81,7 +81,7 @@ def _stopped(error: Exception, rank: str) -> int:
     raise error
 
 
-def _tell(config: RunConfig, result: RunResult, first: bool, again: bool) -> int:
+def _report_result(config: RunConfig, result: RunResult, first: bool, again: bool) -> int:
     """Print the scores and how the run ended; returns the exit status."""
     from mt_dnn.config import run_dir
     from mt_dnn.results import Status

@@ -1,4 +1,4 @@
-"""One-dimensional ``.npy`` files, written piece by piece: memory holds one piece, whatever the length."""
+"""One-dimensional ``.npy`` files, written piece by piece: memory holds one piece."""
 
 import hashlib
 import os

@@ -43,7 +43,7 @@ def temporary_sibling(path: Path) -> Path:
 
 @contextlib.contextmanager
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file for writing so that ``path`` holds the old content or the new one, whatever happens in between.
+    """Open a file for writing so that ``path`` holds the old content or the new one at any instant.
 
     The data goes to a temporary file in the same folder, is flushed to disk and renamed over ``path`` at the end of
     the block; on an error the temporary file is removed. Parent folders are not made. A symbolic link stays, the file
@@ -153,7 +153,7 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 
 
 def replace_dir(source: str | Path, target: str | Path) -> None:
-    """Rename folder ``source`` to ``target`` (same file system), in place of what is there.
+    """Rename folder ``source`` to ``target`` (same file system), which is replaced if it exists.
 
     Between the two renames ``target`` is missing for an instant; it never holds a mixture. Callers that may race
     for one target hold a lock. Processes that have files of the old folder open keep them.

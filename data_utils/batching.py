@@ -1,4 +1,4 @@
-"""Which examples a batch holds, and in which order batches come.
+"""The order of batches, and the examples of each.
 
 Orders come from (seed, name, epoch) alone, so every method sees the same batches.
 """

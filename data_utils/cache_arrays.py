@@ -1,4 +1,4 @@
-"""A canonical file tokenised into the array files of a cache, in one pass: memory holds some rows, not the data set."""
+"""A canonical file tokenised into the array files of a cache, in one pass: memory holds some rows at a time."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data_utils.array_file import ArrayWriter
 from data_utils.canonical_tsv import iterate_canonical
-from data_utils.task_def import DataFormat, TaskDef
+from data_utils.task_def import TaskDef
 from data_utils.tokenizer import Texts, TokenizerHandle, encode_batches
 
 ARRAYS = ("tokens", "offsets", "segment", "labels", "uids")
@@ -49,8 +49,7 @@ def write_arrays(
                 yield rows.premise, rows.hypothesis
 
         files["offsets"].append(np.zeros(1, dtype=np.int64))
-        pair = task_def.data_format is DataFormat.PremiseAndOneHypothesis
-        for encoded in encode_batches(tokenizer, texts(), pair=pair, max_seq_len=max_seq_len):
+        for encoded in encode_batches(tokenizer, texts(), pair=task_def.pair, max_seq_len=max_seq_len):
             files["tokens"].append(encoded.tokens)
             files["offsets"].append(n_tokens + encoded.offsets[1:])
             files["segment"].append(encoded.segment)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data_utils.atomic import write_bytes_atomic
 from data_utils.errors import SettingError, shown
-from data_utils.task_def import DataFormat, TaskDef, TaskType
+from data_utils.task_def import TaskDef, TaskType
 
 _BOM = b"\xef\xbb\xbf"
 _FORBIDDEN = re.compile(r"[\t\r\n]")
@@ -44,7 +44,7 @@ class Rows:
 
 
 def iterate_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, text) of a UTF-8 file, with or without BOM, LF or CRLF, whatever its last line.
+    """Yield (line number from 1, text) of a UTF-8 file, with or without BOM, LF or CRLF.
 
     Raises:
         SettingError: a line is not UTF-8; names file and line.
@@ -56,7 +56,7 @@ def iterate_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def decode_lines(file: BinaryIO, path: str | Path) -> Iterator[tuple[int, str]]:
-    """Do the same for an open binary file, such as standard input; ``path`` names it in messages."""
+    """Yield the numbered lines of an open binary file, such as standard input; ``path`` names it in messages."""
     for number, line in enumerate(file, start=1):
         if number == 1:
             line = line.removeprefix(_BOM)
@@ -81,17 +81,27 @@ def without_blank_end(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, s
         yield number, line
 
 
+def split_row(path: object, number: int, line: str, columns: Sequence[str], remedy: str) -> list[str]:
+    """Return the fields of a line; refuse it, with a remedy in the message, if there are more or fewer than columns."""
+    row = line.split("\t")
+    if len(row) != len(columns):
+        raise SettingError(
+            f"{path}: line {number}: {len(row)} columns instead of {len(columns)} ({', '.join(columns)}); {remedy}"
+        )
+    return row
+
+
 def read_canonical(path: str | Path, task_def: TaskDef) -> Rows:
     """Read a canonical file as one piece; see `iterate_canonical`."""
     return next(iterate_canonical(path, task_def, size=None))
 
 
 def iterate_canonical(path: str | Path, task_def: TaskDef, size: int | None) -> Iterator[Rows]:
-    """Read a canonical file piece by piece: memory holds one piece, whatever the file's size.
+    """Read a canonical file piece by piece: memory holds one piece.
 
     Args:
         path: ``<task>_<split>.tsv``.
-        task_def: says which columns there are and what a label is.
+        task_def: gives the columns and the legal labels.
         size: rows of a piece, >= 1; None for all in one piece.
 
     Yields:
@@ -130,24 +140,17 @@ def watch_quotes(path: str | Path, lines: Iterable[tuple[int, str]]) -> Iterator
 
 
 def _is_csv_quoted(field: str) -> bool:
-    """Whether a field stands in quotes and each quote inside is doubled; there is one, or it would not be quoted."""
+    """Whether a field stands in quotes and holds quotes, all of them doubled."""
     inner = field[1:-1]
     return len(field) > 3 and field[0] == field[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
 
 
 def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: TaskDef) -> Rows | None:
     """Return the rows in these lines, or None for no line."""
-    pair = task_def.data_format is DataFormat.PremiseAndOneHypothesis
-    columns = ("uid", "label", "premise", "hypothesis") if pair else ("uid", "label", "premise")
     rows: list[list[str]] = []
     values: list[float] = []
     for number, line in lines:
-        row = line.split("\t")
-        if len(row) != len(columns):
-            raise SettingError(
-                f"{path}: line {number}: {len(row)} columns instead of {len(columns)} ({', '.join(columns)}); "
-                "a sentence holds no tab"
-            )
+        row = split_row(path, number, line, task_def.columns, "a sentence holds no tab")
         try:
             _check_uid(row[0])
             values.append(label_value(row[1], task_def))
@@ -159,7 +162,7 @@ def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: Tas
         return None
     uids, _, premise, *hypothesis = (list(column) for column in zip(*rows, strict=True))
     dtype = np.float32 if task_def.task_type is TaskType.Regression else np.int64
-    return Rows(uids, np.array(values, dtype=dtype), premise, hypothesis[0] if pair else None)
+    return Rows(uids, np.array(values, dtype=dtype), premise, hypothesis[0] if task_def.pair else None)
 
 
 def write_canonical(

@@ -1,4 +1,4 @@
-"""The manner of every command: its help, no shortened options, and a mistake told in one line with exit status 2."""
+"""The command-line interface that every command shares: help, options in full, mistakes in one line and status 2."""
 
 import argparse
 import difflib
@@ -16,14 +16,14 @@ _UNKNOWN = "unrecognized arguments: "
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse's parser as every command of the project uses it.
+    """The argument parser of every command of the project.
 
     An option is written in full: argparse would take ``--seed 3`` for ``--seeds 3``, three seeds in place of the third.
 
     Args:
         prog: How the command is called.
-        text: What it does, an empty line, then what is told under the options: examples, files, exit status.
-        notes: More to tell there.
+        text: Its purpose, an empty line, then the text under the options: examples, files, exit status.
+        notes: More text there.
     """
 
     def __init__(self, prog: str, text: str, notes: str = ""):
@@ -38,12 +38,12 @@ class CommandParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Tell the mistake without the usage, which of twenty options is a screen, and exit with 2."""
+        """Print the mistake without the usage, a screen of twenty options, and exit with 2."""
         self.exit(2, f"error: {one_line(plain(message, self))}; see {self.prog} --help\n")
 
 
 def plain(message: str, parser: argparse.ArgumentParser) -> str:
-    """What argparse says of a mistake; behind an unknown option the one that was meant, if one is near."""
+    """Return argparse's message of a mistake; an unknown option is followed by the nearest known ones."""
     if not message.startswith(_UNKNOWN):
         return message
     arguments = message.removeprefix(_UNKNOWN)
@@ -57,7 +57,7 @@ def plain(message: str, parser: argparse.ArgumentParser) -> str:
 
 
 def status_of(do: Callable[[], int | None]) -> int:
-    """Do a command's work and return the exit status it gives, None being 0; 2 after a wrong setting or file.
+    """Run a command and return its exit status: its own, None being 0; 2 after a wrong setting or file.
 
     A reader of standard output that has seen enough, such as head, ends the work with 0.
     """
@@ -69,21 +69,21 @@ def status_of(do: Callable[[], int | None]) -> int:
         return status
     except BrokenPipeError as error:
         if error.filename not in (None, "standard output") or not _reader_has_left():
-            return _told(error)
+            return _report(error)
         _drop_output()
         return 0
     except (SettingError, OSError, MemoryError) as error:
-        return _told(error)
+        return _report(error)
 
 
 def print_anything() -> None:
-    """Let standard output write what its encoding (of an ASCII locale, say) does not have as escapes."""
+    """Let standard output write escapes for characters outside its encoding (of an ASCII locale, say)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _told(error: Exception) -> int:
+def _report(error: Exception) -> int:
     print(f"error: {error_line(error)}", file=sys.stderr)
     try:
         sys.stdout.flush()
@@ -93,7 +93,7 @@ def _told(error: Exception) -> int:
 
 
 def _reader_has_left() -> bool:
-    """Whether standard output is the broken pipe, and not one to another process of the program."""
+    """Whether the broken pipe is standard output and no pipe to another process of the program."""
     poll = select.poll()
     poll.register(sys.stdout, select.POLLOUT)
     return any(events & select.POLLERR for _, events in poll.poll(0))

@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend, and how messages show values and errors of the system."""
+"""The exception for mistakes that a user can mend, and the form of values and system errors in messages."""
 
 import errno
 import os
@@ -39,7 +39,7 @@ def shown(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text whose control characters and line ends, such as a path may hold, are written as escapes."""
+    """Return a text with escapes for control characters and line ends, such as a path may hold."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -52,7 +52,7 @@ def in_one_line(error: BaseException) -> str:
 
 
 def error_line(error: BaseException) -> str:
-    """Return what is printed of a mistake or of an error of the system: one line, the file named, no error number."""
+    """Return the printed line of a mistake or of a system error: it names the file and has no error number."""
     if isinstance(error, MemoryError):
         return one_line(f"not enough memory {error}".rstrip() + _REMEDIES[errno.ENOMEM])
     return one_line(_system_error(error) if isinstance(error, OSError) else str(error) or type(error).__name__)
@@ -60,7 +60,7 @@ def error_line(error: BaseException) -> str:
 
 @contextmanager
 def naming(path: str | Path, scratch: Path | None = None) -> Iterator[None]:
-    """Errors of the system in this block name a file.
+    """Name a file in the system errors of this block.
 
     Args:
         path: the file.

@@ -56,7 +56,7 @@ def _file() -> Path:
 
 
 def _stored() -> dict[str, tuple[Look, str]]:
-    """What processes have remembered; nothing where there is no such file, or a damaged one."""
+    """Return the hashes of earlier processes; empty where their file is missing or damaged."""
     try:
         content: dict[str, Any] = read_json(_file())
         return {path: (entry["look"], entry["sha256"]) for path, entry in content.items()}
@@ -65,7 +65,7 @@ def _stored() -> dict[str, tuple[Look, str]]:
 
 
 def _store(path: str) -> None:
-    """Remember a file for other processes. Of two that write at the same time one is lost, and computed again."""
+    """Store the hash of a file for other processes. Of two written at the same time one is lost, and computed again."""
     kept = {**{other: entry for other, entry in _stored().items() if other != path}, path: _known[path]}
     content = {p: {"look": seen, "sha256": digest} for p, (seen, digest) in list(kept.items())[-_MOST:]}
     if not _file().is_absolute():

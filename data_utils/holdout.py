@@ -1,4 +1,4 @@
-"""A part of a training set that is not trained on, so that choices can be made on it."""
+"""The held-out part of a training set, on which choices are made."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def held_out_rows(labels: ArrayLike, share: float, stratify: bool) -> NDArray[np
 
 
 def take(cache: TokenCache, rows: NDArray[np.int64]) -> TokenCache:
-    """A data set of some rows of another, in memory.
+    """Copy some rows of a data set to one in memory.
 
     Args:
         cache: The other data set.

@@ -1,4 +1,4 @@
-"""JSON files of the project: written whole, with a checksum; whatever is wrong with one is told in one line."""
+"""JSON files of the project: written whole, with a checksum; a damaged one is refused in one line."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:
-    """Return what :func:`write_json` writes."""
+    """Return the bytes of the file that :func:`write_json` writes."""
     return (json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=2) + "\n").encode()
 
 

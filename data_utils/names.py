@@ -10,7 +10,7 @@ from data_utils.errors import SettingError, shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _MAX_LENGTH = 100
-# Folder names that say what a folder is, not which one: the folder above them is named too.
+# Folder names of a kind, such as "best" or "checkpoint-500": the folder above them is named too.
 _GENERIC = re.compile(
     r"models?|checkpoints?|best|last|final|export|encoder|tokenizer|"
     r"(?i:checkpoint|ckpt|(global_?)?step|epoch|iter|iteration|seed|fold|run|version)[-_=.]?\d+"
@@ -21,7 +21,7 @@ def check_name(kind: str, value: str) -> str:
     """Return ``value`` if it can stand in a path as it is.
 
     Args:
-        kind: what is named, for the message ("task", "encoder").
+        kind: kind of the name, for the message ("task", "encoder").
         value: letters, digits and ``. _ + -``, beginning with a letter or digit, at most 100 long, without ``..``.
 
     Returns:

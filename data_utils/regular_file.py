@@ -1,4 +1,4 @@
-"""Files that are read as a whole; a pipe or device, which would be waited for, is none."""
+"""Regular files, read as a whole; pipes and devices, which would block, are refused."""
 
 import stat
 from pathlib import Path

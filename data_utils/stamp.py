@@ -1,8 +1,8 @@
-"""Stamps: "these files were checked in full, and this is how they looked", so that they are not read again.
+"""Stamps: records that files were checked in full, with their look then, so that they are not read again.
 
 A file's look is its inode, size, time of change and time of status change. The kernel sets the last one at every write,
-rename or ``touch`` and no program can set it back, so a file with the same look has not been written since. What a
-stamp cannot see is a medium that rots under an untouched file: whoever wants to know reads everything again.
+rename or ``touch`` and no program can set it back, so a file with the same look has not been written since. A medium
+that rots under an untouched file is not seen: only a full read finds it.
 """
 
 import json
@@ -47,7 +47,7 @@ def is_settled(seen: Look) -> bool:
 
 
 def write_stamp(stamp: Path, checked: Look | None) -> None:
-    """Note that files were checked and found right; does nothing where it cannot write, or for files just written.
+    """Record that files were checked and found right, except files just written and in read-only folders.
 
     Args:
         stamp: the stamp's file.

@@ -1,4 +1,4 @@
-"""Task definitions in MT-DNN's YAML schema: what a row is, how it is scored, which loss it takes."""
+"""Task definitions in MT-DNN's YAML schema: the form of a row, the metrics, the loss."""
 
 import hashlib
 import json
@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, did_you_mean
+from data_utils.typed_values import enum_value, probability, texts, whole_number
 from data_utils.yaml_file import read_yaml
 
 
@@ -21,7 +22,7 @@ class DataFormat(StrEnum):
 
 
 class TaskType(StrEnum):
-    """Classes or a number."""
+    """Kind of prediction: a class or a number."""
 
     Classification = "Classification"
     Regression = "Regression"
@@ -64,7 +65,6 @@ _OPTIONAL = ("labels", "split_names", "dropout_p", "loss", "kd_loss", "adv_loss"
 _MAX_CLASSES = 1_000_000
 _TEXTS = ("labels", "split_names", "metric_meta")
 _DEFAULT_SPLITS = ("train", "dev", "test")
-_Enum = TypeVar("_Enum", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,16 @@ class TaskDef:
     enable_san: bool = False
 
     @property
+    def pair(self) -> bool:
+        """Whether an example is a pair of sentences."""
+        return self.data_format is DataFormat.PremiseAndOneHypothesis
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the task's canonical file."""
+        return ("uid", "label", "premise", "hypothesis") if self.pair else ("uid", "label", "premise")
+
+    @property
     def primary_metric(self) -> Metric:
         """The metric a task is judged by: the first of MCC, F1, Pearson, Spearman, ACC that it has."""
         return next(metric for metric in Metric if metric in self.metric_meta)
@@ -100,14 +110,14 @@ class TaskDef:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """(K,) what the outputs are called: the labels of the canonical file, or ``score``."""
+        """(K,) names of the outputs: the labels of the canonical file, or ``score``."""
         if self.task_type is TaskType.Regression:
             return ("score",)
         return self.labels or tuple(map(str, range(self.n_class)))
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of what decides how a row becomes numbers: format, type, labels, number of classes."""
+        """Hex SHA-256 of the form of a row: format, type, labels, number of classes."""
         parts = [self.data_format, self.task_type, self.n_class, self.labels]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -122,10 +132,10 @@ def split_dataset_name(name: str) -> str:
 
 
 class TaskDefs(dict[str, TaskDef]):
-    """Task name -> definition, in file order; a task that this project cannot run is told of when it is asked for.
+    """Task name -> definition, in file order; a task that this project cannot run is refused at its look-up.
 
     Attributes:
-        refused: name -> what is wrong with it, of the file's other tasks.
+        refused: name -> the refusal of each other task of the file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -155,7 +165,7 @@ def load_task_defs(path: str | Path) -> TaskDefs:
         path: YAML in MT-DNN's schema, one mapping per task.
 
     Raises:
-        SettingError: no task is left that can be run; what is wrong with the first.
+        SettingError: no task of it can be run; the refusal of the first.
         OSError: the file cannot be read.
     """
     content = read_yaml(path, texts=_TEXTS)
@@ -164,7 +174,7 @@ def load_task_defs(path: str | Path) -> TaskDefs:
     found = TaskDefs(path)
     for name, settings in content.items():
         try:
-            found[name] = _task_def(str(path), name, settings)
+            found[name] = from_settings(name, settings, where=str(path))
         except SettingError as error:
             found.refused[name] = error
     if not found:
@@ -173,16 +183,16 @@ def load_task_defs(path: str | Path) -> TaskDefs:
 
 
 def in_this_project(path: Path) -> Path:
-    """A task definition file as a run has recorded it; where it is gone, the one in the same folder of this project."""
+    """Return a task definition file that a run recorded; if it is gone, the one in the same folder of this project."""
     here = _PROJECT.joinpath(*path.parts[-3:])  # experiments/<benchmark>/<name>_task_def.yml
     return here if not path.is_file() and here.is_file() else path
 
 
 def find_prepro(path: Path) -> Path | None:
-    """The script that makes the canonical files of a definition file: ``<name>_prepro.py`` for ``<name>_task_def.yml``.
+    """Find the script for the canonical files of a definition file: ``<name>_prepro.py`` for ``<name>_task_def.yml``.
 
     Returns:
-        It, in the same folder; None where there is none, for files of one's own.
+        The script, in the same folder; None where there is none, for files of one's own.
     """
     name, is_named, _ = path.name.rpartition("_task_def.yml")
     script = path.with_name(f"{name}_prepro.py")
@@ -205,17 +215,18 @@ def to_settings(task: TaskDef) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def from_settings(name: str, settings: Mapping[str, Any], where: str) -> TaskDef:
-    """Undo `to_settings`; ``where`` is what a message names.
+def from_settings(name: str, settings: Any, where: str) -> TaskDef:
+    """Check the settings of one task and make its definition of them.
+
+    Args:
+        name: of the task.
+        settings: a mapping, as under the name in a file or as `to_settings` gives it.
+        where: the file, for messages.
 
     Raises:
-        SettingError: as `load_task_defs`.
+        SettingError: an unknown key or value, or keys that contradict each other.
     """
-    return _task_def(where, name, settings)
-
-
-def _task_def(path: str, name: str, settings: Any) -> TaskDef:
-    where = f"{path}: task {name}"
+    where = f"{where}: task {name}"
     check_name("task", name)
     if "_" in name:
         raise SettingError(
@@ -230,23 +241,24 @@ def _task_def(path: str, name: str, settings: Any) -> TaskDef:
     if missing:
         raise SettingError(f"{where}: key {shown(missing[0])} is missing; required keys: {', '.join(_REQUIRED)}")
 
-    task_type = _enum(where, "task_type", settings["task_type"], TaskType)
-    labels = _texts(where, "labels", settings["labels"]) if settings.get("labels") is not None else None
+    task_type = enum_value(where, "task_type", settings["task_type"], TaskType)
+    labels = texts(where, "labels", settings["labels"]) if settings.get("labels") is not None else None
     splits = settings.get("split_names")
     task_def = TaskDef(
         name=name,
-        data_format=_enum(where, "data_format", settings["data_format"], DataFormat),
+        data_format=enum_value(where, "data_format", settings["data_format"], DataFormat),
         task_type=task_type,
-        n_class=_whole_number(where, "n_class", settings["n_class"]),
+        n_class=whole_number(where, "n_class", settings["n_class"]),
         metric_meta=tuple(
-            _enum(where, "metric_meta", text, Metric) for text in _texts(where, "metric_meta", settings["metric_meta"])
+            enum_value(where, "metric_meta", text, Metric)
+            for text in texts(where, "metric_meta", settings["metric_meta"])
         ),
         labels=labels,
-        split_names=_DEFAULT_SPLITS if splits is None else _texts(where, "split_names", splits),
-        dropout_p=_probability(where, "dropout_p", settings.get("dropout_p")),
-        loss=_optional_enum(where, "loss", settings.get("loss"), LossCriterion) or _LOSS_OF[task_type],
-        kd_loss=_optional_enum(where, "kd_loss", settings.get("kd_loss"), LossCriterion),
-        adv_loss=_optional_enum(where, "adv_loss", settings.get("adv_loss"), LossCriterion),
+        split_names=_DEFAULT_SPLITS if splits is None else texts(where, "split_names", splits),
+        dropout_p=probability(where, "dropout_p", settings.get("dropout_p")),
+        loss=_loss(where, "loss", settings) or _LOSS_OF[task_type],
+        kd_loss=_loss(where, "kd_loss", settings),
+        adv_loss=_loss(where, "adv_loss", settings),
         enable_san=settings["enable_san"],
     )
     _check_together(where, task_def)
@@ -282,42 +294,5 @@ def _check_together(where: str, task: TaskDef) -> None:
         check_name(f"{where}: split", split)
 
 
-def _enum(where: str, key: str, value: Any, kind: type[_Enum]) -> _Enum:
-    try:
-        return kind(value)
-    except ValueError:
-        raise SettingError(f"{where}: {key} is {shown(value)}; legal values: {', '.join(kind)}") from None
-
-
-def _optional_enum(where: str, key: str, value: Any, kind: type[_Enum]) -> _Enum | None:
-    return None if value is None else _enum(where, key, value, kind)
-
-
-def _texts(where: str, key: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise SettingError(f"{where}: {key} is {shown(value)}; it must be a list of at least one name")
-    texts = []
-    for entry in value:
-        if not isinstance(entry, str):
-            raise SettingError(f"{where}: {key} holds {shown(entry)}, which is no text; put it in quotes")
-        texts.append(entry)
-    for text in texts:
-        if not text or any(mark in text for mark in "\t\r\n"):
-            raise SettingError(f"{where}: {key} holds {shown(text)}; an entry is not empty and has no tab or line end")
-    if len(set(texts)) != len(texts):
-        raise SettingError(f"{where}: {key} holds an entry twice: {', '.join(texts)}")
-    return tuple(texts)
-
-
-def _whole_number(where: str, key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise SettingError(f"{where}: {key} is {shown(value)}; it must be a whole number")
-    return value
-
-
-def _probability(where: str, key: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise SettingError(f"{where}: {key} is {shown(value)}; it must be a number in [0, 1)")
-    return float(value)
+def _loss(where: str, key: str, settings: Mapping[str, Any]) -> LossCriterion | None:
+    return None if settings.get(key) is None else enum_value(where, key, settings[key], LossCriterion)

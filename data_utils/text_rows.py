@@ -4,11 +4,12 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from data_utils.canonical_tsv import split_row
 from data_utils.errors import SettingError, shown
-from data_utils.task_def import DataFormat, TaskDef
+from data_utils.task_def import TaskDef
 
 COLUMNS = ("uid", "label", "premise", "hypothesis", "-")
-"""What a column can be; ``label`` and ``-`` are passed over."""
+"""Names of columns; ``label`` and ``-`` are passed over."""
 
 _HEADINGS = {
     "uid": frozenset({"uid", "id", "index", "idx", "guid", "pairid", "#1 id", ""}),
@@ -16,7 +17,7 @@ _HEADINGS = {
     "premise": frozenset({"premise", "sentence", "sentence1", "text", "text1", "question", "question1", "#1 string"}),
     "hypothesis": frozenset({"hypothesis", "sentence2", "text2", "question2", "sentence", "#2 string"}),
 }
-"""What people write over columns; pandas writes nothing over its index."""
+"""Usual headings of columns; pandas writes nothing over its index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +30,14 @@ class TextRows:
     """None for tasks of one sentence."""
 
 
-def canonical_columns(task_def: TaskDef) -> tuple[str, ...]:
-    """Return the columns of a task's canonical file."""
-    pair = task_def.data_format is DataFormat.PremiseAndOneHypothesis
-    return ("uid", "label", "premise", "hypothesis") if pair else ("uid", "label", "premise")
-
-
 def parse_columns(text: str, task_def: TaskDef) -> tuple[str, ...]:
     """Read names of columns such as ``uid,premise,-``.
 
     Raises:
-        SettingError: an unknown or repeated name, or sentences that are not those of the task.
+        SettingError: an unknown or repeated name, or other sentences than the task has.
     """
     columns = tuple(name.strip() for name in text.split(","))
-    wanted = [name for name in canonical_columns(task_def) if name in ("premise", "hypothesis")]
+    wanted = list(task_def.columns[2:])
     for name in columns:
         if name not in COLUMNS or (name != "-" and columns.count(name) > 1):
             reason = "is given twice" if name in COLUMNS else "is unknown"
@@ -55,7 +50,7 @@ def parse_columns(text: str, task_def: TaskDef) -> tuple[str, ...]:
 
 
 def looks_like_header(line: str, columns: Sequence[str], task_def: TaskDef) -> bool:
-    """Say whether a first line names its columns instead of filling them.
+    """Whether a first line names its columns instead of filling them.
 
     It does where each column but ``-`` is headed by a usual name of it, or where the label is such a name and no label
     of the task. A line of one column may be a text for all that: a sentence of one word.
@@ -78,7 +73,7 @@ def looks_like_header(line: str, columns: Sequence[str], task_def: TaskDef) -> b
 def iterate_rows(
     lines: Iterable[tuple[int, str]], path: object, columns: Sequence[str], size: int
 ) -> Iterator[TextRows]:
-    """Read rows piece by piece: memory holds one piece, whatever the file's size.
+    """Read rows piece by piece: memory holds one piece.
 
     Args:
         lines: (line number, text), as `data_utils.canonical_tsv.iterate_lines` gives them.
@@ -95,15 +90,7 @@ def iterate_rows(
     place = {name: columns.index(name) for name in ("uid", "premise", "hypothesis") if name in columns}
     remaining, n = iter(lines), 0
     while piece := list(itertools.islice(remaining, size)):
-        rows = []
-        for number, line in piece:
-            row = line.split("\t")
-            if len(row) != len(columns):
-                raise SettingError(
-                    f"{path}: line {number}: {len(row)} columns instead of {len(columns)} ({', '.join(columns)}); "
-                    "name the columns with --columns"
-                )
-            rows.append(row)
+        rows = [split_row(path, number, line, columns, "name the columns with --columns") for number, line in piece]
         yield TextRows(
             uids=[row[place["uid"]] for row in rows] if "uid" in place else [str(n + i) for i in range(len(rows))],
             premise=[row[place["premise"]] for row in rows],

@@ -7,7 +7,7 @@ A cache is a folder ``<root>/<tokenizer>/<max_seq_len>/<dataset>/`` that holds
     segment.npy    uint16 (N,)                  where token type 1 begins within the example; 0 = nowhere
     labels.npy     int64 | float32 (N,)
     uids.npy       bytes, fixed width (N,)
-    manifest.json  what it was made of, and size and SHA-256 of every file
+    manifest.json  its sources, and size and SHA-256 of every file
 
 It is written to a temporary folder and renamed, under a lock, so that it is there whole or not at all; whatever a
 killed build leaves behind bears a temporary name, and the next build of that data set removes it.
@@ -44,17 +44,7 @@ from data_utils.names import check_name
 from data_utils.regular_file import read_regular
 from data_utils.stamp import is_stamped, look, write_stamp
 from data_utils.task_def import TaskDef
-from data_utils.tokenizer import TokenizerHandle, load_tokenizer
-
-__all__ = [
-    "TokenCache",
-    "TokenizerHandle",
-    "cache_dir_for",
-    "ensure_cache",
-    "load_tokenizer",
-    "open_cache",
-    "verify_cache",
-]
+from data_utils.tokenizer import TokenizerHandle
 
 FORMAT_VERSION = 1
 _FORMAT = "pats token cache"
@@ -124,7 +114,7 @@ def verify_cache(path: str | Path) -> None:
     """Check every byte of a cache against its checksums.
 
     Raises:
-        SettingError: as `open_cache`, or a file whose content is not what was written; names the file.
+        SettingError: as `open_cache`, or a file whose content has changed; names the file.
     """
     path = Path(path)
     manifest = open_cache(path).manifest
@@ -194,7 +184,7 @@ def _key(tsv_sha256: str, task_def: TaskDef, tokenizer: TokenizerHandle, max_seq
 
 
 def _changed(cache: TokenCache, key: dict[str, Any]) -> list[str]:
-    """Return what a cache was made with that is not as ``key`` says."""
+    """Return the entries of ``key`` in which a cache differs."""
     return [name for name in key if cache.manifest.get(name) != key[name]]
 
 
@@ -211,7 +201,7 @@ def _stamped_files(path: Path, tsv: Path) -> Sequence[Path]:
 
 
 def _open_if_fresh(path: Path, key: dict[str, Any], report: bool = False) -> TokenCache | None:
-    """Open and verify the cache at ``path`` if it was made of what ``key`` says; None if it must be built."""
+    """Open and verify the cache at ``path`` if its entries are those of ``key``; None if it must be built."""
     if not path.exists():
         return None
     try:
@@ -245,7 +235,7 @@ def _build(cache_dir: Path, tsv: Path, task_def: TaskDef, tokenizer: TokenizerHa
 
 @contextlib.contextmanager
 def _build_lock(cache_dir: Path) -> Iterator[None]:
-    """Hold the one build of this cache, and remove what killed builds left."""
+    """Hold the lock of this cache's one build, and remove the folders of killed builds."""
     with cache_dir.with_name(f".{cache_dir.name}.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for leftover in cache_dir.parent.glob(f".{cache_dir.name}.tmp-*"):

@@ -1,8 +1,7 @@
 """A fast tokenizer, and text to token arrays with it."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,9 +14,10 @@ from tokenizers import Encoding, Tokenizer
 from data_utils.errors import SettingError, error_line, in_one_line
 from data_utils.json_file import read_json
 from data_utils.names import slug
+from data_utils.prefetch import prefetch
 
 MAX_MAX_SEQ_LEN = 65_535
-"""Where segment 2 starts is stored as uint16."""
+"""The start of segment 2 is stored as uint16."""
 Texts = tuple[Sequence[str], Sequence[str] | None]
 """(N,) first or only sentences, and (N,) second ones or None."""
 _PAD_NAMES = ("[PAD]", "<pad>")
@@ -25,7 +25,7 @@ _PAD_NAMES = ("[PAD]", "<pad>")
 
 @dataclass(frozen=True, slots=True)
 class TokenizerHandle:
-    """A `tokenizers.Tokenizer` and what the project needs to know of it. Made by `load_tokenizer` or `wrap_tokenizer`.
+    """A `tokenizers.Tokenizer` with its name, hash and padding. Made by `load_tokenizer` or `wrap_tokenizer`.
 
     `encode_batches` sets the tokenizer's truncation, so one handle is used by one thread at a time.
     """
@@ -37,10 +37,6 @@ class TokenizerHandle:
     """Hex SHA-256 of the whole tokenizer without its truncation and padding settings."""
     vocab_size: int
     """Added tokens included; every token id is below it."""
-    cls_id: int
-    """First token of every example ([CLS], <s>)."""
-    sep_id: int
-    """Last token of every example ([SEP], </s>)."""
     pad_id: int
 
 
@@ -104,10 +100,9 @@ def wrap_tokenizer(tokenizer: Tokenizer, name: str, pad_token: str | None = None
     settings = tokenizer.padding
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    ends = tokenizer.encode("").ids
-    if len(ends) != 2:
+    if (added := len(tokenizer.encode("").ids)) != 2:
         raise SettingError(
-            f"tokenizer adds {len(ends)} special tokens to an empty text; an encoder's adds 2, such as [CLS] and [SEP]"
+            f"tokenizer adds {added} special tokens to an empty text; an encoder's adds 2, such as [CLS] and [SEP]"
         )
     named = settings["pad_token"] if settings else None
     pad_ids = [tokenizer.token_to_id(text) for text in (pad_token, named, *_PAD_NAMES) if text is not None]
@@ -120,8 +115,6 @@ def wrap_tokenizer(tokenizer: Tokenizer, name: str, pad_token: str | None = None
         hash=hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
         # Ids need not be dense: the largest one counts, not the number of entries.
         vocab_size=1 + max(tokenizer.get_vocab(with_added_tokens=True).values()),
-        cls_id=ends[0],
-        sep_id=ends[1],
         pad_id=pad_id,
     )
 
@@ -131,7 +124,7 @@ def encode_batches(
 ) -> Iterator[Encoded]:
     """Tokenise batches of sentences or sentence pairs, special tokens included.
 
-    What is too long loses tokens from the end of its longer sentence until it fits ("longest first"); it is counted
+    A long example loses tokens from the end of its longer sentence until it fits ("longest first"); it is counted
     and never dropped. The next batch is tokenised, by the tokenizer's own threads, while the caller works on this one.
 
     Args:
@@ -159,22 +152,10 @@ def encode_batches(
 
     handle.tokenizer.enable_truncation(max_seq_len, strategy="longest_first")
     try:
-        for encodings in _one_ahead(tokenise, batches):
+        for encodings in prefetch(batches, tokenise):
             yield _to_arrays(encodings, pair, dtype)
     finally:
         handle.tokenizer.no_truncation()
-
-
-def _one_ahead(function: Callable[[Texts], list[Encoding]], batches: Iterable[Texts]) -> Iterator[list[Encoding]]:
-    """Map a function over batches, one call ahead of the consumer, in a thread."""
-    with ThreadPoolExecutor(1) as thread:
-        ahead: Future[list[Encoding]] | None = None
-        for batch in batches:
-            current, ahead = ahead, thread.submit(function, batch)
-            if current is not None:
-                yield current.result()
-        if ahead is not None:
-            yield ahead.result()
 
 
 def _to_arrays(encodings: list[Encoding], pair: bool, dtype: type[np.unsignedinteger[Any]]) -> Encoded:
@@ -195,7 +176,7 @@ def _to_arrays(encodings: list[Encoding], pair: bool, dtype: type[np.unsignedint
 
 
 def _segment_starts(types: NDArray[np.uint8], length: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Turn token types of examples end to end into where each one's 1s begin, 0 for none."""
+    """Return the position in each example where token type 1 begins, 0 for nowhere; types come end to end."""
     starts = np.cumsum(length) - length
     ones = np.add.reduceat(types, starts, dtype=np.int64)
     segment = np.where(ones > 0, length - ones, 0)

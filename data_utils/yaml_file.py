@@ -14,11 +14,11 @@ from data_utils.regular_file import read_regular
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 100_000  # aliases written out: ten lines of them can stand for more than any memory holds
 
-_OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|.*:.*)")  # 0x10 and 0b1 are what they look like
+_OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|.*:.*)")  # 0x10 and 0b1 surprise nobody
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-4`` as a float and refuses a key given twice, and a file that expands without end.
+    """SafeLoader that reads ``1e-4`` as a float and refuses repeated keys and files that expand without end.
 
     Under the keys in ``texts`` entries of lists are texts as they were written: 01, no, 12:30 and 2001-01-01 are
     numbers, truth values and dates to YAML.
@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # keys that come in through << may be overridden: that is what << is for
+                continue  # keys that come in through << may be overridden: << is for that
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 continue  # the base class reports it with its place
@@ -58,7 +58,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
-    """A number that is none of YAML 1.1's surprises: to it 010 is 8 and 1:30 is 90."""
+    """Read a number; refuse the other bases of YAML 1.1, to which 010 is 8 and 1:30 is 90."""
     if _OTHER_BASE.fullmatch(node.value):
         raise SettingError(
             f"line {node.start_mark.line + 1}: {shown(node.value)} is another number to YAML (base 8 or 60); write it "
@@ -94,7 +94,7 @@ def yaml_value(text: str) -> Any:
     """Read a value as it would stand in a file.
 
     Raises:
-        SettingError: a number of another base, a key given twice, or what expands without end.
+        SettingError: a number of another base, a key given twice, or aliases that expand without end.
         ValueError: no value, such as a date that there is not.
         yaml.YAMLError: not YAML.
     """

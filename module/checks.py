@@ -43,7 +43,7 @@ def within(low: float, high: float) -> Range:
 
 
 def one_of(*choices: object) -> Range:
-    """Some values alone, as a field of type Literal says without help."""
+    """Some values alone; a field of type Literal needs no such range."""
     return Range(lambda value: value in choices, f"one of {', '.join(map(str, choices))}")
 
 
@@ -53,6 +53,18 @@ Share = Annotated[float, Range(lambda value: 0.0 <= value <= 1.0, "a number in [
 ShareBelow1 = Annotated[float, Range(lambda value: 0.0 <= value < 1.0, "a number in [0, 1)")]
 ShareAbove0 = Annotated[float, Range(lambda value: 0.0 < value <= 1.0, "a number in (0, 1]")]
 WholeNumber = Annotated[int, at_least(0, "a whole number")]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSettings:
+    """Settings whose types state their ranges, checked when an instance is made.
+
+    Raises:
+        ValueError: If a number is out of its range or a choice is unknown.
+    """
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def check_ranges(settings: Any) -> None:

@@ -29,7 +29,7 @@ def clip_gradients(parameters: Iterable[torch.Tensor], max_norm: float) -> torch
 
 
 def gradient_values(parameter: torch.Tensor) -> torch.Tensor | None:
-    """The numbers of a parameter's gradient as one dense tensor, to be measured or changed in place.
+    """Return the values of a parameter's gradient as one dense tensor, to be measured or changed in place.
 
     A row-sparse gradient gives the values of its rows, each row once.
     """

@@ -1,4 +1,4 @@
-"""Several methods as one, and the rule which of them may stand together."""
+"""Several methods as one, and the rule for their exclusive resources."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Composition(FineTuningMethod[NoSettings]):
         return self.around(context, inner)(batches)
 
     def around(self, context: MethodContext, inner: Accumulate) -> Accumulate:
-        """Return what accumulates the gradients of a step: the methods' hooks ``gradients`` around a plain pass."""
+        """Wrap a plain pass in the hooks ``gradients`` of the methods, to accumulate the gradients of a step."""
         for method in reversed(self.methods):
             inner = _around(method, context, inner)
         return inner
@@ -112,7 +112,7 @@ class Composition(FineTuningMethod[NoSettings]):
 
 
 def _around(method: AnyMethod, context: MethodContext, inner: Accumulate) -> Accumulate:
-    """A method's ``gradients`` as what the next one calls; the weight goes through to the plain pass."""
+    """Wrap ``inner`` in a method's hook ``gradients``; the weight goes through to the plain pass."""
     if type(method).gradients is FineTuningMethod.gradients:
         return inner
 

@@ -75,7 +75,7 @@ class Model(Protocol):
         """
 
     def training_batches(self) -> Iterable[list[Any]]:
-        """One pass over the training set in an order of its own: a list of micro-batches per optimizer step."""
+        """One pass over the training set, in an order that no epoch has: a list of micro-batches per optimizer step."""
 
 
 class Accumulate(Protocol):
@@ -112,7 +112,7 @@ class MethodContext:
     optimizer: Optimizer = field(init=False)
     """From ``before_fit`` on."""
     gradient_scale: Tensor | None = None
-    """() what losses are multiplied with before backward (fp16); None: 1."""
+    """() factor on losses before backward (fp16); None: 1."""
     step: int = 0
     """Optimizer steps done."""
     total_steps: int = 0
@@ -123,22 +123,26 @@ class MethodContext:
     """Epochs of the whole run."""
     examples: int = 0
     """Examples of the optimizer step under way, in all its micro-batches and all processes."""
-    complete: Callable[[], None] = lambda: None
-    """Adds up the gradients of all processes; nothing in one process."""
+    complete_gradients: Callable[[], None] = lambda: None
+    """Adds up the gradients of all processes, for a hook ``gradients`` that looks at them.
+
+    Each process of a data-parallel run has those of its own share until the hook is over; in one process nothing is
+    done. A pass that follows must start without gradients.
+    """
     pass_weight: float = 1.0
-    """What the methods around the hook ``gradients`` under way multiply its gradients with."""
+    """Factor on the gradients of the hook ``gradients`` under way, from the methods around it."""
     noised_pass: bool = False
     """Whether the forward pass under way is one that a method makes beside the plain one, to compare with it."""
     anchors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     checked: set[str] = field(default_factory=set)
-    """What :meth:`check_noise` has looked at."""
+    """Texts that :meth:`check_noise` has looked at."""
 
     def rng(self, name: str) -> torch.Generator:
-        """Return a fresh CPU generator of the stream (seed, name), for what is drawn once."""
+        """Return a fresh CPU generator of the stream (seed, name), for noise that is drawn once."""
         return torch.Generator().manual_seed(stream_seed(self.seed, name))
 
     def stream(self, name: str) -> RandomStream:
-        """Return the stream (seed, name) where it stands, for what is drawn in every step; resume restores it.
+        """Return the stream (seed, name) at its present position, for noise of every step; resume restores it.
 
         In a data-parallel run it is the same in all processes, and must be drawn from the same number of times: for
         noise on weights and masks of gradients, once per step.
@@ -146,16 +150,8 @@ class MethodContext:
         return self.streams[name]
 
     def pass_stream(self, name: str) -> RandomStream:
-        """Return the same for what is drawn in forward passes: each process of a data-parallel run has its own."""
+        """Return the stream for noise of forward passes: each process of a data-parallel run has its own."""
         return self.streams.per_rank(name)
-
-    def complete_gradients(self) -> None:
-        """Add up the gradients of all processes, for a hook ``gradients`` that looks at them.
-
-        Each process of a data-parallel run has those of its own share until the hook is over; in one process nothing is
-        done. A pass that follows must start without gradients.
-        """
-        self.complete()
 
     def anchor(self, kind: str) -> dict[str, Tensor]:
         """Return copies of the pretrained parameters by name, one set for all who ask.
@@ -172,8 +168,8 @@ class MethodContext:
         """Refuse noise that a tensor's number format would round away; only the first call with a text looks.
 
         Args:
-            what: Name of the noise and of what it is added to, for the message.
-            tensor: What it is added to.
+            what: Name of the noise and of its tensor, for the message.
+            tensor: The tensor that gets it.
             sizes: Gives the sizes of the noise; called when they are looked at, since that makes the host wait.
 
         Raises:

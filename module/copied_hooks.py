@@ -1,4 +1,4 @@
-"""Hooks that go with the copies and pickles of an optimizer: torch leaves all hooks out, and what hangs on them."""
+"""Hooks that go with the copies and pickles of an optimizer: torch leaves all hooks and their objects out."""
 
 from collections import OrderedDict
 from collections.abc import Iterator

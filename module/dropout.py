@@ -82,7 +82,7 @@ class StreamDropout(nn.Dropout):
 
 
 def replace_dropout(network: nn.Module, stream: DropoutStream) -> None:
-    """Let every ``nn.Dropout`` of a network draw from a stream; probabilities and modes stay."""
+    """Make every ``nn.Dropout`` of a network draw from a stream; probabilities and modes stay."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:

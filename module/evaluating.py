@@ -10,7 +10,7 @@ from .lazy import torch
 
 @contextmanager
 def evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """Let all parts of a network evaluate inside; each has its own mode afterwards: frozen parts may have evaluated."""
+    """Switch a network to evaluation inside; afterwards each module has its earlier mode."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

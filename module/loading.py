@@ -1,4 +1,4 @@
-"""What of a checkpoint an optimizer of this module takes, checked as a whole before anything of it counts."""
+"""The state dict of an optimizer, checked as a whole before any of it is loaded."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ def prepare_state_dict(
 
     Args:
         optimizer: An Adamax whose parameters count; it is not changed.
-        state_dict: What torch, this module, or a hook that translates has made.
+        state_dict: Made by torch, by this module, or by a hook that translates.
         check_group: Raises ValueError if a hyper-parameter of a group is out of range.
 
     Returns:

@@ -1,11 +1,11 @@
 """A fine-tuning method: hooks around one training run, each with the vanilla default.
 
 A method is one file in ``methods/``, where the registry finds it. Several compose (``noisytune+pats``): every hook is
-called in the order they are named, and what only one method can own is an exclusive resource.
+called in the order they are named; a resource that only one method can own is exclusive.
 
 Settings must be readable without torch, whose import takes most of a second: ``train.py --help`` and a study's table
-need no more. So the files in ``methods/`` take torch and what stands on it from :mod:`module.lazy`; they have no block
-``if TYPE_CHECKING:``, which jsonargparse would run to read Settings.
+need no more. So the files in ``methods/`` take torch and the modules on top of it from :mod:`module.lazy`; they have no
+block ``if TYPE_CHECKING:``, which jsonargparse would run to read Settings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, get_args
 
-from .checks import check_ranges
+from .checks import CheckedSettings
 from .context import Accumulate, DropoutRates, MethodContext
 from .lazy import bert_optim, torch
 
@@ -39,7 +39,7 @@ class Resource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class OptimizerSettings:
+class OptimizerSettings(CheckedSettings):
     """The settings of a run's optimizer; the methods decide which optimizer it is."""
 
     optimizer: Literal["adamax", "adamw"] = "adamax"
@@ -53,9 +53,6 @@ class OptimizerSettings:
     adamax_rule: Literal["mtdnn", "torch"] = "mtdnn"
     noise_seed: int = 0
     """Seed of the noise stream, in [0, 2**64)."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     def adamax_arguments(self) -> dict[str, Any]:
         """Keyword arguments of :class:`module.bert_optim.Adamax` and its subclasses."""
@@ -84,13 +81,13 @@ class FineTuningMethod(Generic[S]):
 
     name: ClassVar[str] = "vanilla"
     title: ClassVar[str] = "vanilla"
-    """How tables and figures write it; by default its name."""
+    """Name in tables and figures; by default ``name``."""
     Settings: ClassVar[type] = NoSettings
     exclusive: ClassVar[frozenset[Resource]] = frozenset()
     rank: ClassVar[int] = 0
     """Hooks of lower ranks come first, ``gradients`` of lower ranks around those of higher ones."""
     control: ClassVar[str] = "vanilla"
-    """What the method is to be compared with: plain fine-tuning with the same changes of protocol."""
+    """The method's baseline: plain fine-tuning with the same changes of protocol."""
     is_control: ClassVar[bool] = False
     """Whether it is such a control itself."""
     has_noised_pass: ClassVar[bool] = False
@@ -109,8 +106,8 @@ class FineTuningMethod(Generic[S]):
 
     A ``gradients`` of its own is right there if it works on any part of the step's micro-batches, none included, uses
     ``context.examples`` for the size of the step, and calls ``context.complete_gradients`` before it looks at
-    gradients. ``before_fit`` runs in every process on the whole training set, and what it leaves in ``state_dict`` is
-    taken from the first; the other hooks see gradients of the whole step.
+    gradients. ``before_fit`` runs in every process on the whole training set, and its ``state_dict`` is then taken from
+    the first; the other hooks see gradients of the whole step.
     """
 
     def __init_subclass__(cls) -> None:
@@ -137,7 +134,7 @@ class FineTuningMethod(Generic[S]):
         self.settings: S = settings
 
     def check_beside(self, others: Sequence[AnyMethod]) -> None:
-        """Refuse other methods of the run beyond what ``exclusive`` says.
+        """Refuse other methods of the run, beyond the rule of ``exclusive``.
 
         Raises:
             ValueError: Names both methods and the reason.
@@ -150,7 +147,7 @@ class FineTuningMethod(Generic[S]):
             settings: Of the run's optimizer.
 
         Raises:
-            ValueError: Names the method, what is wrong and what to do.
+            ValueError: Names the method, the reason and a remedy.
         """
 
     def configure(self, rates: DropoutRates) -> DropoutRates:
@@ -176,8 +173,8 @@ class FineTuningMethod(Generic[S]):
 
         Args:
             groups: Groups of named parameters.
-            settings: What the run asks for.
-            made: What a method before this one has built.
+            settings: Of the run's optimizer.
+            made: The optimizer that a method before this one has built.
         """
         return None
 
@@ -203,7 +200,7 @@ class FineTuningMethod(Generic[S]):
             inner: Does it, with the methods of higher rank around the plain pass.
 
         Returns:
-            () the loss to log, summed over the examples: what ``inner`` gave.
+            () the loss to log, summed over the examples, from ``inner``.
         """
         return inner(batches)
 
@@ -214,7 +211,7 @@ class FineTuningMethod(Generic[S]):
         """Act on the weights after the optimizer's step."""
 
     def check_step(self, context: MethodContext) -> None:
-        """Raise what a GPU found wrong in steps since the last call; called on logging steps only.
+        """Raise the errors that a GPU found in steps since the last call; called on logging steps only.
 
         The default asks an optimizer that has ``check_refused``.
         """
@@ -222,15 +219,15 @@ class FineTuningMethod(Generic[S]):
             check()
 
     def evaluation(self, context: MethodContext) -> AbstractContextManager[None]:
-        """Return the context in which the network is evaluated, and its weights are saved as the result."""
+        """Return the context for evaluating the network and saving its weights as the result."""
         return nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resume needs beyond network, optimizer and ``context.streams``: tensors and plain values."""
+        """Return the state for a resume beyond network, optimizer and ``context.streams``: tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave; tensors come on the CPU."""
+        """Load the state of :meth:`state_dict`; its tensors are on the CPU."""
 
     def metrics(self, context: MethodContext) -> dict[str, float]:
         """Return numbers to log; called on logging steps only."""

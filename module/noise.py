@@ -1,9 +1,9 @@
-"""The noise stream of PATS: which random number belongs to which entry of which tensor at which step.
+"""The noise stream of PATS: the random number of each entry of a tensor at each step.
 
 This text is the definition. Every backend (CPU kernel, the NumPy reference of the tests, a GPU kernel) follows it.
 
 **Generator.** Philox4x32-10 (Salmon, Moraes, Dror and Shaw, SC 2011): 128-bit counter and 64-bit key in, four 32-bit
-words out. A pure function: no state, so no order, thread count, sharding or resume can change what an entry gets.
+words out. A pure function: no state, so no order, thread count, sharding or resume can change the number of an entry.
 
 **Key.** ``(seed mod 2**32, seed // 2**32)`` of the 64-bit noise seed.
 
@@ -68,7 +68,7 @@ def check_seed(seed: int) -> int:
 
 
 def mask_threshold(probability: float) -> int:
-    """Turn a Bernoulli probability into the integer its 12 mask bits are compared with.
+    """Turn a Bernoulli probability into the threshold of the 12 mask bits.
 
     Args:
         probability: In [0, 1]; realised to the nearest multiple of 1/4096.

@@ -31,7 +31,7 @@ _BESIDE_LAYERS = re.compile(
 
 
 class Role(StrEnum):
-    """Where a parameter stands in the network."""
+    """Part of the network that a parameter belongs to."""
 
     EMBEDDINGS = "embeddings"
     ENCODER = "encoder"
@@ -40,7 +40,7 @@ class Role(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a parameter is to its module."""
+    """Function of a parameter in its module."""
 
     WEIGHT = "weight"
     BIAS = "bias"
@@ -49,12 +49,12 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ParamInfo:
-    """One parameter and what it is."""
+    """One parameter with its role and kind."""
 
     name: str
     """Name in the network, as given."""
     path: str
-    """Name that does not depend on what the encoder stands in: ``layer.<i>.<suffix>`` for encoder layers."""
+    """Name without the modules around the encoder: ``layer.<i>.<suffix>`` for encoder layers."""
     role: Role
     layer: int | None
     """Number of the encoder layer from 0; None outside the layers."""
@@ -70,17 +70,17 @@ class ParamInfo:
 
     @property
     def is_weight(self) -> bool:
-        """Whether its module calls it ``weight``: matrices, tables and the scales of layer norms."""
+        """Whether its name in its module is ``weight``: matrices, tables and the scales of layer norms."""
         return self.path.rpartition(".")[2] == "weight"
 
     @property
     def is_bias(self) -> bool:
-        """Whether the parameter is a bias, that of a layer norm included."""
+        """Whether the parameter is a bias; biases of layer norms are."""
         return _is_bias(self.path)
 
 
 class ParamIndex:
-    """Look up what the parameters of a network are.
+    """Role and kind of every parameter of a network, by name.
 
     Args:
         named_parameters: Pairs of name and parameter, as ``network.named_parameters()`` gives them. At least one must
@@ -105,7 +105,7 @@ class ParamIndex:
             self._infos[name] = _describe(name, short, base, parameter, plain)
 
     def __getitem__(self, name: str) -> ParamInfo:
-        """Return what the parameter of this name is."""
+        """Return the information about the parameter of this name."""
         return self._infos[name]
 
     def __contains__(self, name: object) -> bool:
@@ -128,7 +128,7 @@ class ParamIndex:
 
 
 def strip_wrappers(name: str) -> str:
-    """Remove what DDP, ``torch.compile``, FSDP, checkpointing and peft insert into a parameter's name."""
+    """Remove the parts of a parameter's name that come from DDP, ``torch.compile``, FSDP, checkpointing and peft."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
@@ -161,7 +161,7 @@ def weight_decay_groups(index: ParamIndex, weight_decay: float) -> list[dict[str
 def split_groups(
     groups: Iterable[dict[str, Any]], index: ParamIndex, key: Callable[[ParamInfo], K]
 ) -> list[tuple[K, dict[str, Any]]]:
-    """Divide optimizer groups of named parameters by what their parameters are.
+    """Divide optimizer groups of named parameters by a key of the parameters.
 
     Args:
         groups: As :func:`weight_decay_groups` makes them.

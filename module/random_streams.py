@@ -1,4 +1,4 @@
-"""The random sources of a run, of dropout and of each method: they move on with the steps and can be set back."""
+"""The random sources of a run, of dropout and of each method; their state is saved and restored."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RandomStream:
         return drawn.bernoulli_(probability, generator=self._generator).div_(probability)
 
     def restart(self, seed: int | None = None) -> None:
-        """Go back to the start, or to that of another seed's stream."""
+        """Go back to the start of this or another seed's stream."""
         self.seed = self.seed if seed is None else seed
         self._generator.manual_seed(self.seed)
         if self._masks is not None:
@@ -61,7 +61,7 @@ class RandomStream:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back (or on) to what :meth:`state` gave."""
+        """Go to a state of :meth:`state`, an earlier or a later one."""
         self._generator.set_state(state["generator"])
         if self._masks is not None:
             self._masks.position = state["masks"]
@@ -70,28 +70,26 @@ class RandomStream:
 class RandomStreams:
     """All sources of a run that move on while it trains.
 
-    Where processes divide the examples of a run, each has dropout and streams of its own for what is drawn in a forward
-    pass, and the streams of all others are equal in all processes.
+    Where processes divide the examples of a run, each has dropout and streams of its own for draws in a forward pass;
+    all other streams are equal in all processes.
 
     Args:
         seed: The run's seed.
         device: Of the run.
-        dropout: What dropout on the CPU draws from.
-        rank: Of this process; rank 0 draws what a run in one process draws.
+        rank: Of this process; rank 0 draws like a run in one process.
     """
 
     def __init__(
         self,
         seed: int,
         device: torch.device | None = None,
-        dropout: DropoutStream | None = None,
         rank: int = 0,
     ) -> None:
         self.seed, self.rank = seed, rank
         self.device = device or torch.device("cpu")
         self._mark = f"/rank {rank}" if rank else ""  # in the names of the process's own sources
         self._per_rank: set[str] = set()  # names of the process's own streams
-        self.dropout = dropout or DropoutStream(self._seed_of_rank("dropout"))
+        self.dropout = DropoutStream(self._seed_of_rank("dropout"))
         self._named: dict[str, RandomStream] = {}
         self._kept: dict[str, Any] = {}  # restored states of streams that nobody has asked for yet
         self._apart: dict[str, Any] = {}  # where dropout of the extra passes of a name stands
@@ -118,7 +116,7 @@ class RandomStreams:
         }  # fmt: skip
 
     def restore(self, states: dict[str, Any]) -> None:
-        """Go back (or on) to what :meth:`state` gave; streams that it does not know start afresh."""
+        """Go to a state of :meth:`state`, an earlier or a later one; streams outside it start afresh."""
         self._set_sources(states)
         self._apart = dict(states["apart"])
         self._kept = dict(states["named"])
@@ -134,9 +132,9 @@ class RandomStreams:
         """Go on from a checkpoint.
 
         Args:
-            states: What :meth:`state` gave in each process then.
-            ranks: Processes now. With as many as then, all is as if nothing had happened; with another number, what is
-                a process's own starts anew, under a name with the step, so that no draw comes twice.
+            states: States of :meth:`state` in each process then.
+            ranks: Processes now. With as many as then, all is as if nothing had happened; with another number, the
+                streams of single processes start anew, under a name with the step, so that no draw comes twice.
             step: Of the checkpoint.
         """
         if len(states) == ranks:
@@ -151,7 +149,7 @@ class RandomStreams:
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Set all sources back at the end: what is drawn inside is forgotten."""
+        """Set all sources back at the end: draws inside leave no trace."""
         states = self.state()
         try:
             yield
@@ -160,7 +158,7 @@ class RandomStreams:
 
     @contextmanager
     def apart(self, name: str) -> Iterator[None]:
-        """Let dropout inside draw from a source of this name, so that extra passes shift no mask of plain ones."""
+        """Draw dropout from a source of this name inside: extra passes shift no mask of plain ones."""
         outside = self._sources()
         if name in self._apart:
             self._set_sources(self._apart[name])

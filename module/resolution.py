@@ -22,7 +22,7 @@ def check_resolution(what: str, noise: float, tensor: torch.Tensor) -> None:
     Args:
         what: Name of the noise and its tensor, for the message.
         noise: Size of the noise, at least 0.
-        tensor: What it is added to.
+        tensor: The tensor that gets it.
 
     Raises:
         LostNoise: If the noise is above 0 and below half the spacing at the tensor's mean magnitude.

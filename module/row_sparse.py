@@ -39,7 +39,7 @@ class _Lookup(torch.autograd.Function):
 
 
 class RowSparseEmbedding(nn.Embedding):
-    """``nn.Embedding`` with row-sparse gradients; the parameter is shared with the module it takes the place of."""
+    """``nn.Embedding`` with row-sparse gradients, on the parameter of a dense one."""
 
     def __init__(self, dense: nn.Embedding) -> None:
         super().__init__(dense.num_embeddings, dense.embedding_dim, dense.padding_idx, _weight=dense.weight.data)
@@ -52,7 +52,7 @@ class RowSparseEmbedding(nn.Embedding):
 
 
 def can_be_row_sparse(embedding: nn.Module) -> bool:
-    """Whether :class:`RowSparseEmbedding` may take a module's place: a plain, trainable table on the CPU."""
+    """Whether a module can become a :class:`RowSparseEmbedding`: a plain, trainable table on the CPU."""
     return (
         type(embedding) is nn.Embedding
         and embedding.weight.device.type == "cpu"

@@ -1,4 +1,4 @@
-"""Looking at sensitivities: what PATS logs, and the histogram of its Figure 2.
+"""Statistics of sensitivities: PATS's logged metrics, and the histogram of its Figure 2.
 
 The sensitivity of an entry is the moving average of ``|theta * gradient|`` (Equation 2), in units of the loss. To see
 that of plain Adamax, run PATSAdamax with ``noise_scale=0``: the same numbers, and the sensitivities beside them.

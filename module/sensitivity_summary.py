@@ -1,4 +1,4 @@
-"""How the sensitivities of a fine-tuned encoder are distributed: histograms, and numbers for how concentrated they are.
+"""The distribution of a fine-tuned encoder's sensitivities: histograms and measures of concentration.
 
 The paper says that sensitivities are "more tightly clustered" after PATS, that fewer parameters are insensitive, and
 that it is no longer a few that dominate. It gives no number for any of the three; these are ours.
@@ -68,7 +68,7 @@ class SensitivitySummary:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SensitivitySummary:
-        """Read what ``dataclasses.asdict`` made.
+        """Make a summary from the values of ``dataclasses.asdict``.
 
         Raises:
             TypeError: A field is missing or unknown.

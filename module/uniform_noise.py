@@ -28,7 +28,7 @@ def noisytune(
         named_parameters: ``model.named_parameters()`` of a known encoder, in any wrapper.
         noise_scale: lambda, at least 0; the paper uses 0.15 on GLUE.
         seed: Of the noise, in [0, 2**63).
-        include_head: Whether what is not pretrained (task head) is perturbed too.
+        include_head: Whether parameters that are not pretrained (task head) are perturbed too.
 
     Raises:
         ValueError: If the noise scale is out of range, or the encoder is unknown.

@@ -20,7 +20,7 @@ _SHAPES = 64  # about those of one step
 
 @cache
 def keep_memory_between_steps() -> None:
-    """Let glibc keep what is freed, and oneDNN only the shapes of a step; to be called before the first multiplication.
+    """Make glibc keep freed memory and oneDNN the shapes of one step only; call this before the first multiplication.
 
     Does nothing where there is no glibc. Environment variables of these libraries that are set take precedence.
     """
@@ -37,7 +37,7 @@ def keep_memory_between_steps() -> None:
 
 
 def return_free_memory() -> None:
-    """Hand what is free back to the system: what the next run keeps may be of other sizes. Nothing without glibc."""
+    """Return free memory to the system: the next run may need other sizes. Without glibc it does nothing."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""The parts of a run put together: encoder, network, method and optimizer, each from its own random stream."""
+"""The parts of a run: encoder, network, method and optimizer, each from its own random stream."""
 
 from __future__ import annotations
 
@@ -48,15 +48,6 @@ def assemble(
     ranks: Ranks = ONE_PROCESS,
 ) -> Parts:
     """Build everything that a step needs, in the order of the method's hooks.
-
-    Args:
-        config: The run.
-        task_def: Its task.
-        source: Where the encoder's files are.
-        device: Where the network goes.
-        precision: Of the forward passes.
-        total_steps: Optimizer steps of the whole run.
-        ranks: Processes that divide the run.
 
     Raises:
         SettingError: the encoder cannot be loaded, or the method does not fit it or cannot be divided.
@@ -118,7 +109,7 @@ def assemble(
 
 
 def pick_device(setting: str) -> torch.device:
-    """The device of a run.
+    """Return the device of a run.
 
     Args:
         setting: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<index>``.

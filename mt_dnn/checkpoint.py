@@ -49,7 +49,7 @@ def save_last(folder: Path, step: int, network: nn.Module, state: Mapping[str, A
         folder: The run's ``checkpoints`` folder.
         step: Optimizer steps made so far.
         network: Its ``state_dict`` becomes ``model.safetensors``.
-        state: Tensors and plain values only: what ``torch.load(weights_only=True)`` can read.
+        state: Tensors and plain values only, for ``torch.load(weights_only=True)``.
 
     Raises:
         SettingError: the files could not be written.
@@ -78,10 +78,10 @@ def save_last(folder: Path, step: int, network: nn.Module, state: Mapping[str, A
 
 
 def load_last(folder: Path) -> Checkpoint | None:
-    """The newest resume checkpoint, or None where there is none.
+    """Return the newest resume checkpoint, or None if there is none.
 
     Raises:
-        SettingError: it is damaged, or cannot be read; the line names the file and what to do.
+        SettingError: it is damaged, or cannot be read; the message names the file and a remedy.
     """
     found = _found(folder)
     if not found:
@@ -139,7 +139,7 @@ def save_weights(folder: Path, name: str, network: nn.Module) -> str:
 
 
 def load_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    """Read what :func:`save_weights` wrote.
+    """Read the file of :func:`save_weights`.
 
     Raises:
         SettingError: the file is missing or damaged.
@@ -157,7 +157,7 @@ def weights_file(folder: Path, name: str) -> Path:
 
 
 def drop_weights(folder: Path, name: str) -> None:
-    """Remove what :func:`save_weights` wrote, if it did."""
+    """Remove the file of :func:`save_weights`, if it exists."""
     shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
 from data_utils.task_def import split_dataset_name
+from module.checks import Range
 from module.methods import METHODS, build_method, parse_method
 from mt_dnn.setting_types import described, fits, hints_of
 
@@ -138,7 +139,7 @@ class RunConfig:
         """
         for name, hint in hints_of(type(self)).items():
             value = getattr(self, name)
-            if not fits(value, hint) or (value is not None and name in _RANGES and not _RANGES[name][1](value)):
+            if not fits(value, hint) or (value is not None and name in _RANGES and not _RANGES[name].holds(value)):
                 raise SettingError(f"{name} is {shown(value)}; legal: {legal_values(name)}")
         if self.train_fraction is not None and self.train_size is not None:
             raise SettingError(
@@ -197,7 +198,7 @@ class RunConfig:
 
 
 def run_id(config: RunConfig) -> str:
-    """Hash of what a run computes: all settings but the seed, paths, devices and what is only watched or kept.
+    """Hash of the settings that decide a run's numbers: no seed, paths, devices, nor switches to watch or to keep.
 
     Returns:
         12 hexadecimal digits; the order in which settings were given does not matter.
@@ -217,52 +218,41 @@ def run_dir(config: RunConfig) -> Path:
     return config.output_dir / config.task / config.encoder / config.method / run_id(config) / f"seed={config.seed}"
 
 
-def _share(value: float) -> bool:
-    return 0.0 <= value < 1.0
-
-
-def _positive(value: float) -> bool:
-    return value > 0.0 and math.isfinite(value)
-
-
-def _not_negative(value: float) -> bool:
-    return value >= 0.0 and math.isfinite(value)
-
-
-def _from_one(value: int) -> bool:
-    return 1 <= value < 2**31
-
-
-_COUNT = ("an integer >= 1, below 2^31", _from_one)
-_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+# The same as the types of module/checks.py, in other words: these stand in messages about a run's own settings.
+_COUNT = Range(lambda value: 1 <= value < 2**31, "an integer >= 1, below 2^31")
+_SHARE = Range(lambda value: 0.0 <= value < 1.0, "a share in [0, 1)")
+_PROBABILITY = Range(_SHARE.holds, "a probability in [0, 1)")
+_NOT_NEGATIVE = Range(lambda value: 0.0 <= value < math.inf, "a number >= 0")
+_RANGES = {
     "epochs": _COUNT,
     "batch_size": _COUNT,
     "grad_accumulation_step": _COUNT,
-    "learning_rate": ("a number > 0, at most 1e30", lambda v: 0.0 < v <= 1e30),  # above it optimizers leave float32
-    "warmup": ("a share in [0, 1)", _share),
-    "adam_eps": ("a number > 0", _positive),
-    "betas": ("two numbers in [0, 1)", lambda v: all(map(_share, v))),
-    "weight_decay": ("a number >= 0", _not_negative),
-    "global_grad_clipping": ("a number >= 0 (0 = off)", _not_negative),
-    "dropout_p": ("a probability in [0, 1)", _share),
-    "bert_dropout_p": ("a probability in [0, 1)", _share),
-    "max_seq_len": ("an integer in [8, 65535]", lambda v: 8 <= v <= 65535),
-    "train_fraction": ("a share in (0, 1]", lambda v: 0.0 < v <= 1.0),
+    # Above it optimizers leave float32.
+    "learning_rate": Range(lambda value: 0.0 < value <= 1e30, "a number > 0, at most 1e30"),
+    "warmup": _SHARE,
+    "adam_eps": Range(lambda value: 0.0 < value < math.inf, "a number > 0"),
+    "betas": Range(lambda values: all(map(_SHARE.holds, values)), "two numbers in [0, 1)"),
+    "weight_decay": _NOT_NEGATIVE,
+    "global_grad_clipping": Range(_NOT_NEGATIVE.holds, "a number >= 0 (0 = off)"),
+    "dropout_p": _PROBABILITY,
+    "bert_dropout_p": _PROBABILITY,
+    "max_seq_len": Range(lambda value: 8 <= value <= 65535, "an integer in [8, 65535]"),
+    "train_fraction": Range(lambda value: 0.0 < value <= 1.0, "a share in (0, 1]"),
     "train_size": _COUNT,
-    "holdout": ("a share in (0, 1)", lambda v: 0.0 < v < 1.0),
+    "holdout": Range(lambda value: 0.0 < value < 1.0, "a share in (0, 1)"),
     "eval_batch_tokens": _COUNT,
-    "sensitivity_beta": ("a share in [0, 1)", _share),
-    "seed": ("an integer in [0, 2^63)", lambda v: 0 <= v < 2**63),
-    "checkpoint_seconds": ("a number >= 0", _not_negative),
+    "sensitivity_beta": _SHARE,
+    "seed": Range(lambda value: 0 <= value < 2**63, "an integer in [0, 2^63)"),
+    "checkpoint_seconds": _NOT_NEGATIVE,
     "log_per_updates": _COUNT,
-    "threads": (f"an integer in [1, {MAX_THREADS}]", lambda v: 1 <= v <= MAX_THREADS),
-    "device": ("auto, cpu, cuda or cuda:<index>, such as cuda:0", lambda v: bool(_DEVICE.fullmatch(v))),
+    "threads": Range(lambda value: 1 <= value <= MAX_THREADS, f"an integer in [1, {MAX_THREADS}]"),
+    "device": Range(lambda value: bool(_DEVICE.fullmatch(value)), "auto, cpu, cuda or cuda:<index>, such as cuda:0"),
 }
 
 
 def legal_values(name: str) -> str:
     """The legal values of a setting, for messages."""
-    return _RANGES[name][0] if name in _RANGES else described(hints_of(RunConfig)[name])
+    return _RANGES[name].legal if name in _RANGES else described(hints_of(RunConfig)[name])
 
 
 def check_device(setting: str) -> None:

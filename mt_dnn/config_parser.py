@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -33,13 +34,13 @@ Fine-tune a pretrained encoder on one task with one method and one seed.
 A finished run is not run again; a broken-off one goes on where its last checkpoint stands.
 Exit status: 0 done, 1 the run failed or another of its processes ended, 2 a setting or file is wrong, 75 stopped by a
 signal (start it again), 130 stopped at once by a second Ctrl-C (the last checkpoint stands)."""
-_SUB_CONFIG = "CONFIG"  # what jsonargparse calls the file of a group
+_SUB_CONFIG = "CONFIG"  # jsonargparse's name for the file of a group
 _RESERVED = frozenset({"config", "print_config", "help", *(f.name for f in dataclasses.fields(RunConfig))})
 _SETTINGS = tuple(f.name for f in dataclasses.fields(RunConfig) if f.name != "method_settings")
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the description's lines; shows defaults without the Python types, which the text of a setting tells."""
+    """Help that keeps the description's lines and shows defaults without Python types."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         return str(super()._get_help_string(action)).replace("type: %(type)s, ", "").replace("(type: %(type)s)", "")
@@ -51,7 +52,7 @@ class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionH
 
 @cache
 def build_parser(methods: tuple[str, ...] = METHODS.own) -> jsonargparse.ArgumentParser:
-    """Parser of every run setting, one group per method.
+    """Build the parser of every run setting, with a group per method.
 
     Args:
         methods: names of the methods whose settings it knows; each one more takes time at every parse.
@@ -85,7 +86,7 @@ def build_parser(methods: tuple[str, ...] = METHODS.own) -> jsonargparse.Argumen
 
 
 def config_from_arguments(arguments: Sequence[str], **defaults: Any) -> RunConfig:
-    """The configuration that a command line asks for.
+    """Make a configuration of a command line.
 
     Args:
         arguments: Command line without the program's name.
@@ -116,7 +117,7 @@ def config_from_arguments(arguments: Sequence[str], **defaults: Any) -> RunConfi
         _refuse_nested(rest)
         config = _to_config(names, build_parser(names).parse_args(rest, namespace=below))
     except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
-        raise SettingError(f"{plain(_told(error), build_parser())}; see python train.py --help") from None
+        raise SettingError(f"{plain(_message(error), build_parser())}; see python train.py --help") from None
     except OverflowError:
         raise SettingError(f"{shown(max(arguments, key=len))} is too large for a number") from None
     if known.print_config:
@@ -126,7 +127,7 @@ def config_from_arguments(arguments: Sequence[str], **defaults: Any) -> RunConfi
 
 
 def config_from_mapping(values: Mapping[str, Any]) -> RunConfig:
-    """The configuration that a mapping such as a recipe gives; what it leaves out keeps its default.
+    """Make a configuration of a mapping such as a recipe; other settings keep their defaults.
 
     Args:
         values: Setting -> value; a method's settings as a mapping under its name.
@@ -139,7 +140,7 @@ def config_from_mapping(values: Mapping[str, Any]) -> RunConfig:
 
 
 def _named(values: Mapping[str, Any], arguments: Iterable[str]) -> tuple[str, ...]:
-    """Methods that settings choose or have settings of: the others' are not read, nor the packages imported."""
+    """Return the methods that are chosen or have settings; others are not imported."""
     method = values.get("method")
     named = {*(method.split("+") if isinstance(method, str) else ()), *(key for key in values if key not in _SETTINGS)}
     named |= {argument[2:].partition(".")[0] for argument in arguments if argument.startswith("--") and "." in argument}
@@ -165,7 +166,7 @@ def _settings_of(name: str) -> type:
 
 
 def _read_settings(path: str) -> dict[str, Any]:
-    """The settings in a file of ``--config``, each of them known and of its type."""
+    """Read and check the settings in a file of ``--config``."""
     if not Path(path).exists():
         raise SettingError(f"--config: {path} does not exist; name a YAML file with settings")
     values = read_yaml(path)
@@ -177,7 +178,7 @@ def _read_settings(path: str) -> dict[str, Any]:
 
 
 def _parsed(values: Mapping[str, Any], names: tuple[str, ...]) -> jsonargparse.Namespace:
-    """A mapping through the parser, after a look at its keys: jsonargparse would load files that some of them name."""
+    """Parse a mapping, after a check of its keys: jsonargparse would load files that some of them name."""
     if isinstance(method := values.get("method"), str):
         try:
             parse_method(method)
@@ -193,7 +194,7 @@ def _parsed(values: Mapping[str, Any], names: tuple[str, ...]) -> jsonargparse.N
         parsed: jsonargparse.Namespace = build_parser(names).parse_object(dict(values))
         return parsed
     except jsonargparse.ArgumentError as error:
-        raise SettingError(_told(error)) from None
+        raise SettingError(_message(error)) from None
 
 
 def _check_keys(values: Mapping[str, Any], legal: Sequence[str], group: str) -> None:
@@ -210,7 +211,7 @@ def _check_keys(values: Mapping[str, Any], legal: Sequence[str], group: str) -> 
 
 
 def _is_plain(value: object) -> bool:
-    """Whether a value is no mapping, and no list but a short one of numbers or texts; a float holds its integers."""
+    """Whether a value is a number, a text or a short list of them; a float can hold its integers."""
     if isinstance(value, list | tuple):
         return len(value) <= 100 and not any(isinstance(v, list | tuple) for v in value) and all(map(_is_plain, value))
     return not isinstance(value, Mapping) and not (isinstance(value, int) and abs(value) >= 10**300)
@@ -233,8 +234,8 @@ def _to_config(names: Sequence[str], namespace: jsonargparse.Namespace) -> RunCo
     return RunConfig(**values, method_settings=settings)
 
 
-def _told(error: Exception) -> str:
-    """A message of jsonargparse in our words: setting, value, what is legal."""
+def _message(error: Exception) -> str:
+    """Return a message of jsonargparse in our words: setting, value, legal values."""
     text = " ".join(str(error).split())
     found = re.match(r'Parser key "([\w.]+)": (.*)$', text)
     if found is None or found[1].partition(".")[0] not in (*_SETTINGS, *METHODS):
@@ -253,8 +254,6 @@ def _legal(setting: str) -> str:
 
 
 def _as_yaml(config: RunConfig) -> str:
-    values = config.as_dict()
+    values = json.loads(json.dumps(config.as_dict()))  # tuples become lists
     settings = values.pop("method_settings")
-    plain_values = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
-    own = {m: {k: list(v) if isinstance(v, tuple) else v for k, v in s.items()} for m, s in settings.items()}
-    return str(yaml.safe_dump({**plain_values, **own}, sort_keys=False))
+    return str(yaml.safe_dump({**values, **settings}, sort_keys=False))

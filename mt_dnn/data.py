@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from data_utils.errors import SettingError, shown
 from data_utils.holdout import held_out_rows, take
 from data_utils.task_def import TaskDef, TaskDefs, TaskType, find_prepro, load_task_defs, split_dataset_name
-from data_utils.text_rows import canonical_columns
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
 from mt_dnn.config import RunConfig
@@ -70,7 +69,7 @@ def open_datasets(config: RunConfig) -> Datasets:
 
 
 def missing_file(config: RunConfig, dataset: str) -> str:
-    """Return what to tell of a canonical file that is not there, and where it comes from.
+    """Return the message for a missing canonical file, with the command that makes it.
 
     Raises:
         SettingError: the run's task is not defined.
@@ -81,7 +80,7 @@ def missing_file(config: RunConfig, dataset: str) -> str:
         raw = prepro.name.removesuffix("_prepro.py").upper()
         command = f"python {os.path.relpath(prepro)} --root_dir <raw {raw} folder> --out {config.data_dir}"
         return f"{told}; make it with {command}"
-    columns = ", ".join(canonical_columns(task_def))
+    columns = ", ".join(task_def.columns)
     return f"{told}; it is a file of your own: a row a line, columns {columns} between tabs, no header (docs/data.md)"
 
 

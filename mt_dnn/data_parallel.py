@@ -1,4 +1,4 @@
-"""One run divided among processes that torchrun started: the ranks, and what they tell each other.
+"""One run divided among processes that torchrun started: the ranks and their communication.
 
 Every rank has the whole network and knows the whole order of the data. It computes the gradients of its share of a
 step's examples, and the ranks add them up. What follows (clipping, the method's hooks, optimizer, PATS's noise) each
@@ -24,7 +24,7 @@ from data_utils.errors import SettingError
 from mt_dnn.interrupt import RankLost
 
 TIMEOUT = timedelta(minutes=10)  # how long a rank waits for one that neither answers nor ends
-_AGREE_EVERY = 10  # steps between agreements where the hosts shall run ahead of their GPUs
+_SYNCHRONIZE_EVERY = 10  # steps, to let the hosts run ahead of their GPUs
 
 Value = TypeVar("Value")
 
@@ -40,7 +40,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     device: str | None = None
-    """The GPU of this rank; None: what the run's configuration says."""
+    """The GPU of this rank; None: the device of the run's configuration."""
 
     @property
     def first(self) -> bool:
@@ -48,16 +48,16 @@ class Ranks:
         return self.rank == 0
 
     def gather(self, value: Value) -> list[Value]:
-        """Values of all ranks, by rank; anything that can be pickled, without tensors on a GPU."""
+        """Return the values of all ranks, by rank; they can be pickled and hold no tensors on a GPU."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        with self._talking():
+        with self._communication():
             dist.all_gather_object(found, value)
         return found
 
     def on_first(self, do: Callable[[], Value]) -> Value:
-        """Call on rank 0 alone; the others wait and get what it returned.
+        """Call on rank 0 alone; the others wait for its value.
 
         Raises:
             RankLost: on the others, where rank 0 raised; it raises its own error.
@@ -84,7 +84,7 @@ class Ranks:
         return made[0] if made else do()
 
     def broadcast_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Rank 0's tensors and plain values on every rank; on the others tensors come on the CPU."""
+        """Return rank 0's tensors and plain values on every rank; on the others tensors are on the CPU."""
         buffer = io.BytesIO()
         if self.first:
             torch.save(state, buffer)
@@ -92,19 +92,19 @@ class Ranks:
         return state if self.first else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
     def all_reduce_max(self, value: int) -> int:
-        """Largest of the ranks' values."""
+        """Return the largest of the ranks' values."""
         box = torch.tensor(value, dtype=torch.int64, device="cpu")
         self.all_reduce(box, dist.ReduceOp.MAX)
         return int(box)
 
-    def talks_at(self, step: int, always: bool) -> bool:
-        """Whether the ranks agree on checkpoints and signals after this step; agreeing makes their hosts wait."""
-        return self.size == 1 or always or step % _AGREE_EVERY == 0
+    def synchronizes_at(self, step: int, always: bool) -> bool:
+        """Whether the ranks synchronize on checkpoints and signals after this step; their hosts wait then."""
+        return self.size == 1 or always or step % _SYNCHRONIZE_EVERY == 0
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite the tensors of all ranks with rank 0's."""
         if self.size > 1:
-            with self._talking():
+            with self._communication():
                 for tensor in tensors:
                     dist.broadcast(tensor, 0)
 
@@ -142,17 +142,17 @@ class Ranks:
     def all_reduce(self, tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
         """Replace a tensor by its sum (or another operation) over the ranks, the same bits on all of them."""
         if self.size > 1:
-            with self._talking():
+            with self._communication():
                 dist.all_reduce(tensor, operation)
 
     def _from_first(self, value: Any) -> Any:
         box = [value]
-        with self._talking():
+        with self._communication():
             dist.broadcast_object_list(box, 0)
         return box[0]
 
     @contextmanager
-    def _talking(self) -> Iterator[None]:
+    def _communication(self) -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError:
@@ -183,7 +183,7 @@ def join(device: str) -> Iterator[Ranks]:
         yield ONE_PROCESS
         return
     ranks = Ranks(int(os.environ["RANK"]), size, _gpu_of_rank(device))
-    with ranks._talking():
+    with ranks._communication():
         dist.init_process_group("cpu:gloo,cuda:nccl" if ranks.device else "gloo", timeout=TIMEOUT)
     try:
         yield ranks
@@ -221,6 +221,6 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def _line(error: Exception) -> str:
-    """The first sentence of an error, without the place in torch's sources that gloo's begin with."""
+    """Return the first sentence of an error, without the place in torch's sources before gloo's."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
     return re.sub(r"^\[\S+\] ", "", text).split(". ")[0]

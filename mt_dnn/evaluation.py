@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from data_utils.prefetch import prefetch
 from data_utils.token_cache import TokenCache
 from module.evaluating import evaluating
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision
-from mt_dnn.prefetch import prefetch
 
 
 def all_logits(

@@ -1,4 +1,4 @@
-"""The sum of the gradients that the ranks of a data-parallel run have."""
+"""The sum of the gradients of all ranks of a data-parallel run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NONE, _ROWS, _DENSE = range(3)  # kinds of gradients
 
 
 class GradientSum:
-    """Adds up the gradients that each rank has of its own share of a step's examples.
+    """Adds up the ranks' gradients of their shares of a step's examples.
 
     The losses are divided by the examples of the whole step before backward, so the sum is the mean over all of them
     however unevenly they are divided; a rank without an example adds zeros.
@@ -61,7 +61,7 @@ class GradientSum:
         return flat[-1].clone()
 
     def _agreed_kinds(self) -> list[int]:
-        """The kind of each gradient: a rank without an example has none to look at. Agreed on once, on the hosts."""
+        """Return the kind of each gradient, agreed on once by the hosts: a rank without an example has none."""
         mine = [_kind(parameter) for _, parameter in self._named]
         if not self._kinds:
             kinds = torch.tensor(mine, dtype=torch.int64, device="cpu")

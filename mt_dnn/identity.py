@@ -36,7 +36,7 @@ class Identity:
 
     @classmethod
     def of_description(cls, description: Mapping[str, Any]) -> Identity | None:
-        """Read it from a ``run.json``; None where an earlier version wrote none.
+        """Read the identity in a ``run.json``; None if an earlier version wrote none.
 
         Raises:
             SettingError: it is there, but not in this form.
@@ -56,18 +56,18 @@ class Identity:
 
     @property
     def digest(self) -> str:
-        """All of it in 12 hexadecimal digits."""
+        """Hash of the identity, 12 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     def difference(self, other: Identity) -> str:
-        """The first difference of two runs on one task and encoder, such as ``cola_train.tsv``; empty where none is.
+        """Return the first difference of two runs on one task and encoder, such as ``cola_train.tsv``; else "".
 
-        Of data sets that only one of them used nothing is said.
+        Data sets of only one of them do not count.
         """
         return self.task_difference(other) or self.encoder_difference(other)
 
     def task_difference(self, other: Identity) -> str:
-        """The same of two runs on one task, whatever their encoders."""
+        """Return the first difference in task definition and data of two runs on one task, or an empty string."""
         for key in dict.fromkeys((*self.task_def, *other.task_def)):
             one, two = self.task_def.get(key), other.task_def.get(key)
             if one != two:
@@ -75,7 +75,7 @@ class Identity:
         return next((name for name in self.data if other.data.get(name, self.data[name]) != self.data[name]), "")
 
     def encoder_difference(self, other: Identity) -> str:
-        """The same of two runs on an encoder of one name."""
+        """Return the first difference of two encoders of one name, or an empty string."""
         one, two = self.encoder, other.encoder
         names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
         if not names:
@@ -87,7 +87,7 @@ class Identity:
 
 
 def identity_of(config: RunConfig) -> Identity:
-    """The identity of a run as its files are now. Nothing is tokenised, and files that were hashed before are not read.
+    """Return the identity of a run by its present files. Nothing is tokenised; hashed files are not read again.
 
     Raises:
         SettingError: unknown task or dev set, or a missing data file, task definition or encoder.
@@ -103,13 +103,13 @@ def identity_of(config: RunConfig) -> Identity:
 
 
 def encoder_content(folder: Path) -> dict[str, str]:
-    """An encoder as in :attr:`Identity.encoder`."""
+    """Return the content of an encoder, as in :attr:`Identity.encoder`."""
     commit = hub_commit(folder)
     return {COMMIT: commit} if commit else {file.name: remembered_sha256(file) for file in content_files(folder)}
 
 
 def read_identity(directory: RunDirectory) -> Identity | None:
-    """The recorded identity of a run; None where an earlier version recorded none, or there is no ``run.json``.
+    """Return the recorded identity of a run; None without a ``run.json``, or with one of an earlier version.
 
     Raises:
         SettingError: ``run.json`` is damaged.
@@ -121,10 +121,10 @@ def read_identity(directory: RunDirectory) -> Identity | None:
 
 
 def check_same(directory: RunDirectory, present: Identity) -> None:
-    """Refuse what a run directory holds if it was made of something else.
+    """Refuse a run directory of another identity.
 
     Raises:
-        SettingError: names what differs and says what to do.
+        SettingError: it is; names the difference and a remedy.
     """
     recorded = read_identity(directory)
     remedy = "delete that folder to run again, or choose another --output_dir"
@@ -138,14 +138,14 @@ def check_same(directory: RunDirectory, present: Identity) -> None:
 
 
 def finished_result(config: RunConfig, pruned: bool = False) -> RunResult | None:
-    """The result of a run that has nothing left to compute; None where there is none yet.
+    """Return the result of a run with nothing left to compute, or None.
 
     Args:
         config: The run.
         pruned: Whether a run that was pruned is over too.
 
     Raises:
-        SettingError: the run's data, task definition or encoder are not what they were, or a file of it is damaged.
+        SettingError: the run's data, task definition or encoder have changed, or a file of it is damaged.
     """
     directory = RunDirectory(run_dir(config))
     result = directory.read_result()

@@ -17,13 +17,13 @@ class RankLost(RuntimeError):
 
 
 class StopRequest:
-    """While entered, SIGTERM, SIGUSR1 and the first SIGINT only set :attr:`asked`; a second SIGINT interrupts at once.
+    """Signal handlers of a block: SIGTERM, SIGUSR1 and SIGINT set :attr:`asked`; a SIGINT after that interrupts.
 
     Outside the main thread, where Python takes no handlers, it stays unset.
 
     Args:
         patient: A second SIGINT does nothing: under torchrun a single Ctrl-C comes twice, from the terminal and from
-            torchrun, which kills what does not end in 30 seconds.
+            torchrun, which kills processes that do not end in 30 seconds.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

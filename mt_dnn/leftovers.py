@@ -17,7 +17,7 @@ def leftovers(directory: RunDirectory, done: bool) -> list[Path]:
 
 
 def sweep(directory: RunDirectory, done: bool) -> None:
-    """Remove :func:`leftovers`; the lock must be held, so nobody is at work on them."""
+    """Remove :func:`leftovers`; the caller holds the lock."""
     for path in leftovers(directory, done):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -26,14 +26,14 @@ def sweep(directory: RunDirectory, done: bool) -> None:
 
 
 def sweep_unless_locked(directory: RunDirectory, done: bool) -> None:
-    """Remove :func:`leftovers` of a run that is over; leave them where another process is at work."""
+    """Remove :func:`leftovers` of a run that is over, unless another process holds its lock."""
     if leftovers(directory, done):
         with suppress(RunLocked, SettingError, OSError), directory.lock():
             sweep(directory, done)
 
 
 def clear(directory: RunDirectory) -> None:
-    """Make way for a run to go on: drop what a kill left and the earlier result with its files.
+    """Prepare a directory for a run to go on: remove leftovers, and the earlier result with its files.
 
     The checkpoints stay, the metrics up to them, and all files of a run that was pruned.
     """

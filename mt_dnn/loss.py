@@ -1,4 +1,4 @@
-"""Losses: every reduction of the project in one place, in float32 whatever the autocast.
+"""Losses: every reduction of the project in one place, in float32 also under autocast.
 
 Legend: B examples, K classes.
 """

@@ -34,7 +34,7 @@ def read_records(metrics_jsonl: Path, strict: bool = True) -> list[dict[str, Any
     except OSError as error:
         raise SettingError(f"{metrics_jsonl} cannot be read: {error.strerror or error}") from None
     records = []
-    for number, line in enumerate(lines[:-1], start=1):  # what stands behind the last line end is no whole line
+    for number, line in enumerate(lines[:-1], start=1):  # the rest behind the last line end is no whole line
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):

@@ -38,10 +38,9 @@ class Network(nn.Module):
     Args:
         encoder: pretrained encoder.
         task_def: names the head and its K.
-        head_dropout: dropout before the head (MT-DNN's dropout_p of the task).
+        head_dropout: dropout before the pooler and before the head (MT-DNN's dropout_p of the task).
         pooler_activation: "tanh", or "linear" as MT-DNN's current code trains (its tanh is lost to a caught error).
         generator: CPU generator of the run's "init" stream; pooler and head are drawn from nothing else.
-        pooler_dropout: dropout before the pooler; None is head_dropout.
     """
 
     def __init__(
@@ -51,18 +50,15 @@ class Network(nn.Module):
         head_dropout: float,
         pooler_activation: str,
         generator: torch.Generator,
-        pooler_dropout: float | None = None,
     ):
         super().__init__()
         if pooler_activation not in POOLER_ACTIVATIONS:
             legal = ", ".join(POOLER_ACTIVATIONS)
             raise SettingError(f"pooler_actf: {pooler_activation!r} is unknown; choose one of {legal}")
-        pooler_dropout = head_dropout if pooler_dropout is None else pooler_dropout
-        for name, value in (("dropout_p", head_dropout), ("pooler dropout", pooler_dropout)):
-            if not 0.0 <= value < 1.0:
-                raise SettingError(f"{name}: {value} is not in [0, 1)")
+        if not 0.0 <= head_dropout < 1.0:
+            raise SettingError(f"dropout_p: {head_dropout} is not in [0, 1)")
         self.encoder = encoder
-        self.pooler = Pooler(encoder.hidden_size, pooler_dropout, pooler_activation)
+        self.pooler = Pooler(encoder.hidden_size, head_dropout, pooler_activation)
         self.task = head_name(task_def.name)
         head = nn.Sequential(nn.Dropout(head_dropout), nn.Linear(encoder.hidden_size, task_def.n_class))
         self.heads = nn.ModuleDict({self.task: head})

@@ -22,7 +22,7 @@ class Progress:
 
 @contextmanager
 def progress_bar(label: str, shown: bool = True) -> Iterator[Callable[[Progress], None]]:
-    """A bar on stderr, off when that is no terminal.
+    """Show a bar on stderr, if that is a terminal.
 
     Args:
         label: Stands before the bar.

@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves behind, written so that a kill at any instant leaves nothing half true."""
+"""The run directory: the files of a run, consistent after a kill at any instant."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from mt_dnn.metrics_log import read_records
 
 
 class Status(StrEnum):
-    """The end that a run came to."""
+    """The outcome of a run."""
 
     OK = "ok"
-    DEGENERATE = "degenerate"  # its scores tell nothing: one class or value predicted, or what ``error`` says
+    DEGENERATE = "degenerate"  # its scores tell nothing: one class or value predicted, or the reason in ``error``
     DIVERGED = "diverged"  # a loss, gradient, weight or logit was NaN or infinite
     FAILED = "failed"  # an error; the next start tries again
     PRUNED = "pruned"  # a search gave it up after an epoch; outside that search the next start goes on
@@ -52,12 +52,12 @@ class EpochScore:
 
     @property
     def choice(self) -> float:
-        """The score that epochs are chosen by: held-out where there is one, else dev."""
+        """The score for choosing an epoch: held-out if there is one, else dev."""
         return self.score if self.held_out is None else self.held_out
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> EpochScore:
-        """Read what ``result.json`` has of an epoch; errors as of :meth:`RunResult.from_json`."""
+        """Read an epoch of ``result.json``; errors as of :meth:`RunResult.from_json`."""
         held_out = values.get("held_out")
         return cls(
             _number(values["epoch"], int),
@@ -98,12 +98,12 @@ class RunResult:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to compute."""
+        """Whether nothing is left to compute."""
         return self.status not in (Status.FAILED, Status.PRUNED)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunResult:
-        """Read what :meth:`RunDirectory.write_result` wrote.
+        """Read the content of ``result.json``.
 
         Raises:
             ValueError, TypeError, KeyError: it has not all of it, or something of another type.
@@ -149,7 +149,7 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process; the operating system lets go when the process ends, however it ends.
+        """Hold the run's lock in this process; the operating system releases it whenever the process ends.
 
         Raises:
             RunLocked: another process holds it.
@@ -176,7 +176,7 @@ class RunDirectory:
             moved: Whether the folder may be a copy elsewhere, whose path says nothing.
 
         Raises:
-            SettingError: ``result.json`` is there but damaged, or is that of another run.
+            SettingError: ``result.json`` is damaged, or of another run.
         """
         try:
             result = RunResult.from_json(read_json(self.result_json))
@@ -237,7 +237,7 @@ class RunDirectory:
         write_bytes_atomic(self.predictions_npz, buffer.getvalue())
 
     def read_predictions(self, result: RunResult) -> dict[str, np.ndarray]:
-        """Read what :meth:`write_predictions` wrote.
+        """Read the arrays of :meth:`write_predictions`.
 
         Raises:
             SettingError: the file is damaged or missing, or was not written with this result.
@@ -250,7 +250,7 @@ class RunDirectory:
             raise SettingError(f"{self.predictions_npz} is damaged ({_reason(error)}); {self._again}") from None
 
     def read_metrics(self, result: RunResult) -> list[dict[str, Any]]:
-        """Lines of a finished run's ``metrics.jsonl``; none where it was not kept.
+        """Lines of a finished run's ``metrics.jsonl``; none if it was not kept.
 
         Raises:
             SettingError: it is damaged, or was not written with this result.
@@ -260,17 +260,17 @@ class RunDirectory:
         return read_records(self.metrics_jsonl)
 
     def hashes(self) -> dict[str, str]:
-        """Path in the folder -> SHA-256 of what a run leaves beside weights, for :attr:`RunResult.files`."""
+        """Path in the folder -> SHA-256 of a run's files but the weights, for :attr:`RunResult.files`."""
         files = (self.predictions_npz, self.sensitivity_json, self.metrics_jsonl)
         return {file.name: sha256_of(file) for file in files if file.is_file()}
 
     def check_file(self, file: Path, result: RunResult) -> None:
-        """Refuse a file of the folder that is not the one that the result was written with.
+        """Refuse a file of the folder whose checksum is not the result's.
 
         Results of failed runs and of earlier versions name no files: nothing is checked then.
 
         Raises:
-            SettingError: its checksum is another one, or the result knows no such file; the line says what to do.
+            SettingError: its checksum is another one, or the result knows no such file; the message names a remedy.
         """
         if not result.files:
             return

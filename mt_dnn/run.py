@@ -45,7 +45,7 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class DoneRun:
-    """A run of which nothing is left to compute, in the place of its trainer."""
+    """A run that is done, in the place of its trainer."""
 
     result: RunResult
 
@@ -60,7 +60,7 @@ def open_run(
     prune: PruneRule | None = None,
     ranks: Ranks = ONE_PROCESS,
 ) -> Iterator[Trainer | DoneRun]:
-    """Hold one run for this process, to compute it, to go on where it broke off, or to return its result if it is done.
+    """Open and lock one run: to compute it, to resume it, or to read its result if it is done.
 
     Args:
         config: The run.
@@ -70,8 +70,8 @@ def open_run(
         ranks: From :func:`mt_dnn.data_parallel.join`, where several processes compute the run together.
 
     Yields:
-        What to call ``fit`` of, once, inside. Its ``result`` is the run's afterwards: an unexpected error ends here and
-        gives status ``failed``; the next start tries again.
+        The trainer, or the run that is done; call its ``fit`` once, inside. Its ``result`` is the run's afterwards: an
+        unexpected error ends here and gives status ``failed``; the next start tries again.
 
     Raises:
         SettingError: a setting, file or checkpoint is wrong, a file cannot be written, or data, task definition or
@@ -117,7 +117,7 @@ def open_run(
 
 
 def _claim_machine(config: RunConfig) -> tuple[torch.device, Precision]:
-    """Set this process up for the run; returns where it computes and in which number format."""
+    """Set this process up for the run; returns its device and number format."""
     keep_memory_between_steps()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -144,14 +144,14 @@ def _identity(config: RunConfig, data: Datasets) -> Identity:
 
 
 def _check_begun(directory: RunDirectory, identity: Identity) -> None:
-    """Refuse to go on from checkpoints that were made of something else."""
+    """Refuse to resume from checkpoints of another identity."""
     if directory.checkpoints.is_dir() and any(directory.checkpoints.iterdir()):
         check_same(directory, identity)
 
 
 @contextmanager
 def _failure_recorded(trainer: Trainer) -> Iterator[None]:
-    """Make a result of an error that is neither the user's to mend nor to go on after."""
+    """Record an unexpected error as the result; errors that the user can mend or resume from are raised."""
     try:
         yield
     except (SettingError, OSError, Interrupted, RankLost):

@@ -33,5 +33,5 @@ def learning_rate_multiplier(step: int, total_steps: int, warmup: float, schedul
 
 
 def learns_nothing(total_steps: int, warmup: float, schedule: str) -> bool:
-    """Whether no update of a run has a multiplier above 0: its only one stands at the start of the warm-up."""
+    """Whether no update of a run has a multiplier above 0: its only one is at the start of the warm-up."""
     return learning_rate_multiplier(total_steps - 1, total_steps, warmup, schedule) == 0.0

@@ -1,4 +1,4 @@
-"""The scores of a run: every epoch's, the best of them, and whether they tell anything."""
+"""The scores of a run: of every epoch, the best of them, and the verdict on them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ScoreKeeper:
         }
 
     def constant_labels(self) -> list[str]:
-        """A clause for each set whose labels are all the same, the training set first: its scores tell nothing."""
+        """Return a clause for each set with equal labels, whose scores tell nothing; the training set comes first."""
         task_def = self.data.task_def
         sets = {task_def.dataset_name("train"): self.data.train.labels[self.rows]}
         sets |= {name: np.asarray(cache.labels) for name, cache in self.data.evaluated.items()}
@@ -113,17 +113,16 @@ class ScoreKeeper:
         where, logits, metrics = (parts.streams.device, parts.model.precision), {}, {}
         for name, cache in data.evaluated.items():
             found = all_logits(parts.network, cache, self.batches[name], task_def.n_class, *where, ranks=self.ranks)
+            if not np.isfinite(found).all():
+                raise Diverged(f"a logit of {name} after epoch {epoch} is NaN or infinite")
             logits[name] = torch.from_numpy(found)
             metrics[name] = compute_metrics(task_def, found, np.asarray(cache.labels))
-        for name, values in logits.items():
-            if not values.isfinite().all():
-                raise Diverged(f"a logit of {name} after epoch {epoch} is NaN or infinite")
         score = float(np.mean([metrics[name][task_def.primary_metric] for name in data.dev]))
         held_out = next((metrics[name][task_def.primary_metric] for name in data.held_out), None)
         return EpochScore(epoch, score, metrics, held_out), logits
 
     def verdict(self) -> tuple[Status, str | None]:
-        """The status of a run that reached its end: ok, or degenerate where its scores tell nothing.
+        """Return the status of a run that reached its end: ok, or degenerate if its scores tell nothing.
 
         Returns:
             The status, and why it is degenerate if that is not because one class or value is predicted for every
@@ -170,7 +169,7 @@ class ScoreKeeper:
             self.state.kept[name] = epoch, digest
 
     def _check_weights(self, epoch: int) -> None:
-        """Look for what no dev example need show, such as the embedding of a word that none of them has.
+        """Check the weights themselves: no dev example need have the word of a broken embedding.
 
         Raises:
             Diverged: A weight is NaN or infinite.

@@ -20,10 +20,10 @@ class SensitivityWatch:
     """Keeps the moving average of ``|theta * gradient|`` (Equation 2 of PATS) without touching the run.
 
     It is PATS without noise, attached to the run's optimizer: before each step it looks at the weights and at the
-    gradients that the step gets. What PATS itself keeps is the same, bit for bit, where beta is.
+    step's gradients. With PATS's beta its average is PATS's own, bit for bit.
 
     Args:
-        network: The network in training, as the optimizer's parameters are those of.
+        network: The network in training.
         optimizer: Its optimizer.
         beta: Of the moving average, in [0, 1); None: watch nothing.
     """
@@ -40,7 +40,7 @@ class SensitivityWatch:
         return {} if self._pats is None else self._pats.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any], step: int) -> None:
-        """Restore what :meth:`state_dict` gave.
+        """Load the state of :meth:`state_dict`.
 
         Args:
             state: Of the checkpoint; ignored where nothing is watched.

@@ -1,4 +1,4 @@
-"""Types of settings: whether a value has one, and what a message calls it."""
+"""Types of settings: the check of a value, and the name of a type in messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAMES = {
 
 
 def hints_of(settings: type) -> dict[str, Any]:
-    """Types of a dataclass's fields by name; none where a package's own are not to be found at run time."""
+    """Return the types of a dataclass's fields by name; none if a package hides its own at run time."""
     try:
         return get_type_hints(settings)
     except NameError:
@@ -25,7 +25,7 @@ def hints_of(settings: type) -> dict[str, Any]:
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a value has the type that a setting is annotated with.
+    """Whether a value has a setting's type.
 
     Args:
         value: Any value. An integer is a number too if a float can hold it; a truth value is neither.
@@ -47,7 +47,7 @@ def fits(value: object, hint: Any) -> bool:
 
 
 def described(hint: Any) -> str:
-    """The name of a type in messages: ``a number or null``, ``one of adamax, adamw``, ``2 numbers``."""
+    """Return the name of a type in messages: ``a number or null``, ``one of adamax, adamw``, ``2 numbers``."""
     kind, parts = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         return " or ".join(map(described, parts))

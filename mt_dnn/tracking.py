@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Tracker:
-    """Writes what a run logs.
+    """Writes the metrics of a run.
 
     Args:
         directory: The run's directory.
@@ -24,25 +24,25 @@ class Tracker:
         self._directory = directory
         self._tensorboard = tensorboard
         self._writer: SummaryWriter | None = None
-        self._purge_step: int | None = None
+        self._purge_step = 1
 
     def start(self, metrics_size: int, step: int) -> None:
         """Begin, or go on from a checkpoint.
 
         Args:
             metrics_size: Length of ``metrics.jsonl`` at the checkpoint, bytes; 0 at the start.
-            step: Optimizer steps at the checkpoint; TensorBoard hides what an earlier session logged after it.
+            step: Optimizer steps at the checkpoint, 0 at the start; TensorBoard hides later records of other sessions.
         """
         self._directory.truncate_metrics(metrics_size)
-        self._purge_step = step + 1 if step else None
+        self._purge_step = step + 1
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """One logging step: ``step``, ``epoch`` and named numbers."""
+        """Write the record of a logging step: ``step``, ``epoch`` and named numbers."""
         self._directory.append_metrics(record)
         self._scalars("train/", record, record["step"])
 
     def evaluated(self, step: int, scores: EpochScore, raw: EpochScore | None) -> None:
-        """One evaluation.
+        """Write the record of an evaluation.
 
         Args:
             step: Optimizer steps made.
@@ -61,13 +61,13 @@ class Tracker:
                 self._scalars(f"{prefix}/{dataset}/", values, step)
 
     def flush(self) -> int:
-        """Write out what is buffered; returns the length of ``metrics.jsonl`` in bytes."""
+        """Flush both files; returns the length of ``metrics.jsonl`` in bytes."""
         if self._writer is not None:
             self._writer.flush()
         return self._directory.metrics_size()
 
     def close(self) -> None:
-        """Write out what is buffered and let go of the files."""
+        """Flush and close the files."""
         if self._writer is not None:
             self._writer.close()
 

@@ -23,7 +23,7 @@ from mt_dnn.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
-_GO_ON, _SAVE, _STOP = range(3)  # what a rank wants after a step
+_GO_ON, _SAVE, _STOP = range(3)  # wish of a rank after a step
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,14 +70,14 @@ class TrainState:
         return self.seconds
 
     def to_plain(self) -> dict[str, Any]:
-        """Tensors and plain values only."""
+        """Return the state as tensors and plain values."""
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "since"}
         for key in ("best", "last"):
             values[key] = asdict(values[key]) if values[key] is not None else None
         return {**values, "loss_sum": self.loss_sum.cpu()}
 
     def load_plain(self, values: dict[str, Any]) -> None:
-        """Take what :meth:`to_plain` gave, one session on."""
+        """Load the values of :meth:`to_plain`, and count one session more."""
         scores = {key: EpochScore(**values[key]) if values[key] is not None else None for key in ("best", "last")}
         loss_sum, sessions = values["loss_sum"].to(self.loss_sum.device), values["sessions"] + 1
         for name, value in {**values, **scores, "loss_sum": loss_sum, "sessions": sessions}.items():
@@ -136,7 +136,7 @@ class Checkpointer:
             SettingError: The checkpoint cannot be written.
         """
         config, step, total_steps = self.config, self.state.step, self.parts.context.total_steps
-        if not self.ranks.talks_at(step, self.state.loss_sum.is_cpu or config.checkpoint_seconds == 0.0):
+        if not self.ranks.synchronizes_at(step, self.state.loss_sum.is_cpu or config.checkpoint_seconds == 0.0):
             return
         due = time.monotonic() - self.saved_at >= config.checkpoint_seconds and step < total_steps
         # Clocks and signals differ between ranks: what one of them wants, all do, at the same step.
@@ -170,7 +170,7 @@ class Checkpointer:
         )
 
     def _begin_files(self, metrics_size: int) -> None:
-        """Bring metrics and kept weights back to where the state stands: a killed session may have gone further."""
+        """Cut metrics and kept weights back to the step of the state: a killed session may have gone further."""
         if not self.ranks.first:
             return
         self.tracker.start(metrics_size, self.state.step)

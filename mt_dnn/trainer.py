@@ -93,6 +93,9 @@ class Trainer:
         self.ranks.check_copies(self.parts.network.state_dict())
         try:
             for epoch in range(state.step // per_epoch, config.epochs):
+                if state.step % per_epoch == 0 and self._is_hopeless(epoch):
+                    self._give_up()
+                    return
                 for batches, examples in self.batches.epoch(epoch, start=state.step % per_epoch):
                     self.parts.context.step, self.parts.context.epoch = state.step, epoch
                     loss, norm = self.step(batches, examples=examples)
@@ -106,9 +109,6 @@ class Trainer:
                         best = None if state.best is None else state.best.score
                         self.on_progress(Progress(state.step, self.total_steps, epoch + 1, best))
                     self.checkpoints.save_if_due()
-                    if end_of_epoch and self._is_hopeless(epoch + 1):
-                        self._give_up()
-                        return
             status, error = self.scores.verdict()
         except (Diverged, NonFiniteGradient) as reason:
             status, error = Status.DIVERGED, str(reason)
@@ -116,7 +116,7 @@ class Trainer:
         self._finish(status, error)
 
     def outcome(self, status: Status, error: str | None) -> RunResult:
-        """The result as the run stands; where it broke off, the last epoch was never reached."""
+        """Return the result of the run so far; without its last epoch if that was never reached."""
         config, state = self.config, self.state
         return RunResult(
             status=status,
@@ -134,12 +134,12 @@ class Trainer:
             train_examples=len(self.rows),
             seconds=round(state.spent(), 2),
             best=state.best,
-            last=None if status in (Status.DIVERGED, Status.PRUNED) else state.last,
+            last=state.last if state.last is not None and state.last.epoch == config.epochs else None,
             sessions=state.sessions,
         )
 
     def _log(self, epoch: int, norm: Tensor | None) -> None:
-        """Read the running loss from the device; the only place of a step where the host waits for it."""
+        """Log the running loss; this is the only place of a step at which the host waits for the device."""
         method, context = self.parts.method, self.parts.context
         loss = self.state.take_loss()
         record = {
@@ -157,7 +157,7 @@ class Trainer:
             raise Diverged(f"the training loss is {loss}")
 
     def _warn_of_nothing_to_learn(self) -> None:
-        """Say beforehand what makes every method score the same."""
+        """Warn beforehand of runs in which every method scores the same."""
         if learns_nothing(self.total_steps, self.config.warmup, self.config.schedule):
             log.warning(
                 "%s: its only step stands at the start of the warm-up, where the learning rate is 0: nothing is "
@@ -166,14 +166,13 @@ class Trainer:
         for fault in self.scores.constant_labels():
             log.warning("%s: %s: the scores will tell nothing", self.directory.path, fault)
 
-    def _is_hopeless(self, epoch: int) -> bool:
-        """Whether the rule says to give up after an epoch that is not the last."""
-        if self.prune is None or epoch == self.config.epochs or self.state.best is None:
-            return False
-        return self.prune(epoch, self.state.best.choice)
+    def _is_hopeless(self, epochs: int) -> bool:
+        """Whether the rule says to give up after this many epochs; asked before the next, so a resumed run asks too."""
+        best = self.state.best
+        return self.prune is not None and best is not None and self.prune(epochs, best.choice)
 
     def _give_up(self) -> None:
-        """End here as pruned; where weights are kept at all, a checkpoint is, from which the run can go on."""
+        """End the run as pruned; if weights are kept at all, a checkpoint is, from which it can go on."""
         if self.config.save != "none":
             self.checkpoints.save()
         else:

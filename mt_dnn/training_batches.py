@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from data_utils.batching import epoch_batches, share_of
+from data_utils.prefetch import prefetch
 from module.seeds import stream_seed
 from mt_dnn.assembly import Parts
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
 from mt_dnn.data_parallel import Ranks
 from mt_dnn.encoder.batch import Batch
-from mt_dnn.prefetch import prefetch
 
 
 @dataclass

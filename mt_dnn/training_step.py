@@ -41,7 +41,7 @@ class TrainingStep:
             # Buffers that forward passes change (R4F's power iteration): ranks make different numbers of them.
             state = parts.network.state_dict()
             self._buffers = [buffer for name, buffer in parts.network.named_buffers() if name in state]
-            parts.context.complete = self._complete_gradients
+            parts.context.complete_gradients = self._complete_gradients
 
     def __call__(self, batches: Sequence[Batch], *, examples: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Make a step.

@@ -1,6 +1,6 @@
 """The registry of fine-tuning methods, and the names by which they compose.
 
-Every method of a file in this folder is in it; what only helps methods stands in ``parts``. Methods of other packages
+Every method of a file in this folder is in it; their building blocks are in ``parts``. Methods of other packages
 join through the entry point group ``pats.methods``: ``name = "package.module:Class"``.
 """
 
@@ -76,7 +76,7 @@ def is_control(spec: str) -> bool:
 
 
 def control_of(spec: str) -> str | None:
-    """Return the method that one (or a composition) is to be compared with, None for a control itself.
+    """Return the control of a method or composition, None for a control itself.
 
     That is plain fine-tuning with the changes of protocol that its parts bring along.
 

@@ -7,13 +7,13 @@ from ..method import FineTuningMethod, NoSettings
 
 
 class BitFit(FineTuningMethod[NoSettings]):
-    """Trained are the pretrained biases, those of layer norms included, and all new parameters; the rest is frozen."""
+    """The pretrained biases, those of layer norms included, and all new parameters are trained; the rest is frozen."""
 
     name = "bitfit"
     title = "BitFit"
 
     def setup(self, context: MethodContext) -> None:
-        """Freeze the rest."""
+        """Freeze the other parameters."""
         for info in context.params:
             if info.pretrained:
                 info.parameter.requires_grad_(info.is_bias)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import NonNegative, Range, check_ranges
+from ..checks import CheckedSettings, NonNegative, Range
 from ..context import MethodContext
 from ..lazy import guard, torch
 from ..method import AnyMethod, FineTuningMethod
@@ -17,12 +17,8 @@ _TRACKING = ("pats", "matched_noise", "sage")  # methods whose sensitivities are
 
 
 @dataclass(frozen=True, slots=True)
-class ChildTuningSettings:
-    """Settings of Child-Tuning.
-
-    Raises:
-        ValueError: If a value is out of its range.
-    """
+class ChildTuningSettings(CheckedSettings):
+    """Settings of Child-Tuning."""
 
     variant: Literal["F", "D"] = "D"
     """F: another random part in every step. D: the part with the largest Fisher information, for the whole run."""
@@ -33,9 +29,6 @@ class ChildTuningSettings:
     """Largest norm of one tensor's gradient in the Fisher information of D, as in the authors' code; 0: not clipped."""
     fisher_dropout: bool = True
     """Whether dropout is on while D gathers it, as in the authors' code."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class ChildTuning(FineTuningMethod[ChildTuningSettings]):
@@ -58,7 +51,7 @@ class ChildTuning(FineTuningMethod[ChildTuningSettings]):
         self._keep_whole = any(other.name in _TRACKING for other in others)
 
     def before_fit(self, context: MethodContext) -> None:
-        """D: gather the Fisher information over one pass and choose the entries.
+        """Gather the Fisher information over one pass and choose the entries (D).
 
         Raises:
             ValueError: If no encoder layer is trained.
@@ -70,7 +63,7 @@ class ChildTuning(FineTuningMethod[ChildTuningSettings]):
         self._masks = {name: values >= bound for name, values in fisher.items()}
 
     def _fisher(self, context: MethodContext) -> dict[str, torch.Tensor]:
-        """Mean over batches of the squared gradients at the start, per parameter of the encoder layers."""
+        """Return the mean over batches of the squared initial gradients, per parameter of the encoder layers."""
         infos = [info for info in context.params if info.in_layer and info.parameter.requires_grad]
         if not infos:
             raise ValueError("Method child_tuning, variant D: no encoder layer is trained: use variant F")
@@ -94,7 +87,7 @@ class ChildTuning(FineTuningMethod[ChildTuningSettings]):
         return {name: values / count for name, values in fisher.items()}
 
     def after_backward(self, context: MethodContext) -> None:
-        """Mask the gradients; whole ones stay as ``unmasked_grad`` where sensitivities are of them."""
+        """Mask the gradients; methods that track sensitivities find whole ones as ``unmasked_grad``."""
         if self.settings.reserve == 1.0:
             return
         for info in context.params:
@@ -124,12 +117,12 @@ class ChildTuning(FineTuningMethod[ChildTuningSettings]):
         return {"masks": dict(self._masks)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Load the state of :meth:`state_dict`."""
         self._masks = dict(state["masks"])
 
 
 def _quantile(parts: Sequence[torch.Tensor], share: float) -> torch.Tensor:
-    """The value that this share of all entries of several tensors lies below."""
+    """Return the quantile of all entries of several tensors, for a share in [0, 1]."""
     values = torch.cat([part.reshape(-1) for part in parts])
     place = min(round(share * values.numel()) + 1, values.numel())
     return values.kthvalue(place).values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ..checks import Range, check_ranges
+from ..checks import CheckedSettings, Range
 from ..clipping import gradient_values
 from ..context import MethodContext
 from ..lazy import torch
@@ -13,18 +13,11 @@ from ..method import FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class ComponentClipSettings:
-    """Settings of component-wise clipping.
-
-    Raises:
-        ValueError: If the norm is not above 0.
-    """
+class ComponentClipSettings(CheckedSettings):
+    """Settings of component-wise clipping."""
 
     max_norm: Annotated[float, Range(lambda value: value > 0.0, "a number above 0")] = 1.0
     """c, above 0: the largest norm of one tensor's gradient. The authors search 0.01, 0.05, 0.1, 0.5, 1 and 5."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class ComponentClip(FineTuningMethod[ComponentClipSettings]):

@@ -1,4 +1,4 @@
-"""The changes of protocol that some methods bring along, alone: the baselines of those methods.
+"""Controls: the changes of protocol that some methods bring along, without the methods.
 
 HyPe and Mixout are published with dropout off, PAC-tuning also with frozen embeddings and a learning rate of its own
 for the head. A gain over plain fine-tuning may be the change's and not the method's: ``FineTuningMethod.control`` names
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..checks import Positive, check_ranges
+from ..checks import CheckedSettings, Positive
 from ..context import DropoutRates, MethodContext
 from ..method import FineTuningMethod, NoSettings
 from ..param_index import Role, split_groups
@@ -24,7 +24,7 @@ class NoHiddenDropout(FineTuningMethod[NoSettings]):
     is_control = True
 
     def configure(self, rates: DropoutRates) -> DropoutRates:
-        """Switch it off."""
+        """Switch the dropout of hidden states and head off."""
         return replace(rates, hidden=0.0, head=0.0)
 
 
@@ -36,23 +36,16 @@ class NoDropout(FineTuningMethod[NoSettings]):
     is_control = True
 
     def configure(self, rates: DropoutRates) -> DropoutRates:
-        """Switch it off."""
+        """Switch all dropout off."""
         return DropoutRates(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class HeadLearningRateSettings:
-    """Settings of the learning rate of the head.
-
-    Raises:
-        ValueError: If the learning rate is not above 0.
-    """
+class HeadLearningRateSettings(CheckedSettings):
+    """Settings of the learning rate of the head."""
 
     learning_rate: Positive = 1e-2
     """Peak learning rate of the head, the layer above the pooler; above 0. PAC-tuning: 1e-2."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class FrozenEmbeddings(FineTuningMethod[NoSettings]):
@@ -63,13 +56,13 @@ class FrozenEmbeddings(FineTuningMethod[NoSettings]):
     is_control = True
 
     def setup(self, context: MethodContext) -> None:
-        """Freeze them."""
+        """Freeze the embeddings."""
         for info in context.params.select(Role.EMBEDDINGS):
             info.parameter.requires_grad_(False)
 
 
 class HeadLearningRate(FineTuningMethod[HeadLearningRateSettings]):
-    """Plain fine-tuning with a learning rate of its own for the head."""
+    """Plain fine-tuning with its own learning rate for the head."""
 
     name = "head_learning_rate"
     title = "head learning rate"

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import ShareBelow1, WholeNumber, check_ranges
+from ..checks import CheckedSettings, ShareBelow1, WholeNumber
 from .parts.averaging import WeightAveraging
 
 
 @dataclass(frozen=True, slots=True)
-class EMASettings:
-    """Settings of the moving average.
-
-    Raises:
-        ValueError: If one is out of its range.
-    """
+class EMASettings(CheckedSettings):
+    """Settings of the moving average."""
 
     decay: ShareBelow1 = 0.995
     """Share of the old average in the new one, per step, in [0, 1): it looks back about 1 / (1 - decay) steps. Ours."""
@@ -22,9 +18,6 @@ class EMASettings:
     """Optimizer steps before the first that counts, at least 0."""
     start_epoch: WholeNumber = 0
     """Epochs before the first step that counts, at least 0; the later of both starts holds."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class EMA(WeightAveraging[EMASettings]):

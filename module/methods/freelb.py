@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import NonNegative, Range, at_least, check_ranges
+from ..checks import CheckedSettings, NonNegative, Range, at_least
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, Resource
@@ -16,12 +16,8 @@ _BOUND = Range(lambda value: 0.0 < value < math.inf, "a number above 0, or null,
 
 
 @dataclass(frozen=True, slots=True)
-class FreeLBSettings:
-    """Settings of FreeLB. Distances are 2-norms over all tokens of an example, in the units of the word embeddings.
-
-    Raises:
-        ValueError: If a number is out of its range or a choice is unknown.
-    """
+class FreeLBSettings(CheckedSettings):
+    """Settings of FreeLB. Distances are 2-norms over all tokens of an example, in the units of the word embeddings."""
 
     ascent_steps: Annotated[int, at_least(1, "an integer")] = 2
     """K, at least 1. The authors' scripts for RoBERTa-large: 2 or 3."""
@@ -36,9 +32,6 @@ class FreeLBSettings:
     0.1 to 1, MNLI 0.1; the paper has the maximal norm in its place."""
     max_norm: Annotated[float, _BOUND] | None = 0.3
     """epsilon, above 0: largest norm after a step; null: no bound. The authors' scripts: 0.14 to 0.7, MNLI 0.3."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class FreeLB(FineTuningMethod[FreeLBSettings]):
@@ -67,7 +60,7 @@ class FreeLB(FineTuningMethod[FreeLBSettings]):
         return torch.stack([self._climb(context, batch, inner) for batch in batches]).sum()
 
     def _climb(self, context: MethodContext, batch: Any, inner: Accumulate) -> torch.Tensor:
-        """All passes of a micro-batch."""
+        """Make all passes of a micro-batch."""
         settings = self.settings
         n_passes = settings.ascent_steps + (settings.passes == "K+1")
         delta = self._start(context, batch)
@@ -84,7 +77,7 @@ class FreeLB(FineTuningMethod[FreeLBSettings]):
         return mean
 
     def _start(self, context: MethodContext, batch: Any) -> torch.Tensor:
-        """The first delta, drawn before the random sources are noted, which the passes go back to."""
+        """Draw the first delta, before the state of the random sources that the passes restore."""
         settings = self.settings
         with torch.no_grad():
             embeddings = context.model.embed(batch)  # (n_tokens, E) or (B, T, E)
@@ -100,7 +93,7 @@ class FreeLB(FineTuningMethod[FreeLBSettings]):
 
 
 def _entry_size(settings: FreeLBSettings, longest: int, embeddings: torch.Tensor) -> float:
-    """Size of delta's entries in the longest example."""
+    """Return the size of delta's entries in the longest example."""
     norms = [norm for norm in (settings.step_size, settings.init_magnitude) if norm > 0.0]
     return min(norms, default=0.0) / math.sqrt(longest * embeddings.shape[-1])
 
@@ -108,7 +101,7 @@ def _entry_size(settings: FreeLBSettings, longest: int, embeddings: torch.Tensor
 def _perturbed(
     context: MethodContext, batch: Any, delta: torch.Tensor, inner: Accumulate, weight: float
 ) -> torch.Tensor:
-    """One pass with delta added to the word embeddings."""
+    """Make a pass with delta added to the word embeddings."""
 
     def add(embeddings: torch.Tensor, _batch: Any) -> torch.Tensor:
         return embeddings + delta

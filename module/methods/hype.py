@@ -6,19 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ..checks import NonNegative, WholeNumber, check_ranges
+from ..checks import CheckedSettings, NonNegative, WholeNumber, check_ranges
 from ..context import DropoutRates, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class HyPeSettings:
-    """Settings of HyPe.
-
-    Raises:
-        ValueError: If a value is out of its range.
-    """
+class HyPeSettings(CheckedSettings):
+    """Settings of HyPe."""
 
     noise_scale: NonNegative = 1e-5
     """sigma, at least 0: standard deviation of normal noise, bound of uniform noise. The authors search 1e-5, 1e-4."""
@@ -102,7 +98,7 @@ class HyPe(FineTuningMethod[HyPeSettings]):
             layer.register_forward_pre_hook(hook, with_kwargs=True)
 
     def _perturb(self, context: MethodContext, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states of any shape (..., D)."""
+        """Add noise to hidden states of any shape (..., D)."""
         settings, stream = self.settings, context.pass_stream(self.name)
         context.check_noise("method hype, hidden states", hidden, lambda: [settings.noise_scale])
         if settings.distribution == "normal":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..checks import NonNegative, check_ranges
+from ..checks import CheckedSettings, NonNegative
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod
@@ -14,12 +14,8 @@ from ..param_index import ParamInfo, split_groups
 
 
 @dataclass(frozen=True, slots=True)
-class L2SPSettings:
-    """Settings of L2-SP.
-
-    Raises:
-        ValueError: If a strength is negative or the anchor is unknown.
-    """
+class L2SPSettings(CheckedSettings):
+    """Settings of L2-SP."""
 
     alpha: NonNegative = 0.01
     """Strength of the penalty alpha / 2 ||theta - theta0||^2 on what is pretrained, at least 0; 0: the usual weight
@@ -30,15 +26,12 @@ class L2SPSettings:
     anchor: Literal["pretrained", "init"] = "pretrained"
     """theta0: the weights as loaded, or with the noise that NoisyTune adds before training."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
 
 class L2SP(FineTuningMethod[L2SPSettings]):
     """The mean loss plus ``alpha / 2 ||theta - theta0||^2 + beta / 2 ||head||^2``; its gradient is added as it stands.
 
     The penalty belongs to the loss: clipping, the optimizer's moments and methods that take gradients at other weights
-    (they are around this one) see it. Weight decay of what is penalised is off.
+    (they are around this one) see it. Penalised parameters have no weight decay.
     """
 
     name = "l2sp"
@@ -73,7 +66,7 @@ class L2SP(FineTuningMethod[L2SPSettings]):
             self._anchor = {info.parameter: anchor[info.name] for info in context.params if info.pretrained}
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Take the weight decay away from what is penalised.
+        """Switch weight decay off for penalised parameters.
 
         Raises:
             ValueError: If alpha is above 0 and nothing pretrained is trained.
@@ -87,7 +80,7 @@ class L2SP(FineTuningMethod[L2SPSettings]):
         return self.settings.alpha if info.pretrained else self.settings.beta
 
     def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> torch.Tensor:
-        """Add this pass's share of the penalty's gradient to that of the loss."""
+        """Add this pass's share of the penalty's gradient to the loss's gradient."""
         # Methods around this one may go through the step's batches one by one, or several times with weights.
         share = context.pass_weight * sum(batch.size for batch in batches) / context.examples
         loss = inner(batches)

@@ -5,26 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import ShareAbove0, check_ranges
+from ..checks import CheckedSettings, ShareAbove0
 from ..context import MethodContext
 from ..method import FineTuningMethod
 from ..param_index import ParamIndex, ParamInfo, Role, split_groups
 
 
 @dataclass(frozen=True, slots=True)
-class LLRDSettings:
-    """Settings of layer-wise learning-rate decay.
-
-    Raises:
-        ValueError: If the decay is not in (0, 1].
-    """
+class LLRDSettings(CheckedSettings):
+    """Settings of layer-wise learning-rate decay."""
 
     decay: ShareAbove0 = 0.95
     """Learning rate of a layer over that of the layer above, in (0, 1]; 1 is plain fine-tuning. Zhang et al. 2021,
     arXiv 2006.05987: 0.95."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class LLRD(FineTuningMethod[LLRDSettings]):

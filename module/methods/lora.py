@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
-from ..checks import NonNegative, at_least, check_ranges
+from ..checks import CheckedSettings, NonNegative, at_least
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, OptimizerSettings, Resource
@@ -17,12 +17,8 @@ _QUERY_VALUE = ["query", "value", "query_proj", "value_proj", "q_lin", "v_lin"]
 
 
 @dataclass(frozen=True, slots=True)
-class LoRASettings:
-    """Settings of LoRA.
-
-    Raises:
-        ValueError: If one is out of its range.
-    """
+class LoRASettings(CheckedSettings):
+    """Settings of LoRA."""
 
     r: Annotated[int, at_least(1, "a whole number")] = 8
     """Rank of the update B A, at least 1. The authors' scripts for RoBERTa-large: 8."""
@@ -30,9 +26,6 @@ class LoRASettings:
     """The update is multiplied by alpha / r; at least 0. The authors' scripts for RoBERTa-large: 16."""
     layers: Literal["query_value", "all"] = "query_value"
     """Which linear layers get an update: those of queries and values, as in the paper, or every one of the encoder."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class LoRA(FineTuningMethod[LoRASettings]):
@@ -44,7 +37,7 @@ class LoRA(FineTuningMethod[LoRASettings]):
     name = "lora"
     title = "LoRA"
     exclusive = frozenset({Resource.LINEAR_LAYERS})
-    rank = -50  # after noise on the pretrained weights, before methods that look for what is trained
+    rank = -50  # after noise on the pretrained weights, before methods that look for trained parameters
 
     def check_run(self, settings: OptimizerSettings) -> None:
         """Look for peft.
@@ -58,7 +51,7 @@ class LoRA(FineTuningMethod[LoRASettings]):
             )
 
     def setup(self, context: MethodContext) -> None:
-        """Put the adapters in, and freeze what is pretrained.
+        """Insert the adapters and freeze the pretrained weights.
 
         Raises:
             ValueError: If peft finds no such layers.
@@ -73,7 +66,7 @@ class LoRA(FineTuningMethod[LoRASettings]):
             target_modules="all-linear" if settings.layers == "all" else _QUERY_VALUE,
             lora_dropout=0.0,
         )
-        with torch.random.fork_rng(devices=[]):  # what peft draws is drawn again below
+        with torch.random.fork_rng(devices=[]):  # peft's draws are replaced below
             try:
                 inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
             except ValueError as error:
@@ -83,7 +76,7 @@ class LoRA(FineTuningMethod[LoRASettings]):
 
 
 def _transformers_model(network: torch.nn.Module) -> torch.nn.Module:
-    """The pretrained model inside a network: the outermost module with a configuration."""
+    """Find the pretrained model inside a network: the outermost module with a configuration."""
     found = next((module for module in network.modules() if hasattr(module, "config")), None)
     if found is None:
         raise ValueError("Method lora needs a model of transformers inside the network, and finds none")
@@ -91,7 +84,7 @@ def _transformers_model(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def _draw(context: MethodContext, model: torch.nn.Module) -> None:
-    """A from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as the authors' code, each from a stream of its own."""
+    """Draw each A from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as the authors' code, from a stream of its own."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""The ablation of PATS: for the same weights as much noise, not where the sensitivities say."""
+"""The ablation of PATS: as much noise on the same tensors, on other entries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ..checks import check_ranges
 from ..context import MethodContext
 from ..lazy import pats, sensitivity, torch
 from ..method import AnyMethod, FineTuningMethod, OptimizerSettings, Resource, plain_optimizer
@@ -15,24 +14,15 @@ from ..pats_rule import PATSRule
 
 @dataclass(frozen=True, slots=True)
 class MatchedNoiseSettings(PATSRule):
-    """The rule that sets the amount of noise, and the entries that the noise goes to instead.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
+    """PATS's rule for the amount of noise, and the entries that get it instead."""
 
     spread: Literal["uniform", "shuffled"] = "uniform"
     """One size for all entries of a tensor, of the same expected squared norm; or PATS's sizes, each on another entry
     of the tensor than the one it was worked out for."""
 
-    def __post_init__(self) -> None:
-        """Check the values."""
-        PATSRule.__post_init__(self)
-        check_ranges(self)
-
 
 class MatchedNoise(FineTuningMethod[MatchedNoiseSettings]):
-    """PATS attached to the optimizer, with its noise spread otherwise."""
+    """PATS attached to the optimizer, with its noise on other entries."""
 
     name = "matched_noise"
     exclusive = frozenset({Resource.FORWARD_WEIGHTS})
@@ -47,7 +37,7 @@ class MatchedNoise(FineTuningMethod[MatchedNoiseSettings]):
         self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings, made: torch.optim.Optimizer | None = None
     ) -> torch.optim.Optimizer:
         """Build the optimizer, or take another method's, and attach the noise."""
-        from .parts.noise_spread import SpreadNoise  # a subclass of what needs torch
+        from .parts.noise_spread import SpreadNoise  # its base class needs torch
 
         named = [pair for group in groups for pair in group["params"]]
         optimizer = made or plain_optimizer(groups, settings)
@@ -60,9 +50,9 @@ class MatchedNoise(FineTuningMethod[MatchedNoiseSettings]):
         return self._attachment.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Load the state of :meth:`state_dict`."""
         self._attachment.load_state_dict(state)
 
     def metrics(self, context: MethodContext) -> dict[str, float]:
-        """Return PATS's statistics; ``noise_norm`` is the same for the noise spread otherwise."""
+        """Return PATS's statistics; ``noise_norm`` is the same on other entries."""
         return sensitivity.noise_statistics(self._attachment.observations())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checks import ShareBelow1, check_ranges
+from ..checks import CheckedSettings, ShareBelow1
 from ..context import DropoutRates, MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, Resource
@@ -14,12 +14,8 @@ from .controls import NoDropout
 
 
 @dataclass(frozen=True, slots=True)
-class MixoutSettings:
-    """Settings of Mixout.
-
-    Raises:
-        ValueError: If a value is out of its range.
-    """
+class MixoutSettings(CheckedSettings):
+    """Settings of Mixout."""
 
     probability: ShareBelow1 = 0.9
     """p, share of the weights replaced, in [0, 1). The paper, from memory: 0.7, 0.8 or 0.9."""
@@ -31,9 +27,6 @@ class MixoutSettings:
     """What replaces them: the weights as loaded, or as they are when training starts (after NoisyTune's noise, say)."""
     include_head: bool = False
     """Whether our own pooler and head, whose anchor is their random start, are mixed too."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class Mixout(FineTuningMethod[MixoutSettings]):
@@ -56,7 +49,7 @@ class Mixout(FineTuningMethod[MixoutSettings]):
         return NoDropout().configure(rates)
 
     def setup(self, context: MethodContext) -> None:
-        """Put a mixing layer in the place of each linear one.
+        """Replace each linear layer by a mixing one.
 
         Raises:
             ValueError: If there is none.

@@ -5,28 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import NonNegative, check_ranges
+from ..checks import CheckedSettings, NonNegative
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class NEFTuneSettings:
-    """Settings of NEFTune.
-
-    Raises:
-        ValueError: If alpha is negative.
-    """
+class NEFTuneSettings(CheckedSettings):
+    """Settings of NEFTune."""
 
     alpha: NonNegative = 5.0
     """alpha, at least 0: the noise is uniform in (-1, 1) alpha / sqrt(L E), L tokens of E dimensions. The authors use
     5, 10 and 15, for instruction tuning."""
     padded_length: bool = False
     """L is the longest example of the batch, as in the authors' README, instead of each example's own length."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class NEFTune(FineTuningMethod[NEFTuneSettings]):
@@ -41,7 +34,7 @@ class NEFTune(FineTuningMethod[NEFTuneSettings]):
             context.model.embedding_hooks.append(lambda embeddings, batch: self._perturb(context, embeddings, batch))
 
     def _perturb(self, context: MethodContext, embeddings: torch.Tensor, batch: Any) -> torch.Tensor:
-        """(n_tokens, E) or (B, T, E), padding unchanged."""
+        """Add noise to embeddings, (n_tokens, E) or (B, T, E), padding unchanged."""
         lengths = batch.lengths.to(embeddings.dtype)  # (B,)
         if self.settings.padded_length:
             lengths = lengths.new_full(lengths.shape, batch.max_seqlen)

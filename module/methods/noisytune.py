@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import NonNegative, check_ranges
+from ..checks import CheckedSettings, NonNegative
 from ..context import MethodContext
 from ..method import FineTuningMethod
 from ..uniform_noise import add_uniform_noise
 
 
 @dataclass(frozen=True, slots=True)
-class NoisyTuneSettings:
-    """Settings of NoisyTune.
-
-    Raises:
-        ValueError: If the noise scale is negative.
-    """
+class NoisyTuneSettings(CheckedSettings):
+    """Settings of NoisyTune."""
 
     noise_scale: NonNegative = 0.15
     """lambda, at least 0: the noise is uniform in (-lambda/2, lambda/2) standard deviations of the tensor. The paper:
     0.15 on GLUE."""
     include_head: bool = False
     """Whether what is not pretrained (pooler and heads of our own) is perturbed too, as the paper's snippet would."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class NoisyTune(FineTuningMethod[NoisyTuneSettings]):

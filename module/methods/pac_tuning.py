@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import Positive, Share, at_least, check_ranges
+from ..checks import CheckedSettings, Positive, Share, at_least
 from ..context import Accumulate, DropoutRates, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod, Resource
@@ -24,12 +24,8 @@ _CLIP = 2.0  # of the standard noise, as in the authors' code
 
 
 @dataclass(frozen=True, slots=True)
-class PACTuningSettings:
-    """Settings of PAC-tuning.
-
-    Raises:
-        ValueError: If a value is out of its range.
-    """
+class PACTuningSettings(CheckedSettings):
+    """Settings of PAC-tuning."""
 
     gamma: Positive = 10.0
     """gamma, weight between bound and fit, above 0. The paper: 10 on SST and CoLA, 5 on other tasks."""
@@ -54,9 +50,6 @@ class PACTuningSettings:
     k_examples: Annotated[int, at_least(1, "an integer")] | None = None
     """Examples of such a pass, at least 1; none: the whole training set, which the authors keep at 100."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
 
 class PACTuning(FineTuningMethod[PACTuningSettings]):
     """Stage 1: loss under noise plus the bound of ``parts.pac_bayes``. Stage 2: loss under the noise that was learned.
@@ -79,7 +72,7 @@ class PACTuning(FineTuningMethod[PACTuningSettings]):
         self._curve: KCurve | None = None
 
     def check_beside(self, others: Sequence[AnyMethod]) -> None:
-        """Refuse other noise, under which the widths would be learned for the wrong network."""
+        """Refuse methods with noise of their own: the widths would be learned for the wrong network."""
         for other in others:
             if other.name in ("hype", "pats"):
                 raise ValueError(
@@ -96,7 +89,7 @@ class PACTuning(FineTuningMethod[PACTuningSettings]):
         FrozenEmbeddings().setup(context)
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Start the noise from the weights, which all methods have set up now; give the head its learning rate."""
+        """Start the noise from the weights, now set up by all methods; give the head its learning rate."""
         settings = self.settings
         self._infos = trainable(context)
         self._widths = NoiseWidths(
@@ -151,7 +144,7 @@ class PACTuning(FineTuningMethod[PACTuningSettings]):
         return {"widths": self._widths.state_dict(), "curve": curve}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Load the state of :meth:`state_dict`."""
         self._widths.load_state_dict(state["widths"])
         if state["curve"] is not None:
             self._set_curve(*state["curve"])
@@ -175,7 +168,7 @@ class PACTuning(FineTuningMethod[PACTuningSettings]):
         return context.step < round(settings.stage1_share * context.total_steps)
 
     def _learn(self, context: MethodContext, draws: Sequence[torch.Tensor]) -> None:
-        """Do the noise's own step, then add the bound's pull to the weights' gradients."""
+        """Update the widths, then add the bound's gradients to the weights' gradients."""
         assert self._curve is not None
         gamma, examples, weights = self.settings.gamma, context.model.n_examples, self._weights()
         scale = 1.0 if context.gradient_scale is None else context.gradient_scale
@@ -187,7 +180,7 @@ class PACTuning(FineTuningMethod[PACTuningSettings]):
                 info.parameter.grad.add_(pull * scale)
 
     def _random_losses(self, context: MethodContext, width: float) -> torch.Tensor:
-        """(models, examples) float32 on the CPU: losses of networks drawn from a prior of this width."""
+        """Return the (models, examples) losses, float32 on the CPU, of networks drawn from a prior of this width."""
         weights, stream = self._weights(), context.stream(f"{self.name}/K")
         rows = []
         training = context.network.training
@@ -201,7 +194,7 @@ class PACTuning(FineTuningMethod[PACTuningSettings]):
         return torch.stack(rows)
 
     def _losses(self, context: MethodContext) -> torch.Tensor:
-        """(examples,) of the training set, as far as the settings say."""
+        """Return the (examples,) losses on the training set, or on its first ``k_examples``."""
         limit = self.settings.k_examples or context.model.n_examples
         found: list[torch.Tensor] = []
         for batches in context.model.training_batches():

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..checks import NonNegative, check_ranges
+from ..checks import CheckedSettings, NonNegative, check_ranges
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod, Resource
@@ -21,12 +21,8 @@ _ROLES = tuple(str(role) for role in Role)
 
 
 @dataclass(frozen=True, slots=True)
-class PGDSettings:
-    """Settings of perturbed gradient descent.
-
-    Raises:
-        ValueError: If a value is out of its range.
-    """
+class PGDSettings(CheckedSettings):
+    """Settings of perturbed gradient descent."""
 
     sigma: NonNegative = 0.01
     """sigma, standard deviation of the noise, at least 0. NSO's code for BERT on text: 0.01."""
@@ -72,7 +68,7 @@ class PGD(FineTuningMethod[PGDSettings]):
             )
 
     def setup(self, context: MethodContext) -> None:
-        """Check that there is something to perturb.
+        """Check that a chosen part is trained.
 
         Raises:
             ValueError: If none of the chosen parts is there and trained.
@@ -105,7 +101,7 @@ class PGD(FineTuningMethod[PGDSettings]):
             return (loss + inner(batches, 0.5)) / 2
 
     def _chosen(self, context: MethodContext) -> list[ParamInfo]:
-        """What this step perturbs."""
+        """Return the parameters that this step perturbs."""
         layers = self._layers(context)
         if self.settings.where == "all":
             return [info for layer in layers for info in layer]
@@ -114,7 +110,7 @@ class PGD(FineTuningMethod[PGDSettings]):
         return layers[int(torch.randint(len(layers), (), generator=generator, dtype=torch.int64, device="cpu"))]
 
     def _layers(self, context: MethodContext) -> list[list[ParamInfo]]:
-        """The trained parameters of the chosen parts, by layer."""
+        """Return the trained parameters of the chosen parts, by layer."""
         layers: dict[Hashable, list[ParamInfo]] = {}
         for info in trainable(context):
             if info.role in self.settings.roles:

@@ -1,11 +1,11 @@
-"""R3F and R4F (Aghajanyan et al., ICLR 2021, arXiv 2008.03156): predictions shall not move under tiny noise."""
+"""R3F and R4F (Aghajanyan et al., ICLR 2021, arXiv 2008.03156): predictions that are steady under tiny noise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..checks import NonNegative, check_ranges
+from ..checks import CheckedSettings, NonNegative
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, Resource
@@ -14,12 +14,8 @@ from ..seeds import stream_seed
 
 
 @dataclass(frozen=True, slots=True)
-class R3FSettings:
-    """Settings of R3F and R4F.
-
-    Raises:
-        ValueError: If a number is out of its range or a choice is unknown.
-    """
+class R3FSettings(CheckedSettings):
+    """Settings of R3F and R4F."""
 
     weight: NonNegative = 1.0
     """lambda, at least 0: weight of the distance of the two predictions. The authors' code: 1.0."""
@@ -35,9 +31,6 @@ class R3FSettings:
     code."""
     spectral_norm: bool = False
     """R4F: divide the weight of the task head by its largest singular value."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class R3F(FineTuningMethod[R3FSettings]):

@@ -1,29 +1,22 @@
-"""R-Drop (Liang et al., NeurIPS 2021, arXiv 2106.14448): two passes with different dropout shall agree."""
+"""R-Drop (Liang et al., NeurIPS 2021, arXiv 2106.14448): two passes with different dropout that agree."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import NonNegative, check_ranges
+from ..checks import CheckedSettings, NonNegative
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod
 
 
 @dataclass(frozen=True, slots=True)
-class RDropSettings:
-    """Settings of R-Drop.
-
-    Raises:
-        ValueError: If alpha is negative.
-    """
+class RDropSettings(CheckedSettings):
+    """Settings of R-Drop."""
 
     alpha: NonNegative = 1.0
     """alpha, at least 0: weight of the distance of the two predictions. The paper on GLUE: 0.1, 0.5 or 1.0."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class RDrop(FineTuningMethod[RDropSettings]):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import NonNegative, Positive, Share, at_least, check_ranges
+from ..checks import CheckedSettings, NonNegative, Positive, Share, at_least
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import AnyMethod, FineTuningMethod
@@ -18,12 +18,8 @@ _OFFICIAL_PRODUCT = 0.1  # learning rate x gamma of the authors' runs: 2e-5 x 50
 
 
 @dataclass(frozen=True, slots=True)
-class RecAdamSettings:
-    """Settings of RecAdam.
-
-    Raises:
-        ValueError: If one is out of its range.
-    """
+class RecAdamSettings(CheckedSettings):
+    """Settings of RecAdam."""
 
     annealing: Literal["sigmoid", "linear", "constant"] = "sigmoid"
     """lambda(t), the task's share of step t = 1, 2, ...: w / (1 + exp(-k (t - t0))), w min(1, t / t0), or w."""
@@ -43,11 +39,8 @@ class RecAdamSettings:
     initializer_range: Positive = 0.02
     """Standard deviation of RI's random weights, above 0. BERT's: 0.02."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
     def share(self, t: int) -> float:
-        """lambda(t): what the optimizer's own step is multiplied with at step t, from 1."""
+        """Return lambda(t), the factor on the optimizer's own step, at step t from 1."""
         if self.annealing == "constant":
             return self.w
         if self.annealing == "linear":
@@ -58,7 +51,7 @@ class RecAdamSettings:
 
     @property
     def pulls(self) -> bool:
-        """Whether there is a pull at all: a constant share leaves none over."""
+        """Whether there is a pull; a constant share leaves none."""
         return self.w > 0.0 and self.gamma > 0.0 and self.annealing != "constant"
 
 
@@ -109,7 +102,7 @@ class RecAdam(FineTuningMethod[RecAdamSettings]):
             self._draw(context)
 
     def _draw(self, context: MethodContext) -> None:
-        """BERT's initialisation of what is pretrained, each tensor from a stream of its own."""
+        """Draw the pretrained weights anew by BERT's initialisation, each tensor from a stream of its own."""
         for info in context.params:
             weights = info.parameter.detach()
             if not info.pretrained:
@@ -122,7 +115,7 @@ class RecAdam(FineTuningMethod[RecAdamSettings]):
                 weights.copy_(drawn * self.settings.initializer_range)
 
     def param_groups(self, context: MethodContext, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Give the pretrained parameters groups of their own, whose weight decay is this method's to do.
+        """Give the pretrained parameters their own groups, without weight decay: this method does it.
 
         Raises:
             ValueError: If the pull would overshoot, or nothing pretrained is trained.
@@ -151,7 +144,7 @@ class RecAdam(FineTuningMethod[RecAdamSettings]):
             )
 
     def after_backward(self, context: MethodContext) -> None:
-        """Scale the step to come."""
+        """Scale the optimizer's step by lambda."""
         share = self.settings.share(context.step + 1)
         self._rates = []
         for group in _pulled(context):
@@ -177,5 +170,5 @@ class RecAdam(FineTuningMethod[RecAdamSettings]):
 
 
 def _pulled(context: MethodContext) -> list[dict[str, Any]]:
-    """The optimizer's groups of pretrained parameters."""
+    """Return the optimizer's groups of pretrained parameters."""
     return [group for group in context.optimizer.param_groups if _DECAY in group]

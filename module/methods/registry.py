@@ -1,4 +1,4 @@
-"""Methods by name: this project's own, and those that installed packages bring, imported when they are looked up."""
+"""Methods by name: this project's own, and those of installed packages, imported at their look-up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Registry(Mapping[str, type[AnyMethod]]):
     """Name -> class of a method: the project's own in their order, then those of packages.
 
     The metadata of installed packages give the names. Their code runs when a name is looked up and not before, so that
-    one that cannot be imported is in the way of nobody who does not ask for its method.
+    a broken package matters only to runs of its method.
 
     Args:
         own: The project's methods.
@@ -24,7 +24,7 @@ class Registry(Mapping[str, type[AnyMethod]]):
         self._classes = {method.name: method for method in own}
         self._declared: dict[str, list[EntryPoint]] = {}
         self.trouble = ""
-        """Why methods of packages are not known; empty where they are."""
+        """Reason for which methods of packages are unknown; empty where there is none."""
         try:
             points: Sequence[EntryPoint] = tuple(entry_points(group=group))
         except Exception as error:  # the metadata of a package that may have nothing to do with methods
@@ -68,7 +68,7 @@ class Registry(Mapping[str, type[AnyMethod]]):
         return self._classes[name]
 
     def title(self, name: str) -> str:
-        """Return how tables write a method: its name where none is called that, or it cannot be imported."""
+        """Return a method's title; its name where it is unknown or cannot be imported."""
         try:
             return self[name].title
         except (KeyError, ValueError):

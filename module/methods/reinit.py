@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import WholeNumber, check_ranges
+from ..checks import CheckedSettings, WholeNumber
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod
@@ -12,18 +12,11 @@ from ..param_index import Kind
 
 
 @dataclass(frozen=True, slots=True)
-class ReinitSettings:
-    """Settings of re-initialisation.
-
-    Raises:
-        ValueError: If the number of layers is negative.
-    """
+class ReinitSettings(CheckedSettings):
+    """Settings of re-initialisation."""
 
     n_layers: WholeNumber = 1
     """Encoder layers from the top to draw anew, at least 0. The authors search 1 to 6 of BERT-large's 24."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class Reinit(FineTuningMethod[ReinitSettings]):

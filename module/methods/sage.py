@@ -6,22 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from ..checks import ShareBelow1, at_least, check_ranges
+from ..checks import CheckedSettings, ShareBelow1, at_least
 from ..lazy import bert_optim, torch
 from ..method import FineTuningMethod, OptimizerSettings, Resource, own_groups
 
 
 @dataclass(frozen=True, slots=True)
-class SAGESettings:
+class SAGESettings(CheckedSettings):
     """Settings of SAGE."""
 
     sensitivity_beta: ShareBelow1 = 0.75
     """beta of the sensitivity's moving average, in [0, 1). The authors advise 0.6 to 0.9."""
     sensitivity_eps: Annotated[float, at_least(1e-37)] = 1e-12
     """Added to the sensitivity in the factor, above 0. The authors' code: 1e-6 squared."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class SAGE(FineTuningMethod[SAGESettings]):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import NonNegative, check_ranges
+from ..checks import CheckedSettings, NonNegative, check_ranges
 from ..clipping import gradient_values
 from ..context import Accumulate, MethodContext
 from ..lazy import torch
@@ -22,13 +22,10 @@ _TINY = 1e-12  # added to the gradient's norm, which may be 0
 
 
 @dataclass(frozen=True, slots=True)
-class SAMSettings:
+class SAMSettings(CheckedSettings):
     """Settings of SAM and ASAM.
 
     ``rho`` depends on ``adaptive`` and is filled in when left out.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     adaptive: bool = False
@@ -56,7 +53,7 @@ class SAMSettings:
 class SAM(FineTuningMethod[SAMSettings]):
     r"""The gradient at ``w + e`` moves ``w``, with the norm over all trained parameters together.
 
-    SAM: ``e = rho g / |g|``. ASAM: ``e = rho T^2 g / |T g|`` with ``T = |w| + eta`` for what its module calls
+    SAM: ``e = rho g / |g|``. ASAM: ``e = rho T^2 g / |T g|`` with ``T = |w| + eta`` for parameters named
     ``weight`` (layer norms' too, as the authors' code) and 1 for biases.
 
     Both passes see all micro-batches of the step; the weights come back from copies. Where the first gradient is not
@@ -93,7 +90,7 @@ class SAM(FineTuningMethod[SAMSettings]):
 
 
 def _typical_step(infos: Sequence[ParamInfo], settings: SAMSettings) -> float:
-    """Typical size of e on one weight."""
+    """Return the typical size of e on one weight."""
     entries = sum(info.parameter.numel() for info in infos)
     size = float(reference_weight(infos).abs().mean()) + settings.eta if settings.adaptive else 1.0
     return settings.radius / float(entries**0.5) * size
@@ -130,6 +127,6 @@ def _stretch(infos: Sequence[ParamInfo], steps: Sequence[torch.Tensor], settings
 
 
 def _rows(parameter: torch.Tensor) -> torch.Tensor | None:
-    """Rows that a gradient holds; None: all."""
+    """Return the rows of a gradient; None: all."""
     assert parameter.grad is not None
     return parameter.grad.indices()[0] if parameter.grad.is_sparse else None

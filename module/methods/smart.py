@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..checks import NonNegative, Positive, Range, Share, at_least, check_ranges
+from ..checks import CheckedSettings, NonNegative, Positive, Range, Share, at_least, check_ranges
 from ..context import MethodContext
 from ..lazy import torch
 from ..method import FineTuningMethod, Resource
@@ -24,13 +24,10 @@ _GUARD: dict[Projection, float] = {"dev_repo": 1e-4, "mt_dnn": 1e-6}
 
 
 @dataclass(frozen=True, slots=True)
-class SMARTSettings:
+class SMARTSettings(CheckedSettings):
     """Settings of SMART. Norms are those of one token's embedding.
 
     ``step_size`` depends on ``projection`` and is filled in when left out.
-
-    Raises:
-        ValueError: If a number is out of its range or a choice is unknown.
     """
 
     smoothness_weight: NonNegative = 1.0
@@ -90,7 +87,7 @@ class SMART(FineTuningMethod[SMARTSettings]):
         self._saved: Mapping[str, torch.Tensor] | None = None
 
     def before_fit(self, context: MethodContext) -> None:
-        """Let the teacher start from the weights that training starts from."""
+        """Start the teacher from the initial weights."""
         if self.settings.proximal_weight > 0.0:
             self._teacher_of(context)
 
@@ -107,7 +104,7 @@ class SMART(FineTuningMethod[SMARTSettings]):
         return sum(terms[1:], start=terms[0]) if terms else None
 
     def after_step(self, context: MethodContext) -> None:
-        """Let the teacher follow."""
+        """Update the teacher."""
         settings = self.settings
         if settings.proximal_weight > 0.0:
             early = context.step < settings.teacher_switch * context.total_steps
@@ -118,14 +115,14 @@ class SMART(FineTuningMethod[SMARTSettings]):
         return {"teacher": self._saved if self._teacher is None else self._teacher.weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Keep the teacher until the parameters it stands for are at hand."""
+        """Keep the teacher's weights until the network is at hand."""
         if self._teacher is not None and state["teacher"] is not None:
             self._teacher.load(state["teacher"])
         else:
             self._saved = state["teacher"]
 
     def _near(self, context: MethodContext, batch: Any, target: torch.Tensor) -> torch.Tensor:
-        """Logits at a neighbour that moves the prediction far: (B, K) with the graph."""
+        """Return the (B, K) logits, with the graph, at a neighbour with a distant prediction."""
         model = context.model
         settings = self.settings
         embeddings = model.embed(batch)  # (n_tokens, E) or (B, T, E)
@@ -144,12 +141,12 @@ class SMART(FineTuningMethod[SMARTSettings]):
             return context.model.logits(batch, inputs_embeds=embeddings)
 
     def _past(self, context: MethodContext, batch: Any) -> torch.Tensor:
-        """Logits of the teacher: (B, K) without a graph."""
+        """Return the teacher's (B, K) logits, without a graph."""
         with self._teacher_of(context).in_place(), predicting(context.network):
             return context.model.logits(batch)
 
     def _teacher_of(self, context: MethodContext) -> MeanTeacher:
-        """The teacher, from the checkpoint or from the weights as they are."""
+        """Return the teacher, made from the checkpoint or from the present weights."""
         if self._teacher is None:
             self._teacher = MeanTeacher((info.name, info.parameter) for info in context.params)
             if self._saved is not None:
@@ -159,7 +156,7 @@ class SMART(FineTuningMethod[SMARTSettings]):
 
 
 def _sizes(settings: SMARTSettings) -> list[float]:
-    """Size of the noise that the ascent starts from, and of its steps."""
+    """Return the sizes of the ascent's first noise and of its steps."""
     steps = {"paper": settings.radius, "dev_repo": settings.eta, "mt_dnn": 1.0}
     return [settings.noise_std, steps[settings.projection] if settings.ascent_steps > 0 else 0.0]
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ..checks import WholeNumber, at_least, check_ranges
+from ..checks import CheckedSettings, WholeNumber, at_least
 from .parts.averaging import WeightAveraging
 
 
 @dataclass(frozen=True, slots=True)
-class SWASettings:
-    """Settings of the mean of late weights.
-
-    Raises:
-        ValueError: If one is out of its range.
-    """
+class SWASettings(CheckedSettings):
+    """Settings of the mean of late weights."""
 
     start_step: WholeNumber = 0
     """Optimizer steps before the first that counts, at least 0."""
@@ -23,9 +19,6 @@ class SWASettings:
     """Epochs before the first step that counts, at least 0; the later of both starts holds. Ours."""
     interval: Annotated[int, at_least(1, "a whole number")] = 1
     """Steps from one that counts to the next, at least 1. The paper: as many as an epoch has."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class SWA(WeightAveraging[SWASettings]):
@@ -39,5 +32,5 @@ class SWA(WeightAveraging[SWASettings]):
         return 1.0 / (count + 1)
 
     def counts(self, steps: int) -> bool:
-        """Whether it is an ``interval``-th step."""
+        """Whether a step is an ``interval``-th one."""
         return steps % self.settings.interval == 0

@@ -143,7 +143,7 @@ def _to_tokens(slots: Tensor, layout: SlotLayout) -> Tensor:
 
 @cache
 def _varlen_kernel(device: torch.device) -> Any | None:
-    """Torch's variable-length attention, where this torch has it and the device is Ampere or newer."""
+    """Return torch's variable-length attention; None on an older torch or a GPU before Ampere."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -154,7 +154,7 @@ def _varlen_kernel(device: torch.device) -> Any | None:
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None, packed: PackedBatch
 ) -> Tensor | None:
-    """Attention without any padding; None where torch's kernel does not take this call.
+    """Attention without any padding, or None if torch's kernel does not take this call.
 
     The kernel is for CUDA and half precision and has no dropout. Not run on a GPU where this was written.
     """

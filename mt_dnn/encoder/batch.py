@@ -188,7 +188,7 @@ def _spans(cache: TokenCache, indices: ArrayLike) -> tuple[NDArray[np.int64], ND
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """A part of a batch on a device."""
+    """Move a part of a batch to a device."""
     if isinstance(value, Tensor):
         return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Reading an encoder's files: configuration and safetensors weights.
+"""An encoder's files: configuration and safetensors weights.
 
 Nothing that a checkpoint carries is executed: weights are safetensors, and code beside them is never trusted.
 """
@@ -22,10 +22,10 @@ from mt_dnn.encoder.source import EncoderSource
 
 logger = logging.getLogger(__name__)
 
-# What the families call their two dropouts.
+# Names of the two dropouts in the families.
 _HIDDEN_DROPOUTS = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout")
 _ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")
-# What the network is built by, and how large it is in an encoder that exists.
+# Sizes that the network is built by, and their range in encoders that exist.
 _SIZES = {
     "hidden_size": (1, 2**20),
     "num_hidden_layers": (1, 1000),
@@ -46,14 +46,14 @@ def read_config(source: EncoderSource) -> Any:
     """The transformers configuration of an encoder.
 
     Raises:
-        SettingError: when it cannot be read or is not that of a bidirectional encoder.
+        SettingError: when it cannot be read or is of no bidirectional encoder.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     path = source.folder / "config.json"
     try:
-        kind = read_json(path).get("model_type")  # transformers trips over what is no mapping, and over any depth
+        kind = read_json(path).get("model_type")  # transformers fails on other JSON values, and on any depth
         if isinstance(kind, str) and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             raise SettingError(f"{source.name} is of type {shown(kind)}, not a bidirectional encoder")
         with quiet_transformers():
@@ -83,7 +83,7 @@ def _check_sizes(config: Any, path: Path) -> None:
 
 
 def set_dropouts(config: Any, hidden: float, attention: float) -> None:
-    """Write both dropouts into a configuration, whatever the family calls them.
+    """Write both dropouts into a configuration, under the family's names.
 
     Raises:
         SettingError: for a value outside [0, 1).
@@ -140,7 +140,7 @@ def read_model(source: EncoderSource, config: Any, attention: str | None) -> nn.
 
 
 def weights_stamp(folder: Path) -> str:
-    """Name and look of each weights file: differs when a file was written or replaced, whatever its time says."""
+    """Name and look of each weights file; they change whenever a file is written or replaced."""
     return str(look(sorted(folder.glob("*.safetensors"))))
 
 
@@ -159,7 +159,7 @@ def _check_missing(source: EncoderSource, missing: list[str]) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bar and no load report; errors still come through."""
+    """Silence transformers' progress bar and load report; errors are still shown."""
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()

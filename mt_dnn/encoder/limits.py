@@ -49,7 +49,7 @@ class EncoderLimits:
         uids: Sequence[str] | None = None,
         first: int = 1,
     ) -> None:
-        """Look for an example that does not fit.
+        """Refuse an example that does not fit.
 
         Args:
             name: of the data set, for the message.

@@ -1,4 +1,4 @@
-"""Pretrained transformers encoders, run on packed batches where the architecture allows it.
+"""Pretrained transformers encoders, run on packed batches if the architecture allows it.
 
 Legend: B examples, T tokens of the longest, n_tokens real tokens of the batch, D hidden size.
 """
@@ -88,7 +88,7 @@ class Encoder(nn.Module):
         return pack(cache, indices, CUDA_GROUPS if device.type == "cuda" else CPU_GROUPS).to(device)
 
     def use_row_sparse_gradients(self) -> None:
-        """Keep only the batch's rows in the gradient of the word embeddings, where they are a table on the CPU."""
+        """Make the gradient of the word embeddings row-sparse, if they are a table on the CPU."""
         embeddings = self.model.get_input_embeddings()  # type: ignore[operator]
         if can_be_row_sparse(embeddings):
             self.model.set_input_embeddings(RowSparseEmbedding(embeddings))  # type: ignore[operator]
@@ -149,7 +149,7 @@ class Encoder(nn.Module):
         return hidden
 
     def _inputs(self, batch: Batch, inputs_embeds: Tensor | None) -> dict[str, Tensor]:
-        """The keyword arguments that both layouts share, without a batch dimension of their own."""
+        """Return the keyword arguments of both layouts, without a batch dimension of their own."""
         inputs = {"input_ids": batch.input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         if self.supports_packed:
             # Other families count positions their own way.

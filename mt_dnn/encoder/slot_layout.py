@@ -1,4 +1,4 @@
-"""Where the tokens of a packed batch stand during attention: a few rectangles of examples of similar length.
+"""The slots of a packed batch during attention: a few rectangles of examples of similar length.
 
 One rectangle for the whole batch would cost attention B * T * T scores however short most examples are. Legend: B
 examples, n_tokens real tokens of the batch. A *slot* is a place of a rectangle; all rectangles are counted through.

@@ -1,4 +1,4 @@
-"""Where an encoder's files are: the packaged encoder, a folder, or the Hugging Face Hub."""
+"""The source of an encoder's files: the packaged encoder, a folder, or the Hugging Face Hub."""
 
 import importlib.util
 import re

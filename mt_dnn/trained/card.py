@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from data_utils.task_def import DataFormat, Metric, TaskType
+from data_utils.task_def import Metric, TaskType
 from mt_dnn.encoder.source import PACKAGED
 from mt_dnn.results import Status
 from mt_dnn.trained.load import FinishedRun, TrainedModel
@@ -28,16 +28,7 @@ _SETTINGS = (
 
 
 def model_card(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
-    """Write the card.
-
-    Args:
-        run: the run.
-        model: its trained network.
-        epoch: whose weights the folder holds, ``best`` or ``last``.
-
-    Returns:
-        Markdown with the Hub's metadata before it.
-    """
+    """Return the card of the ``best`` or ``last`` epoch of a run: Markdown with the Hub's metadata before it."""
     parts = [_metadata(run, model, epoch), _task(run, model, epoch), _scores(run), _settings(run), _loading(model)]
     return "\n".join([*parts, _limits(run, model, epoch)])
 
@@ -69,7 +60,7 @@ def _metadata(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
 
 
 def _hub_name(run: FinishedRun) -> str | None:
-    """The encoder's name on the Hub, None for a local folder, whose path is nobody's business."""
+    """The encoder's name on the Hub; None for a local folder, whose path stays private."""
     name = run.config.init_checkpoint
     if name == PACKAGED:
         return f"sentence-transformers/{name}"
@@ -79,7 +70,7 @@ def _hub_name(run: FinishedRun) -> str | None:
 def _task(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
     task, result = model.task_def, run.result
     score = run.score(epoch)
-    texts = "a pair of sentences" if task.data_format is DataFormat.PremiseAndOneHypothesis else "one sentence"
+    texts = "a pair of sentences" if task.pair else "one sentence"
     kind = "a score" if task.task_type is TaskType.Regression else f"one of {task.n_class} labels"
     labels = "" if task.task_type is TaskType.Regression else f" ({', '.join(task.label_names)})"
     return f"""# {run.config.encoder}, fine-tuned on {run.config.task} with {run.config.method}
@@ -137,8 +128,7 @@ def _settings(run: FinishedRun) -> str:
 
 
 def _loading(model: TrainedModel) -> str:
-    pair = model.task_def.data_format is DataFormat.PremiseAndOneHypothesis
-    text = '{"text": "first sentence", "text_pair": "second sentence"}' if pair else '"a sentence"'
+    text = '{"text": "first sentence", "text_pair": "second sentence"}' if model.task_def.pair else '"a sentence"'
     return f"""## How to load
 
 ```python

@@ -101,16 +101,10 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
 
 
 def write_parts(model: TrainedModel, classifier: Any, encoder: Path, folder: Path) -> None:
-    """Write weights, configuration and tokenizer, and check them.
-
-    Args:
-        model: the trained network.
-        classifier: from ``sequence_classifier``.
-        encoder: folder of the pretrained encoder, for its tokenizer.
-        folder: where the files go.
+    """Write a classifier and its tokenizer, which is in the folder of the pretrained ``encoder``, and check them.
 
     Raises:
-        SettingError: what was written does not compute what the network does.
+        SettingError: the written model gives other logits than the network.
     """
     classifier.save_pretrained(folder, max_shard_size="1000GB")
     _write_tokenizer(model, encoder, folder)
@@ -118,11 +112,7 @@ def write_parts(model: TrainedModel, classifier: Any, encoder: Path, folder: Pat
 
 
 def sequence_classifier(model: TrainedModel, pooler_actf: str) -> Any:
-    """The transformers model for sequence classification that computes what a network does.
-
-    Args:
-        model: the trained network.
-        pooler_actf: activation of its pooler.
+    """Build the transformers model for sequence classification with the weights and logits of a network.
 
     Raises:
         SettingError: the family's own head is another one.
@@ -154,7 +144,7 @@ def sequence_classifier(model: TrainedModel, pooler_actf: str) -> Any:
 
 
 def merged(encoder: nn.Module) -> dict[str, Tensor]:
-    """Weights of a transformers model by their pretrained names, LoRA's updates added to what they update."""
+    """Return the weights of a transformers model by their pretrained names, with LoRA's updates added."""
     weights: dict[str, Tensor] = dict(encoder.state_dict())
     if any(".lora_" in name for name in weights):
         from peft.tuners.lora import LoraLayer
@@ -177,12 +167,11 @@ def check_folder(model: TrainedModel, folder: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from data_utils.task_def import DataFormat
     from data_utils.tokenizer import encode_batches
     from mt_dnn.encoder.batch import pad
     from mt_dnn.trained.prediction import logits_of, unlabelled
 
-    pair = model.task_def.data_format is DataFormat.PremiseAndOneHypothesis
+    pair = model.task_def.pair
     premise, hypothesis = list(_SAMPLE), list(reversed(_SAMPLE)) if pair else None
     (sample,) = encode_batches(model.tokenizer, [(premise, hypothesis)], pair=pair, max_seq_len=model.max_seq_len)
     batch = pad(unlabelled(sample), range(len(premise)), model.tokenizer.pad_id)

@@ -25,7 +25,7 @@ class HeadLayout:
     """Entry of the configuration that names the activation between them; None: it is tanh."""
 
     def pooler_activation(self, config: Any) -> str:
-        """The activation of a configuration between the two, by our name (``pooler_actf``)."""
+        """Return the activation between the two, by our name (``pooler_actf``), from a configuration."""
         return "tanh" if self.activation is None else str(getattr(config, self.activation))
 
     def layers(self, network: Network) -> dict[str, nn.Linear]:
@@ -48,7 +48,7 @@ _OTHERS = {"distilbert": "ReLU", "electra": "GELU"}
 
 
 def find_layout(model_type: str, pooler_actf: str) -> HeadLayout:
-    """Return where a family keeps pooler and head.
+    """Return the names of a family's pooler and head.
 
     Args:
         model_type: the family, as its configuration says.

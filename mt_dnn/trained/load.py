@@ -1,4 +1,4 @@
-"""A trained network with all that turns text into logits, from a run directory or from an exported folder."""
+"""A trained network with its tokenizer and task, from a run directory or from an exported folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A network in evaluation mode, with all that it needs to read text."""
+    """A network in evaluation mode, with its tokenizer and task."""
 
     network: Network
     task_def: TaskDef
@@ -51,7 +51,7 @@ class TrainedModel:
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """A run that is done, as its directory tells it."""
+    """A run that is done, read from its directory."""
 
     directory: RunDirectory
     config: RunConfig
@@ -113,14 +113,7 @@ def read_run(path: Path, task_def: Path | None = None) -> FinishedRun:
 
 
 def _task_def(path: Path, config: RunConfig, identity: Identity | None, given: bool) -> TaskDef:
-    """The definition that a run was trained with.
-
-    Args:
-        path: the run's folder.
-        config: its configuration; ``task_def`` may be another file.
-        identity: its data, task definition and encoder.
-        given: whether that file was asked for.
-    """
+    """Find the definition that a run was trained with; ``given`` says that the user chose ``config.task_def``."""
     if not config.task_def.is_file() and (given or identity is None):
         raise SettingError(
             f"task_def: {config.task_def}, which the run was trained with, does not exist; give --task_def"

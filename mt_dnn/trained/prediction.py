@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
 from data_utils.batching import evaluation_batches
-from data_utils.task_def import DataFormat
 from data_utils.text_rows import TextRows
 from data_utils.token_cache import TokenCache
 from data_utils.tokenizer import Encoded, Texts, encode_batches
@@ -30,7 +30,7 @@ def predict(
         model: from ``mt_dnn.trained.load``.
         pieces: rows, piece by piece.
         batch_tokens: tokens of a batch.
-        name: where the texts come from, for messages.
+        name: source of the texts, for messages.
 
     Yields:
         Each piece with its (N, K) logits, rows in their order.
@@ -46,8 +46,7 @@ def predict(
             waiting.append(rows)
             yield rows.premise, rows.hypothesis
 
-    pair = model.task_def.data_format is DataFormat.PremiseAndOneHypothesis
-    for encoded in encode_batches(model.tokenizer, texts(), pair=pair, max_seq_len=model.max_seq_len):
+    for encoded in encode_batches(model.tokenizer, texts(), pair=model.task_def.pair, max_seq_len=model.max_seq_len):
         rows = waiting.popleft()
         model.network.encoder.limits.check(name, unlabelled(encoded), uids=rows.uids, first=first)
         first += len(rows.uids)
@@ -62,7 +61,7 @@ def logits_of(model: TrainedModel, encoded: Encoded, batch_tokens: int) -> npt.N
 
 
 def unlabelled(encoded: Encoded) -> TokenCache:
-    """A token cache in memory, whose labels and uids are not filled in."""
+    """Make a token cache in memory, without labels and uids."""
     n = len(encoded.offsets) - 1
     return TokenCache(
         path=Path(),
@@ -77,6 +76,5 @@ def unlabelled(encoded: Encoded) -> TokenCache:
 
 def probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Softmax of (N, K) logits."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    total: npt.NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-    return total
+    found: npt.NDArray[np.float64] = softmax(logits.astype(np.float64), axis=1)
+    return found

@@ -77,8 +77,9 @@ def test_cache_round_trip(
     assert np.array_equal(cache.labels, rows.labels)
     assert cache.labels.dtype == rows.labels.dtype
     assert cache.manifest["truncated"] == 0
-    assert (cache.tokens[cache.offsets[:-1]] == handle.cls_id).all()
-    assert (cache.tokens[cache.offsets[1:] - 1] == handle.sep_id).all()
+    first, last = handle.tokenizer.encode("").ids
+    assert (cache.tokens[cache.offsets[:-1]] == first).all()
+    assert (cache.tokens[cache.offsets[1:] - 1] == last).all()
     assert (cache.segment > 0).all() == (rows.hypothesis is not None)
 
 

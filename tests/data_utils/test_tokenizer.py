@@ -58,8 +58,8 @@ def test_single_sentences(wordpiece: TokenizerHandle) -> None:
 
 
 def test_special_ids(wordpiece: TokenizerHandle, bytelevel: TokenizerHandle) -> None:
-    assert (wordpiece.cls_id, wordpiece.sep_id, wordpiece.pad_id) == (2, 3, 0)
-    assert (bytelevel.cls_id, bytelevel.sep_id, bytelevel.pad_id) == (0, 2, 1)
+    assert (wordpiece.tokenizer.encode("").ids, wordpiece.pad_id) == ([2, 3], 0)
+    assert (bytelevel.tokenizer.encode("").ids, bytelevel.pad_id) == ([0, 2], 1)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,7 @@ def test_truncation_is_longest_first(
     (row,) = rows(encoded)
     kept = (row.count(wordpiece.tokenizer.token_to_id("cat")), row.count(wordpiece.tokenizer.token_to_id("dog")))
     assert kept == expected
-    assert row[0] == wordpiece.cls_id
-    assert row[-1] == wordpiece.sep_id
+    assert [row[0], row[-1]] == wordpiece.tokenizer.encode("").ids
     assert encoded.segment.tolist() == [expected[0] + 2]
     assert encoded.truncated == (kept != (premise, hypothesis))
 

@@ -6,12 +6,12 @@ from typing import Annotated, Literal, get_args, get_type_hints
 
 import pytest
 
-from module.checks import NonNegative, Positive, Range, Share, ShareAbove0, ShareBelow1, at_least, check_ranges
+from module.checks import CheckedSettings, NonNegative, Positive, Range, Share, ShareAbove0, ShareBelow1, at_least
 from module.methods import METHODS
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(CheckedSettings):
     non_negative: NonNegative = 0.0
     positive: Positive | None = None
     share: Share = 1.0
@@ -21,9 +21,6 @@ class Settings:
     pair: Annotated[tuple[float, ...], Range(lambda pair: len(pair) == 2, "two numbers", "are")] = (1.0, 2.0)
     kind: Literal["K", "K+1"] = "K"
     free: float = 0.0
-
-    def __post_init__(self):
-        check_ranges(self)
 
 
 @pytest.mark.parametrize(

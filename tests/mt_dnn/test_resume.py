@@ -332,3 +332,14 @@ def test_a_checkpoint_without_a_run_json_is_not_gone_on_from(tiny_run):
     (run_dir(config) / "run.json").unlink()
     with pytest.raises(SettingError, match="does not say what data and encoder it is of"):
         run(config)
+
+
+def test_a_run_stopped_where_its_rule_gives_it_up_is_given_up_when_it_goes_on(tiny_run):
+    def prune(epochs, best):
+        return epochs == 2
+
+    config = tiny_run(epochs=3, **SLOWLY)
+    with pytest.raises(Interrupted):
+        run(config, StopAt(10), prune)
+    result = run(config, prune=prune)
+    assert (result.status, result.steps, result.sessions) == ("pruned", 10, 2)

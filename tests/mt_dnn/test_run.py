@@ -193,6 +193,15 @@ def test_an_unexpected_error_is_recorded_and_tried_again(tiny_run, monkeypatch):
     assert run(config).done
 
 
+def test_a_run_that_fails_before_its_last_epoch_has_no_score_of_it(tiny_run):
+    def fail(progress):
+        if progress.step == 7:  # in the second epoch
+            raise RuntimeError("lost")
+
+    result = run(tiny_run(epochs=3), fail)
+    assert (result.status, result.best.epoch, result.last) == (Status.FAILED, 1, None)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

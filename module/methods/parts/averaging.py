@@ -1,4 +1,4 @@
-"""Averages of the weights along a run, evaluated in their place: what EMA and SWA share."""
+"""Averages of the weights along a run, evaluated in their place: the base of EMA and SWA."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class WeightAveraging(FineTuningMethod[A]):
         return max(settings.start_step, settings.start_epoch * steps_per_epoch)
 
     def counts(self, steps: int) -> bool:
-        """Whether the step that is ``steps`` >= 0 after the first one counts."""
+        """Whether a step counts, from its number ``steps`` >= 0 after the first."""
         return True
 
     def after_step(self, context: MethodContext) -> None:
@@ -91,7 +91,7 @@ class WeightAveraging(FineTuningMethod[A]):
 
     @contextmanager
     def evaluation(self, context: MethodContext) -> Iterator[None]:
-        """Put the average in the place of the raw weights, which come back bit for bit."""
+        """Swap the average with the raw weights, and back bit for bit."""
         self._swap(context)
         try:
             yield
@@ -113,7 +113,7 @@ class WeightAveraging(FineTuningMethod[A]):
         return {"count": self._count, "average": self._average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Load the state of :meth:`state_dict`."""
         self._count, self._average = state["count"], dict(state["average"])
 
 

@@ -1,4 +1,4 @@
-"""A moving average of the trained weights that can stand in for them: the teacher of SMART's proximal term."""
+"""The teacher of SMART's proximal term: a network with a moving average of the trained weights."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class MeanTeacher:
         self.weights = {name: p.detach().clone() for name, p in self._parameters.items()}
 
     def follow(self, beta: float) -> None:
-        """Move on towards the trained weights; beta in [0, 1]."""
+        """Update the average with the trained weights; beta in [0, 1]."""
         ends = [p.detach() for p in self._parameters.values()]
         torch._foreach_lerp_(list(self.weights.values()), ends, 1.0 - beta)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the network compute with the teacher's weights inside; graphs made outside stay valid after it."""
+        """Swap the teacher's weights into the network inside; graphs made outside stay valid."""
         own = {name: p.data for name, p in self._parameters.items()}
         for name, parameter in self._parameters.items():
             parameter.data = self.weights[name]
@@ -38,7 +38,7 @@ class MeanTeacher:
                 parameter.data = own[name]
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take over saved ``weights``, from any device.
+        """Load saved ``weights``, from any device.
 
         Raises:
             TypeError: If one is missing or no plain tensor; nothing has been changed then.
@@ -51,6 +51,6 @@ class MeanTeacher:
 
 @contextmanager
 def predicting(network: torch.nn.Module) -> Iterator[None]:
-    """Let a network compute as in evaluation inside: no dropout, no noise, no graph. Its modes come back."""
+    """Evaluate inside, without dropout, noise or graph; the network's modes come back."""
     with evaluating(network), torch.no_grad():
         yield

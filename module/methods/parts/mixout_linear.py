@@ -1,4 +1,4 @@
-"""A linear layer whose weights are partly replaced by their anchor while it trains, for Mixout."""
+"""Mixout's linear layer: in training its weights are partly replaced by their anchor."""
 
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ class _Mix(torch.autograd.Function):
 
 
 class MixoutLinear(nn.Linear):
-    """``nn.Linear`` with Mixout on its weight; the parameters are those of the layer it takes the place of.
+    """``nn.Linear`` with Mixout on its weight; it takes over the parameters of a plain layer.
 
     Args:
         dense: That layer.

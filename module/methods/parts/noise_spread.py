@@ -1,4 +1,4 @@
-"""PATS's noise without its aim: as much of it, spread evenly or over the wrong entries."""
+"""PATS's noise on other entries: the same amount, spread evenly or shuffled."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ SPREADS = ("uniform", "shuffled")
 
 
 class SpreadNoise(PATS):
-    """PATS with its noise spread otherwise, for parameters on the CPU.
+    """PATS with its noise on other entries, for parameters on the CPU.
 
     Arguments are those of :class:`module.pats.PATS`, and ``spread``: ``"uniform"``, the same amount per tensor with one
     size for all entries, or ``"shuffled"``, the same sizes on other entries.
@@ -52,7 +52,7 @@ class SpreadNoise(PATS):
         ]
 
     def _spread_evenly(self, row: np.ndarray, sensitivity: Tensor) -> None:
-        """Give every entry of a tensor the root mean square of what PATS would give them.
+        """Give every entry of a tensor the root mean square of PATS's sizes.
 
         With sigma_j of Equation 4, every entry gets (mean of sigma_j^2)^(1/2): the expected squared norm of a tensor's
         noise is PATS's.

@@ -174,7 +174,7 @@ class NoiseWidths:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave.
+        """Load the state of :meth:`state_dict`.
 
         Raises:
             TypeError: If something is no plain tensor; nothing has been changed then.

@@ -12,7 +12,7 @@ from ...param_index import Kind, ParamInfo
 
 @contextmanager
 def moved(weights: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Let weights be changed in place inside; afterwards they hold the bits they held, also after an exception.
+    """Restore weights, which may be changed in place inside, bit for bit, also after an exception.
 
     They come back from copies: subtracting what was added would leave rounding errors that add up over the steps.
 
@@ -36,7 +36,7 @@ def trainable(context: MethodContext) -> list[ParamInfo]:
 
 
 def reference_weight(infos: Sequence[ParamInfo]) -> torch.Tensor:
-    """Return the tensor whose size noise is compared with: the first matrix of the encoder layers, else the first."""
+    """Return the tensor for comparing sizes with noise: the first matrix of the encoder layers, else the first."""
     matrices = [info for info in infos if info.in_layer and info.kind == Kind.WEIGHT]
     return (matrices or list(infos))[0].parameter.detach()
 
@@ -50,7 +50,7 @@ def check_weight_noise(
         context: Of the run.
         method: Its name, for the message.
         noise: Gives the typical size of the noise on one weight, at least 0.
-        infos: What it is added to.
+        infos: The weights that get it.
 
     Raises:
         LostNoise: As :func:`module.resolution.check_resolution`.

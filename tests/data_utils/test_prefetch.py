@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from mt_dnn.prefetch import prefetch
+from data_utils.prefetch import prefetch
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7])

@@ -1,4 +1,4 @@
-"""Making the next item while the present one is in use."""
+"""A map that makes the next item while the present one is in use."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,11 +9,11 @@ Made = TypeVar("Made")
 
 
 def prefetch(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
-    """``map(make, items)``, one item ahead, on a thread of its own.
+    """Map a function over items, one item ahead of the consumer, in a thread.
 
     Args:
         items: taken one after the other, one more than were yielded.
-        make: called in their order, never twice at once; what it raises is raised when its item is due.
+        make: called in their order, never twice at once; its exceptions are raised when their item is due.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
         coming: Future[Made] | None = None
