@@ -37,7 +37,7 @@ def test_a_commands_help_names_its_module():
         assert named in ([], [module.removesuffix(".__main__")]), file
 
 
-@pytest.mark.parametrize("folder", ["experiments", "benchmarks"])
+@pytest.mark.parametrize("folder", ["benchmarks", "data_utils", "experiments", "module", "mt_dnn"])
 def test_a_docstring_begins_with_its_subject(folder):
     hanging = re.compile(r"(What|Where|How|Which|Whose|Those|The same|Nothing)\b")
     for file in (ROOT / folder).rglob("*.py"):

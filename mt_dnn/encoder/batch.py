@@ -43,7 +43,7 @@ class _Examples:
         return self.labels.shape[0]
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on a device; through page-locked memory to CUDA, so that the host does not wait for it."""
+        """Copy the batch to a device; through page-locked memory to CUDA, so that the host does not wait for it."""
         moved: Self = self if device.type == "cpu" else _moved(self, device)
         return moved
 
