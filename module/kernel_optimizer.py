@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from typing import Any, ClassVar, overload
 
 import torch
@@ -57,7 +58,7 @@ class KernelOptimizer(Optimizer):
         for group in self.param_groups:
             for key in self.defaults.keys() - {"differentiable"}:  # which torch adds to the defaults of copies
                 group.setdefault(key, self.defaults[key])
-        self._asked = None
+        self._listed, self._asked = [], None
         self.__dict__.setdefault("_engine", Engine(MOMENTS)).forget()  # captured graphs use its tables
 
     def check_group(self, group: Group) -> None:
@@ -125,9 +126,9 @@ class KernelOptimizer(Optimizer):
 
     def _members(self) -> list[Member]:
         """All parameters, selected or not as the groups say now; the same list while they say the same."""
-        key = self.selection_key
+        key, switches = self.selection_key, (self.selection_key, "perturb_biases")
         asked = [
-            (list(map(id, group["params"])), key and group.get(key), group.get("perturb_biases"))
+            (list(map(id, group["params"])), [*group.get("param_names", ())], *map(group.get, switches, repeat(...)))
             for group in self.param_groups
         ]
         if self._asked != asked:
