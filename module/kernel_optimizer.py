@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from itertools import repeat
 from typing import Any, ClassVar, overload
 
 import torch
@@ -126,10 +125,10 @@ class KernelOptimizer(Optimizer):
 
     def _members(self) -> list[Member]:
         """All parameters, selected or not as the groups say now; the same list while they say the same."""
-        key, switches = self.selection_key, (self.selection_key, "perturb_biases")
+        key = self.selection_key
         asked = [
-            (list(map(id, group["params"])), [*group.get("param_names", ())], *map(group.get, switches, repeat(...)))
-            for group in self.param_groups
+            ([*map(id, g["params"])], [*(g.get("param_names") or ())], key and g.get(key, ...), g.get("perturb_biases"))
+            for g in self.param_groups
         ]
         if self._asked != asked:
             selected = self._select() if key else {}

@@ -66,14 +66,6 @@ def check(name: str, part: str, tensor: Any, shape: torch.Size, device: torch.de
         TypeError: If it is no plain tensor.
         ValueError: If its shape, device or storage is another.
     """
-    if (  # what nearly all are, in as few calls as will do
-        type(tensor) in _TYPES
-        and tensor.shape == shape
-        and tensor.device == device
-        and torch._C._dispatch_keys(tensor).raw_repr() in _plain_keys
-        and _needed(tensor) <= tensor.untyped_storage().nbytes()
-    ):
-        return
     check_plain(name, part, tensor)
     if tensor.shape != shape:
         wanted = f"the parameter {tuple(shape)}" if shape else "one number is needed"
