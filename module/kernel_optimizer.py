@@ -57,7 +57,7 @@ class KernelOptimizer(Optimizer):
         for group in self.param_groups:
             for key in self.defaults.keys() - {"differentiable"}:  # which torch adds to the defaults of copies
                 group.setdefault(key, self.defaults[key])
-        self._asked = None
+        self._listed, self._asked = [], None
         self.__dict__.setdefault("_engine", Engine(MOMENTS)).forget()  # captured graphs use its tables
 
     def check_group(self, group: Group) -> None:
@@ -127,8 +127,8 @@ class KernelOptimizer(Optimizer):
         """All parameters, selected or not as the groups say now; the same list while they say the same."""
         key = self.selection_key
         asked = [
-            (list(map(id, group["params"])), key and group.get(key), group.get("perturb_biases"))
-            for group in self.param_groups
+            ([*map(id, g["params"])], [*(g.get("param_names") or ())], key and g.get(key, ...), g.get("perturb_biases"))
+            for g in self.param_groups
         ]
         if self._asked != asked:
             selected = self._select() if key else {}

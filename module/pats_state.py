@@ -94,7 +94,8 @@ class PATSState:
 
     def _take(self, loaded: Loaded) -> None:
         self.rule, self.noise_seed, self._state = loaded
-        self._perturbed, self._loading, self._asked = self._chosen(self.rule), None, None
+        self._perturbed, self._loading = self._chosen(self.rule), None
+        self._listed, self._asked = [], None
 
     def take_over(self, optimizer: Optimizer, key: str) -> None:
         """Take sensitivities that the optimizer was loaded with before, and say what cannot be taken."""

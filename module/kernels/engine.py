@@ -4,9 +4,9 @@ Everything that was checked is kept until something differs: a tensor, an entry 
 gradient. What is read anew at each step is where the gradients lie, and the settings.
 """
 
-from collections.abc import Iterable, MutableMapping, Sequence
-from itertools import chain, compress
-from operator import is_, methodcaller
+from collections.abc import MutableMapping, Sequence
+from itertools import chain, compress, repeat
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -36,31 +36,45 @@ class _Kept:
 
     def __init__(self, candidates: Sequence[Member], steps: Sequence[HostStep | DeviceStep], store: Store) -> None:
         self.candidates = candidates
-        self.given = [member.parameter.grad is not None for member in candidates]
-        watched = [member.parameter for member in compress(candidates, self.given)]
+        self._parameters = [member.parameter for member in candidates]
+        gradients = self.gradients()
+        self._given = [gradient is not None for gradient in gradients]
         members = [member for step in steps for member in step.members]
         place = {id(member): i for i, member in enumerate(members)}
-        self.used = [id(member) in place for member in candidates]  # not the empty ones
-        order = np.array([place[id(member)] for member in compress(candidates, self.used)])
+        self._used = [id(member) in place for member in candidates]  # not the empty ones
+        order = np.array([place[id(member)] for member in compress(candidates, self._used)])
         found, ends = np.argsort(order), np.cumsum([len(step.members) for step in steps])
         self._points = [*zip(steps, np.split(found, ends[:-1]), strict=True)]
-        self._states = [member.state for member in members]
-        self._seen = _seen(store, self._states)
-        self._tensors = [*watched, *(member.state[key] for member in members for key in member.keys)]
-        self._memory = Fingerprint(self._tensors, fixed=True)
-        self._gradients = Fingerprint(_gradients(compress(candidates, self.used)), fixed=False)
+        self._watched = [*compress(self._parameters, self._given)]
+        self._states = [(member.state, member.keys) for member in members]
+        self._stored = [*store, *store.values()]
+        self._memory = Fingerprint([*self._watched, *self._entries()], fixed=True)
+        self._gradients = Fingerprint([*compress(gradients, self._used)], fixed=False)
+
+    def gradients(self) -> list[Any]:
+        """Of the candidates, as they are now; None where there is none."""
+        return [parameter.grad for parameter in self._parameters]
 
     def holds(self, store: Store) -> bool:
         """Whether parameters and states are as they were."""
-        seen = _seen(store, self._states)
-        same = len(seen) == len(self._seen) and all(map(is_, seen, self._seen))
-        return same and self._memory.matches(self._tensors)
+        stored = [*store, *store.values()]
+        if len(stored) != len(self._stored) or not all(map(is_, stored, self._stored)):
+            return False
+        try:
+            entries = self._entries()
+        except KeyError:
+            return False
+        return self._memory.matches([*self._watched, *entries])
 
-    def points(self, gradients: Sequence[Tensor | None]) -> bool:
+    def _entries(self) -> list[Any]:
+        return [state[key] for state, keys in self._states for key in keys]
+
+    def points(self) -> bool:
         """Tell the steps where the candidates' gradients lie, if but for that they are as they were."""
-        used: list[Any] = [*compress(gradients, self.used)]
-        masked = any(hasattr(member.parameter, "unmasked_grad") for member in self.candidates)
-        if [gradient is not None for gradient in gradients] != self.given or masked:
+        gradients = self.gradients()
+        used = [*compress(gradients, self._used)]
+        masked = any(map(hasattr, self._parameters, repeat("unmasked_grad")))
+        if masked or [gradient is not None for gradient in gradients] != self._given:
             return False
         if not self._gradients.matches(used):
             return False
@@ -68,15 +82,6 @@ class _Kept:
         for step, places in self._points:
             step.point(found[places])
         return True
-
-
-def _gradients(members: Iterable[Member]) -> list[Any]:
-    return [member.parameter.grad for member in members]
-
-
-def _seen(store: Store, states: Sequence[State]) -> list[Any]:
-    entries = chain.from_iterable(map(methodcaller("values"), states))
-    return [*store, *store.values(), *chain.from_iterable(states), *entries]
 
 
 class Engine:
@@ -118,10 +123,10 @@ class Engine:
             RuntimeError: If a gradient is sparse or masked where that is not supported, or is not finite on the CPU.
                 Whatever is raised, nothing has been changed.
         """
-        gradients, kept = _gradients(candidates), self._kept
-        if kept is None or kept.candidates is not candidates or not kept.holds(store) or not kept.points(gradients):
-            there = [gradient is not None for gradient in gradients]
-            self._lay_out([*compress(candidates, there)], store, [*compress(gradients, there)])
+        kept = self._kept
+        if kept is None or kept.candidates is not candidates or not kept.holds(store) or not kept.points():
+            found = [(m, gradient) for m in candidates if (gradient := m.parameter.grad) is not None]
+            self._lay_out(found, store)
         self._set(groups, getattr(optimizer, "grad_scale", None))
         for step in self._steps:
             step.measure(getattr(optimizer, "found_inf", None))
@@ -133,8 +138,7 @@ class Engine:
     def again(self, store: Store, groups: Sequence[GroupSettings]) -> None:
         """Check once more, after others' changes, what the rest of the step reads and writes; gradients are not."""
         if self._kept is None or not self._kept.holds(store):
-            members = [member for step in self._steps for member in step.members]
-            self._lay_out(members, store, [None] * len(members))
+            self._lay_out([(member, None) for step in self._steps for member in step.members], store)
         self._set(groups, None)
 
     def update(self, *, before: bool = True, after: bool = True) -> None:
@@ -158,11 +162,11 @@ class Engine:
             step.members = []
         self._steps = []
 
-    def _lay_out(self, members: Sequence[Member], store: Store, gradients: Sequence[Tensor | None]) -> None:
-        """Prepare members and make the tables."""
+    def _lay_out(self, found: Sequence[tuple[Member, Tensor | None]], store: Store) -> None:
+        """Prepare members with their gradients and make the tables."""
         self._kept = None
         places: dict[torch.device | None, list[Member]] = {}
-        for member, gradient in zip(members, gradients, strict=True):
+        for member, gradient in found:
             if member.parameter.numel():
                 member.prepare(store.get(member.key), self._moments, gradient)
                 there = member.parameter.device if on_device(member.parameter) else None

@@ -19,6 +19,7 @@ PARAMETER = ""
 """The name of the part that a parameter is of itself."""
 
 _TYPES = frozenset({Tensor, nn.Parameter})
+_is_nested = operator.attrgetter("is_nested")
 _plain_keys: set[int] = set()  # sets of dispatch keys of tensors that are plain memory
 _SAME_MODEL = "load the state of the same model, or start anew"
 
@@ -65,14 +66,6 @@ def check(name: str, part: str, tensor: Any, shape: torch.Size, device: torch.de
         TypeError: If it is no plain tensor.
         ValueError: If its shape, device or storage is another.
     """
-    if (  # what nearly all are, in as few calls as will do
-        type(tensor) in _TYPES
-        and tensor.shape == shape
-        and tensor.device == device
-        and torch._C._dispatch_keys(tensor).raw_repr() in _plain_keys
-        and _needed(tensor) <= tensor.untyped_storage().nbytes()
-    ):
-        return
     check_plain(name, part, tensor)
     if tensor.shape != shape:
         wanted = f"the parameter {tuple(shape)}" if shape else "one number is needed"
@@ -157,27 +150,32 @@ class Fingerprint:
     """What checked tensors were like, to be compared in a few calls instead of one by one.
 
     Alike are those of the same types, dispatch keys, dtypes, devices, shapes and strides, at the same places of
-    storages of the same sizes.
+    storages of the same sizes. No tensor and no storage is kept alive.
 
     Args:
         tensors: That have been checked.
-        fixed: Whether the memory itself must be the same, too; its storages are kept alive.
+        fixed: Whether they must lie at the same addresses, too.
     """
 
     def __init__(self, tensors: Sequence[Tensor], fixed: bool) -> None:
         self._guards = TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
-        self._storages = [tensor.untyped_storage() for tensor in tensors] if fixed else None
+        self._fixed = fixed
         self._places = self._places_of(tensors)
 
-    def matches(self, tensors: Sequence[Tensor]) -> bool:
+    def matches(self, tensors: Sequence[Any]) -> bool:
         """Whether as many tensors are like those, in order."""
-        return bool(self._guards.check(*tensors)) and self._places_of(tensors) == self._places
+        try:
+            same = self._places_of(tensors) == self._places
+        except (RuntimeError, TypeError):  # one has no storage, or is no tensor
+            return False
+        # Last: the process ends where sizes or strides raise, as a nested tensor's do.
+        return same and bool(self._guards.check(*tensors))
 
-    def _places_of(self, tensors: Sequence[Tensor]) -> list[Any]:
-        if self._storages is None:
-            storages, places = map(Tensor.untyped_storage, tensors), map(Tensor.storage_offset, tensors)
-            return [*places, *map(UntypedStorage.nbytes, storages)]
-        return [*map(Tensor.data_ptr, tensors), *map(UntypedStorage.nbytes, self._storages)]
+    def _places_of(self, tensors: Sequence[Any]) -> list[Any]:
+        sizes = map(UntypedStorage.nbytes, map(Tensor.untyped_storage, tensors))
+        if self._fixed:
+            return [*sizes, *map(Tensor.data_ptr, tensors)]
+        return [*sizes, *map(Tensor.storage_offset, tensors), *map(_is_nested, tensors)]
 
 
 def addresses_of(tensors: Iterable[Tensor]) -> np.ndarray:

@@ -34,6 +34,7 @@ class HostStep:
         """Make the table of prepared members, none of them empty."""
         self._rows = tensor_table(members, ROW)
         self.members, self._names = members, [member.name for member in members]
+        self._row_sparse = any(member.touched is not None for member in members)
         self._tracked = self._rows["mean_at"] != 0
         self._stated = b""
 
@@ -48,8 +49,9 @@ class HostStep:
         table = settings_table(groups)
         stated = table.tobytes()
         if stated != self._stated:
-            self._stated = stated
+            self._stated = b""  # whatever happens on the way
             self._expand(table)
+            self._stated = stated
         rates = np.array([float(group.lr) for group in groups])
         self._lr = rates[self._rows["group"]]
 
@@ -92,8 +94,10 @@ class HostStep:
         if after and self._adjust is not None:
             rows = rows.copy()
             self._adjust(rows, self.members)
-        touched, thetas = ([getattr(member, name) for member in self.members] for name in ("touched", "theta"))
-        update_rows(split_row_sparse(rows, touched, thetas))
+        if self._row_sparse:
+            touched, thetas = ([getattr(member, name) for member in self.members] for name in ("touched", "theta"))
+            rows = split_row_sparse(rows, touched, thetas)
+        update_rows(rows)
 
     def _work_out(self, before: bool, after: bool) -> None:
         """Set the columns that follow from the step's counts, means and learning rates."""

@@ -19,6 +19,7 @@ from .state import (
     TRACKED,
     State,
     at_home,
+    check_mapping,
     entry_dtype,
     entry_shape,
     new_entries,
@@ -89,6 +90,8 @@ class Member:
         unmasked = getattr(parameter, "unmasked_grad", None)
         if gradient is not None:
             self._prepare_gradient(gradient, unmasked, working)
+        if state is not None:
+            check_mapping(name, state, moments)
         self.state = at_home(state or new_entries(parameter, moments), parameter.device)
         if self.identity is not None and not any(key in self.state for key in TRACKED):
             self.state = {**self.state, **new_entries(parameter, TRACKED)}

@@ -48,8 +48,6 @@ def split_row_sparse(rows: np.ndarray, touched: Sequence[Tensor | None], thetas:
         touched: Per row the touched rows of its tensor; None: its gradient is dense.
         thetas: Per row its tensor.
     """
-    if all(part is None for part in touched):
-        return rows
     parts = [
         rows[i : i + 1] if part is None else _parts(rows[i], part, theta)
         for i, (part, theta) in enumerate(zip(touched, thetas, strict=True))

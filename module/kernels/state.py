@@ -57,6 +57,16 @@ def at_home(state: State, device: torch.device) -> State:
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in state.items()}
 
 
+def check_mapping(name: str, state: Any, keys: Sequence[str]) -> None:
+    """Refuse what holds no entries.
+
+    Raises:
+        TypeError: If it is no mapping.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"The state of {name!r} is a {type(state).__name__}: {', '.join(keys)} are needed")
+
+
 def check_steps(names: Sequence[str], steps: np.ndarray) -> None:
     """Refuse what is no number of updates.
 
@@ -79,8 +89,7 @@ def loaded_entries(name: str, parameter: Tensor, saved: Mapping[str, Any], keys:
         TypeError: If one is missing or no plain tensor.
         ValueError: If one has another shape than the parameter.
     """
-    if not isinstance(saved, Mapping):
-        raise TypeError(f"The state of {name!r} is a {type(saved).__name__}: {', '.join(keys)} are needed")
+    check_mapping(name, saved, keys)
     state = {}
     for key in keys:
         value = saved.get(key)

@@ -145,6 +145,21 @@ def test_a_missing_entry_is_refused(make):
     refused(optimizer, parameters, r"^step of .*query\.weight' is missing: load the state of the same model")
 
 
+@everywhere
+@pytest.mark.parametrize("other", [[1.0], torch.ones(2), 3])
+def test_a_state_that_is_no_dict_is_refused(make, other):
+    parameters, optimizer = stepped(make)
+    optimizer.step()
+    states, key = optimizer.state, parameters[QUERY]
+    if hasattr(optimizer, "pats"):
+        states, key = optimizer.pats._state, QUERY.removeprefix("bert.encoder.")
+    states[key] = other
+    before = [p.detach().clone() for p in parameters.values()]
+    with pytest.raises(TypeError, match=r"^The state of .*query\.weight' is a (list|Tensor|int): step.* needed$"):
+        optimizer.step()
+    assert all(map(torch.equal, before, parameters.values()))
+
+
 BETWEEN = {
     "other shape": (lambda w, p: setattr(w, "data", torch.ones(3, 3)), r"has shape \(33, 31\), the parameter \(3, 3\)"),
     "other dtype": (lambda w, p: setattr(w, "data", w.data.double()), "float32, bfloat16 or float16 is needed"),

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import Parameter
@@ -129,6 +130,59 @@ def test_gradients_are_not_kept_alive(make):
     assert not any(gradient() is not None for gradient in gradients)
 
 
+def _freed(tensor):
+    """Asks whether the memory of a tensor has been given back."""
+    weak = tensor.untyped_storage()._weak_ref()
+    return lambda: torch.UntypedStorage._expired(weak)
+
+
+@everywhere
+def test_memory_of_what_was_replaced_is_given_back(make):
+    parameters, optimizer = stepped(make)
+    step(parameters, optimizer, 3)
+    state = state_of(optimizer, parameters)
+    freed = [_freed(tensor) for tensor in (parameters[QUERY].data, *state.values())]
+    parameters[QUERY].data = parameters[QUERY].data.clone()
+    state.update({key: value.clone() for key, value in state.items()})
+    assert all(is_freed() for is_freed in freed)
+
+
+@everywhere
+def test_memory_of_a_state_is_given_back_where_another_is_loaded(make):
+    parameters, optimizer = stepped(make)
+    step(parameters, optimizer, 3)
+    freed = [_freed(tensor) for tensor in state_of(optimizer, parameters).values()]
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert all(is_freed() for is_freed in freed)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@everywhere
+def test_a_parameter_that_has_become_a_nested_tensor_does_not_end_the_process(make):
+    parameters, optimizer = stepped(make)
+    optimizer.step()
+    torch.utils.swap_tensors(parameters[QUERY], Parameter(torch.nested.nested_tensor([torch.ones(33, 31)])))
+    before = parameters[WIDE].detach().clone()
+    optimizer.step()  # it has no gradient
+    assert not torch.equal(before, parameters[WIDE])
+
+
+def test_settings_that_were_half_taken_are_not_kept():
+    ends = []
+    for interrupted in (False, True):
+        parameters, optimizer = stepped(MAKERS["adamax"])
+        group = optimizer.param_groups[0]
+        optimizer.step()
+        if interrupted:
+            group.update(eps=0.5, weight_decay=1e300)
+            with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+                optimizer.step()
+            group.update(eps=1e-6, weight_decay=0.01)
+        optimizer.step()
+        ends.append([parameter.detach() for parameter in parameters.values()])
+    assert all(map(torch.equal, *ends))
+
+
 @everywhere
 def test_a_storage_that_was_cut_and_came_back_elsewhere_is_refused(make):
     parameters, optimizer = stepped(make)
@@ -165,6 +219,7 @@ UNLIKE = {
     "class": lambda: Parameter(torch.zeros(3, 4), requires_grad=False),
     "layout": lambda: torch.zeros(3, 4).to_sparse(),
     "lazy": lambda: torch.zeros(3, 4)._neg_view(),
+    "nested": lambda: torch.nested.nested_tensor([torch.zeros(3, 4)]),
     "place in the storage": lambda: torch.zeros(13)[1:].view(3, 4),
     "size of the storage": lambda: torch.zeros(13)[:12].view(3, 4),
     "no tensor": lambda: None,
