@@ -71,7 +71,7 @@ class PATS(PATSState):
         return Engine((STEP,))
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles hold; the optimizer and its parameters are part of it."""
+        """Return the state of copies and pickles; the optimizer and its parameters are part of it."""
         kept = {key: value for key, value in self.__dict__.items() if key != "_engine"}
         return {**kept, "_pending": [], "_loading": None, "_listed": [], "_asked": None}
 

@@ -1,4 +1,4 @@
-"""What PATS keeps between steps, and how that is saved and restored: by path, or with an optimizer's state."""
+"""The state of PATS between steps, saved and restored by path or with an optimizer's state."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class _Launch:
 
 
 class DeviceStep:
-    """What the steps of one optimizer on one device keep between calls.
+    """The tables and scratch memory of one optimizer on one device, kept between its steps.
 
     Args:
         device: The device of every tensor.

@@ -26,7 +26,7 @@ Store = MutableMapping[Any, State]
 
 
 class _Kept:
-    """What was true when the tables were made.
+    """The facts on which the kept tables rest.
 
     Args:
         candidates: All that may be in a step.

@@ -147,7 +147,7 @@ def at_hand(name: str, part: str, tensor: Tensor, dtype: torch.dtype | None) -> 
 
 
 class Fingerprint:
-    """What checked tensors were like, to be compared in a few calls instead of one by one.
+    """The properties of checked tensors, compared in a few calls instead of one by one.
 
     Alike are those of the same types, dispatch keys, dtypes, devices, shapes and strides, at the same places of
     storages of the same sizes. No tensor and no storage is kept alive.

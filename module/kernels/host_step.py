@@ -18,7 +18,7 @@ Adjust = Callable[[np.ndarray, Sequence[Member]], None]
 
 
 class HostStep:
-    """What the steps of one optimizer on the CPU keep between calls; the interface is that of ``DeviceStep``.
+    """The table of one optimizer on the CPU, kept between its steps; it has the interface of ``DeviceStep``.
 
     Args:
         adjust: Changes the rows that noise is drawn by; None: nothing does.

@@ -61,7 +61,7 @@ class EntrySettings:
 
 @dataclass(frozen=True, slots=True)
 class GroupSettings(EntrySettings):
-    """What the tensors of a parameter group share in a step."""
+    """The settings that the tensors of a parameter group share in a step."""
 
     rule: int = RULE_NONE
     bias_correction: bool = False  # the step size is lr / (1 - beta1^t)
@@ -110,7 +110,7 @@ ROW = np.dtype([*TENSOR.descr, *RECORD.descr, *DRAW.descr, *_TASK.descr], align=
 
 
 class Flag(IntEnum):
-    """What a step on a GPU leaves behind, int32."""
+    """The flags that a step on a GPU leaves behind, int32."""
 
     BAD = 0  # smallest number of a name whose gradient is not finite, in the step under way; NO_NAME: none
     SKIP = 1  # 1: the step under way changes nothing
