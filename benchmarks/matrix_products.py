@@ -53,11 +53,11 @@ class Product:
         return 2 * math.prod(self.size)
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Lists the matrix products that are made in its context, backward passes included."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.products: list[Product] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -78,10 +78,10 @@ class Recorder(TorchDispatchMode):
 
 def record(step: Callable[[], None]) -> list[Product]:
     """The matrix products of a step, which is made."""
-    with Recorder() as recorder:
+    recorder = Recorder()
+    with recorder:
         step()
-    products: list[Product] = recorder.products
-    return products
+    return recorder.products
 
 
 def replay(products: Sequence[Product]) -> Callable[[], None]:

@@ -1,7 +1,8 @@
-"""Where the time of a training step goes, by kind of work, from torch's profiler.
+"""Shares of a training step's time by kind of work, from torch's profiler.
 
-It goes by the names of torch's operations: multiplications count as dropout, attention's scaling of queries among them;
-what no kind claims, such as residual sums and gradients of biases, is other. The profiler's own cost is the host's.
+The kind goes by the names of torch's operations. Multiplications count as dropout, attention's scaling of queries among
+them; what no kind claims, such as residual sums and gradients of biases, is other. The profiler's own cost is the
+host's.
 """
 
 from collections.abc import Callable
@@ -51,7 +52,7 @@ def shares(step: Callable[[], None]) -> dict[str, float]:
     ):
         step()
     spent = dict.fromkeys(KINDS, 0.0)
-    for event in profiler.events():  # type: ignore[no-untyped-call]
+    for event in profiler.events():
         spent[kind_of(event)] += event.self_cpu_time_total
     return {kind: microseconds / sum(spent.values()) for kind, microseconds in spent.items()}
 
