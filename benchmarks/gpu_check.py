@@ -66,7 +66,7 @@ def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention of each example by itself, written out: (1, H, n_tokens, d) to (1, n_tokens, H, d)."""
     parts = [
         torch.softmax(a @ b.transpose(-1, -2) * a.shape[-1] ** -0.5, dim=-1) @ c
-        for a, b, c in zip(*(x.split(LENGTHS, dim=2) for x in (q, k, v)), strict=True)
+        for a, b, c in zip(*(x.split_with_sizes(LENGTHS, dim=2) for x in (q, k, v)), strict=True)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2)
 
@@ -76,7 +76,7 @@ def with_gradients(attend: Callable[..., Tensor], drawn: Tensor) -> Tensor:
     q, k, v = (x.detach().requires_grad_() for x in drawn.unbind())
     out = attend(q, k, v)
     weights = torch.linspace(-1.0, 1.0, out.numel(), device=out.device).view(out.shape)
-    (out.float() * weights).sum().backward()
+    (out.float() * weights).sum().backward()  # type: ignore[no-untyped-call]
     found = [out.transpose(1, 2), *(x.grad for x in (q, k, v))]
     return torch.stack([x.detach().double().cpu() for x in found if x is not None])
 

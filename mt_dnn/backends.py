@@ -29,7 +29,7 @@ def cuda_backends(device: torch.device, *, tf32: bool = False, deterministic: bo
         yield
         return
     before = (
-        torch.backends.cuda.cudnn_sdp_enabled(),
+        torch.backends.cuda.cudnn_sdp_enabled(),  # type: ignore[no-untyped-call]
         torch.get_float32_matmul_precision(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

@@ -195,9 +195,9 @@ def _sent(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Copies of tensors on a device, all of them parts of one buffer."""
     sizes = [-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for tensor in tensors]
     buffer = torch.empty(sum(sizes), dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
-    for part, tensor in zip(buffer.split(sizes), tensors, strict=True):
+    for part, tensor in zip(buffer.split_with_sizes(sizes), tensors, strict=True):
         part[: tensor.nbytes].view(tensor.dtype).copy_(tensor.reshape(-1))
-    there = buffer.to(device, non_blocking=True).split(sizes)
+    there = buffer.to(device, non_blocking=True).split_with_sizes(sizes)
     return [
         part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape) for part, tensor in zip(there, tensors, strict=True)
     ]

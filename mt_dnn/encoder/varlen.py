@@ -72,7 +72,8 @@ def _flash_kernel(device: torch.device) -> Callable[..., Tensor] | None:
         return None
     if torch.cuda.get_device_capability(device) < _FLASH_CAPABILITY:
         return None
-    return varlen_attn if "scale" in inspect.signature(varlen_attn).parameters else _scaled(varlen_attn)
+    kernel: Callable[..., Any] = varlen_attn
+    return kernel if "scale" in inspect.signature(kernel).parameters else _scaled(kernel)
 
 
 def _scaled(kernel: Callable[..., Any]) -> Callable[..., Tensor]:

@@ -6,9 +6,12 @@ from contextlib import suppress
 import pytest
 import torch
 
+from data_utils.text_rows import TextRows
 from mt_dnn import run as run_module
 from mt_dnn.backends import cuda_backends
 from mt_dnn.run import run
+from mt_dnn.trained import prediction
+from mt_dnn.trained.load import load_run, read_run
 
 CUDA = torch.device("cuda")
 
@@ -72,3 +75,13 @@ def test_a_run_computes_under_them(tiny_run, monkeypatch):
     assert asked == [("cpu", {"tf32": False, "deterministic": True})]
     assert seen[0] == {"cudnn": False, "products": "highest", "deterministic": True}
     assert switches() == before
+
+
+def test_predictions_are_computed_under_them(tiny_trained, monkeypatch):
+    model = load_run(read_run(tiny_trained["cola"]), "best", "cpu")
+    rows = TextRows(["a"], ["some words"], None)
+    seen, original = [], prediction.all_logits
+    monkeypatch.setattr(prediction, "cuda_backends", lambda _: cuda_backends(CUDA))
+    monkeypatch.setattr(prediction, "all_logits", lambda *call: (seen.append(switches()), original(*call))[1])
+    assert len(list(prediction.predict(model, [rows]))) == 1
+    assert not seen[0]["cudnn"]
