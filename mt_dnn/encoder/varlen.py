@@ -14,6 +14,9 @@ from torch import Tensor
 
 from mt_dnn.encoder.batch import PackedBatch
 
+_Spans = tuple[Tensor, Tensor, int, int]
+"""Where the examples' queries begin, and their number, and the same of keys, (B + 1,) int32; most of each."""
+
 _HALF = (torch.bfloat16, torch.float16)
 _FLASH_CAPABILITY = (8, 0)  # Ampere
 _NO_MASK = 0  # torch's number for attention that is not causal
@@ -25,40 +28,47 @@ def varlen_attention(
     """Attend without padding, or return None where no kernel takes this call.
 
     Args:
-        query: (1, H, n_tokens, d).
-        key: like query.
-        value: like query.
+        query: (1, H, n_tokens, d); or (1, H, B, d), of the examples' first tokens alone.
+        key: (1, H, n_tokens, d).
+        value: like key.
         dropout: of the attention probabilities, drawn from torch's CUDA generator.
         scaling: of the scores; None is d ** -0.5.
         packed: where each example begins.
 
     Returns:
-        (1, n_tokens, H, d), or None.
+        (1, n_tokens or B, H, d), or None.
     """
     d = query.shape[-1]
     if not _on_cuda(query) or d % 8 != 0 or d > 256:
         return None
     scale = d**-0.5 if scaling is None else scaling
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (1, n_tokens, H, d)
+    spans = _spans(packed, query.shape[2])
     flash = _flash_kernel(query.device) if dropout == 0.0 and query.dtype in _HALF else None
     if flash is not None:
-        starts, longest = packed.cu_seqlens, packed.max_seqlen
-        out: Tensor = flash(q[0], k[0], v[0], starts, starts, longest, longest, scale=scale)
+        out: Tensor = flash(q[0], k[0], v[0], *spans, scale=scale)
         return out[None]
     if torch.compiler.is_compiling():  # torch cannot trace the other kernel's backward pass (seen in 2.13)
         return None
-    return _efficient(q, k, v, dropout, scale, packed)
+    return _efficient(q, k, v, dropout, scale, spans)
 
 
-def _efficient(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float, packed: PackedBatch) -> Tensor:
+def _spans(packed: PackedBatch, queries: int) -> _Spans:
+    """Say where the examples begin."""
+    starts, longest = packed.cu_seqlens, packed.max_seqlen
+    if queries == packed.n_tokens:
+        return starts, starts, longest, longest
+    return torch.arange(packed.size + 1, dtype=starts.dtype, device=starts.device), starts, 1, longest
+
+
+def _efficient(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float, spans: _Spans) -> Tensor:
     """Memory-efficient attention: every GPU and dtype, with dropout; torch's nested tensors call it in this way.
 
     Its backward pass is deterministic under ``torch.use_deterministic_algorithms``.
     """
-    starts, longest = packed.cu_seqlens, packed.max_seqlen
     differentiable = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     out: Tensor = torch.ops.aten._efficient_attention_forward(
-        q, k, v, None, starts, starts, longest, longest, dropout, _NO_MASK, differentiable, scale=scale
+        q, k, v, None, *spans, dropout, _NO_MASK, differentiable, scale=scale
     )[0]
     return out
 

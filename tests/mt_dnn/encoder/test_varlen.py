@@ -12,14 +12,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from mt_dnn.encoder import varlen
 from mt_dnn.encoder.attention import packed_attention
 from mt_dnn.encoder.batch import pack
-from tests.mt_dnn.encoder.test_packing import make_cache
+from tests.mt_dnn.encoder.test_batch import memory_cache
 
 LENGTHS, HEADS, D = [5, 1, 9, 4], 2, 8
 STARTS = np.cumsum([0, *LENGTHS]).tolist()
 
 
 def batch():
-    return pack(make_cache(LENGTHS), np.arange(len(LENGTHS)))
+    return pack(memory_cache(LENGTHS), np.arange(len(LENGTHS)))
 
 
 def qkv(dtype=torch.float32, d=D):
@@ -30,18 +30,26 @@ def qkv(dtype=torch.float32, d=D):
 
 def expected(q, k, v, scale):
     """Each example by itself, (1, n_tokens, H, d)."""
-    spans = [slice(a, b) for a, b in pairwise(STARTS)]
-    parts = [scaled_dot_product_attention(q[:, :, s], k[:, :, s], v[:, :, s], scale=scale) for s in spans]
+    return attended(q, k, v, STARTS, STARTS, scale)
+
+
+def attended(q, k, v, starts_q, starts_k, scale):
+    spans = [[slice(a, b) for a, b in pairwise(starts)] for starts in (starts_q, starts_k)]
+    parts = [
+        scaled_dot_product_attention(q[:, :, a], k[:, :, b], v[:, :, b], scale=scale)
+        for a, b in zip(*spans, strict=True)
+    ]
     return torch.cat(parts, dim=2).transpose(1, 2)
 
 
 def by_examples(q, k, v, starts_q, starts_k, longest_q, longest_k, scale=None):
     """torch's ``varlen_attn``: (n_tokens, H, d) each."""
-    assert starts_q.tolist() == starts_k.tolist() == STARTS
-    assert starts_q.dtype == torch.int32
-    assert longest_q == longest_k == max(LENGTHS)
+    assert starts_k.tolist() == STARTS
+    assert starts_q.dtype == starts_k.dtype == torch.int32
+    assert (longest_q, longest_k) == (int(starts_q.diff().max()), max(LENGTHS))
+    assert starts_q[-1] == len(q)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-    return expected(q, k, v, scale)[0]
+    return attended(q, k, v, starts_q.tolist(), STARTS, scale)[0]
 
 
 def without_scale(q, k, v, starts_q, starts_k, longest_q, longest_k):
@@ -110,6 +118,16 @@ def test_all_else_takes_the_memory_efficient_kernel(gpu, dtype, dropout, capabil
     with torch.no_grad():
         packed_attention(None, q, k, v, None, dropout, scale, packed=batch())
     assert calls == [(dtype, dropout, 0, True), (dtype, dropout, 0, False)]
+
+
+@pytest.mark.parametrize(("dtype", "dropout"), [(torch.bfloat16, 0.0), (torch.float32, 0.1)])
+def test_first_tokens_alone_attend_to_their_examples(gpu, dtype, dropout):
+    calls = gpu()
+    q, k, v = qkv(dtype)
+    first = q[:, :, STARTS[:-1]]
+    out = varlen.varlen_attention(first, k, v, dropout, None, batch())
+    torch.testing.assert_close(out, expected(q, k, v, None)[:, STARTS[:-1]], rtol=0.02, atol=0.02)
+    assert len(calls) == (dropout > 0)
 
 
 def test_heads_that_no_kernel_takes_and_compiled_models_keep_their_rectangles(gpu, monkeypatch):
