@@ -35,7 +35,7 @@ from .kernels.rows import RULE_MTDNN, RULE_TORCH
 from .kernels.state import INFINITY_NORM, MOMENTUM, SENSITIVITY, SENSITIVITY_MEAN
 from .noise import check_seed
 from .pats_rule import PATSRule
-from .sensitivity import Observation
+from .sensitivity import Observation, numbers
 
 __all__ = ["Adamax", "NonFiniteGradient", "PATSAdamax", "SAGEAdamax"]
 
@@ -200,16 +200,21 @@ class PATSAdamax(Adamax):
 
     def observations(self) -> list[Observation]:
         """Return what the statistics of :mod:`module.sensitivity` are made of; empty before the first step."""
+        tracked = [
+            (member, state)
+            for member in self._members()
+            if SENSITIVITY in (state := self.state.get(member.parameter, {})) and member.identity is not None
+        ]
+        means = numbers([state[SENSITIVITY_MEAN] for _, state in tracked])
         return [
             Observation(
                 rule_of(group := self.param_groups[member.group]),
                 float(group["lr"]),
-                float(state[SENSITIVITY_MEAN]),
+                mean,
                 state[SENSITIVITY],
                 (state[MOMENTUM], state[INFINITY_NORM], member.parameter, *_observed_terms(group)),
             )
-            for member in self._members()
-            if SENSITIVITY in (state := self.state.get(member.parameter, {})) and member.identity is not None
+            for (member, state), mean in zip(tracked, means, strict=True)
         ]
 
 

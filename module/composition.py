@@ -36,6 +36,10 @@ class Composition(FineTuningMethod[NoSettings]):
         for method in self.methods:
             method.check_run(settings)
 
+    def check_device(self, device_type: str) -> None:  # noqa: D102
+        for method in self.methods:
+            method.check_device(device_type)
+
     def configure(self, rates: DropoutRates) -> DropoutRates:  # noqa: D102
         for method in self.methods:
             rates = method.configure(rates)

@@ -150,6 +150,16 @@ class FineTuningMethod(Generic[S]):
             ValueError: Names the method, the reason and a remedy.
         """
 
+    def check_device(self, device_type: str) -> None:
+        """Refuse a device on which the method cannot run, before data and encoder are loaded.
+
+        Args:
+            device_type: ``cpu`` or ``cuda``.
+
+        Raises:
+            ValueError: Names the method, the device and a remedy.
+        """
+
     def configure(self, rates: DropoutRates) -> DropoutRates:
         """Choose the network's dropout, before it is built."""
         return rates
@@ -240,15 +250,29 @@ AnyMethod: TypeAlias = FineTuningMethod[Any]
 def plain_optimizer(groups: Sequence[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:
     """Build the optimizer of a run whose methods do not need one of their own."""
     if settings.optimizer == "adamw":
-        eps = 1e-8 if settings.eps is None else settings.eps
-        return torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             own_groups(groups),
             lr=settings.learning_rate,
             betas=settings.betas,
-            eps=eps,
+            eps=1e-8 if settings.eps is None else settings.eps,
             weight_decay=settings.weight_decay,
+            fused=True if _on_cuda(groups) else None,
         )
+        optimizer.register_load_state_dict_pre_hook(_keep_fused)
+        return optimizer
     return bert_optim.Adamax(own_groups(groups), **settings.adamax_arguments())
+
+
+def _on_cuda(groups: Sequence[dict[str, Any]]) -> bool:
+    """Whether all parameters, named or not, are on CUDA, where one kernel does AdamW's whole step."""
+    parameters = [pair[1] if isinstance(pair, tuple) else pair for group in groups for pair in group["params"]]
+    return all(parameter.is_cuda for parameter in parameters)
+
+
+def _keep_fused(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Step as the device wants it, wherever the state was saved."""
+    fused = optimizer.defaults["fused"]
+    return {**state_dict, "param_groups": [{**saved, "fused": fused} for saved in state_dict["param_groups"]]}
 
 
 def own_groups(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

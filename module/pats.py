@@ -21,7 +21,7 @@ from .noise import tensor_id
 from .param_index import ParamIndex
 from .pats_rule import PATSRule
 from .pats_state import STATE_KEY, Loaded, PATSState
-from .sensitivity import Observation
+from .sensitivity import Observation, numbers
 
 
 class PATS(PATSState):
@@ -207,8 +207,9 @@ class PATS(PATSState):
         """Return what the statistics of :mod:`module.sensitivity` are made of; no update is known here."""
         groups = self._optimizer.param_groups if self._optimizer else []
         lr_of = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
+        tracked = [(info, state) for info in self._perturbed if (state := self._state.get(info.path)) is not None]
+        means = numbers([state[SENSITIVITY_MEAN] for _, state in tracked])
         return [
-            Observation(self.rule, lr_of.get(id(i.parameter), 0.0), float(s[SENSITIVITY_MEAN]), s[SENSITIVITY])
-            for i in self._perturbed
-            if (s := self._state.get(i.path)) is not None
+            Observation(self.rule, lr_of.get(id(info.parameter), 0.0), mean, state[SENSITIVITY])
+            for (info, state), mean in zip(tracked, means, strict=True)
         ]

@@ -52,9 +52,12 @@ def noise_statistics(observations: Sequence[Observation], samples: int = SAMPLES
     stride = _stride(total, samples)
     model_mean = math.fsum(o.mean * o.sensitivity.numel() for o in observations) / max(total, 1)
     ratios, kept, noise, update, has_update = [], 0, 0.0, 0.0, True
+    sampled = iter(
+        _samples([tensor for o in observations for tensor in (o.sensitivity, *(o.adamax or ())[:3])], stride)
+    )
     for o in observations:
         mean = o.mean if o.rule.mean_scope == "tensor" else model_mean
-        sensitivity = _sample(o.sensitivity, stride)
+        sensitivity = next(sampled)
         ratio, open_ = o.rule.opened(mean, sensitivity)
         probability = mask_threshold(o.rule.noise_probability) / MASK_LEVELS
         noise += (
@@ -65,8 +68,9 @@ def noise_statistics(observations: Sequence[Observation], samples: int = SAMPLES
         if o.adamax is None:
             has_update = False
         else:
-            momentum, norm, theta, eps, decay = o.adamax
-            direction = _sample(momentum, stride) / (_sample(norm, stride) + eps) + decay * _sample(theta, stride)
+            eps, decay = o.adamax[3:]
+            momentum, norm, theta = (next(sampled) for _ in range(3))
+            direction = momentum / (norm + eps) + decay * theta
             update += o.lr**2 * float(np.sum(np.square(direction)))
     sample = np.concatenate(ratios)
     scale = total / max(sample.size, 1)  # from the sample to all entries
@@ -128,5 +132,16 @@ def _stride(total: int, samples: int) -> int:
     return stride
 
 
-def _sample(tensor: Tensor, stride: int) -> np.ndarray:
-    return tensor.detach().reshape(-1)[::stride].to(torch.float64).cpu().numpy()
+def _samples(tensors: Sequence[Tensor], stride: int) -> list[np.ndarray]:
+    """Every stride-th entry of each tensor, float64, brought to the CPU at once."""
+    parts = [tensor.detach().reshape(-1)[::stride].to(tensors[0].device, torch.float64) for tensor in tensors]
+    together = torch.cat(parts).cpu().numpy()
+    return np.split(together, np.cumsum([part.numel() for part in parts])[:-1])
+
+
+def numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """Return the values of tensors of one entry; from a device they come at once."""
+    if not scalars:
+        return []
+    values: list[float] = torch.stack([scalar.reshape(()).to(scalars[0].device) for scalar in scalars]).tolist()
+    return values

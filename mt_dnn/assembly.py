@@ -15,6 +15,7 @@ from module.param_index import ParamIndex, weight_decay_groups
 from module.random_streams import RandomStreams
 from module.seeds import stream_seed
 from mt_dnn.config import RunConfig, check_device
+from mt_dnn.cuda_build import check_kernels
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.model import load_encoder
 from mt_dnn.encoder.source import EncoderSource
@@ -115,12 +116,12 @@ def pick_device(setting: str) -> torch.device:
         setting: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<index>``.
 
     Raises:
-        SettingError: the device is not there, or no device is called so.
+        SettingError: the device is not there, no device is called so, or torch has no kernels for it.
     """
     check_device(setting)
-    if setting == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(setting)
+    device = torch.device(setting if setting != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingError(f"device is {setting!r}, but this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type == "cuda":
+        check_kernels(device)
     return device

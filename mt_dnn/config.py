@@ -24,11 +24,11 @@ NOT_IDENTITY = frozenset(
     {
         "seed", "recipe", "task_def", "data_dir", "cache_dir", "output_dir", "device", "threads",
         "log_per_updates", "checkpoint_seconds", "save", "tensorboard", "eval_batch_tokens",
-        "compile", "sensitivity_beta",
+        "compile", "sensitivity_beta", "deterministic",
     }
 )  # fmt: skip
-# Settings that came later: left at None they change nothing, and runs made before them keep their identity.
-_ABSENT_WHEN_NONE = frozenset({"holdout"})
+# Settings that came later: left at these values they change nothing, and runs made before them keep their identity.
+LATER_SETTINGS: dict[str, object] = {"holdout": None, "tf32": False}
 
 MAX_THREADS = 1024
 """Of torch and the kernels in one process; from about 4,000 on OpenMP ends the process instead of refusing."""
@@ -99,6 +99,11 @@ class RunConfig:
     dev set. The same rows for every method and seed, labels in proportion."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast precision; weights and optimizer state are always fp32. auto takes bf16 where the machine has it."""
+    tf32: bool = False
+    """Let float32 matrix products on CUDA round their inputs to 10 bits: faster from Ampere on, other numbers."""
+    deterministic: bool = False
+    """Use CUDA's deterministic kernels alone, so that the same run gives the same bits, interrupted or not. On the CPU
+    it does so anyway."""
     attention: Literal["auto", "packed", "padded"] = "auto"
     """packed: no padding tokens anywhere but inside attention; padded: the usual rectangle. Same numbers."""
     compile: bool = False
@@ -206,7 +211,7 @@ def run_id(config: RunConfig) -> str:
     identity = {
         key: value
         for key, value in config.as_dict().items()
-        if key not in NOT_IDENTITY and not (value is None and key in _ABSENT_WHEN_NONE)
+        if key not in NOT_IDENTITY and not (key in LATER_SETTINGS and value == LATER_SETTINGS[key])
     }
     identity["init_checkpoint"] = config.encoder
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))

@@ -13,23 +13,28 @@ from module.seeds import stream_seed
 from mt_dnn.config import RunConfig
 
 
-def check_requirements(config: RunConfig, on_cpu: bool) -> None:
+def check_requirements(config: RunConfig, device_type: str) -> None:
     """Refuse a run that this machine or its method cannot do.
 
     Args:
         config: The run.
-        on_cpu: Whether it is known to compute on the CPU.
+        device_type: Where it computes: ``cpu`` or ``cuda``.
 
     Raises:
-        SettingError: a package of the method or a compiler is missing, the method has no form on the optimizer, or the
-            device none of the precision.
+        SettingError: a package of the method or a compiler is missing, the method has no form on the optimizer or the
+            device, or the device none of the precision.
     """
     try:
-        build_method(config.method, config.method_settings).check_run(optimizer_settings(config))
+        method = build_method(config.method, config.method_settings)
+        method.check_run(optimizer_settings(config))
+        method.check_device(device_type)
     except ValueError as error:
         raise SettingError(str(error)) from None
-    if config.precision == "fp16" and on_cpu:
-        check_fp16("cpu")
+    if config.precision == "fp16":
+        check_fp16(device_type)
+    on_cpu = device_type == "cpu"
+    if config.tf32 and on_cpu:
+        raise SettingError("tf32 is true, but the run is on the CPU, which has no TF32; leave tf32 out")
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # torch.compile's own choice
     if config.compile and on_cpu and shutil.which(compiler) is None:
         raise SettingError(

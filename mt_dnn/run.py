@@ -14,6 +14,7 @@ from data_utils.errors import SettingError
 from module.resolution import LostNoise
 from mt_dnn.allocator import keep_memory_between_steps
 from mt_dnn.assembly import pick_device
+from mt_dnn.backends import cuda_backends
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import Datasets, open_datasets
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
@@ -97,6 +98,7 @@ def open_run(
         if finished is not None:
             yield DoneRun(finished)
             return
+        held.enter_context(cuda_backends(device, tf32=config.tf32, deterministic=config.deterministic))
         identity = _identity(config, data)
         ranks.check_same("run_id", run_id(config))
         ranks.check_same("seed", config.seed)
@@ -126,7 +128,7 @@ def _claim_machine(config: RunConfig) -> tuple[torch.device, Precision]:
         # Pinned memory belongs to the current device: without this every process would hold memory of the first GPU.
         torch.cuda.set_device(device)
     precision = resolve_precision(config.precision, device)
-    check_requirements(config, on_cpu=device.type == "cpu")
+    check_requirements(config, device.type)
     return device, precision
 
 

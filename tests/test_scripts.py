@@ -290,3 +290,55 @@ def test_a_missing_environment_is_made(project):
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == f"{project}/.venv/bin/python {project}/.venv"
     assert (project / ".venv" / "pyvenv.cfg").is_file()
+
+
+@pytest.fixture
+def gpu_project(project):
+    """The project with a GPU to ask for: its folder ``bin`` goes to the front of PATH."""
+    shutil.copy(ROOT / "scripts" / "gpu_check.sh", project / "scripts" / "gpu_check.sh")
+    shutil.copy(ROOT / "requirements-dev.txt", project / "requirements-dev.txt")
+    smi = project / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text(f'#!/usr/bin/env bash\n[[ -e "{project}/no_gpu" ]] && exit 9\necho "GPU 0: Tesla V100"\n')
+    smi.chmod(0o755)
+    return project
+
+
+def check_gpu(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = f"{root / 'bin'}:{os.environ['PATH']}"
+    return bash(root / "scripts" / "gpu_check.sh", *arguments, cwd=root, VIRTUAL_ENV="", CONDA_PREFIX="", PATH=path)
+
+
+def test_the_gpu_check_without_a_gpu_is_one_line_and_exit_2(gpu_project):
+    (gpu_project / "no_gpu").touch()
+    done = check_gpu(gpu_project)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: gpu_check.sh needs an NVIDIA GPU with its driver, and nvidia-smi finds none here\n"
+    assert calls(gpu_project) == []
+
+
+@pytest.mark.parametrize("arguments", [["--parts", "all"], ["--out"]])
+def test_a_mistake_in_the_gpu_checks_arguments_is_one_line_and_exit_2(gpu_project, arguments):
+    done = check_gpu(gpu_project, *arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"error: {arguments[0]} ")
+
+
+def test_the_gpu_check_runs_all_of_it_and_ends_with_a_verdict(gpu_project):
+    done = check_gpu(gpu_project, "--out", "found here")
+    assert done.returncode == 0, done.stderr
+    out = gpu_project / "found here"
+    assert done.stdout.splitlines()[-1] == f"This installation is right on this GPU; figures in {out}"
+    modules = [call[1] for call in calls(gpu_project) if call[0] == "-m" and call[1] != "pip"]
+    assert modules == ["pytest", "benchmarks.gpu_check", "benchmarks.cuda_step"]
+    (tests,) = [call for call in calls(gpu_project) if call[:2] == ["-m", "pytest"]]
+    assert all((ROOT / path).is_file() for path in tests if path.startswith("tests/"))
+
+
+def test_a_part_of_the_gpu_check_that_fails_is_in_the_verdict_and_the_others_run(gpu_project):
+    python = gpu_project / ".venv" / "bin" / "python"
+    python.write_text(python.read_text().removesuffix("exit 0\n") + '[[ "$*" != *benchmarks.gpu_check* ]]\n')
+    done = check_gpu(gpu_project)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith("WRONG on this GPU: attention, methods, resume; figures in ")
+    assert calls(gpu_project)[-1][1] == "benchmarks.cuda_step"

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.peers.assignment import Train
 from mt_dnn.assembly import pick_device
+from mt_dnn.backends import cuda_backends
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
 from mt_dnn.encoder.source import resolve_encoder
@@ -37,7 +38,8 @@ def prepare(config: RunConfig, data: Datasets, scratch: Path) -> Train:
     )
 
     def train() -> dict[str, float]:
-        trainer.fit()
+        with cuda_backends(device, tf32=config.tf32, deterministic=config.deterministic):
+            trainer.fit()
         result = trainer.result
         if result.status not in (Status.OK, Status.DEGENERATE) or result.last is None:
             raise RuntimeError(f"{config.method} on {config.task} ended {result.status}: {result.error}")

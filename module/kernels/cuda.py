@@ -106,7 +106,7 @@ def measure_blocks(
 def _update_block(
     row, record, draw, block, size, inverse,
     RULE: tl.constexpr, TRACK: tl.constexpr, SCALE: tl.constexpr, NOISE: tl.constexpr,
-    THETA: tl.constexpr, GRADIENT: tl.constexpr, FULL: tl.constexpr, ALIGNED: tl.constexpr,
+    MASKED: tl.constexpr, THETA: tl.constexpr, GRADIENT: tl.constexpr, FULL: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     # Loaded once: nothing may be reordered across a store.
     theta_at, gradient_at, sensitivity_at = (
@@ -114,6 +114,8 @@ def _update_block(
         tl.load(row + TENSOR_GRADIENT),
         tl.load(row + TENSOR_SENSITIVITY),
     )
+    if MASKED:
+        masked_at = tl.load(row + TENSOR_UPDATE_GRADIENT)
     momentum_at, norm_at = tl.load(row + TENSOR_MOMENTUM), tl.load(row + TENSOR_INFINITY_NORM)
     step_size, decay, eps = (
         tl.load(record + RECORD_STEP_SIZE),
@@ -150,6 +152,8 @@ def _update_block(
             sensitivity = beta * sensitivity + rest * now
             _store(sensitivity_at, offsets, size, sensitivity, tl.float32, FULL, ALIGNED)
         if RULE != _RULE_NONE:
+            if MASKED:
+                gradient = _load(masked_at, offsets, size, GRADIENT, FULL, ALIGNED) * inverse
             if RULE == _RULE_TORCH:
                 gradient = gradient + decay * theta
             m = _load(momentum_at, offsets, size, tl.float32, FULL, ALIGNED)
@@ -186,9 +190,12 @@ def _update_block(
 def update_blocks(
     table, block_rows, first, records, draws, flags, grad_scale,
     RULE: tl.constexpr, TRACK: tl.constexpr, SCALE: tl.constexpr, NOISE: tl.constexpr,
-    THETA: tl.constexpr, GRADIENT: tl.constexpr, ALIGNED: tl.constexpr,
+    MASKED: tl.constexpr, THETA: tl.constexpr, GRADIENT: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Launch 4, one program per block: track, scale, update and perturb its entries, unless the step is skipped."""
+    """Launch 4, one program per block: track, scale, update and perturb its entries, unless the step is skipped.
+
+    MASKED: the update takes another gradient than the sensitivity.
+    """
     position = first + tl.program_id(0)
     if position == 0:
         tl.store(flags + FLAG_BAD, _NO_NAME)  # for the next step; nobody reads it here
@@ -204,9 +211,9 @@ def update_blocks(
     inverse = tl.div_rn(1.0, tl.load(grad_scale))
     if (block + 1) * _BLOCK <= size:
         _update_block(
-            row, record, draw, block, size, inverse, RULE, TRACK, SCALE, NOISE, THETA, GRADIENT, True, ALIGNED
+            row, record, draw, block, size, inverse, RULE, TRACK, SCALE, NOISE, MASKED, THETA, GRADIENT, True, ALIGNED
         )
     else:
         _update_block(
-            row, record, draw, block, size, inverse, RULE, TRACK, SCALE, NOISE, THETA, GRADIENT, False, ALIGNED
+            row, record, draw, block, size, inverse, RULE, TRACK, SCALE, NOISE, MASKED, THETA, GRADIENT, False, ALIGNED
         )

@@ -47,6 +47,7 @@ class _Launch:
     track: bool
     theta: torch.dtype
     gradient: torch.dtype
+    masked: bool
 
 
 class DeviceStep:
@@ -81,7 +82,10 @@ class DeviceStep:
         _load_kernels()  # or say now that there are none
         self._laid_out = tensor_table(members, TENSOR)
         self._laid_out["name"] = [self._names.setdefault(member.name, len(self._names)) for member in members]
-        self._dtypes = [(member.theta.dtype, member.gradient.dtype) for member in members]
+        self._forms = [
+            (member.theta.dtype, member.gradient.dtype, member.gradient is not member.update_gradient)
+            for member in members
+        ]
         self.members, self._variants = members, None
 
     def point(self, gradients: np.ndarray) -> None:
@@ -118,18 +122,18 @@ class DeviceStep:
         def variant(i: int) -> tuple[Any, ...]:
             member, group = self.members[i], groups[self.members[i].group]
             tracked = member.identity is not None
-            return not tracked, str(self._dtypes[i][0]), group.rule, tracked and group.scale, tracked and group.noise
+            return not tracked, str(self._forms[i][0]), group.rule, tracked and group.scale, tracked and group.noise
 
-        # The gradients' dtype divides launches and orders nothing: where there is no gradient any more, the order of
-        # the records that were made with it must stay.
+        # The gradients' form divides launches and orders nothing: where there is no gradient any more, the order of the
+        # records that were made with it must stay.
         self._order = sorted(range(len(self.members)), key=variant)
         blocks, first = _blocks(self._laid_out), 0
         self._launches = []
-        for _, part in groupby(self._order, key=lambda i: (variant(i), self._dtypes[i])):
+        for _, part in groupby(self._order, key=lambda i: (variant(i), self._forms[i])):
             span = list(part)
             member, count = self.members[span[0]], int(blocks[span].sum())
             group, tracked = groups[member.group], member.identity is not None
-            self._launches.append(_Launch(first, count, group, tracked, *self._dtypes[span[0]]))
+            self._launches.append(_Launch(first, count, group, tracked, *self._forms[span[0]]))
             first += count
 
     def _rate(self, lr: Any) -> tuple[Tensor | None, int, float]:
@@ -172,7 +176,7 @@ class DeviceStep:
                     self._table.tensor, self._blocks, launch.first, self._scratch["records"],
                     self._scratch["draws"], self._flags, self._grad_scale,
                     RULE=group.rule, TRACK=launch.track and before, SCALE=launch.track and group.scale,
-                    NOISE=launch.track and group.noise and after, ALIGNED=self._aligned,
+                    NOISE=launch.track and group.noise and after, MASKED=launch.masked, ALIGNED=self._aligned,
                     THETA=kernels.DTYPES[launch.theta], GRADIENT=kernels.DTYPES[launch.gradient],
                     num_warps=_WARPS, enable_fp_fusion=False,
                 )  # fmt: skip

@@ -120,16 +120,13 @@ class Member:
             self.touched, gradient = touched_rows(name, parameter, gradient)
         else:
             check_gradient(name, "gradient", parameter, gradient)
-        if working is None and unmasked is not None:
-            raise NotImplementedError(
-                f"The gradient of {name!r} is masked: on {place} sensitivities cannot be taken of the whole one yet: "
-                "use the CPU, or the masking method without PATS and SAGE"
-            )
         if working is None and gradient.dtype not in _DTYPES:
             raise TypeError(f"gradient of {name!r} is {gradient.dtype}: float32, bfloat16 or float16 is needed")
         self.gradient, gradient_at = self.update_gradient, update_at = at_hand(name, "gradient", gradient, working)
         if unmasked is not None:
             check_gradient(name, "unmasked_grad", parameter, unmasked)
+            if working is None and unmasked.dtype != gradient.dtype:
+                raise TypeError(f"unmasked_grad of {name!r} is {unmasked.dtype}: {gradient.dtype} is needed")
             self.gradient, gradient_at = at_hand(name, "unmasked_grad", unmasked, working)
         self.addresses |= {"gradient": gradient_at, "update_gradient": update_at}
 

@@ -33,6 +33,18 @@ class MatchedNoise(FineTuningMethod[MatchedNoiseSettings]):
         if any(other.name == "pats" for other in others):
             raise ValueError("Methods 'matched_noise' and 'pats': the one is the other's control: use separate runs")
 
+    def check_device(self, device_type: str) -> None:
+        """Refuse a GPU: no kernel there spreads noise over other entries.
+
+        Raises:
+            ValueError: On another device than the CPU.
+        """
+        if device_type != "cpu":
+            raise ValueError(
+                f"Method matched_noise has kernels for the CPU alone and the run is on {device_type}: use --device cpu "
+                "(--devices cpu in a study)"
+            )
+
     def make_optimizer(
         self, groups: Sequence[dict[str, Any]], settings: OptimizerSettings, made: torch.optim.Optimizer | None = None
     ) -> torch.optim.Optimizer:

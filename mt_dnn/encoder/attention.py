@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from module.dropout import DropoutStream
 from mt_dnn.encoder.batch import PackedBatch
 from mt_dnn.encoder.slot_layout import SlotLayout
+from mt_dnn.encoder.varlen import varlen_attention
 
 PACKED = "packed"
 
@@ -83,7 +84,7 @@ def packed_attention(
     if packed is None:
         out = scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
-    without_padding = _varlen(query, key, value, dropout, scaling, packed)
+    without_padding = varlen_attention(query, key, value, dropout, scaling, packed)
     if without_padding is not None:
         return without_padding, None
     heads, n_tokens, d = query.shape[1:]
@@ -139,35 +140,6 @@ def _to_tokens(slots: Tensor, layout: SlotLayout) -> Tensor:
         return slots
     tokens: Tensor = _Pack.apply(slots, layout.token_slots)  # type: ignore[no-untyped-call]
     return tokens
-
-
-@cache
-def _varlen_kernel(device: torch.device) -> Any | None:
-    """Return torch's variable-length attention; None on an older torch or a GPU before Ampere."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn if torch.cuda.get_device_capability(device) >= (8, 0) else None
-
-
-def _varlen(
-    query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None, packed: PackedBatch
-) -> Tensor | None:
-    """Attention without any padding, or None if torch's kernel does not take this call.
-
-    The kernel is for CUDA and half precision and has no dropout. Not run on a GPU where this was written.
-    """
-    half, d = query.dtype in (torch.bfloat16, torch.float16), query.shape[-1]
-    if not query.is_cuda or dropout > 0.0 or not half or d % 8 != 0 or d > 256:
-        return None
-    kernel = _varlen_kernel(query.device)
-    if kernel is None:
-        return None
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (n_tokens, H, d)
-    longest = packed.max_seqlen
-    out: Tensor = kernel(q, k, v, packed.cu_seqlens, packed.cu_seqlens, longest, longest, scale=scaling)
-    return out[None]
 
 
 @cache

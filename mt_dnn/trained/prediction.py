@@ -14,6 +14,7 @@ from data_utils.batching import evaluation_batches
 from data_utils.text_rows import TextRows
 from data_utils.token_cache import TokenCache
 from data_utils.tokenizer import Encoded, Texts, encode_batches
+from mt_dnn.backends import cuda_backends
 from mt_dnn.evaluation import all_logits
 from mt_dnn.trained.load import TrainedModel
 
@@ -57,7 +58,8 @@ def logits_of(model: TrainedModel, encoded: Encoded, batch_tokens: int) -> npt.N
     """(N, K) logits of tokenised texts."""
     cache = unlabelled(encoded)
     batches = evaluation_batches(cache.lengths, batch_tokens)
-    return all_logits(model.network, cache, batches, model.task_def.n_class, model.device, model.precision)
+    with cuda_backends(model.device):
+        return all_logits(model.network, cache, batches, model.task_def.n_class, model.device, model.precision)
 
 
 def unlabelled(encoded: Encoded) -> TokenCache:

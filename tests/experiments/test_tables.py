@@ -101,6 +101,16 @@ def test_a_table_says_when_epochs_were_chosen_on_what_is_held_out(tmp_path: Path
     assert line(text, "PATS")[0] == "**60.00**", "the dev score is shown"
 
 
+def test_a_setting_that_came_later_is_no_difference(tmp_path: Path) -> None:
+    """A run of an earlier version has none in its run.json."""
+    for method in ("vanilla", "pats"):
+        folder = write_run(tmp_path, method=method)
+        if method == "vanilla":
+            config = read_json(folder / "run.json")["config"]
+            edit_json(folder / "run.json", config={key: value for key, value in config.items() if key != "tf32"})
+    assert "tf32" not in markdown(gather(tmp_path), PAPER_TABLES)
+
+
 def test_a_pruned_run_is_missing(tmp_path: Path) -> None:
     write_run(tmp_path, seed=1, best=60.0)
     write_run(tmp_path, seed=2, best=99.0, last=None, status=Status.PRUNED)

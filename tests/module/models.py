@@ -58,7 +58,7 @@ def make_gradients(step, shapes=None, scale=1e-3):
 
 def set_gradients(parameters, gradients):
     for name, parameter in parameters.items():
-        parameter.grad = gradients[name].to(parameter.dtype) if name in gradients else None
+        parameter.grad = gradients[name].to(parameter) if name in gradients else None  # its device and dtype
 
 
 def float64(tensors):

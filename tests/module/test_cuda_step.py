@@ -362,14 +362,19 @@ def test_a_model_that_moves_takes_its_state_along(device):
     for step in (3, 4):
         set_both(second[0], first[0], step)
         set_both(first[0], second[0], step)
-        for parameters, optimizer in (first, second):
-            for parameter in parameters.values():
-                parameter.grad = parameter.grad.to(parameter.device)
+        for _, optimizer in (first, second):
             optimizer.param_groups[0]["lr"] = 1e-3
             optimizer.step()
     for name, parameter in first[0].items():
         if parameter.numel():
             assert_close(parameter.detach().cpu(), second[0][name].detach().cpu(), name, TOLERANCE)
+
+
+def test_gradients_are_made_where_their_parameters_are():
+    """A gradient on another device than its parameter's is refused by torch, which only a second device shows."""
+    here, there = ({QUERY: torch.nn.Parameter(torch.empty(SHAPES[QUERY], device="meta"))} for _ in range(2))
+    set_both(here, there, 1)
+    assert {p.grad.device.type for p in (here[QUERY], there[QUERY])} == {"meta"}
 
 
 def test_flags_of_a_good_step_are_clean(device):

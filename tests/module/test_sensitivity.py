@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from module.bert_optim import Adamax, PATSAdamax
+from module.pats import PATS
 from module.pats_rule import PATSRule
 from module.sensitivity import Observation, noise_statistics, sensitivity_histogram, sensitivity_moments
 from tests.module.models import PERTURBED, make_gradients, make_parameters, set_gradients, train
@@ -96,3 +97,22 @@ def test_zero_scale_shows_the_sensitivity_of_plain_adamax():
     train(parameters, optimizer, 3)
     counts, _ = sensitivity_histogram(optimizer.state[parameters[n]]["sensitivity"] for n in PERTURBED)
     assert counts.sum() == sum(parameters[n].numel() for n in PERTURBED)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_statistics_are_brought_from_the_device_in_two_pieces(monkeypatch, attached):
+    """Whatever the number of tensors: their means, and the sampled entries."""
+    parameters = make_parameters()
+    if attached:
+        optimizer = Adamax(parameters.items(), 1e-3)
+        source = PATS(parameters.items()).attach(optimizer)
+    else:
+        source = optimizer = PATSAdamax(parameters.items(), 1e-3)
+    train(parameters, optimizer, 2)
+    expected = noise_statistics(source.observations())
+    brought = []
+    for name in ("cpu", "tolist", "item", "__float__"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda t, f=original, n=name: (brought.append(n), f(t))[1])
+    assert noise_statistics(source.observations()) == expected
+    assert sorted(brought) == ["cpu", "tolist"]

@@ -5,7 +5,7 @@ import torch
 
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
 from module.pats import PATS
-from tests.module.models import SHAPES, make_gradients, make_parameters, set_gradients
+from tests.module.models import SHAPES, make_gradients, make_parameters, set_gradients, to_device
 
 LAYER = "bert.encoder.layer.0.intermediate.dense.weight"
 STEPS = 4
@@ -23,7 +23,7 @@ def train(optimizer, parameters, keep_whole, mask=True):
             if keep_whole:
                 parameter.unmasked_grad = parameter.grad.clone()
             if mask:
-                parameter.grad.mul_(mask_of(parameter.shape, step))
+                parameter.grad.mul_(mask_of(parameter.shape, step).to(parameter.device))
         optimizer.step()
         for parameter in parameters.values():
             if keep_whole:
@@ -65,3 +65,39 @@ def test_an_update_without_a_mask_is_the_plain_one():
     train(PATSAdamax(plain.items(), lr=1e-3, **rule), plain, keep_whole=False, mask=False)
     train(PATSAdamax(marked.items(), lr=1e-3, **rule), marked, keep_whole=True, mask=False)
     assert all(torch.equal(plain[name], marked[name]) for name in SHAPES)
+
+
+def fused_pats(parameters):
+    return PATSAdamax(parameters.items(), lr=1e-3, noise_scale=0.1, threshold_mode="none", noise_seed=7)
+
+
+def attached_pats(parameters):
+    optimizer = Adamax(parameters.items(), lr=1e-3)
+    PATS(parameters.items(), noise_scale=0.1, threshold_mode="none", noise_seed=7).attach(optimizer)
+    return optimizer
+
+
+def sage(parameters):
+    return SAGEAdamax(parameters.items(), lr=1e-3)
+
+
+@pytest.mark.parametrize("make", [fused_pats, attached_pats, sage], ids=["fused", "attached", "sage"])
+def test_the_kernels_of_a_gpu_mask_as_the_cpu_does(device, make):
+    here, plain = make_parameters(), make_parameters()
+    there = {name: to_device(parameter, device) for name, parameter in here.items()}
+    first, second = (train(make(parameters), parameters, keep_whole=True) for parameters in (here, there))
+    train(make(plain), plain, keep_whole=False)
+    assert not torch.equal(here[LAYER], plain[LAYER])  # sensitivities of masked gradients are others
+    for name in SHAPES:
+        torch.testing.assert_close(there[name].cpu(), here[name], rtol=1e-5, atol=1e-8, msg=name)
+        got, expected = second.state[there[name]], first.state[here[name]]
+        assert list(got) == list(expected)
+        assert torch.equal(got["exp_avg"].cpu(), expected["exp_avg"])
+
+
+def test_a_whole_gradient_of_another_dtype_is_refused_on_a_gpu(device):
+    parameters = {LAYER: to_device(make_parameters()[LAYER], device)}
+    set_gradients(parameters, {LAYER: make_gradients(1)[LAYER]})
+    parameters[LAYER].unmasked_grad = parameters[LAYER].grad.half()
+    with pytest.raises(TypeError, match=r"unmasked_grad of .* is torch.float16: torch.float32 is needed"):
+        PATSAdamax(parameters.items(), lr=1e-3).step()

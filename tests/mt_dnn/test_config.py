@@ -110,6 +110,7 @@ def test_run_id_ignores_seed_paths_and_devices():
     same = RunConfig(
         seed=7, output_dir=Path("x"), data_dir=Path("y"), cache_dir=Path("z"), device="cpu", threads=1, save="none",
         log_per_updates=1, checkpoint_seconds=0, tensorboard=False, recipe="label", eval_batch_tokens=1,
+        deterministic=True,
     )  # fmt: skip
     assert run_id(base) == run_id(same)
     assert run_dir(base) != run_dir(same)
@@ -124,6 +125,7 @@ def test_run_id_ignores_seed_paths_and_devices():
         {"init_checkpoint": "bert-base-uncased"},
         {"train_size": 5},
         {"betas": (0.9, 0.99)},
+        {"tf32": True},
     ],
 )
 def test_run_id_knows_what_changes_numbers(change):

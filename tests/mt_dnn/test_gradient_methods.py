@@ -8,7 +8,7 @@ import torch
 
 from data_utils.errors import SettingError
 from module.clipping import gradient_values
-from module.methods.child_tuning import ChildTuningSettings
+from module.methods.child_tuning import ChildTuningSettings, _quantile
 from module.methods.component_clip import ComponentClipSettings
 from module.methods.reinit import ReinitSettings
 from mt_dnn.config import run_dir
@@ -196,3 +196,11 @@ def test_settings_out_of_range_are_refused(settings, message):
 def test_more_layers_than_there_are_is_refused(tiny_run):
     with pytest.raises(SettingError, match="Invalid n_layers: 3: this encoder has 2"):
         build(tiny_run(method="reinit", reinit={"n_layers": 3}))
+
+
+def test_the_quantile_is_the_same_where_kthvalue_is_refused(monkeypatch):
+    parts = [torch.randn(5, 4), torch.randn(7)]
+    expected = [_quantile(parts, share) for share in (0.0, 0.3, 1.0)]
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "kthvalue", lambda *_: pytest.fail("CUDA's kthvalue is not deterministic"))
+    assert [_quantile(parts, share) for share in (0.0, 0.3, 1.0)] == expected

@@ -65,9 +65,9 @@ def check_machine(chosen: argparse.Namespace, jobs: Sequence[Job]) -> None:
         SettingError: no such device, or a run needs a package or a compiler that is not here.
     """
     if chosen.launcher == "local":
-        plan_slots(chosen.devices, chosen.workers_per_device, len(jobs))
+        slots = plan_slots(chosen.devices, chosen.workers_per_device, len(jobs))
         for job in jobs:
-            check_requirements(job.config, on_cpu=chosen.devices == "cpu")
+            check_requirements(job.config, slots[0].device.partition(":")[0])  # all are of one kind
 
 
 def retries(chosen: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from experiments.benchmark import in_table_order
 from experiments.study.table.cells import Cell, Table, beside_controls
 from experiments.study.table.contents import Finished, refuse_mixture
 from experiments.study.table.wanted import Wanted
-from mt_dnn.config import NOT_IDENTITY
+from mt_dnn.config import LATER_SETTINGS, NOT_IDENTITY
 from mt_dnn.identity import Identity
 from mt_dnn.results import RunDirectory, RunResult
 
@@ -157,7 +157,7 @@ def _settings(descriptions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         config = description.get("config")
         if not isinstance(config, dict) or "precision" not in config:
             continue
-        config = {**config, "precision": description.get("resolved_precision", config["precision"])}
+        config = {**LATER_SETTINGS, **config, "precision": description.get("resolved_precision", config["precision"])}
         flat = {key: value for key, value in config.items() if not isinstance(value, dict)}
         for group in (value for value in config.values() if isinstance(value, dict)):
             for method, settings in group.items():

@@ -124,6 +124,30 @@ def test_all_tensors_of_a_batch_move_to_a_device(packed: bool) -> None:
     assert sum(isinstance(a, Tensor) for a in there) == (7 + 2 + 1 if packed else 6)  # slots hold two, and a key_bias
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_batch_is_sent_in_one_piece(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+    cache = memory_cache([3, 9, 2, 5, 5])
+    batch = pack(cache, range(5), 2) if packed else pad(cache, range(5), PAD)
+    sent = []
+
+    def to_gpu(tensor: Tensor, device: torch.device, non_blocking: bool) -> Tensor:
+        assert non_blocking
+        sent.append(device)
+        return tensor.clone()  # stands in for the device's memory
+
+    monkeypatch.setattr(Tensor, "to", to_gpu)
+    there = list(leaves(batch.to(torch.device("meta"))))
+    assert sent == [torch.device("meta")]
+    for got, expected in zip(there, leaves(batch), strict=True):
+        if isinstance(expected, Tensor):
+            assert isinstance(got, Tensor)
+            assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+            assert torch.equal(got, expected)
+            assert got.data_ptr() % 16 == 0
+        else:
+            assert got == expected
+
+
 def test_the_callers_indices_are_copied() -> None:
     rows = np.array([0, 1])
     batch = pack(memory_cache([2, 3]), rows)

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Is this installation right on this machine's GPU, and how fast is it? See --help.
+set -euo pipefail
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+
+usage() {
+  cat <<'TEXT'
+bash scripts/gpu_check.sh [--out FOLDER]
+
+Uses the active virtual environment, or makes .venv; installs requirements.txt and requirements-dev.txt. On the first GPU
+(CUDA_VISIBLE_DEVICES chooses another) it runs the tests of the CUDA kernels, then attention, methods, and a run that is
+stopped and resumed (benchmarks.gpu_check), then times the optimizers' steps (benchmarks.cuda_step). The last line is the
+verdict; figures go to FOLDER, by default gpu_check. Every step runs even if an earlier one failed.
+
+Exit status: 0 all is right, 1 something is not, 2 there is no NVIDIA GPU here or an argument is wrong.
+TEXT
+}
+
+out=gpu_check
+while (($#)); do
+  case $1 in
+    -h | --help) usage; exit 0 ;;
+    --out) [[ -n ${2:-} ]] || { echo "error: --out needs a folder" >&2; exit 2; }; out=$2; shift 2 ;;
+    *) echo "error: $1 is no argument of gpu_check.sh; see --help" >&2; exit 2 ;;
+  esac
+done
+if ! nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then
+  echo "error: gpu_check.sh needs an NVIDIA GPU with its driver, and nvidia-smi finds none here" >&2
+  exit 2
+fi
+# shellcheck source=scripts/venv.sh
+source "$ROOT/scripts/venv.sh"
+use_environment
+install_once requirements.txt
+install_once requirements-dev.txt
+mkdir -p -- "$out"
+out=$(cd -- "$out" && pwd)
+cd -- "$ROOT"
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+
+failed=()
+step() { # NAME COMMAND...
+  local name=$1
+  shift
+  say "$name"
+  "$@" || failed+=("$name")
+}
+step "tests of the kernels" "$PY" -m pytest -q -n 2 -m "not slow" tests/module/test_cuda_gpu.py tests/module/test_cuda_step.py \
+  tests/module/test_cuda_stream.py tests/module/test_cuda_compile.py tests/module/test_unmasked.py
+step "attention, methods, resume" "$PY" -m benchmarks.gpu_check --out "$out/gpu_check.json"
+step "time of a step" "$PY" -m benchmarks.cuda_step --rounds 30 --out "$out/cuda_step.json"
+
+if ((${#failed[@]})); then
+  printf 'WRONG on this GPU: %s; figures in %s\n' "$(IFS=,; printf '%s' "${failed[*]}")" "$out"
+  exit 1
+fi
+printf 'This installation is right on this GPU; figures in %s\n' "$out"
