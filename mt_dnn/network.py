@@ -74,8 +74,7 @@ class Network(nn.Module):
         Returns:
             (B, K) float32.
         """
-        hidden = self.encoder(batch, inputs_embeds=inputs_embeds)  # (n_tokens, D) or (B, T, D)
-        pooled = self.pooler(self.encoder.first_token(hidden, batch))  # (B, D)
+        pooled = self.pooler(self.encoder.first_tokens(batch, inputs_embeds))  # (B, D)
         logits: Tensor = self.heads[self.task](pooled)  # (B, K)
         return logits.float()
 

@@ -107,6 +107,46 @@ def packed_attention(
     return _to_tokens(slots, layout).view(1, n_tokens, heads, d), None
 
 
+def first_token_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: float,
+    scaling: float | None,
+    packed: PackedBatch,
+    dropout_stream: DropoutStream | None = None,
+) -> Tensor:
+    """Attention of each example's first token over its example.
+
+    Args:
+        query: (1, H, B, d), of the first tokens.
+        key: (1, H, n_tokens, d).
+        value: like key.
+        dropout: see ``packed_attention``, like the rest.
+        scaling: of the scores; None is d ** -0.5.
+        packed: where each token belongs.
+        dropout_stream: the source of dropout's masks on the CPU.
+
+    Returns:
+        (1, B, H, d).
+    """
+    heads, n_tokens, d = key.shape[1:]
+    layout, size = packed.slots, packed.size
+    k, v = (_to_slots(x.transpose(1, 2).reshape(n_tokens, heads * d), layout) for x in (key, value))
+    by_example = query.transpose(1, 2).reshape(size, heads, 1, d)
+    q = torch.empty_like(by_example).index_copy(0, layout.rows, by_example)  # by row of the rectangles
+    stream = dropout_stream if query.device.type == "cpu" else None
+    outs, row = [], 0
+    for group in layout.groups:
+        shape = (group.size, group.length, heads, d)
+        k_g, v_g = (x[group.start : group.end].view(shape).transpose(1, 2) for x in (k, v))
+        bias = None if group.key_bias is None else group.key_bias.to(q.dtype)
+        outs.append(_attend(q[row : row + group.size], k_g, v_g, bias, dropout, scaling, stream))
+        row += group.size
+    rows = outs[0] if len(outs) == 1 else torch.cat(outs)  # (B, H, 1, d)
+    return rows.index_select(0, layout.rows).view(1, size, heads, d)
+
+
 def _attend(
     q: Tensor,
     k: Tensor,
@@ -116,11 +156,11 @@ def _attend(
     scaling: float | None,
     stream: DropoutStream | None,
 ) -> Tensor:
-    """Softmax attention operation by operation: (B, H, T, d) each, bias (B, 1, 1, T)."""
+    """Softmax attention operation by operation: q (B, H, Q, d), k and v (B, H, T, d), bias (B, 1, 1, T)."""
     scores = torch.matmul(q * (q.shape[-1] ** -0.5 if scaling is None else scaling), k.transpose(-1, -2))
     if bias is not None:
         scores = scores + bias
-    probabilities = torch.softmax(scores, dim=-1)  # (B, H, T, T)
+    probabilities = torch.softmax(scores, dim=-1)  # (B, H, Q, T)
     if dropout > 0.0:
         probabilities = stream(probabilities, dropout) if stream else torch.dropout(probabilities, dropout, True)
     return torch.matmul(probabilities, v)

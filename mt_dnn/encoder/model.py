@@ -18,8 +18,9 @@ from data_utils.token_cache import TokenCache
 from module.dropout import DropoutStream
 from module.row_sparse import RowSparseEmbedding, can_be_row_sparse
 from mt_dnn.encoder.attention import PACKED
-from mt_dnn.encoder.batch import CPU_GROUPS, CUDA_GROUPS, Batch, PackedBatch, PaddedBatch, pack, pad
+from mt_dnn.encoder.batch import CPU_GROUPS, CUDA_GROUPS, Batch, PackedBatch, pack, pad
 from mt_dnn.encoder.files import read_config, read_model, set_dropouts, weights_stamp
+from mt_dnn.encoder.last_layer import Countdown, LastLayer, hooked
 from mt_dnn.encoder.limits import EncoderLimits
 from mt_dnn.encoder.source import EncoderSource
 
@@ -67,6 +68,7 @@ class Encoder(nn.Module):
         self._offset = self.pad_id + 1 if config.model_type in _OFFSET_FAMILIES else 0
         self.limits = EncoderLimits.of(model)
         self.token_types: int = getattr(config, "type_vocab_size", 0) or 0
+        self._last_layer = LastLayer(model)
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -114,6 +116,31 @@ class Encoder(nn.Module):
             SettingError: when an example is longer than the position table, or a packed batch meets an architecture
                 that cannot run it.
         """
+        return self._hidden(batch, inputs_embeds, None)
+
+    def first_tokens(self, batch: Batch, inputs_embeds: Tensor | None = None) -> Tensor:
+        """Hidden state of each example's first token in the last layer, which alone computes nothing else of them.
+
+        Args:
+            batch: as in ``forward``, like the rest.
+            inputs_embeds: word embeddings to use instead of the batch's own.
+
+        Returns:
+            (B, D).
+        """
+        countdown = None if hooked(self) else self._last_layer.countdown()
+        if countdown is None:
+            return self.first_token(self(batch, inputs_embeds=inputs_embeds), batch)
+        hidden = self._hidden(batch, inputs_embeds, countdown)  # (B, D) packed, (B, 1, D) padded
+        return hidden if isinstance(batch, PackedBatch) else hidden[:, 0]
+
+    def first_token(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Hidden state of each example's first token, out of those of all tokens: (B, D)."""
+        if isinstance(batch, PackedBatch):
+            return hidden.index_select(0, batch.first_tokens)
+        return hidden[:, 0]
+
+    def _hidden(self, batch: Batch, inputs_embeds: Tensor | None, countdown: Countdown | None) -> Tensor:
         most = self.limits.max_tokens
         if most is not None and batch.max_seqlen > most:
             raise SettingError(f"max_seq_len: an example has {batch.max_seqlen} tokens, this encoder takes {most}")
@@ -121,31 +148,21 @@ class Encoder(nn.Module):
             inputs_embeds = self.embed(batch) if inputs_embeds is None else inputs_embeds
             for hook in self.embedding_hooks:
                 inputs_embeds = hook(inputs_embeds, batch)
+        inputs: dict[str, Any] = self._inputs(batch, inputs_embeds)
+        if countdown is not None:
+            inputs["first_tokens"] = countdown
         if isinstance(batch, PackedBatch):
-            return self._forward_packed(batch, inputs_embeds)
-        return self._forward_padded(batch, inputs_embeds)
+            return self._forward_packed(batch, inputs)
+        output = self.model(**inputs, attention_mask=batch.attention_mask)
+        padded: Tensor = output.last_hidden_state
+        return padded
 
-    def first_token(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Hidden state of each example's first token: (B, D)."""
-        if isinstance(batch, PackedBatch):
-            return hidden.index_select(0, batch.first_tokens)
-        return hidden[:, 0]
-
-    def _forward_packed(self, batch: PackedBatch, inputs_embeds: Tensor | None) -> Tensor:
+    def _forward_packed(self, batch: PackedBatch, inputs: dict[str, Any]) -> Tensor:
         if not self.packed:
             raise SettingError("attention: this encoder was loaded for padded batches and got a packed one")
-        inputs = self._inputs(batch, inputs_embeds)
-        output = self.model(
-            **{name: value[None] for name, value in inputs.items()},
-            packed=batch,
-            dropout_stream=self.dropout_stream,
-        )
-        hidden: Tensor = output.last_hidden_state[0]  # (n_tokens, D)
-        return hidden
-
-    def _forward_padded(self, batch: PaddedBatch, inputs_embeds: Tensor | None) -> Tensor:
-        output = self.model(**self._inputs(batch, inputs_embeds), attention_mask=batch.attention_mask)
-        hidden: Tensor = output.last_hidden_state  # (B, T, D)
+        inputs = {name: value[None] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+        output = self.model(**inputs, packed=batch, dropout_stream=self.dropout_stream)
+        hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
     def _inputs(self, batch: Batch, inputs_embeds: Tensor | None) -> dict[str, Tensor]:

@@ -47,11 +47,13 @@ class SlotLayout:
     Attributes:
         slot_tokens: (slots,) int64 token of each slot; an example's first token where the slot is padding.
         token_slots: (n_tokens,) int64 slot of each token; no slot twice.
+        rows: (B,) int64 row of each example, counted through all rectangles.
         groups: the rectangles, in the order of their slots.
     """
 
     slot_tokens: Tensor
     token_slots: Tensor
+    rows: Tensor
     groups: tuple[SlotGroup, ...]
 
     @property
@@ -70,7 +72,8 @@ def slot_layout(cu_seqlens: npt.NDArray[np.int64], max_groups: int) -> SlotLayou
     starts, lengths = cu_seqlens[:-1], np.diff(cu_seqlens)  # (B,)
     token_slots = np.empty(cu_seqlens[-1], dtype=np.int64)
     slot_tokens, groups, start = [], [], 0
-    for rows in length_groups(lengths, max_groups):
+    examples = length_groups(lengths, max_groups)
+    for rows in examples:
         longest = int(lengths[rows].max())
         position = np.arange(longest)
         real = position < lengths[rows][:, None]  # (size, length)
@@ -81,7 +84,12 @@ def slot_layout(cu_seqlens: npt.NDArray[np.int64], max_groups: int) -> SlotLayou
         key_bias = None if real.all() else torch.from_numpy(bias)[:, None, None, :]
         groups.append(SlotGroup(start, len(rows), longest, key_bias))
         start = groups[-1].end
-    return SlotLayout(torch.from_numpy(np.concatenate(slot_tokens)), torch.from_numpy(token_slots), tuple(groups))
+    return SlotLayout(
+        slot_tokens=torch.from_numpy(np.concatenate(slot_tokens)),
+        token_slots=torch.from_numpy(token_slots),
+        rows=torch.from_numpy(np.argsort(np.concatenate(examples))),
+        groups=tuple(groups),
+    )
 
 
 def length_groups(lengths: npt.NDArray[np.int64], max_groups: int) -> list[npt.NDArray[np.int64]]:

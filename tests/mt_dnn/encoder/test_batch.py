@@ -121,7 +121,7 @@ def test_all_tensors_of_a_batch_move_to_a_device(packed: bool) -> None:
     there, here = list(leaves(batch.to(device))), list(leaves(batch))
     assert [getattr(a, "shape", a) for a in there] == [getattr(a, "shape", a) for a in here]
     assert {a.device for a in there if isinstance(a, Tensor)} == {device}
-    assert sum(isinstance(a, Tensor) for a in there) == (7 + 2 + 1 if packed else 6)  # slots hold two, and a key_bias
+    assert sum(isinstance(a, Tensor) for a in there) == (7 + 3 + 1 if packed else 6)  # slots hold three, and a key_bias
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -1,7 +1,5 @@
 """Packed and padded forward passes are the same numbers, for every family that may run packed."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -10,60 +8,11 @@ from hypothesis import strategies as st
 
 from data_utils.errors import SettingError
 from module.dropout import DropoutStream
-from mt_dnn.encoder.attention import PACKED, packed_attention, register
-from mt_dnn.encoder.batch import pack, pad
-from mt_dnn.encoder.model import PACKED_FAMILIES, Encoder
+from mt_dnn.encoder.attention import packed_attention
+from mt_dnn.encoder.batch import pack
+from mt_dnn.encoder.model import PACKED_FAMILIES
 from mt_dnn.encoder.slot_layout import length_groups
-
-VOCABULARY, PAD = 50, 1
-SMALL = {
-    "vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "intermediate_size": 32, "max_position_embeddings": 40, "pad_token_id": PAD,
-}  # fmt: skip
-EXTRA = {
-    "bert": {"type_vocab_size": 2},
-    "roberta": {"type_vocab_size": 1},
-    "xlm-roberta": {"type_vocab_size": 1},
-    "camembert": {"type_vocab_size": 1},
-    "electra": {"embedding_size": 8, "type_vocab_size": 2},
-    "albert": {"embedding_size": 8, "type_vocab_size": 2},
-    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
-}
-
-
-def make_encoder(family: str, packed: bool) -> Encoder:
-    from transformers import AutoConfig, AutoModel
-
-    register()
-    config = AutoConfig.for_model(family, **SMALL, **EXTRA[family])
-    torch.manual_seed(3)
-    model = AutoModel.from_config(config, attn_implementation=PACKED if packed else "sdpa")
-    for parameter in model.parameters():  # larger than freshly initialised: differences show
-        torch.nn.init.normal_(parameter, 0.0, 0.2)
-    return Encoder(model, packed).eval()
-
-
-class Rows(SimpleNamespace):
-    def __len__(self):
-        return len(self.labels)
-
-
-def make_cache(lengths, seed=0):
-    """What batching reads of a token cache; odd rows are pairs."""
-    rng = np.random.default_rng(seed)
-    lengths = np.asarray(lengths)
-    return Rows(
-        tokens=rng.integers(2, VOCABULARY, lengths.sum()).astype(np.uint16),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        segment=np.where((np.arange(len(lengths)) % 2 == 1) & (lengths > 2), lengths // 2, 0).astype(np.uint16),
-        labels=np.zeros(len(lengths), np.int64),
-    )
-
-
-def both(lengths, seed=0):
-    cache = make_cache(lengths, seed)
-    rows = np.arange(len(lengths))
-    return pack(cache, rows), pad(cache, rows, PAD)
+from tests.mt_dnn.encoder.small_encoders import EXTRA, both, make_cache, make_encoder
 
 
 def real_tokens(hidden, padded):
