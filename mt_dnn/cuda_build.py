@@ -14,8 +14,10 @@ def check_kernels(device: torch.device) -> None:
         SettingError: names the GPU, what torch was built for, and a build for older GPUs.
     """
     built = torch.cuda.get_arch_list()
+    if not built:
+        return
     capability = torch.cuda.get_device_capability(device)
-    if built and not any(_runs_on(arch, capability) for arch in built):
+    if not any(_runs_on(arch, capability) for arch in built):
         has = ".".join(map(str, capability))
         raise SettingError(
             f"device: {torch.cuda.get_device_name(device)} has compute capability {has}, and torch {torch.__version__} "
