@@ -92,12 +92,10 @@ class LastLayer:
         It stays whole where a hook would not be called or would see fewer rows, and where parts of the layer are not
         those of transformers.
         """
-        if self._stack is None or _has_any_global_hook() or any(_sees_output(module) for module in self._around):
+        everywhere = _has_any_global_hook()  # type: ignore[no-untyped-call]
+        if self._stack is None or everywhere or any(_sees_output(module) for module in self._around):
             return None
-        layers = self._layers()
-        if not all(_is_plain(layer) for layer in layers):
-            return None
-        return Countdown(self._calls)
+        return Countdown(self._calls) if all(_is_plain(layer) for layer in self._layers()) else None
 
     def _layers(self) -> list[Any]:
         """The layers that make the last call: ALBERT calls a few of them again and again."""
@@ -124,7 +122,7 @@ def _forward(
     mask = None if attention_mask is None else attention_mask[:, :, :1]  # (B, 1, 1, T)
 
     def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-        q, k, v = (x.unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2) for x in (query, key, value))
+        q, k, v = (x.view(*x.shape[:2], -1, own.attention_head_size).transpose(1, 2) for x in (query, key, value))
         rate = dropout if self.training else 0.0
         if packed is None:
             out, _ = packed_attention(own, q, k, v, mask, rate, own.scaling)
