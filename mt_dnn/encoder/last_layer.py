@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import MethodType
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ class LastLayer:
             self._around.extend(self._stack.albert_layer_groups)
             self._calls = config.num_hidden_layers * config.inner_group_num
         for layer in self._layers():
-            layer.forward = MethodType(_forward, layer)
+            layer.forward = partial(_forward, layer)  # unlike a method it can be pickled
 
     def countdown(self) -> Countdown | None:
         """Return what tells the layer to work on the first tokens alone; None where it must stay whole.
@@ -140,7 +140,7 @@ def _attention(layer: Any) -> Any:
 
 def _is_plain(layer: Any) -> bool:
     """Whether a layer may be divided now: nothing looks into it, and what is passed over is transformers' own."""
-    if getattr(layer.forward, "__func__", None) is not _forward:
+    if getattr(layer.forward, "func", None) is not _forward:
         return False
     own = _attention(layer)
     known = all(type(module).__module__.startswith("transformers.models.") for module in (layer, layer.attention, own))
