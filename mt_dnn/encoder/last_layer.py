@@ -18,19 +18,19 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from mt_dnn.encoder.attention import PACKED, first_token_attention, packed_attention
 
-Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+_Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries of the first tokens (R, Q, D), keys and values of all (R, K, D), dropout -> (R, Q, D)."""
-_Layer = Callable[[Any, Tensor, Tensor, Attend], Tensor]
+_Layer = Callable[[Any, Tensor, Tensor, _Attend], Tensor]
 
 
 @dataclass(slots=True)
 class Countdown:
-    """How many layers a forward pass has still to call; the last of them works on the first tokens alone."""
+    """How many calls of divisible layers a forward pass has still to make; the last is for the first tokens alone."""
 
     left: int
 
 
-def _bert(layer: Any, hidden: Tensor, first: Tensor, attend: Attend) -> Tensor:
+def _bert(layer: Any, hidden: Tensor, first: Tensor, attend: _Attend) -> Tensor:
     own = layer.attention.self
     context = attend(own.query(first), own.key(hidden), own.value(hidden), own.dropout.p)
     attended = layer.attention.output(context, first)
@@ -38,7 +38,7 @@ def _bert(layer: Any, hidden: Tensor, first: Tensor, attend: Attend) -> Tensor:
     return out
 
 
-def _distilbert(layer: Any, hidden: Tensor, first: Tensor, attend: Attend) -> Tensor:
+def _distilbert(layer: Any, hidden: Tensor, first: Tensor, attend: _Attend) -> Tensor:
     own = layer.attention
     context = attend(own.q_lin(first), own.k_lin(hidden), own.v_lin(hidden), own.dropout.p)
     attended = layer.sa_layer_norm(own.out_lin(context) + first)
@@ -46,7 +46,7 @@ def _distilbert(layer: Any, hidden: Tensor, first: Tensor, attend: Attend) -> Te
     return out
 
 
-def _albert(layer: Any, hidden: Tensor, first: Tensor, attend: Attend) -> Tensor:
+def _albert(layer: Any, hidden: Tensor, first: Tensor, attend: _Attend) -> Tensor:
     own = layer.attention
     context = attend(own.query(first), own.key(hidden), own.value(hidden), own.attention_dropout.p)
     attended = own.LayerNorm(first + own.output_dropout(own.dense(context)))
