@@ -25,7 +25,7 @@ _Layer = Callable[[Any, Tensor, Tensor, _Attend], Tensor]
 
 @dataclass(slots=True)
 class Countdown:
-    """How many calls of divisible layers a forward pass has still to make; the last is for the first tokens alone."""
+    """Calls of divisible layers that a forward pass has still to make; the last is for the first tokens alone."""
 
     left: int
 
