@@ -130,6 +130,9 @@ def first_token_attention(
     Returns:
         (1, B, H, d).
     """
+    without_padding = varlen_attention(query, key, value, dropout, scaling, packed)
+    if without_padding is not None:
+        return without_padding
     heads, n_tokens, d = key.shape[1:]
     layout, size = packed.slots, packed.size
     k, v = (_to_slots(x.transpose(1, 2).reshape(n_tokens, heads * d), layout) for x in (key, value))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import MethodType
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,19 +18,19 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from mt_dnn.encoder.attention import PACKED, first_token_attention, packed_attention
 
-Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+_Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries of the first tokens (R, Q, D), keys and values of all (R, K, D), dropout -> (R, Q, D)."""
-_Layer = Callable[[Any, Tensor, Tensor, Attend], Tensor]
+_Layer = Callable[[Any, Tensor, Tensor, _Attend], Tensor]
 
 
 @dataclass(slots=True)
 class Countdown:
-    """How many layers a forward pass has still to call; the last of them works on the first tokens alone."""
+    """Calls of divisible layers that a forward pass has still to make; the last is for the first tokens alone."""
 
     left: int
 
 
-def _bert(layer: Any, hidden: Tensor, first: Tensor, attend: Attend) -> Tensor:
+def _bert(layer: Any, hidden: Tensor, first: Tensor, attend: _Attend) -> Tensor:
     own = layer.attention.self
     context = attend(own.query(first), own.key(hidden), own.value(hidden), own.dropout.p)
     attended = layer.attention.output(context, first)
@@ -38,7 +38,7 @@ def _bert(layer: Any, hidden: Tensor, first: Tensor, attend: Attend) -> Tensor:
     return out
 
 
-def _distilbert(layer: Any, hidden: Tensor, first: Tensor, attend: Attend) -> Tensor:
+def _distilbert(layer: Any, hidden: Tensor, first: Tensor, attend: _Attend) -> Tensor:
     own = layer.attention
     context = attend(own.q_lin(first), own.k_lin(hidden), own.v_lin(hidden), own.dropout.p)
     attended = layer.sa_layer_norm(own.out_lin(context) + first)
@@ -46,7 +46,7 @@ def _distilbert(layer: Any, hidden: Tensor, first: Tensor, attend: Attend) -> Te
     return out
 
 
-def _albert(layer: Any, hidden: Tensor, first: Tensor, attend: Attend) -> Tensor:
+def _albert(layer: Any, hidden: Tensor, first: Tensor, attend: _Attend) -> Tensor:
     own = layer.attention
     context = attend(own.query(first), own.key(hidden), own.value(hidden), own.attention_dropout.p)
     attended = own.LayerNorm(first + own.output_dropout(own.dense(context)))
@@ -84,7 +84,7 @@ class LastLayer:
             self._around.extend(self._stack.albert_layer_groups)
             self._calls = config.num_hidden_layers * config.inner_group_num
         for layer in self._layers():
-            layer.forward = MethodType(_forward, layer)
+            layer.forward = partial(_forward, layer)  # unlike a method it can be pickled
 
     def countdown(self) -> Countdown | None:
         """Return what tells the layer to work on the first tokens alone; None where it must stay whole.
@@ -92,12 +92,10 @@ class LastLayer:
         It stays whole where a hook would not be called or would see fewer rows, and where parts of the layer are not
         those of transformers.
         """
-        if self._stack is None or _has_any_global_hook() or any(_sees_output(module) for module in self._around):
+        everywhere = _has_any_global_hook()  # type: ignore[no-untyped-call]
+        if self._stack is None or everywhere or any(_sees_output(module) for module in self._around):
             return None
-        layers = self._layers()
-        if not all(_is_plain(layer) for layer in layers):
-            return None
-        return Countdown(self._calls)
+        return Countdown(self._calls) if all(_is_plain(layer) for layer in self._layers()) else None
 
     def _layers(self) -> list[Any]:
         """The layers that make the last call: ALBERT calls a few of them again and again."""
@@ -124,7 +122,7 @@ def _forward(
     mask = None if attention_mask is None else attention_mask[:, :, :1]  # (B, 1, 1, T)
 
     def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-        q, k, v = (x.unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2) for x in (query, key, value))
+        q, k, v = (x.view(*x.shape[:2], -1, own.attention_head_size).transpose(1, 2) for x in (query, key, value))
         rate = dropout if self.training else 0.0
         if packed is None:
             out, _ = packed_attention(own, q, k, v, mask, rate, own.scaling)
@@ -142,7 +140,7 @@ def _attention(layer: Any) -> Any:
 
 def _is_plain(layer: Any) -> bool:
     """Whether a layer may be divided now: nothing looks into it, and what is passed over is transformers' own."""
-    if getattr(layer.forward, "__func__", None) is not _forward:
+    if getattr(layer.forward, "func", None) is not _forward:
         return False
     own = _attention(layer)
     known = all(type(module).__module__.startswith("transformers.models.") for module in (layer, layer.attention, own))

@@ -119,7 +119,7 @@ class Encoder(nn.Module):
         return self._hidden(batch, inputs_embeds, None)
 
     def first_tokens(self, batch: Batch, inputs_embeds: Tensor | None = None) -> Tensor:
-        """Hidden state of each example's first token in the last layer, which alone computes nothing else of them.
+        """Hidden state of each example's first token; the last layer computes no other where it can be divided.
 
         Args:
             batch: as in ``forward``, like the rest.

@@ -33,12 +33,13 @@ def attention(pairs: int, queries: int, keys: int) -> list[tuple[int, ...]]:
     return [(pairs, *size) for size in forward + backward]
 
 
-def layer(batch: PackedBatch) -> list[tuple[int, ...]]:
-    """Products of one of the encoder's layers on all tokens."""
+def layer(batch: PackedBatch, first_tokens: bool = False) -> list[tuple[int, ...]]:
+    """Products of one of the encoder's layers, for all tokens or, keys and values apart, for the first ones alone."""
     n = len(batch.input_ids)
-    sizes = 4 * linear(n, D, D) + linear(n, D, FEED_FORWARD) + linear(n, FEED_FORWARD, D)
+    rows = B if first_tokens else n
+    sizes = 2 * linear(n, D, D) + 2 * linear(rows, D, D) + linear(rows, D, FEED_FORWARD) + linear(rows, FEED_FORWARD, D)
     for group in batch.slots.groups:
-        sizes += attention(group.size * HEADS, group.length, group.length)
+        sizes += attention(group.size * HEADS, 1 if first_tokens else group.length, group.length)
     return sizes
 
 
@@ -52,7 +53,7 @@ def test_a_step_makes_the_products_of_the_architecture(tiny_run: Callable[..., R
     batch = a_batch(config)
     assert len(batch.slots.groups) > 1 or batch.slots.groups[0].key_bias is not None  # of several lengths
     step, _ = build(config, open_datasets(config), [[batch]])
-    expected = LAYERS * layer(batch) + linear(B, D, D) + linear(B, D, CLASSES)
+    expected = (LAYERS - 1) * layer(batch) + layer(batch, first_tokens=True) + linear(B, D, D) + linear(B, D, CLASSES)
     for _ in range(2):  # the first step and a later one
         assert Counter(product.size for product in record(partial(step, [batch]))) == Counter(expected)
 

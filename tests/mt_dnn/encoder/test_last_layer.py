@@ -1,6 +1,7 @@
 """The last layer for the first tokens alone: the whole layer's numbers from B rows, in every family."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -211,6 +212,18 @@ def test_layers_taken_off_or_put_on_top_later_are_whole():
         for encoder in (short, full):
             encoder.model.encoder.layer = change(encoder.model.encoder.layer)
         torch.testing.assert_close(short.first_tokens(batch), full.first_tokens(batch), **TOLERANCE[torch.float64])
+
+
+def test_copies_and_pickles_are_divided_and_stand_alone():
+    batch, encoder = batch_of([5, 9, 2], True), make_encoder("bert", True)
+    expected = encoder.first_tokens(batch)
+    for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert other._last_layer.countdown() is not None
+        assert torch.equal(other.first_tokens(batch), expected)
+        nn.init.zeros_(other.layers[-1].output.LayerNorm.weight)
+        nn.init.zeros_(other.layers[-1].output.LayerNorm.bias)
+        assert other.first_tokens(batch).abs().sum() == 0
+    assert torch.equal(encoder.first_tokens(batch), expected)
 
 
 @pytest.mark.parametrize("changes", [{"num_hidden_groups": 2}, {"inner_group_num": 2}, {"num_hidden_layers": 3}])

@@ -56,6 +56,8 @@ def test_tokens_and_slots_are_inverse(lengths, max_groups):
         rows = example[layout.slot_tokens[group.start : group.end]].view(shape)
         assert (rows == rows[:, :1]).all()  # one example to a row, its padding included
     assert torch.equal(real.nonzero()[:, 0], layout.token_slots.sort().values)
+    first_slots = torch.cat([torch.arange(group.start, group.end, group.length) for group in layout.groups])
+    assert torch.equal(first_slots[layout.rows], layout.token_slots[cu_seqlens[:-1]])
 
 
 def test_equal_lengths_need_no_move():
