@@ -51,9 +51,10 @@ beside=$!
 set +m
 trap 'kill -- "-$beside" 2>/dev/null || true; rm -rf -- "$said"' EXIT
 
-# Two processes share the cores: one OpenMP thread each.
+# Two processes share the cores: one OpenMP thread each. Each begins with a half of its own, so that a module's tests and
+# what they share mostly stay in one process.
 export OMP_NUM_THREADS=1
-step "pytest" "$PY" -m pytest -n 2 -m "not slow" "$@"
+step "pytest" "$PY" -m pytest -n 2 --dist worksteal -m "not slow" "$@"
 wait "$beside" || true
 cat "$said/output"
 while read -r name; do failed+=("$name"); done < <(grep . "$said/failed")
