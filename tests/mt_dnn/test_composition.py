@@ -55,7 +55,7 @@ def marked(pair):
     return pytest.param(pair, id="+".join(pair), marks=[] if often else [pytest.mark.slow])
 
 
-@pytest.mark.parametrize("pair", map(marked, PAIRS))
+@pytest.mark.parametrize("pair", [marked(pair) for pair in PAIRS])
 def test_pairs(tiny_run, tmp_path, pair):
     spec = "+".join(pair)
     if frozenset(pair) in REFUSED:
