@@ -60,7 +60,7 @@ def test_a_study_compares_it_with_its_control(
     options = {
         "encoder": tiny_encoder, "methods": "vanilla,smooth_logits", "tasks": "cola", "seeds": "1", "set": "epochs=1",
         "data_dir": tmp_path / "data", "output_dir": tmp_path / "runs", "results_dir": tmp_path / "results",
-        "devices": "cpu", "name": "mine",
+        "devices": "cpu", "workers_per_device": 1, "name": "mine",
     }  # fmt: skip
     arguments = [text for key, value in options.items() for text in (f"--{key}", str(value))]
     done = python("-m", "experiments.study", *arguments, path=package)

@@ -268,6 +268,29 @@ def test_figure_scripts_prepare_the_data_and_pass_arguments_on(project, figure):
     assert (given.output_dir, given.results_dir) == (Path("runs/figures"), Path("results") / figure)
 
 
+@pytest.mark.parametrize("failing", ["mypy", "pytest", "codespell", None])
+def test_checks_beside_the_tests_are_shown_after_them_and_count(project, failing):
+    for name in ("scripts/run_tests.sh", "requirements-dev.txt"):
+        shutil.copy(ROOT / name, project / name)
+    tools = project / ".venv" / "bin"
+    text = (
+        f'#!/usr/bin/env bash\n[[ "$*" != *sys.prefix* ]] || {{ echo "{project}/.venv"; exit; }}\n'
+        f'echo "ran $0 $*"\n[[ "${{0##*/}} $*" != *{failing}* || "$*" == *pip* ]]\n'
+    )
+    for tool in ("python", "lint-imports", "codespell"):
+        (tools / tool).write_text(text)
+        (tools / tool).chmod(0o755)
+    done = bash(project / "scripts" / "run_tests.sh", "some", cwd=project, VIRTUAL_ENV="", CONDA_PREFIX="")
+    if failing is None:
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert (done.returncode, done.stderr) == (1, f"error: failed: {failing}\n")
+    titles = [line[3:] for line in done.stdout.splitlines() if line.startswith("== ") and "installing" not in line]
+    assert titles == ["pytest", "ruff check", "ruff format", "mypy", "import-linter", "codespell"]
+    assert done.stdout.count("-m pytest") == 1
+    assert "not slow some" in done.stdout
+
+
 def test_an_old_interpreter_is_named_in_one_line(project):
     shutil.rmtree(project / ".venv")
     old = project / "old python"

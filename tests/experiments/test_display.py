@@ -7,7 +7,7 @@ import pytest
 from experiments.study.launch.display import StudyDisplay
 from experiments.study.launch.worker import Ended, Outcome, evaluates_next
 from mt_dnn.config import RunConfig
-from tests.experiments.test_pool import make_jobs
+from tests.experiments.pool_jobs import make_jobs
 
 
 class Terminal(io.StringIO):

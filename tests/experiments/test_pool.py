@@ -20,47 +20,12 @@ from experiments.study.launch.job import Job
 from experiments.study.launch.pool import Pool, Report
 from experiments.study.launch.slots import Slot, usable_cores
 from experiments.study.launch.worker import Advanced, Died, Ended, Message, Outcome, Ready
-from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.config import RunConfig
 from mt_dnn.results import RunDirectory
 from tests.experiments.fake_runs import behave, calls, fake_run, finished_run, make_result
+from tests.experiments.pool_jobs import Recorder, make_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Recorder:
-    """A display that remembers."""
-
-    def __init__(self) -> None:
-        self.ends: list[tuple[str, Ended]] = []
-        self.messages: list[str] = []
-        self.steps: dict[str, int] = {}
-        self.taken: list[str] = []
-        self.waiting: list[str] = []
-
-    def started(self, job: Job) -> None:
-        self.taken.append(job.label)
-
-    def put_back(self, job: Job) -> None:
-        self.waiting.append(job.label)
-
-    def tick(self) -> None:
-        pass
-
-    def advanced(self, job: Job, step: int, total_steps: int) -> None:
-        self.steps[job.label] = step
-
-    def ended(self, job: Job, ended: Ended) -> None:
-        self.ends.append((job.label, ended))
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-
-def make_jobs(output_dir: Path, seeds: int = 2, method: str = "vanilla", task: str = "cola") -> list[Job]:
-    configs = [
-        RunConfig(train_datasets=task, method=method, seed=seed, output_dir=output_dir) for seed in range(1, seeds + 1)
-    ]
-    return [Job(config, run_dir(config), steps=3, cost=float(config.seed)) for config in configs]
 
 
 def job_with_data(folder: Path) -> Job:
@@ -204,7 +169,7 @@ from experiments.study.launch.crew import LocalCrew
 from experiments.study.launch.pool import Pool
 from experiments.study.launch.slots import Slot
 from tests.experiments.fake_runs import fake_run
-from tests.experiments.test_pool import Recorder, make_jobs
+from tests.experiments.pool_jobs import Recorder, make_jobs
 
 if __name__ == "__main__":
     pool_module._LOCKED_SECONDS = 0.3

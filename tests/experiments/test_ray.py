@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from experiments.study.launch import pool, slots
 from experiments.study.launch.pool import Pool, PoolError
 from experiments.study.launch.ray_crew import ray_crew
 from experiments.study.launch.ray_host import SharedStorage
-from mt_dnn.config import RunConfig
-from mt_dnn.results import RunDirectory, RunResult
-from tests.experiments.fake_runs import Progress, behave, calls, fake_run
-from tests.experiments.test_pool import Recorder, is_alive, make_jobs, wait_for, worker_pids
+from mt_dnn.results import RunDirectory
+from tests.experiments.fake_runs import behave, calls, fake_run
+from tests.experiments.pool_jobs import Recorder, make_jobs
+from tests.experiments.ray_runs import GATE, gated_run, spy_run
+from tests.experiments.test_pool import is_alive, wait_for, worker_pids
 
 pytest.importorskip("ray", reason="ray is not installed (requirements-ray.txt)")
 
@@ -44,14 +45,6 @@ def node(cluster: Any) -> Iterator[Any]:
     added = cluster.add_node(num_cpus=2, num_gpus=1)
     yield added
     cluster.remove_node(added, allow_graceful=False)
-
-
-def spy_run(config: RunConfig, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
-    """A fake run that notes what its process is allowed to see and use."""
-    seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
-    with (config.output_dir / "environment.txt").open("a") as file:
-        file.write(f"{seen['CUDA_VISIBLE_DEVICES']} {seen['OMP_NUM_THREADS']} {Path.cwd()}\n")
-    return fake_run(config, on_progress)
 
 
 def test_deaths_failures_and_locks_end_as_on_one_machine(
@@ -139,19 +132,6 @@ settings:
   save: none
 tasks: {{toy: {{}}}}
 """
-GATE = 8  # of 20 steps
-
-
-def gated_run(config: RunConfig, on_progress: Callable[[Any], None]) -> RunResult:
-    """A real run that waits in its middle until the test lets it go on."""
-    from mt_dnn.run import run
-
-    def report(progress: Any) -> None:
-        on_progress(progress)
-        while progress.step == GATE and not (config.output_dir / "gate").exists():
-            time.sleep(0.02)
-
-    return run(config, on_progress=report)
 
 
 def test_a_node_killed_in_mid_run_changes_nothing_in_the_table(

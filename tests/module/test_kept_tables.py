@@ -9,7 +9,14 @@ from torch.nn import Parameter
 
 from module.kernels.guard import Fingerprint
 from module.kernels.member import Member
-from tests.module.models import assert_nested_equal, make_gradients, make_parameters, set_gradients, to_device
+from tests.module.models import (
+    SHAPES,
+    assert_nested_equal,
+    make_gradients,
+    make_parameters,
+    set_gradients,
+    to_device,
+)
 from tests.module.test_guard import MAKERS, QUERY, WIDE, state_of, stepped
 
 everywhere = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
@@ -102,17 +109,22 @@ def test_the_steps_are_those_of_tables_made_anew(make, what):
     assert_nested_equal(*[list(end) for end in ends])
 
 
+# Each kind of tensor once, in few blocks: Triton's interpreter takes its time for every one.
+FEW = {name: SHAPES[name] for name in (QUERY, "bert.encoder.layer.0.attention.self.query.bias",
+       "bert.encoder.layer.0.output.LayerNorm.weight", "classifier.weight", "classifier.bias")}  # fmt: skip
+
+
 @everywhere
 def test_a_gpu_is_sent_what_tables_made_anew_hold(make, device, checked):
     ends = []
     for anew in (False, True):
-        parameters = {name: to_device(p, device) for name, p in make_parameters().items()}
+        parameters = {name: to_device(p, device) for name, p in make_parameters(shapes=FEW).items()}
         optimizer = make(parameters.items())
         for number in range(1, 5):
             if anew:
                 engine_of(optimizer)._kept = None
             checked.clear()
-            gradients = {name: gradient.to(device) for name, gradient in make_gradients(number).items()}
+            gradients = {name: gradient.to(device) for name, gradient in make_gradients(number, FEW).items()}
             step(parameters, optimizer, number, gradients)
         assert bool(checked) == anew
         ends.append([p.detach() for p in parameters.values()])
