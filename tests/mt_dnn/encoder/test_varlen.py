@@ -84,7 +84,7 @@ def gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [None, 0.2])
-@pytest.mark.parametrize("kernel", [by_examples, without_scale])
+@pytest.mark.parametrize("kernel", [by_examples, without_scale], ids=lambda kernel: kernel.__name__)
 def test_half_precision_without_dropout_takes_flash_attention_with_or_without_a_scale(gpu, kernel, scale):
     calls = gpu(kernel=kernel)
     q, k, v = qkv(torch.bfloat16)
@@ -105,7 +105,7 @@ def test_half_precision_without_dropout_takes_flash_attention_with_or_without_a_
         (torch.float16, 0.1, (7, 0), by_examples),
         (torch.bfloat16, 0.0, (8, 0), None),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 @pytest.mark.parametrize("scale", [None, 0.2])
 def test_all_else_takes_the_memory_efficient_kernel(gpu, dtype, dropout, capability, kernel, scale):
