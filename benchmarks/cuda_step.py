@@ -23,6 +23,7 @@ from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import make_parser
 from benchmarks.machine import machine_facts
 from benchmarks.optimizer_step import make_parameters
+from data_utils.command_line import status_of
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
 from module.param_index import Kind, ParamIndex
 
@@ -201,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

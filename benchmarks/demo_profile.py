@@ -11,6 +11,7 @@ rest.
 import cProfile
 import logging
 import pstats
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import make_parser
 from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
+from data_utils.command_line import status_of
 from experiments.study.recipe import load_recipe, run_configs
 from mt_dnn.run import run
 
@@ -73,4 +75,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

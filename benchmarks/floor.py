@@ -12,6 +12,7 @@ kind of work its share of a step under torch's profiler. Data as in ``benchmarks
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from benchmarks.methods import Step, build
 from benchmarks.peers.contender import CONTENDERS, open_run
 from benchmarks.step_profile import KINDS, shares
 from data_utils.batching import epoch_batches
+from data_utils.command_line import status_of
 from mt_dnn.assembly import pick_device
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
@@ -162,4 +164,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

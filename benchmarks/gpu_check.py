@@ -27,7 +27,8 @@ from benchmarks import random_encoder
 from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import make_parser
 from benchmarks.machine import machine_facts
-from data_utils.errors import SettingError, in_one_line
+from data_utils.command_line import status_of
+from data_utils.errors import in_one_line
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.assembly import pick_device
 from mt_dnn.checkpoint import load_weights
@@ -213,11 +214,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("benchmarks.gpu_check needs a CUDA device, and torch sees none here", file=sys.stderr)
         return 2
-    try:
-        device = pick_device(options.device)
-    except SettingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    device = pick_device(options.device)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as scratch:
         found = report(all_checks(device, Path(scratch)))
@@ -231,4 +228,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

@@ -28,6 +28,7 @@ from benchmarks.machine import machine_facts
 from benchmarks.peak_memory import MIB
 from benchmarks.peers.assignment import Train
 from benchmarks.peers.contender import CONTENDERS, Contender, open_run
+from data_utils.command_line import status_of
 
 BASE = "trainer"
 DEFAULT = ("vanilla", "noisytune", "sage", "pats", BASE)
@@ -137,4 +138,4 @@ def show(task: str, precision: str, summary: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -11,6 +11,7 @@ Data as in ``benchmarks.packing``.
 
 import argparse
 import gc
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from benchmarks.machine import machine_facts
 from benchmarks.memory import measure
 from benchmarks.peers.contender import Contender, open_run
 from benchmarks.throughput import synchronize
+from data_utils.command_line import status_of
 from module.methods import METHODS
 from mt_dnn.assembly import assemble, pick_device
 from mt_dnn.config import RunConfig
@@ -175,4 +177,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -8,6 +8,7 @@ from the step before, as where a parameter or a state has been replaced. They ta
 figures are medians over the rounds, ratios medians of the ratios within a round.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -20,6 +21,7 @@ from benchmarks.benchmark_parser import make_parser
 from benchmarks.cuda_step import MODELS
 from benchmarks.machine import machine_facts
 from benchmarks.optimizer_step import make_parameters, measure
+from data_utils.command_line import status_of
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
 
 SIDE = 8  # entries along a dimension of a small tensor
@@ -77,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

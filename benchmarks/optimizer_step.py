@@ -9,6 +9,7 @@ of the ratios within a round. Values are random; the optimizers read them but do
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from importlib import resources
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import make_parser, thread_count
 from benchmarks.machine import machine_facts
+from data_utils.command_line import status_of
 from module.bert_optim import Adamax, PATSAdamax, SAGEAdamax
 from module.param_index import Kind, ParamIndex
 from module.pats import PATS
@@ -155,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

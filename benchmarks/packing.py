@@ -9,6 +9,7 @@ them, or are made from GLUE's files in the folder PATS_GLUE_DIR; without either,
 The output says which.
 """
 
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from benchmarks.benchmark_figures import in_brackets, spread, write_json
 from benchmarks.benchmark_parser import make_parser, thread_count
 from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
+from data_utils.command_line import status_of
 from data_utils.task_def import TaskDef, load_task_defs
 from data_utils.token_cache import TokenCache, ensure_cache
 from data_utils.tokenizer import load_tokenizer
@@ -156,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -28,6 +28,7 @@ from benchmarks.benchmark_parser import make_parser
 from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
 from data_utils.canonical_tsv import read_canonical
+from data_utils.command_line import status_of
 from data_utils.task_def import load_task_defs
 from data_utils.token_cache import cache_dir_for, ensure_cache, open_cache
 from data_utils.tokenizer import TokenizerHandle, load_tokenizer
@@ -188,4 +189,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

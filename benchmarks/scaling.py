@@ -34,6 +34,7 @@ from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import make_encoder, write_rows
 from data_utils.batching import epoch_batches
+from data_utils.command_line import status_of
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.config import RunConfig
 from mt_dnn.data import open_datasets
@@ -164,4 +165,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -18,6 +18,7 @@ import argparse
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import make_parser
 from benchmarks.machine import machine_facts
 from benchmarks.random_encoder import SHAPES, make_encoder, write_rows
+from data_utils.command_line import status_of
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from experiments.study.launch.crew import LocalCrew
 from experiments.study.launch.job import Job
@@ -155,4 +157,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from benchmarks.benchmark_figures import write_json
 from benchmarks.benchmark_parser import at_least_one, make_parser
+from data_utils.command_line import status_of
 from data_utils.task_def import Metric
 from experiments.study.comparison.example_comparisons import draw_seeds
 from experiments.study.statistics.example_bootstrap import resampled_scores
@@ -192,4 +193,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -26,6 +26,7 @@ from benchmarks.benchmark_parser import make_parser
 from benchmarks.glue_rows import ROOT
 from benchmarks.machine import machine_facts
 from data_utils.canonical_tsv import write_canonical
+from data_utils.command_line import status_of
 from data_utils.task_def import TaskDef, load_task_defs
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from experiments.study.arguments import build_parser
@@ -153,4 +154,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -14,6 +14,7 @@ its rows as the training set. Data as in ``benchmarks.packing``. trainer128 cuts
 
 import argparse
 import gc
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from benchmarks.glue_rows import find_data
 from benchmarks.machine import machine_facts
 from benchmarks.peers.assignment import Train
 from benchmarks.peers.contender import CONTENDERS, Contender, open_run
+from data_utils.command_line import status_of
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
 
@@ -154,4 +156,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -37,6 +37,12 @@ def test_a_commands_help_names_its_module():
         assert named in ([], [module.removesuffix(".__main__")]), file
 
 
+def test_a_benchmark_reports_a_mistake_in_one_line():
+    for file in (ROOT / "benchmarks").glob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert ("def main(" in text) == ("sys.exit(status_of(main))" in text), file
+
+
 @pytest.mark.parametrize("folder", ["benchmarks", "data_utils", "experiments", "module", "mt_dnn"])
 def test_a_docstring_begins_with_its_subject(folder):
     hanging = re.compile(r"(What|Where|How|Which|Whose|Those|The same|Nothing)\b")

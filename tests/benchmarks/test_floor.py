@@ -1,6 +1,8 @@
 """Steps over the time of their matrix products: what is summed up, and the JSON file."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import floor
+from benchmarks.glue_rows import ROOT
 from benchmarks.step_profile import KINDS
 from data_utils.batching import epoch_batches
 from mt_dnn.config import RunConfig
@@ -78,3 +81,12 @@ def test_floor_from_the_command_line(
     assert set(result["tasks"]["cola"]) == {"vanilla", "pats"}
     assert isinstance(result["tasks"]["cola"]["pats"]["step_over_floor"], float)
     assert "step over floor" in capsys.readouterr().out
+
+
+def test_missing_data_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "floor.json"
+    command = ["-m", "benchmarks.floor", "--tasks", "cola", "--data_dir", tmp_path / "none", "--out", out]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: data_dir: "), done.stderr
+    assert not out.exists()
