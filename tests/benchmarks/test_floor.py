@@ -88,5 +88,6 @@ def test_missing_data_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
     command = ["-m", "benchmarks.floor", "--tasks", "cola", "--data_dir", tmp_path / "none", "--out", out]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: data_dir: "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: data_dir: ")
     assert not out.exists()
