@@ -74,7 +74,10 @@ def _find(name_or_path: str, needs_weights: bool) -> Path:
     if name_or_path == PACKAGED:
         return _packaged_folder()
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
-        raise SettingError(f"encoder: folder {name_or_path} does not exist")
+        raise SettingError(
+            f"encoder: folder {name_or_path} does not exist; give init_checkpoint (a study's --encoder) a folder that "
+            "save_pretrained wrote, or a name of the Hub"
+        )
     for part in name_or_path.split("/"):
         check_name("encoder", part)
     return _hub_folder(name_or_path, needs_weights)

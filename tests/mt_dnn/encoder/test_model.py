@@ -51,7 +51,7 @@ def test_loading_draws_nothing_from_the_dropout_stream(folder):
 
 
 def test_a_missing_folder_is_named():
-    with pytest.raises(SettingError, match=r"/nowhere/bert does not exist"):
+    with pytest.raises(SettingError, match=r"/nowhere/bert does not exist; give init_checkpoint"):
         resolve_encoder("/nowhere/bert")
 
 
