@@ -100,8 +100,6 @@ def assemble(
     if getattr(optimizer, "takes_row_sparse", False) and not method.needs_dense_gradients:
         encoder.use_row_sparse_gradients()
     if config.compile:
-        # Masks come from a kernel that the compiler cannot look into.
-        streams.dropout.factors = torch.compiler.disable(streams.dropout.factors)  # type: ignore[method-assign, no-untyped-call]
         encoder.model.compile(dynamic=True)  # in place: parameters keep their names
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])

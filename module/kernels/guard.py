@@ -52,6 +52,13 @@ def check_plain(name: str, part: str, tensor: object) -> None:
     raise TypeError(f"{_what(name, part)} {oddity}")
 
 
+def is_plain_float(tensor: Tensor) -> bool:
+    """Whether a tensor is plain strided float32 memory on the CPU."""
+    if type(tensor) not in _TYPES or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        return False
+    return torch._C._dispatch_keys(tensor).raw_repr() in _plain_keys or _oddity(tensor) is None
+
+
 def check(name: str, part: str, tensor: Any, shape: torch.Size, device: torch.device) -> None:
     """Refuse what is no plain tensor of this shape, on this device, all of it in its storage.
 

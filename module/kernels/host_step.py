@@ -73,7 +73,7 @@ class HostStep:
         if not self.live:
             return
         rows, tracked = self._rows, self._tracked
-        steps, means = self._scalars()
+        steps, means = load_scalars(self._rows)
         check_steps(self._names, steps)
         rows["track"] = tracked
         sums = sum_rows(rows)
@@ -102,7 +102,7 @@ class HostStep:
     def _work_out(self, before: bool, after: bool) -> None:
         """Set the columns that follow from the step's counts, means and learning rates."""
         rows, tracked, settings, lr = self._rows, self._tracked, self._settings, self._lr
-        steps, means = self._scalars()
+        steps, means = load_scalars(self._rows)
         if settings["model_mean"].any():
             whole = model_mean(means[tracked], rows["size"][tracked])
             means = np.where(settings["model_mean"], whole, means)
@@ -119,11 +119,6 @@ class HostStep:
             identity = int(row["identity"]) & ((1 << 64) - 1)
             noise[i] = tensor_mask_bits(seed, int(row["step"]), identity) < settings["mask_threshold"][i]
         rows["track"], rows["noise"] = tracked & before, noise
-
-    def _scalars(self) -> tuple[np.ndarray, np.ndarray]:
-        steps, means = np.empty(len(self._rows)), np.empty(len(self._rows))
-        load_scalars(self._rows, steps, means)
-        return steps, means
 
 
 def model_mean(means: np.ndarray, sizes: np.ndarray) -> float:

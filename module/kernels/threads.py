@@ -1,44 +1,66 @@
-"""A small pool of threads for compiled loops that release the interpreter lock.
+"""Compiled loops on torch's own threads.
 
-numba has its own threading layer; it would bring a second OpenMP runtime beside torch's, and is not safe after a fork.
+numba has a threading layer of its own; it would bring a second OpenMP runtime beside torch's, whose threads wait
+actively for a while after each operation and would hold the cores meanwhile. So loops run in torch's runtime: with
+GNU OpenMP (the Linux wheels), whose ``GOMP_parallel`` is public, a call costs microseconds. Elsewhere they run on a
+small pool of threads.
 """
 
-import itertools
+import ctypes
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
 
 import torch
 
-CHUNK = 256  # blocks a thread takes at a time
-
+_Loop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_process: int | None = None  # that first ran a loop in torch's runtime
 
 
-def for_each_chunk(blocks: int, work: Callable[[int, int], None]) -> None:
-    """Call ``work(first, last)`` on ranges that cover ``range(blocks)``, on ``torch.get_num_threads()`` threads.
+def run_on_threads(address: int, argument: int, most: int) -> None:
+    """Call a compiled function on up to ``torch.get_num_threads()`` threads at a time, the caller's among them.
 
-    The ranges are fixed; which thread takes which is not, so ``work`` must not depend on it.
+    Args:
+        address: Of a C function that takes a pointer, returns nothing and does not use the interpreter.
+        argument: The pointer.
+        most: Threads that have something to do, >= 1.
     """
-    chunks = -(-blocks // CHUNK)
-    threads = min(torch.get_num_threads(), chunks)
+    threads = min(torch.get_num_threads(), most)
     if threads <= 1:
-        work(0, blocks)
-        return
-    ticket = itertools.count()  # next() on it is atomic
+        _Loop(address)(argument)
+    elif (parallel := _parallel()) is not None and _is_own_runtime():
+        parallel(address, argument, threads, 0)
+    else:
+        loop = _Loop(address)
+        futures = [_pool(threads - 1).submit(loop, argument) for _ in range(threads - 1)]
+        loop(argument)
+        for future in futures:
+            future.result()
 
-    def take() -> None:
-        while (chunk := next(ticket)) < chunks:
-            work(chunk * CHUNK, min((chunk + 1) * CHUNK, blocks))
 
-    futures = [_pool(threads - 1).submit(take) for _ in range(threads - 1)]
-    take()
-    for future in futures:
-        future.result()
+@cache
+def _parallel() -> Any:
+    """``GOMP_parallel`` of the runtime that torch has loaded; None where there is none."""
+    try:
+        function = ctypes.CDLL(None).GOMP_parallel
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows has no handle of the whole process
+        return None
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    function.restype = None
+    return function
+
+
+def _is_own_runtime() -> bool:
+    # Threads do not survive a fork, and the runtime of a forked child waits for its parent's.
+    global _process
+    if _process is None:
+        _process = os.getpid()
+    return _process == os.getpid()
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:
-    # Threads do not survive a fork: a child makes its own.
     key = (os.getpid(), workers)
     if key not in _pools:
         _pools[key] = ThreadPoolExecutor(workers, thread_name_prefix="pats-step")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from module.dropout import DropoutStream
+from module.dropout import NO_DROPOUT, DropoutStream
 from mt_dnn.encoder.batch import PackedBatch
+from mt_dnn.encoder.cpu_attention import attend, by_one_pass
 from mt_dnn.encoder.slot_layout import SlotLayout
 from mt_dnn.encoder.varlen import varlen_attention
 
@@ -90,7 +91,12 @@ def packed_attention(
     heads, n_tokens, d = query.shape[1:]
     layout = packed.slots
     # Views: (1, H, n_tokens, d) is transformers' own transposition of (1, n_tokens, H, d).
-    q, k, v = (_to_slots(x.transpose(1, 2).reshape(n_tokens, heads * d), layout) for x in (query, key, value))
+    q, k, v = (x.transpose(1, 2).reshape(n_tokens, heads * d) for x in (query, key, value))
+    if by_one_pass(q, k, v) and (dropout == 0.0 or dropout_stream is not None):
+        draw = dropout_stream.draw(layout.n_scores * heads, dropout) if dropout_stream else NO_DROPOUT
+        out = attend(q, k, v, layout, draw, heads, d**-0.5 if scaling is None else scaling)
+        return out.view(1, n_tokens, heads, d), None
+    q, k, v = (_to_slots(x, layout) for x in (q, k, v))
     # torch's kernels for the CPU are made for inference: training with them takes two to three times as long.
     by_hand = query.device.type == "cpu" and query.requires_grad and torch.is_grad_enabled()
     outs = []

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from mt_dnn.encoder.attention import PACKED, first_token_attention, packed_attention
+from mt_dnn.encoder.hooks import hooked, sees_output
 
 _Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries of the first tokens (R, Q, D), keys and values of all (R, K, D), dropout -> (R, Q, D)."""
@@ -93,7 +94,7 @@ class LastLayer:
         those of transformers.
         """
         everywhere = _has_any_global_hook()  # type: ignore[no-untyped-call]
-        if self._stack is None or everywhere or any(_sees_output(module) for module in self._around):
+        if self._stack is None or everywhere or any(sees_output(module) for module in self._around):
             return None
         return Countdown(self._calls) if all(_is_plain(layer) for layer in self._layers()) else None
 
@@ -147,14 +148,4 @@ def _is_plain(layer: Any) -> bool:
     replaced = any("forward" in vars(module) for module in (layer.attention, own))
     if not known or replaced or own.config._attn_implementation not in (PACKED, "sdpa"):
         return False
-    return not _sees_output(layer) and not any(hooked(module) for module in layer.modules() if module is not layer)
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether a module has a hook on its calls."""
-    return bool(module._forward_pre_hooks) or _sees_output(module)
-
-
-def _sees_output(module: nn.Module) -> bool:
-    """Whether a hook of a module sees its output or the output's gradient."""
-    return bool(module._forward_hooks or module._backward_hooks or module._backward_pre_hooks)
+    return not sees_output(layer) and not any(hooked(module) for module in layer.modules() if module is not layer)

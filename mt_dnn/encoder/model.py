@@ -20,8 +20,10 @@ from module.row_sparse import RowSparseEmbedding, can_be_row_sparse
 from mt_dnn.encoder.attention import PACKED
 from mt_dnn.encoder.batch import CPU_GROUPS, CUDA_GROUPS, Batch, PackedBatch, pack, pad
 from mt_dnn.encoder.files import read_config, read_model, set_dropouts, weights_stamp
-from mt_dnn.encoder.last_layer import Countdown, LastLayer, hooked
+from mt_dnn.encoder.hooks import hooked
+from mt_dnn.encoder.last_layer import Countdown, LastLayer
 from mt_dnn.encoder.limits import EncoderLimits
+from mt_dnn.encoder.residual_norm import fuse
 from mt_dnn.encoder.source import EncoderSource
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Encoder(nn.Module):
         self.limits = EncoderLimits.of(model)
         self.token_types: int = getattr(config, "type_vocab_size", 0) or 0
         self._last_layer = LastLayer(model)
+        fuse(model)
 
     @property
     def layers(self) -> Sequence[nn.Module]:

@@ -49,12 +49,29 @@ class SlotLayout:
         token_slots: (n_tokens,) int64 slot of each token; no slot twice.
         rows: (B,) int64 row of each example, counted through all rectangles.
         groups: the rectangles, in the order of their slots.
+        examples: (B, 5) int64, by row of the rectangles: first slot, T, first token, tokens, sum of T**2 before it.
     """
 
     slot_tokens: Tensor
     token_slots: Tensor
     rows: Tensor
     groups: tuple[SlotGroup, ...]
+    examples: npt.NDArray[np.int64]
+
+    @property
+    def n_slots(self) -> int:
+        """Slots of all rectangles."""
+        return self.groups[-1].end
+
+    @property
+    def n_scores(self) -> int:
+        """Scores of one head."""
+        return sum(group.size * group.length**2 for group in self.groups)
+
+    @property
+    def widest(self) -> int:
+        """T of the last rectangle."""
+        return self.groups[-1].length
 
     @property
     def is_identity(self) -> bool:
@@ -84,11 +101,15 @@ def slot_layout(cu_seqlens: npt.NDArray[np.int64], max_groups: int) -> SlotLayou
         key_bias = None if real.all() else torch.from_numpy(bias)[:, None, None, :]
         groups.append(SlotGroup(start, len(rows), longest, key_bias))
         start = groups[-1].end
+    order = np.concatenate(examples)
+    widths = np.concatenate([np.full(group.size, group.length) for group in groups])
+    before = np.cumsum(widths) - widths, np.cumsum(widths**2) - widths**2
     return SlotLayout(
         slot_tokens=torch.from_numpy(np.concatenate(slot_tokens)),
         token_slots=torch.from_numpy(token_slots),
-        rows=torch.from_numpy(np.argsort(np.concatenate(examples))),
+        rows=torch.from_numpy(np.argsort(order)),
         groups=tuple(groups),
+        examples=np.stack([before[0], widths, starts[order], lengths[order], before[1]], axis=1),
     )
 
 

@@ -1,0 +1,127 @@
+"""Attention of a packed batch on the CPU, in float32: rectangles of heads, torch's products, one pass for the rest.
+
+Legend: B examples, n_tokens real tokens, H heads, d size of a head, D = H d, T slots of an example's rectangle.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from module.dropout import Draw
+from module.kernels.cpu_layers import merge_heads, softmax_backward, softmax_forward, split_heads
+from module.kernels.guard import address, is_plain_float
+from mt_dnn.encoder.slot_layout import SlotLayout
+
+_CPU = torch.device("cpu")
+
+
+class _Rectangles:
+    """The rectangles of a batch for a number of heads: moves rows of tokens there and back."""
+
+    def __init__(self, layout: SlotLayout, heads: int, n_tokens: int, width: int) -> None:
+        self.layout, self.heads = layout, heads
+        self.tokens = torch.Size((n_tokens, width))
+        self._table = layout.examples  # kept alive while its address is in use
+        self._head = (len(self._table), 1, self._table.ctypes.data, heads, width // heads)
+        self.scores_head = (len(self._table), 2, self._table.ctypes.data, heads, width // heads)
+
+    def split(self, tokens: tuple[Tensor, ...], scale: float = 1.0) -> tuple[Tensor, ...]:
+        """(n_tokens, D) each -> (slots * D,) each, the first times ``scale``; one or three of them."""
+        slots = tuple(torch.empty(self.layout.n_slots * self.tokens[1]) for _ in tokens)
+        split_heads(*self._head, *self._pairs(tokens, slots), scale)
+        return slots
+
+    def merge(self, slots: tuple[Tensor, ...], scale: float = 1.0) -> tuple[Tensor, ...]:
+        """(slots * D,) each -> (n_tokens, D) each, the first times ``scale``; one or three of them."""
+        tokens = tuple(torch.empty(self.tokens) for _ in slots)
+        merge_heads(*self._head, *self._pairs(tokens, slots), scale)
+        return tokens
+
+    def _pairs(self, tokens: tuple[Tensor, ...], slots: tuple[Tensor, ...]) -> list[int]:
+        found = [0] * 6
+        for i, (rows, squares) in enumerate(zip(tokens, slots, strict=True)):
+            found[2 * i] = place(rows, self.tokens)
+            found[2 * i + 1] = place(squares, squares.shape)
+        return found
+
+    def heads_of(self, slots: Tensor) -> list[Tensor]:
+        """(slots * D,) -> of each group (size * H, T, d)."""
+        d = self.tokens[1] // self.heads
+        return [
+            slots[group.start * self.tokens[1] : group.end * self.tokens[1]].view(-1, group.length, d)
+            for group in self.layout.groups
+        ]
+
+    def squares_of(self, scores: Tensor) -> list[Tensor]:
+        """(scores,) -> of each group (size * H, T, T)."""
+        groups = self.layout.groups
+        sizes = [self.heads * group.size * group.length**2 for group in groups]
+        parts = torch.split(scores, sizes)
+        return [part.view(-1, group.length, group.length) for part, group in zip(parts, groups, strict=True)]
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: SlotLayout, draw: Draw, heads: int, scale: float) -> Tensor:
+        made = _Rectangles(layout, heads, *q.shape)
+        q, k, v = made.split((q, k, v), scale)
+        scores = torch.empty(layout.n_scores * heads)
+        for out, left, right in zip(made.squares_of(scores), made.heads_of(q), made.heads_of(k), strict=True):
+            torch.bmm(left, right.mT, out=out)
+        dropped = scores if draw.threshold == 0 else torch.empty_like(scores)
+        softmax_forward(*made.scores_head, *draw.fields, layout.widest, place(scores, scores.shape), place(dropped, scores.shape))
+        context = torch.empty_like(q)
+        for out, left, right in zip(made.heads_of(context), made.squares_of(dropped), made.heads_of(v), strict=True):
+            torch.bmm(left, right, out=out)
+        ctx.save_for_backward(q, k, v, scores, dropped)
+        ctx.made, ctx.scale = made, scale
+        return made.merge((context,))[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        made: _Rectangles = ctx.made
+        q, k, v, scores, dropped = ctx.saved_tensors
+        (grad,) = made.split((grad.contiguous(),))
+        d_q, d_k, d_v, d_scores = (torch.empty_like(x) for x in (q, k, v, scores))
+        heads, squares = made.heads_of, made.squares_of
+        for one, g, v_g, p, d_v_g in zip(squares(d_scores), heads(grad), heads(v), squares(dropped), heads(d_v), strict=True):
+            torch.bmm(p.mT, g, out=d_v_g)
+            torch.bmm(g, v_g.mT, out=one)
+        shape = scores.shape
+        softmax_backward(*made.scores_head, made.layout.widest, place(scores, shape), place(dropped, shape), place(d_scores, shape))
+        for one, q_g, k_g, d_q_g, d_k_g in zip(squares(d_scores), heads(q), heads(k), heads(d_q), heads(d_k), strict=True):
+            torch.bmm(one, k_g, out=d_q_g)
+            torch.bmm(one.mT, q_g, out=d_k_g)
+        return (*made.merge((d_q, d_k, d_v), ctx.scale), None, None, None, None)
+
+
+def by_one_pass(*tensors: Tensor) -> bool:
+    """Whether the kernels of this file take these tensors: plain float32 on the CPU, and nothing is being compiled."""
+    return not torch.compiler.is_compiling() and all(map(is_plain_float, tensors))
+
+
+def place(tensor: Tensor, shape: torch.Size) -> int:
+    """Where a contiguous float32 tensor on the CPU lies."""
+    return address("the encoder", "activation", tensor, shape, torch.float32, _CPU)
+
+
+@_disable_dynamo
+def attend(q: Tensor, k: Tensor, v: Tensor, layout: SlotLayout, draw: Draw, heads: int, scale: float) -> Tensor:
+    """Softmax attention with dropout of the probabilities.
+
+    Args:
+        q: (n_tokens, D) contiguous float32 on the CPU.
+        k: like q.
+        v: like q.
+        layout: of the batch.
+        draw: the masks.
+        heads: H.
+        scale: of the scores.
+
+    Returns:
+        (n_tokens, D).
+    """
+    out: Tensor = _Attention.apply(q, k, v, layout, draw, heads, scale)  # type: ignore[no-untyped-call]
+    return out
