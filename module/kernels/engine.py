@@ -41,8 +41,10 @@ class _Kept:
         self._given = [gradient is not None for gradient in gradients]
         members = [member for step in steps for member in step.members]
         place = {id(member): i for i, member in enumerate(members)}
-        self._used = [id(member) in place for member in candidates]  # not the empty ones
-        order = np.array([place[id(member)] for member in compress(candidates, self._used)])
+        self._sparse = [member for member in members if member.touched is not None]
+        dense = place.keys() - set(map(id, self._sparse))
+        self._used = [id(member) in dense for member in candidates]  # not the empty ones
+        order = np.array([place[id(member)] for member in (*compress(candidates, self._used), *self._sparse)])
         found, ends = np.argsort(order), np.cumsum([len(step.members) for step in steps])
         self._points = [*zip(steps, np.split(found, ends[:-1]), strict=True)]
         self._watched = [*compress(self._parameters, self._given)]
@@ -76,12 +78,19 @@ class _Kept:
         masked = any(map(hasattr, self._parameters, repeat("unmasked_grad")))
         if masked or [gradient is not None for gradient in gradients] != self._given:
             return False
-        if not self._gradients.matches(used):
+        if not self._gradients.matches(used) or not all(map(self._take_rows, self._sparse)):
             return False
-        found = addresses_of(used)
+        found = addresses_of((*used, *(member.gradient for member in self._sparse)))
         for step, places in self._points:
             step.point(found[places])
         return True
+
+
+    @staticmethod
+    def _take_rows(member: Member) -> bool:
+        gradient = member.parameter.grad
+        is_sparse = type(gradient) is Tensor and gradient.layout != torch.strided
+        return is_sparse and member.take_rows(gradient)
 
 
 class Engine:
@@ -98,6 +107,7 @@ class Engine:
         self.device_steps: dict[torch.device, DeviceStep] = {}
         self._steps: list[HostStep | DeviceStep] = []  # of the step that has begun, that of the CPU first
         self._copied: list[Member] = []
+        self._sparse: list[Member] = []  # their gradients are rows, which are of one step
         self._kept: _Kept | None = None
 
     @property
@@ -152,6 +162,7 @@ class Engine:
             step.update(before, after)
         for member in self._copied:
             member.write_back()
+        for member in (*self._copied, *self._sparse):
             member.release()
         self._copied = []
 
@@ -160,7 +171,7 @@ class Engine:
         self._kept = None
         for step in self._steps:
             step.members = []
-        self._steps = []
+        self._steps, self._sparse = [], []
 
     def _lay_out(self, found: Sequence[tuple[Member, Tensor | None]], store: Store) -> None:
         """Prepare members with their gradients and make the tables."""
@@ -179,8 +190,9 @@ class Engine:
             self._steps[-1].lay_out(places[device])
         laid_out = [*chain.from_iterable(places.values())]
         self._copied = [member for member in laid_out if not member.direct]
+        self._sparse = [member for member in laid_out if member.touched is not None]
         for member in laid_out:
-            if member.direct:
+            if member.direct and member.touched is None:
                 member.release()
 
     def _set(self, groups: Sequence[GroupSettings], grad_scale: Tensor | None) -> None:

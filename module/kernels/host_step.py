@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
@@ -9,9 +10,9 @@ from torch import Tensor
 from ..noise import MASK_LEVELS, tensor_mask_bits
 from .cpu import load_scalars, store_scalars, sum_rows, update_rows
 from .member import Member, NonFiniteGradient, tensor_table
-from .rows import AS_STATED, ROW, GroupSettings, new_table, settings_table
-from .sparse import split_row_sparse
-from .state import check_steps
+from .rows import AS_STATED, ROW, GroupSettings, new_table, number_blocks, settings_table
+from .sparse import RowSparse
+from .state import INFINITY_NORM, MOMENTUM, check_steps
 
 Adjust = Callable[[np.ndarray, Sequence[Member]], None]
 """Is given a copy of the rows of a step, ready, and the members that they are of."""
@@ -28,19 +29,24 @@ class HostStep:
         self._adjust = adjust
         self.members: Sequence[Member] = []
         self._rows = new_table([])
+        self._embeddings: WeakKeyDictionary[Member, RowSparse] = WeakKeyDictionary()
         self.live = True
 
     def lay_out(self, members: Sequence[Member]) -> None:
         """Make the table of prepared members, none of them empty."""
         self._rows = tensor_table(members, ROW)
         self.members, self._names = members, [member.name for member in members]
-        self._row_sparse = any(member.touched is not None for member in members)
+        self._row_sparse = [i for i, member in enumerate(members) if member.touched is not None]
         self._tracked = self._rows["mean_at"] != 0
         self._stated = b""
 
     def point(self, gradients: np.ndarray) -> None:
         """Say where the members' gradients, else as they were, lie now, int64 (members,)."""
-        self._rows["gradient"] = self._rows["update_gradient"] = gradients
+        rows = self._rows
+        rows["gradient"] = rows["update_gradient"] = gradients
+        if self._row_sparse:
+            rows["size"][self._row_sparse] = [self.members[i].gradient.numel() for i in self._row_sparse]
+            number_blocks(rows)
 
     def set(self, groups: Sequence[GroupSettings], grad_scale: Tensor | None) -> None:
         """Take the settings of the parameter groups; refuse gradients that are still scaled."""
@@ -94,10 +100,23 @@ class HostStep:
         if after and self._adjust is not None:
             rows = rows.copy()
             self._adjust(rows, self.members)
-        if self._row_sparse:
-            touched, thetas = ([getattr(member, name) for member in self.members] for name in ("touched", "theta"))
-            rows = split_row_sparse(rows, touched, thetas)
-        update_rows(rows)
+        update_rows(self._divided(rows) if self._row_sparse else rows)
+
+    def _divided(self, rows: np.ndarray) -> np.ndarray:
+        """Replace the row of each tensor with a row-sparse gradient by rows of its parts."""
+        table, done = [], 0
+        for i in self._row_sparse:
+            member, row = self.members[i], rows[i]
+            moments = member.state[MOMENTUM], member.state[INFINITY_NORM]
+            embedding = self._embeddings.get(member)
+            if embedding is None or not embedding.holds(*moments, row):
+                embedding = self._embeddings[member] = RowSparse(*moments, row)
+            assert member.touched is not None
+            table += [rows[done:i], embedding.parts(row, member.touched, member.theta)]
+            done = i + 1
+        divided = np.concatenate([*table, rows[done:]])
+        number_blocks(divided)
+        return divided
 
     def _work_out(self, before: bool, after: bool) -> None:
         """Set the columns that follow from the step's counts, means and learning rates."""

@@ -50,12 +50,12 @@ class Member:
         update_gradient: What the update takes. It is not ``gradient``, of which sensitivities are, where a method has
             masked the parameter's ``grad`` and left the whole one as its attribute ``unmasked_grad``.
         addresses: By columns of the table of tensors.
-        direct: Whether no copy and no part of a tensor is involved, so that the next step may find all as it is now.
+        direct: Whether no copy is involved, so that the next step may find all but the gradients as it is now.
     """
 
     __slots__ = (
         "addresses", "direct", "gradient", "group", "identity", "key", "keys", "name", "parameter", "state", "theta",
-        "touched", "update_gradient",
+        "touched", "update_gradient", "__weakref__",
     )  # fmt: skip
 
     def __init__(self, name: str, parameter: Tensor, group: int, identity: int | None, key: Hashable) -> None:
@@ -88,8 +88,7 @@ class Member:
         self.gradient = self.update_gradient = self.theta
         self.addresses = {"theta": theta_at, "gradient": theta_at, "update_gradient": theta_at}
         unmasked = getattr(parameter, "unmasked_grad", None)
-        if gradient is not None:
-            self._prepare_gradient(gradient, unmasked, working)
+        as_given = gradient is not None and self._prepare_gradient(gradient, unmasked, working)
         if state is not None:
             check_mapping(name, state, moments)
         self.state = at_home(state or new_entries(parameter, moments), parameter.device)
@@ -100,9 +99,10 @@ class Member:
             shape, dtype = entry_shape(key, parameter), entry_dtype(key)
             entry = self.state.get(key)
             self.addresses[COLUMNS[key]] = address(name, key, entry, shape, dtype, parameter.device)
-        self.direct = self.theta is parameter and self.gradient is gradient and unmasked is None
+        self.direct = self.theta is parameter and as_given and unmasked is None
 
-    def _prepare_gradient(self, gradient: Tensor, unmasked: Tensor | None, working: torch.dtype | None) -> None:
+    def _prepare_gradient(self, gradient: Tensor, unmasked: Tensor | None, working: torch.dtype | None) -> bool:
+        """Check a gradient; returns whether the kernels take it as it was given."""
         name, parameter, place = self.name, self.parameter, self.parameter.device.type
         if type(gradient) is Tensor and gradient.layout != torch.strided:
             if working is None:
@@ -118,7 +118,9 @@ class Member:
                     "(Embedding(sparse=False))"
                 )
             self.touched, gradient = touched_rows(name, parameter, gradient)
+            given = None if self.touched is None else gradient
         else:
+            given = gradient
             check_gradient(name, "gradient", parameter, gradient)
         if working is None and gradient.dtype not in _DTYPES:
             raise TypeError(f"gradient of {name!r} is {gradient.dtype}: float32, bfloat16 or float16 is needed")
@@ -129,6 +131,13 @@ class Member:
                 raise TypeError(f"unmasked_grad of {name!r} is {unmasked.dtype}: {gradient.dtype} is needed")
             self.gradient, gradient_at = at_hand(name, "unmasked_grad", unmasked, working)
         self.addresses |= {"gradient": gradient_at, "update_gradient": update_at}
+        return self.update_gradient is given
+
+    def take_rows(self, gradient: Tensor) -> bool:
+        """Take another row-sparse gradient, checked; returns whether the kernels can take it as it is."""
+        self.touched, values = touched_rows(self.name, self.parameter, gradient)
+        self.gradient = self.update_gradient = values
+        return self.touched is not None and values.dtype == torch.float32 and values.is_contiguous()
 
     def write_back(self) -> None:
         """Copy the updated values into the parameter if they were worked out in a copy."""

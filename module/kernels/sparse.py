@@ -1,16 +1,15 @@
 """Row-sparse gradients of an embedding: the rows they touch, and those they leave to momentum and decay."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..noise import BLOCK
 from .guard import check, check_plain
-from .rows import number_blocks
 
 _ZEROS = np.zeros(BLOCK, np.float32)  # the gradient of untouched rows
+_SHORT_REST = 8  # rows
+_ROWS_AT_ONCE = 1024
 
 
 def touched_rows(name: str, parameter: Tensor, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -37,38 +36,78 @@ def touched_rows(name: str, parameter: Tensor, gradient: Tensor) -> tuple[Tensor
     return touched, values
 
 
-def split_row_sparse(rows: np.ndarray, touched: Sequence[Tensor | None], thetas: Sequence[Tensor]) -> np.ndarray:
-    """Replace each row of a tensor with a row-sparse gradient by rows of its touched and its untouched parts.
+class RowSparse:
+    """An embedding whose gradients are row-sparse: the rows that a step has to go through.
 
-    Untouched parts move by momentum and decay: their gradient is a block of zeros. Entries are updated one by one, so
-    the result is that of the dense gradient.
+    A row that never had a gradient has no momentum, and after its first step its infinity norm is eps; without weight
+    decay a step leaves all of it as it is. Such rows are left out.
 
     Args:
-        rows: The table, ready for :func:`module.kernels.cpu.update_rows`.
-        touched: Per row the touched rows of its tensor; None: its gradient is dense.
-        thetas: Per row its tensor.
+        momentum: (N, ...) on the CPU.
+        infinity_norm: (N, ...).
+        row: Of the table of tensors, with the settings.
     """
-    parts = [
-        rows[i : i + 1] if part is None else _parts(rows[i], part, theta)
-        for i, (part, theta) in enumerate(zip(touched, thetas, strict=True))
-    ]
-    table = np.concatenate(parts)
-    number_blocks(table)
-    return table
 
+    def __init__(self, momentum: Tensor, infinity_norm: Tensor, row: np.ndarray) -> None:
+        self._momentum, self._norm = momentum, infinity_norm
+        self._settings = self._settings_of(row)
+        eps, beta2 = np.float32(row["eps"]), np.float32(row["beta2"])
+        m, u = (x.reshape(len(x), -1).numpy() for x in (momentum, infinity_norm))
+        # In blocks, or the comparisons would take as much memory as the tensors.
+        spans = [slice(i, i + _ROWS_AT_ONCE) for i in range(0, len(m), _ROWS_AT_ONCE)]
+        self._quiet = np.concatenate([((m[s] == 0) & (beta2 * u[s] <= eps)).all(1) for s in spans])
+        self._at_rest = self._quiet & np.concatenate([(u[s] == eps).all(1) for s in spans])
+        if row["weight_decay"] != 0.0:
+            self._quiet[:] = self._at_rest[:] = False
 
-def _parts(row: np.ndarray, touched: Tensor, theta: Tensor) -> np.ndarray:
-    width = theta[0].numel()
-    firsts = touched.numpy() * width  # (R,) first entries
-    after = np.concatenate([[0], firsts + width])  # (R + 1,) where the gaps between them start
-    gaps = np.concatenate([firsts, [theta.numel()]]) - after
-    starts = np.concatenate([firsts, after[gaps > 0]])
-    parts = np.repeat(row, len(starts))
-    for column in ("theta", "momentum", "infinity_norm"):
-        parts[column] += 4 * starts
-    n = len(firsts)
-    parts["size"][:n], parts["size"][n:] = width, gaps[gaps > 0]
-    parts["gradient"][:n] = row["gradient"] + 4 * width * np.arange(n)
-    parts["gradient"][n:], parts["gradient_stride"][n:] = _ZEROS.ctypes.data, 0
-    parts["update_gradient"] = parts["gradient"]
-    return parts[np.argsort(starts)]
+    def holds(self, momentum: Tensor, infinity_norm: Tensor, row: np.ndarray) -> bool:
+        """Whether nobody but the steps has changed anything since this was made."""
+        return (
+            momentum is self._momentum and infinity_norm is self._norm and self._settings_of(row) == self._settings
+        )
+
+    def _settings_of(self, row: np.ndarray) -> tuple[float, ...]:
+        # A tensor's version counts changes by torch's operations, not the kernels'.
+        settings = (float(row[name]) for name in ("eps", "beta2", "weight_decay"))
+        return (*settings, self._momentum._version, self._norm._version)
+
+    def parts(self, row: np.ndarray, touched: Tensor, theta: Tensor) -> np.ndarray:
+        """Rows of the table for a step: one for each touched row of the tensor, one for each stretch of others.
+
+        Args:
+            row: Of the tensor in the table, ready for :func:`module.kernels.cpu.update_rows`.
+            touched: (R,) rows of the tensor with a gradient, rising.
+            theta: The tensor.
+
+        Returns:
+            Their entries are updated one by one, so the result is that of the dense gradient. Rows without a gradient
+            move by momentum and decay: theirs is a block of zeros.
+        """
+        width, rows = theta[0].numel(), touched.numpy()
+        starts, ends = self._stretches(rows)
+        self._quiet[rows] = False
+        self._at_rest = self._quiet.copy()
+        firsts = np.concatenate([rows, starts]) * width
+        parts = np.repeat(row, len(firsts))
+        for column in ("theta", "momentum", "infinity_norm"):
+            parts[column] += 4 * firsts
+        n = len(rows)
+        parts["size"][:n], parts["size"][n:] = width, (ends - starts) * width
+        parts["gradient"][:n] = row["gradient"] + 4 * width * np.arange(n)
+        parts["gradient"][n:], parts["gradient_stride"][n:] = _ZEROS.ctypes.data, 0
+        parts["update_gradient"] = parts["gradient"]
+        return parts[np.argsort(firsts)]
+
+    def _stretches(self, touched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First row of each stretch of rows that are neither touched nor at rest, and the row behind its last."""
+        moving = np.zeros(len(self._at_rest) + 2, bool)
+        moving[1:-1] = ~self._at_rest
+        moving[1 + touched] = False
+        edges = np.flatnonzero(moving[1:] != moving[:-1])
+        starts, ends = edges[::2], edges[1::2]
+        if len(starts) == 0:
+            return starts, ends
+        # A short rest between two costs less to go through than a part of its own.
+        before = np.searchsorted(touched, starts)
+        apart = (starts[1:] - ends[:-1] > _SHORT_REST) | (before[1:] != before[:-1])
+        return starts[np.r_[True, apart]], ends[np.r_[apart, True]]
