@@ -28,6 +28,25 @@ def clip_gradients(parameters: Iterable[torch.Tensor], max_norm: float) -> torch
     return norm
 
 
+def clip_in_step(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:
+    """Make an optimizer's next step divide the gradients by what clipping asks for; they themselves stay.
+
+    This saves a pass over all gradients. Its kernels must read ``optimizer.grad_scale``, as this package's do, and
+    nobody else may look at the gradients before the step. Delete ``grad_scale`` behind it.
+
+    Args:
+        optimizer: Of this package.
+        parameters: All that it trains.
+        max_norm: Above 0.
+
+    Returns:
+        () the norm before clipping.
+    """
+    norm = torch.nn.utils.get_total_norm([g for p in parameters if (g := gradient_values(p)) is not None])
+    optimizer.grad_scale = torch.clamp((norm + 1e-6) / max_norm, min=1.0)  # type: ignore[attr-defined]
+    return norm
+
+
 def gradient_values(parameter: torch.Tensor) -> torch.Tensor | None:
     """Return the values of a parameter's gradient as one dense tensor, to be measured or changed in place.
 

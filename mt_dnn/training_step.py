@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from module.clipping import clip_gradients
+from module.clipping import clip_gradients, clip_in_step
 from mt_dnn.assembly import Parts
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.batch import Batch
@@ -64,12 +64,21 @@ class TrainingStep:
         if self.ranks.size > 1:
             loss = self._over_all_ranks(loss)
         self.scaler.unscale_(parts.optimizer)
-        norm = clip_gradients(parts.network.parameters(), self.max_norm) if self.max_norm > 0 else None
+        norm = self._clip() if self.max_norm > 0 else None
         parts.method.after_backward(context)
         self.scaler.step(parts.optimizer)
         self.scaler.update()
+        parts.optimizer.__dict__.pop("grad_scale", None)
         parts.method.after_step(context)
         return loss, norm
+
+    def _clip(self) -> Tensor:
+        """Clip the gradients, inside of the step where nobody else reads them."""
+        optimizer, parameters = self.parts.optimizer, self.parts.network.parameters()
+        own = getattr(optimizer, "takes_row_sparse", False) and not self.scaler.is_enabled()
+        if own and not self.parts.method.needs_dense_gradients and not optimizer._optimizer_step_pre_hooks:
+            return clip_in_step(optimizer, parameters, self.max_norm)
+        return clip_gradients(parameters, self.max_norm)
 
     def accumulate_all(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
         """Add the gradients of the mean objective over these batches, outside a step, in this process alone."""

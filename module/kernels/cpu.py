@@ -52,7 +52,7 @@ def _sum_block(row, start, products):
     if row.track == 1:
         theta = carray(floats_at(row.theta + 4 * start), (n,))
         for j in range(n):
-            products[j] = abs(theta[j] * gradient[j])
+            products[j] = abs(theta[j] * (gradient[j] * row.inverse_scale))
     else:
         for j in range(n):
             products[j] = gradient[j] * _ZERO
@@ -88,9 +88,9 @@ def _update_sensitivity(row, start, n, factor):
     theta = carray(floats_at(row.theta + 4 * start), (n,))
     gradient = carray(floats_at(row.gradient + row.gradient_stride * start), (n,))
     sensitivity = carray(floats_at(row.sensitivity + 4 * start), (n,))
-    beta, one_minus_beta, eps = row.beta, row.one_minus_beta, row.sensitivity_eps
+    beta, one_minus_beta, eps, inverse = row.beta, row.one_minus_beta, row.sensitivity_eps, row.inverse_scale
     for j in range(n):
-        now = abs(theta[j] * gradient[j])
+        now = abs(theta[j] * (gradient[j] * inverse))
         average = beta * sensitivity[j] + one_minus_beta * now
         sensitivity[j] = average
         factor[j] = abs(now - average) / (average + eps)
@@ -103,17 +103,18 @@ def _update_parameters(row, start, n, factor, direction):
     momentum = carray(floats_at(row.momentum + 4 * start), (n,))
     norm = carray(floats_at(row.infinity_norm + 4 * start), (n,))
     beta1, one_minus_beta1, beta2 = row.beta1, row.one_minus_beta1, row.beta2
-    eps, decay, step_size = row.eps, row.weight_decay, row.step_size
+    eps, decay, step_size, inverse = row.eps, row.weight_decay, row.step_size, row.inverse_scale
     if row.rule == RULE_MTDNN:
         for j in range(n):
-            m = beta1 * momentum[j] + one_minus_beta1 * gradient[j]
-            u = max(beta2 * norm[j], abs(gradient[j]) + eps)
+            g = gradient[j] * inverse
+            m = beta1 * momentum[j] + one_minus_beta1 * g
+            u = max(beta2 * norm[j], abs(g) + eps)
             momentum[j] = m
             norm[j] = u
             direction[j] = m / (u + eps) + decay * theta[j]
     else:
         for j in range(n):
-            g = gradient[j] + decay * theta[j]
+            g = gradient[j] * inverse + decay * theta[j]
             m = beta1 * momentum[j] + one_minus_beta1 * g
             u = max(beta2 * norm[j], abs(g) + eps)
             momentum[j] = m
@@ -152,11 +153,12 @@ def _pats_adamax(row, start, n, z, mask):
     adamax_eps, decay, step_size = row.eps, row.weight_decay, row.step_size
     beta, one_minus_beta = row.beta, row.one_minus_beta
     mean, eps, cap, amplitude = row.mean, row.sensitivity_eps, row.max_ratio, row.amplitude
-    upper, lower, threshold = row.upper, row.lower, row.mask_threshold
+    upper, lower, threshold, inverse = row.upper, row.lower, row.mask_threshold, row.inverse_scale
     for j in range(n):
-        s = beta * sensitivity[j] + one_minus_beta * abs(theta[j] * gradient[j])
-        m = beta1 * momentum[j] + one_minus_beta1 * gradient[j]
-        u = max(beta2 * norm[j], abs(gradient[j]) + adamax_eps)
+        g = gradient[j] * inverse
+        s = beta * sensitivity[j] + one_minus_beta * abs(theta[j] * g)
+        m = beta1 * momentum[j] + one_minus_beta1 * g
+        u = max(beta2 * norm[j], abs(g) + adamax_eps)
         sensitivity[j] = s
         momentum[j] = m
         norm[j] = u

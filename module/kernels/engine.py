@@ -85,7 +85,6 @@ class _Kept:
             step.point(found[places])
         return True
 
-
     @staticmethod
     def _take_rows(member: Member) -> bool:
         gradient = member.parameter.grad
@@ -172,6 +171,7 @@ class Engine:
         for step in self._steps:
             step.members = []
         self._steps, self._sparse = [], []
+        self._host.embeddings.clear()
 
     def _lay_out(self, found: Sequence[tuple[Member, Tensor | None]], store: Store) -> None:
         """Prepare members with their gradients and make the tables."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..noise import MASK_LEVELS, tensor_mask_bits
 from .cpu import load_scalars, store_scalars, sum_rows, update_rows
+from .guard import one_entry
 from .member import Member, NonFiniteGradient, tensor_table
 from .rows import AS_STATED, ROW, GroupSettings, new_table, number_blocks, settings_table
 from .sparse import RowSparse
@@ -29,7 +30,7 @@ class HostStep:
         self._adjust = adjust
         self.members: Sequence[Member] = []
         self._rows = new_table([])
-        self._embeddings: WeakKeyDictionary[Member, RowSparse] = WeakKeyDictionary()
+        self.embeddings: WeakKeyDictionary[Member, RowSparse] = WeakKeyDictionary()
         self.live = True
 
     def lay_out(self, members: Sequence[Member]) -> None:
@@ -49,9 +50,9 @@ class HostStep:
             number_blocks(rows)
 
     def set(self, groups: Sequence[GroupSettings], grad_scale: Tensor | None) -> None:
-        """Take the settings of the parameter groups; refuse gradients that are still scaled."""
-        if grad_scale is not None:
-            raise ValueError("The gradients are scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)")
+        """Take the settings of the parameter groups; gradients are divided by ``grad_scale``, a tensor of one entry."""
+        scale = 1.0 if grad_scale is None else float(one_entry("grad_scale", grad_scale))
+        self._rows["inverse_scale"] = np.float32(1.0) / np.float32(scale)
         table = settings_table(groups)
         stated = table.tobytes()
         if stated != self._stated:
@@ -108,9 +109,9 @@ class HostStep:
         for i in self._row_sparse:
             member, row = self.members[i], rows[i]
             moments = member.state[MOMENTUM], member.state[INFINITY_NORM]
-            embedding = self._embeddings.get(member)
+            embedding = self.embeddings.get(member)
             if embedding is None or not embedding.holds(*moments, row):
-                embedding = self._embeddings[member] = RowSparse(*moments, row)
+                embedding = self.embeddings[member] = RowSparse(*moments, row)
             assert member.touched is not None
             table += [rows[done:i], embedding.parts(row, member.touched, member.theta)]
             done = i + 1

@@ -104,6 +104,7 @@ _TASK = np.dtype(  # of a row on the CPU; on a GPU tensors with other tasks are 
         ("scale", np.int32),  # 1: SAGE's factor on the update
         ("rule", np.int32),
         ("noise", np.int32),  # 1: subtract the noise
+        ("inverse_scale", np.float32),  # of the gradients
     ]
 )
 ROW = np.dtype([*TENSOR.descr, *RECORD.descr, *DRAW.descr, *_TASK.descr], align=True)
@@ -137,6 +138,8 @@ def new_table(sizes: list[int], kind: np.dtype = ROW) -> np.ndarray:
     rows = np.zeros(len(sizes), kind)
     rows["size"] = sizes
     rows["gradient_stride"] = 4
+    if "inverse_scale" in (kind.names or ()):
+        rows["inverse_scale"] = 1.0
     number_blocks(rows)
     return rows
 

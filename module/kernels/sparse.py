@@ -62,9 +62,7 @@ class RowSparse:
 
     def holds(self, momentum: Tensor, infinity_norm: Tensor, row: np.ndarray) -> bool:
         """Whether nobody but the steps has changed anything since this was made."""
-        return (
-            momentum is self._momentum and infinity_norm is self._norm and self._settings_of(row) == self._settings
-        )
+        return momentum is self._momentum and infinity_norm is self._norm and self._settings_of(row) == self._settings
 
     def _settings_of(self, row: np.ndarray) -> tuple[float, ...]:
         # A tensor's version counts changes by torch's operations, not the kernels'.

@@ -64,14 +64,18 @@ class _Rectangles:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: SlotLayout, draw: Draw, heads: int, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: SlotLayout, draw: Draw, heads: int, scale: float
+    ) -> Tensor:
         made = _Rectangles(layout, heads, *q.shape)
         q, k, v = made.split((q, k, v), scale)
         scores = torch.empty(layout.n_scores * heads)
         for out, left, right in zip(made.squares_of(scores), made.heads_of(q), made.heads_of(k), strict=True):
             torch.bmm(left, right.mT, out=out)
         dropped = scores if draw.threshold == 0 else torch.empty_like(scores)
-        softmax_forward(*made.scores_head, *draw.fields, layout.widest, place(scores, scores.shape), place(dropped, scores.shape))
+        softmax_forward(
+            *made.scores_head, *draw.fields, layout.widest, place(scores, scores.shape), place(dropped, scores.shape)
+        )
         context = torch.empty_like(q)
         for out, left, right in zip(made.heads_of(context), made.squares_of(dropped), made.heads_of(v), strict=True):
             torch.bmm(left, right, out=out)
@@ -86,12 +90,18 @@ class _Attention(torch.autograd.Function):
         (grad,) = made.split((grad.contiguous(),))
         d_q, d_k, d_v, d_scores = (torch.empty_like(x) for x in (q, k, v, scores))
         heads, squares = made.heads_of, made.squares_of
-        for one, g, v_g, p, d_v_g in zip(squares(d_scores), heads(grad), heads(v), squares(dropped), heads(d_v), strict=True):
+        for one, g, v_g, p, d_v_g in zip(
+            squares(d_scores), heads(grad), heads(v), squares(dropped), heads(d_v), strict=True
+        ):
             torch.bmm(p.mT, g, out=d_v_g)
             torch.bmm(g, v_g.mT, out=one)
         shape = scores.shape
-        softmax_backward(*made.scores_head, made.layout.widest, place(scores, shape), place(dropped, shape), place(d_scores, shape))
-        for one, q_g, k_g, d_q_g, d_k_g in zip(squares(d_scores), heads(q), heads(k), heads(d_q), heads(d_k), strict=True):
+        softmax_backward(
+            *made.scores_head, made.layout.widest, place(scores, shape), place(dropped, shape), place(d_scores, shape)
+        )
+        for one, q_g, k_g, d_q_g, d_k_g in zip(
+            squares(d_scores), heads(q), heads(k), heads(d_q), heads(d_k), strict=True
+        ):
             torch.bmm(one, k_g, out=d_q_g)
             torch.bmm(one.mT, q_g, out=d_k_g)
         return (*made.merge((d_q, d_k, d_v), ctx.scale), None, None, None, None)
