@@ -31,6 +31,7 @@ from benchmarks.peers.contender import Contender, open_run
 from benchmarks.throughput import synchronize
 from data_utils.command_line import status_of
 from module.methods import METHODS
+from mt_dnn.allocator import keep_memory_between_steps
 from mt_dnn.assembly import assemble, pick_device
 from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
@@ -46,6 +47,7 @@ Step = Callable[[list[Batch]], None]
 
 def build(config: RunConfig, data: Datasets, batches: Sequence[list[Batch]]) -> tuple[Step, float]:
     """A run's step, and the seconds of its method's work before the first one."""
+    keep_memory_between_steps()
     device = pick_device(config.device)
     precision = resolve_precision(config.precision, device)
     source = resolve_encoder(config.init_checkpoint)

@@ -1,7 +1,7 @@
 """Shares of a training step's time by kind of work, from torch's profiler.
 
 The kind goes by the names of torch's operations. Multiplications count as dropout, attention's scaling of queries among
-them; what no kind claims, such as residual sums and gradients of biases, is other. The profiler's own cost is the
+them; dropout inside of attention and of a residual norm counts as theirs; what no kind claims, such as residual sums and gradients of biases, is other. The profiler's own cost is the
 host's.
 """
 
@@ -13,7 +13,7 @@ from unittest import mock
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.matrix_products import PRODUCTS
-from module.clipping import clip_gradients
+from module.clipping import clip_gradients, clip_in_step
 from module.dropout import DropoutStream
 
 # Kinds of work, in the order of the report, and the operations of each. An operation that is in none counts as the
@@ -22,9 +22,9 @@ KINDS = {
     "matrix_products": tuple(PRODUCTS),
     "attention_rest": (
         "_softmax", "_softmax_backward_data", "_Unpack", "_UnpackBackward", "_Pack", "_PackBackward", "SliceBackward0",
-        "cat",
+        "cat", "_Attention", "_AttentionBackward",
     ),
-    "norms": ("native_layer_norm", "native_layer_norm_backward"),
+    "norms": ("native_layer_norm", "native_layer_norm_backward", "_ResidualNorm", "_ResidualNormBackward"),
     "activation": ("gelu", "gelu_backward", "tanh", "tanh_backward", "relu", "threshold_backward"),
     "dropout": ("mul", "native_dropout", "native_dropout_backward"),
     "embedding": ("embedding", "embedding_dense_backward", "_Lookup", "_LookupBackward"),
@@ -46,6 +46,7 @@ def shares(step: Callable[[], None]) -> dict[str, float]:
     """Share of each of the ``KINDS`` in the time of a step, from torch's profiler; their sum is 1."""
     with (
         mock.patch("mt_dnn.training_step.clip_gradients", _marked("clipping", clip_gradients)),
+        mock.patch("mt_dnn.training_step.clip_in_step", _marked("clipping", clip_in_step)),
         mock.patch.object(DropoutStream, "factors", _marked("dropout", DropoutStream.factors)),
         profile(activities=[ProfilerActivity.CPU]) as profiler,
         record_function("step"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.assignment import Train
+from mt_dnn.allocator import keep_memory_between_steps
 from mt_dnn.assembly import pick_device
 from mt_dnn.backends import cuda_backends
 from mt_dnn.config import RunConfig
@@ -26,6 +27,7 @@ _QUIET: dict[str, Any] = {
 
 def prepare(config: RunConfig, data: Datasets, scratch: Path) -> Train:
     """Build everything up to the first step; ``config.method`` says which method it is."""
+    keep_memory_between_steps()  # which peers in the same process profit from as well
     device = pick_device(config.device)
     trainer = Trainer(
         dataclasses.replace(config, **_QUIET),

@@ -24,7 +24,7 @@ from .threads import run_on_threads
 _HEAD = [("taken", np.int64), ("blocks", np.int64), ("chunk", np.int64)]
 
 # numba's cache notices changes of a function's own file, not of those whose functions it takes in: their sum is part of
-# the name. So is the package: the same file in an installation of the library must not get code that looks for this one.
+# the name. So is the package: the same file in an installation of the library must not get code that looks for this.
 _SUM = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("cpu*.py"))))
 _SUM.update(Path(__file__).read_bytes())
 _VERSION = f"{__package__}.{_SUM.hexdigest()[:12]}"

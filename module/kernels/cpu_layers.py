@@ -7,7 +7,7 @@ Legend: B examples, n_tokens real tokens, H heads, d size of a head, D = H d, T 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
 import numpy as np
-from numba import carray, njit, uint32, uint64
+from numba import carray, njit, uint64
 
 from ..noise import LANES
 from .compiled import as_float, bits, bytes_at, floats_at, inlined, integers_at, job_at, next_chunk, region
@@ -251,7 +251,7 @@ def softmax_backward(jobs):
         if first >= last:
             return
         for number in range(first, last):
-            _, width, _, length, square = _example(job, number)
+            _, width, _, _, square = _example(job, number)
             for row in range(job.heads * width):
                 at = 4 * (job.heads * square + row * width)
                 probabilities = carray(floats_at(job.scores + at), (width,))

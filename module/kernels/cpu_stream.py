@@ -113,7 +113,7 @@ def _keep(words, threshold, kept, out, start):
 
 @inlined
 def dropout_block(block, key_low, key_high, threshold, kept, words, out, start):
-    """Write ``kept`` where 16 random bits are below ``threshold``, else 0, from ``start`` on: see :mod:`module.dropout`.
+    """Write ``kept`` from ``start`` on where 16 random bits are below ``threshold``, else 0; see :mod:`module.dropout`.
 
     ``words`` is scratch, (4, LANES) uint32.
     """

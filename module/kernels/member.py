@@ -54,8 +54,8 @@ class Member:
     """
 
     __slots__ = (
-        "addresses", "direct", "gradient", "group", "identity", "key", "keys", "name", "parameter", "state", "theta",
-        "touched", "update_gradient", "__weakref__",
+        "__weakref__", "addresses", "direct", "gradient", "group", "identity", "key", "keys", "name", "parameter",
+        "state", "theta", "touched", "update_gradient",
     )  # fmt: skip
 
     def __init__(self, name: str, parameter: Tensor, group: int, identity: int | None, key: Hashable) -> None:

@@ -16,7 +16,6 @@ import torch
 
 _Loop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
-_process: int | None = None  # that first ran a loop in torch's runtime
 
 
 def run_on_threads(address: int, argument: int, most: int) -> None:
@@ -30,7 +29,7 @@ def run_on_threads(address: int, argument: int, most: int) -> None:
     threads = min(torch.get_num_threads(), most)
     if threads <= 1:
         _Loop(address)(argument)
-    elif (parallel := _parallel()) is not None and _is_own_runtime():
+    elif (parallel := _parallel()) is not None and _first_process() == os.getpid():
         parallel(address, argument, threads, 0)
     else:
         loop = _Loop(address)
@@ -52,12 +51,10 @@ def _parallel() -> Any:
     return function
 
 
-def _is_own_runtime() -> bool:
-    # Threads do not survive a fork, and the runtime of a forked child waits for its parent's.
-    global _process
-    if _process is None:
-        _process = os.getpid()
-    return _process == os.getpid()
+@cache
+def _first_process() -> int:
+    """The process that first ran a loop in torch's runtime: threads do not survive a fork, and it waits for them."""
+    return os.getpid()
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:

@@ -90,15 +90,15 @@ def packed_attention(
         return without_padding, None
     heads, n_tokens, d = query.shape[1:]
     layout = packed.slots
+    # torch's kernels for the CPU are made for inference: training with them takes two to three times as long.
+    by_hand = query.device.type == "cpu" and query.requires_grad and torch.is_grad_enabled()
     # Views: (1, H, n_tokens, d) is transformers' own transposition of (1, n_tokens, H, d).
     q, k, v = (x.transpose(1, 2).reshape(n_tokens, heads * d) for x in (query, key, value))
-    if by_one_pass(q, k, v) and (dropout == 0.0 or dropout_stream is not None):
+    if by_hand and by_one_pass(q, k, v) and (dropout == 0.0 or dropout_stream is not None):
         draw = dropout_stream.draw(layout.n_scores * heads, dropout) if dropout_stream else NO_DROPOUT
         out = attend(q, k, v, layout, draw, heads, d**-0.5 if scaling is None else scaling)
         return out.view(1, n_tokens, heads, d), None
     q, k, v = (_to_slots(x, layout) for x in (q, k, v))
-    # torch's kernels for the CPU are made for inference: training with them takes two to three times as long.
-    by_hand = query.device.type == "cpu" and query.requires_grad and torch.is_grad_enabled()
     outs = []
     for group in layout.groups:
         shape = (group.size, group.length, heads, d)

@@ -76,7 +76,9 @@ def _forward(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         return whole
     x = self.dense(hidden_states)
     p = dropout.p if dropout.training else 0.0
-    if not by_one_pass(x, input_tensor, norm.weight, norm.bias) or (p > 0.0 and type(dropout) is nn.Dropout):
+    trained = torch.is_grad_enabled() and x.requires_grad  # else it saves nothing
+    one_pass = trained and by_one_pass(x, input_tensor, norm.weight, norm.bias)
+    if not one_pass or (p > 0.0 and type(dropout) is nn.Dropout):
         out: Tensor = norm(dropout(x) + input_tensor)
         return out
     return residual_norm(x, input_tensor, norm, dropout.stream.draw(x.numel(), p) if p > 0.0 else NO_DROPOUT)
