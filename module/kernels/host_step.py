@@ -115,7 +115,8 @@ class HostStep:
             assert member.touched is not None
             table += [rows[done:i], embedding.parts(row, member.touched, member.theta)]
             done = i + 1
-        divided = np.concatenate([*table, rows[done:]])
+        # With the dtype named, numpy does not compare the fields of every two of them.
+        divided = np.concatenate([*table, rows[done:]], dtype=rows.dtype)
         number_blocks(divided)
         return divided
 
