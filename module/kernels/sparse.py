@@ -52,7 +52,7 @@ def split_row_sparse(rows: np.ndarray, touched: Sequence[Tensor | None], thetas:
         rows[i : i + 1] if part is None else _parts(rows[i], part, theta)
         for i, (part, theta) in enumerate(zip(touched, thetas, strict=True))
     ]
-    table = np.concatenate(parts)
+    table = np.concatenate(parts, dtype=rows.dtype)  # else numpy compares the fields of every two of them
     number_blocks(table)
     return table
 
