@@ -54,7 +54,9 @@ def test_the_method_and_its_test_are_under_sixty_lines_of_code_and_pass(package:
     assert len(code) < 60
     file = tmp_path / "test_smooth_logits.py"
     file.write_text(test, encoding="utf-8")
-    done = as_installed("-m", "pytest", "-q", "-p", "tests.conftest", "--rootdir", str(tmp_path), str(file), path=package)
+    done = as_installed(
+        "-m", "pytest", "-q", "-p", "tests.conftest", "--rootdir", str(tmp_path), str(file), path=package
+    )
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
 

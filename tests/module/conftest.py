@@ -27,7 +27,7 @@ def device(monkeypatch):
 
 
 def _search_once(monkeypatch):
-    """Triton's interpreter searches its language for what to replace at each call of a function: once a launch is enough.
+    """Let Triton's interpreter search its language for what to replace once per launch and function, not per call.
 
     Another search for the same function finds all replaced and replaces nothing; they take a third of the time.
     """
