@@ -51,6 +51,9 @@ use_environment() {
   PREFIX=$("$PY" -c 'import sys; print(sys.prefix)')
   # Packages are found from any working directory, and a folder of the caller's never shadows one of ours.
   export PYTHONPATH=$ROOT PYTHONSAFEPATH=1
+  # Set in many container images. What is installed here is not compiled (see below), and without a place for compiled
+  # code every process would compile all that it imports, torch above all: eight seconds each.
+  unset PYTHONDONTWRITEBYTECODE
 }
 
 install_once() { # FILE [pip arguments]

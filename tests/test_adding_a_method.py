@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.child import Child, Ended
 from tests.tiny import as_glue
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +37,11 @@ def package(tmp_path: Path) -> Path:
     return folder
 
 
+def as_installed(*command: object, path: Path, starts_others: bool = False) -> Ended:
+    """Run a command where the package is installed."""
+    return Child(command, starts_others=starts_others, PYTHONPATH=os.pathsep.join([str(path), str(ROOT)])).wait()
+
+
 def python(*arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT)])}
     command = [sys.executable, *arguments]
@@ -48,7 +54,9 @@ def test_the_method_and_its_test_are_under_sixty_lines_of_code_and_pass(package:
     assert len(code) < 60
     file = tmp_path / "test_smooth_logits.py"
     file.write_text(test, encoding="utf-8")
-    done = python("-m", "pytest", "-q", "-p", "tests.conftest", "--rootdir", str(tmp_path), str(file), path=package)
+    done = as_installed(
+        "-m", "pytest", "-q", "-p", "tests.conftest", "--rootdir", str(tmp_path), str(file), path=package
+    )
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
 
@@ -63,7 +71,7 @@ def test_a_study_compares_it_with_its_control(
         "devices": "cpu", "workers_per_device": 1, "name": "mine",
     }  # fmt: skip
     arguments = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    done = python("-m", "experiments.study", *arguments, path=package)
+    done = as_installed("-m", "experiments.study", *arguments, path=package, starts_others=True)
     assert done.returncode == 0, done.stderr
     assert "smooth_logits has no recipe of its own: that of vanilla is taken" in done.stderr
     assert "those of all-MiniLM-L6-v2, the known encoder nearest in size" in done.stderr
@@ -127,6 +135,16 @@ def test_only_who_asks_for_it_imports_it(package: Path) -> None:
     assert "Methods of installed packages: smooth_logits; their settings: --method NAME --help" in done.stdout
 
 
+# The broken one last: the others must not have touched it.
+COMMANDS = """
+import sys, train
+for command in (["--method", "vanilla", "--epochs", "none"], ["--help"], ["--method", sys.argv[1], "--epochs", "0"]):
+    try:
+        status = train.main(command)
+    except SystemExit as end:
+        status = end.code
+    print("status", status, file=sys.stderr)
+"""
 BROKEN = {
     "syntax": "class Broken(:",
     "exit": "raise SystemExit(3)",
@@ -177,14 +195,12 @@ def test_what_is_wrong_with_an_entry_point_is_said_to_who_asks_for_it(
     file.write_text(f"[pats.methods]\n{entry}\n", encoding="utf-8")
     if code is not None:
         (package / "smooth_logits.py").write_text(BROKEN[code] + "\n", encoding="utf-8")
-    done = python("train.py", "--method", method, "--epochs", "0", path=package)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert f"error: Method {method!r} of an installed package (entry point " in done.stderr
-    assert message in done.stderr
-    done = python("train.py", "--method", "vanilla", "--epochs", "none", path=package)
-    assert done.stderr.startswith("error: epochs is none;")
-    assert python("train.py", "--help", path=package).returncode == 0
+    done = python("-c", COMMANDS, method, path=package)
+    others, ended, helped, said, end = done.stderr.splitlines()
+    assert others.startswith("error: epochs is none;")
+    assert (ended, helped, end) == ("status 2", "status 0", "status 2")
+    assert said.startswith(f"error: Method {method!r} of an installed package (entry point ")
+    assert message in said
 
 
 def test_a_method_that_is_not_installed_any_more_is_named(package: Path) -> None:

@@ -280,13 +280,12 @@ def test_a_token_without_an_embedding_is_named(tiny_trained):
         next(found)
 
 
-def test_an_ascii_terminal_gets_the_uids_as_they_are(models, tmp_path):
+def test_an_ascii_terminal_gets_the_uids_as_they_are(models, tmp_path, monkeypatch):
     (tmp_path / "in.tsv").write_text("é\t1\tgood\n", encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, ROOT / "predict.py", models["run", "cola"], tmp_path / "in.tsv", "--device", "cpu"],
-        capture_output=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "ascii"},
-    )  # fmt: skip
-    assert done.stdout.splitlines()[1].startswith("é\t".encode())
+    terminal = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding="ascii", write_through=True))
+    assert main(models["run", "cola"], tmp_path / "in.tsv") == 0
+    assert terminal.getvalue().splitlines()[1].startswith("é\t".encode())
 
 
 TEXT = st.text(st.characters(exclude_characters="\t\r\n", exclude_categories=["Cs"]))

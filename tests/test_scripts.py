@@ -315,6 +315,16 @@ def test_a_missing_environment_is_made(project):
     assert (project / ".venv" / "pyvenv.cfg").is_file()
 
 
+def test_compiled_code_is_kept_where_the_environment_says_otherwise(project):
+    """What pip has not compiled would else be compiled by every process that imports it."""
+    command = 'ROOT=$1; source "$ROOT/scripts/venv.sh"; use_environment; printenv PYTHONDONTWRITEBYTECODE || echo none'
+    environment = {**os.environ, "VIRTUAL_ENV": "", "CONDA_PREFIX": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        ["bash", "-c", command, "-", str(project)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "none\n"
+
+
 @pytest.fixture
 def gpu_project(project):
     """The project with a GPU to ask for: its folder ``bin`` goes to the front of PATH."""

@@ -27,6 +27,8 @@ def gated_run(config: RunConfig, on_progress: Callable[[Any], None]) -> RunResul
 
     def report(progress: Any) -> None:
         on_progress(progress)
+        if progress.step == GATE:
+            (config.output_dir / f"waiting-{os.getpid()}").touch()
         while progress.step == GATE and not (config.output_dir / "gate").exists():
             time.sleep(0.02)
 

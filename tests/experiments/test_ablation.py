@@ -11,6 +11,7 @@ from experiments.study.ablation import load_ablation, main
 from experiments.study.recipe import run_configs
 from mt_dnn.config import run_id
 from tests.experiments.fake_runs import calls, fake_run
+from tests.experiments.search_runs import PoolInProcess
 
 FILE = """
 encoder: all-MiniLM-L6-v2
@@ -47,6 +48,8 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setattr(study, "open_datasets", lambda config: None)  # fake runs need no token caches
+    monkeypatch.setattr(study, "Pool", PoolInProcess)
+    monkeypatch.setattr(study, "_figures", lambda table, out: [])
     return Place(tmp_path)
 
 

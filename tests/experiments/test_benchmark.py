@@ -15,6 +15,7 @@ from experiments.study.table.gathering import gather
 from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
 from tests.experiments.fake_runs import fake_run, write_run
+from tests.experiments.search_runs import PoolInProcess
 from tests.tiny import TASK_DEF
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +31,8 @@ PAPER = {
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(study, "open_datasets", lambda config: None)  # fake runs need no token caches
+    monkeypatch.setattr(study, "Pool", PoolInProcess)
+    monkeypatch.setattr(study, "_figures", lambda table, out: [])
     folder = tmp_path / "next"
     folder.mkdir()
     (folder / "next_task_def.yml").write_text(TASK_DEF)

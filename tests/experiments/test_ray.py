@@ -151,8 +151,12 @@ def test_a_node_killed_in_mid_run_changes_nothing_in_the_table(
     def disaster() -> None:
         in_the_middle = f"ray/**/checkpoints/last-{GATE - 1:08d}"
         try:
-            wait_for(lambda: len(list(tmp_path.glob(in_the_middle))) == 3, seconds=120)
+            wait_for(lambda: len(list(tmp_path.glob("ray/waiting-*"))) == 3, seconds=120)
+            assert len(list(tmp_path.glob(in_the_middle))) == 3
             cluster.remove_node(victim, allow_graceful=False)
+            # A worker lives on for a moment after its node, on a busy machine long enough to end its run.
+            workers = [int(path.name.partition("-")[2]) for path in tmp_path.glob("ray/waiting-*")]
+            wait_for(lambda: not all(map(is_alive, workers)), seconds=60)
         finally:
             (tmp_path / "ray" / "gate").touch()
 

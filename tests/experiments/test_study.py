@@ -8,6 +8,7 @@ from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from experiments.study import study
 from experiments.study.__main__ import main
+from experiments.study.launch.pool import Pool
 from experiments.study.launch.slots import plan_slots
 from experiments.study.launch.worker import RunFunction
 from experiments.study.plan import parse_seeds
@@ -15,6 +16,7 @@ from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.results import RunResult
 from tests.edits import edit_json
 from tests.experiments.fake_runs import behave, calls, fake_run
+from tests.experiments.search_runs import PoolInProcess
 from tests.tiny import TASK_DEF
 
 RECIPE = """
@@ -24,6 +26,8 @@ source: a test
 settings: {{epochs: 1}}
 tasks: {{cola: {{learning_rate: 1.0e-4}}, rte: {{}}}}
 """
+
+draw = study._figures
 
 
 class Place:
@@ -62,12 +66,17 @@ def run_of_another_study(config: RunConfig, on_progress: object = None) -> RunRe
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setattr(study, "open_datasets", lambda config: None)  # fake runs need no token caches
+    # Processes and figures take half a second each; the first test has both.
+    monkeypatch.setattr(study, "Pool", PoolInProcess)
+    monkeypatch.setattr(study, "_figures", lambda table, out: [])
     return Place(tmp_path)
 
 
 def test_a_study_makes_its_table_and_a_second_start_computes_nothing(
-    place: Place, capsys: pytest.CaptureFixture[str]
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(study, "_figures", draw)
+    monkeypatch.setattr(study, "Pool", Pool)
     assert place.main() == 0
     made = calls(place.runs)
     assert sorted({tuple(line.split()[:3]) for line in made}) == [
@@ -87,7 +96,10 @@ def test_a_study_makes_its_table_and_a_second_start_computes_nothing(
     assert capsys.readouterr().out == output
 
 
-def test_one_failing_cell_fails_the_study_but_not_the_others(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_failing_cell_fails_the_study_but_not_the_others(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "Pool", Pool)
     behave(place.runs, pats="setting")
     assert place.main("--tasks", "cola", seeds="1") == 1
     output, errors = capsys.readouterr()

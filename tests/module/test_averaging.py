@@ -14,7 +14,8 @@ from mt_dnn.results import Status
 from mt_dnn.run import run
 from tests.module.hooked import Hooked
 from tests.module.models import assert_close, float64
-from tests.mt_dnn.test_run import final_weights, lines
+from tests.mt_dnn.method_runs import final_weights, plain_weights
+from tests.mt_dnn.test_run import lines
 from tests.reference import averages
 
 EVERY = {"ema": {"decay": 0.9}, "swa": {"start_epoch": 0}}
@@ -129,7 +130,7 @@ def test_training_does_not_see_the_average(tiny_run):
 
 @pytest.mark.parametrize(("method", "other"), [("ema", {"decay": 0.0}), ("swa", {"start_step": 14, "start_epoch": 0})])
 def test_an_average_of_the_last_weights_alone_is_plain_fine_tuning_bit_for_bit(tiny_run, method, other):
-    plain = final_weights(tiny_run(save="last"))
+    plain = plain_weights(tiny_run)
     last = final_weights(tiny_run(save="last", method=method, **{method: other}))
     usual = final_weights(tiny_run(save="last", method=method))
     assert all(torch.equal(plain[name], last[name]) for name in plain)

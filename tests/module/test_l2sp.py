@@ -15,7 +15,8 @@ from mt_dnn.results import Status
 from mt_dnn.run import run
 from tests.module.hooked import Hooked
 from tests.module.models import assert_close, float64, learning_rate, make_gradients, make_parameters
-from tests.mt_dnn.test_run import final_weights, lines
+from tests.mt_dnn.method_runs import final_weights, plain_weights
+from tests.mt_dnn.test_run import lines
 from tests.reference import adamw
 from tests.reference.l2sp import gradient, penalty
 
@@ -90,7 +91,7 @@ def test_methods_around_it_get_the_penalty_once(scale):
 
 
 def test_without_strength_it_is_plain_fine_tuning_bit_for_bit(tiny_run):
-    plain = final_weights(tiny_run(save="last"))
+    plain = plain_weights(tiny_run)
     same = final_weights(tiny_run(save="last", method="l2sp", l2sp={"alpha": 0.0, "beta": 0.0}))
     other = final_weights(tiny_run(save="last", method="l2sp"))
     assert all(torch.equal(plain[name], same[name]) for name in plain)

@@ -11,7 +11,7 @@ from mt_dnn.run import run
 from tests.module.hooked import Hooked
 from tests.module.models import assert_close, float64, learning_rate, make_gradients, make_parameters
 from tests.module.test_param_index import OwnNetwork, bare, families
-from tests.mt_dnn.test_run import final_weights
+from tests.mt_dnn.method_runs import final_weights, plain_weights
 from tests.reference import adamw
 from tests.reference.llrd import rate
 
@@ -61,7 +61,7 @@ def test_every_family_has_its_rates(family):
 
 
 def test_a_decay_of_one_is_plain_fine_tuning_bit_for_bit(tiny_run):
-    plain = final_weights(tiny_run(save="last"))
+    plain = plain_weights(tiny_run)
     same = final_weights(tiny_run(save="last", method="llrd", llrd={"decay": 1.0}))
     other = final_weights(tiny_run(save="last", method="llrd", llrd={"decay": 0.5}))
     assert all(torch.equal(plain[name], same[name]) for name in plain)

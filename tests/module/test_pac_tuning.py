@@ -18,7 +18,7 @@ from mt_dnn.results import Status
 from mt_dnn.run import run
 from tests.module.landscape import Landscape
 from tests.module.models import SHAPES
-from tests.mt_dnn.method_runs import final_weights
+from tests.mt_dnn.method_runs import final_weights, plain_weights
 from tests.reference import pac_tuning as reference
 
 LEVELS, VALUES = np.exp(np.linspace(-6, -2, 8)), np.array([0.01, 0.03, 0.02, 0.1, 0.2, 0.5, 0.9, 2.0])
@@ -262,7 +262,7 @@ def test_what_may_stand_beside_it():
 
 def test_without_noise_it_is_its_control_bit_for_bit(tiny_run, tmp_path, monkeypatch):
     settings = {"save": "last", "method": "pac_tuning", "pac_tuning": {"stage1_share": 0.0}}
-    control = final_weights(tiny_run(save="last", method=PACTuning.control))
+    control = plain_weights(tiny_run, method=PACTuning.control)
     noisy = final_weights(tiny_run(**settings))
     assert not all(torch.equal(control[name], noisy[name]) for name in control)
     monkeypatch.setattr(NoiseWidths, "noise", lambda self, draws: [torch.zeros_like(draw) for draw in draws])

@@ -14,7 +14,7 @@ from mt_dnn.results import Status
 from mt_dnn.run import run
 from tests.module.landscape import Landscape
 from tests.module.models import SHAPES
-from tests.mt_dnn.method_runs import final_weights
+from tests.mt_dnn.method_runs import final_weights, plain_weights
 from tests.reference.pgd import pgd_step
 
 
@@ -141,7 +141,7 @@ def test_noise_below_the_weights_resolution_is_refused():
 
 @pytest.mark.parametrize("settings", [{}, {"where": "random_layer"}, {"two_point": True}])
 def test_without_noise_it_is_plain_fine_tuning_bit_for_bit(tiny_run, settings):
-    plain = final_weights(tiny_run(save="last"))
+    plain = plain_weights(tiny_run)
     quiet = final_weights(tiny_run(save="last", method="pgd", pgd={"sigma": 0.0, **settings}))
     assert all(torch.equal(plain[name], quiet[name]) for name in plain)
     noisy = final_weights(tiny_run(save="last", method="pgd", pgd=settings))

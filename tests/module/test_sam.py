@@ -13,7 +13,7 @@ from mt_dnn.results import Status
 from mt_dnn.run import run
 from tests.module.landscape import Landscape
 from tests.module.models import SHAPES
-from tests.mt_dnn.method_runs import final_weights
+from tests.mt_dnn.method_runs import final_weights, plain_weights
 from tests.reference import sam as reference
 
 WEIGHTS = {name for name in SHAPES if name.endswith("weight")}
@@ -154,7 +154,7 @@ def test_a_radius_below_the_weights_resolution_is_refused():
 
 
 def test_radius_zero_is_plain_fine_tuning_bit_for_bit(tiny_run):
-    plain = final_weights(tiny_run(save="last"))
+    plain = plain_weights(tiny_run)
     for settings in ({"rho": 0.0}, {"rho": 0.0, "adaptive": True}):
         flat = final_weights(tiny_run(save="last", method="sam", sam=settings))
         assert all(torch.equal(plain[name], flat[name]) for name in plain)

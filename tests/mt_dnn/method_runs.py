@@ -23,6 +23,17 @@ def final_weights(config):
     return load_file(run_dir(config) / "checkpoints" / "last" / "model.safetensors")
 
 
+_plain: dict[str, dict[str, torch.Tensor]] = {}
+
+
+def plain_weights(tiny_run, **changes):
+    """Final weights of plain fine-tuning or of a control, which many tests compare with: one run for all of them."""
+    key = repr(sorted(changes.items()))
+    if key not in _plain:
+        _plain[key] = final_weights(tiny_run(save="last", **changes))
+    return _plain[key]
+
+
 def assert_same_weights(one, other):
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -1,8 +1,9 @@
-"""Two processes, started by torchrun, compute the run of one."""
+"""Two processes compute the run of one."""
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.precision import resolve_precision
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from tests.child import Child
 from tests.mt_dnn.test_resume import StopAt, assert_same_run, newest_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,13 +35,13 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 CPU = torch.device("cpu")
 
 QUIET = {"bert_dropout_p": 0.0, "dropout_p": 0.0, "save": "both", "learning_rate": 1e-3, "adam_eps": 1e-4}
-FIFTY = {"method": "pats", "epochs": 10, **QUIET}  # 5 steps per epoch, of 16, 16, 16, 16 and 6 examples
+TWENTY = {"method": "pats", "epochs": 4, **QUIET}  # 5 steps per epoch, of 16, 16, 16, 16 and 6 examples
 LAST_ALONE = {"train_size": 17, "batch_size": 8, "epochs": 3, **QUIET}  # the last of 3 steps has 1 example
 PARITY = {
-    "pats": FIFTY,
+    "pats": TWENTY,
     "pats on adamw, padded, accumulated": {
         "method": "pats", "optimizer": "adamw", "attention": "padded", "batch_size": 8, "grad_accumulation_step": 2,
-        "train_datasets": "toyscore", **{**FIFTY, "epochs": 3},
+        "train_datasets": "toyscore", **{**TWENTY, "epochs": 3},
     },
     "sam": {"method": "sam", "sam": {"rho": 0.5}, **LAST_ALONE},
     "asam and l2sp": {"method": "sam+l2sp", "sam": {"adaptive": True}, "l2sp": {"alpha": 0.1}, **LAST_ALONE},
@@ -76,14 +78,15 @@ def plain(config):
 
 
 def do_jobs(folder, jobs):
-    """Let two processes do runs; returns their report."""
+    """Let two processes do runs, with the environment that torchrun gives them; returns their report."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     script = ROOT / "tests/mt_dnn/two_processes.py"
-    done = subprocess.run(
-        [*TORCHRUN, str(script), str(folder)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+    ranks = [Child([script, folder], **meeting, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+    ended = [rank.wait(300) for rank in ranks]
+    assert [rank.returncode for rank in ended] == [0, 0], [rank.stderr[-4000:] for rank in ended]
     return json.loads((folder / "report.json").read_text())
 
 
@@ -123,7 +126,7 @@ def test_two_processes_compute_what_one_does(tiny_run, tmp_path):
     for method, settings in NOISY:
         config = tiny_run(output_dir=tmp_path / "noisy", method=method, epochs=2, train_size=33, **settings)
         jobs.append({"name": method, "config": plain(config)})
-    more, fewer = (tiny_run(output_dir=tmp_path / name, **FIFTY) for name in ("1 then 2", "2 then 1"))
+    more, fewer = (tiny_run(output_dir=tmp_path / name, **TWENTY) for name in ("1 then 2", "2 then 1"))
     with pytest.raises(Interrupted):
         run(more, StopAt(7))
     jobs += [
@@ -149,8 +152,8 @@ def test_two_processes_compute_what_one_does(tiny_run, tmp_path):
     assert all(found["steps"] for found in report.values())
 
     assert run(fewer).sessions == 2
-    assert report["2 then 1"]["ended"].startswith("stopped at step 12 of 50")  # the signal came to rank 1 alone
-    assert report["1 then 2"]["steps"] == list(range(7, 50))
+    assert report["2 then 1"]["ended"].startswith("stopped at step 12 of 20")  # the signal came to rank 1 alone
+    assert report["1 then 2"]["steps"] == list(range(7, 20))
     one = ones["pats"]
     for name, config in ones.items():
         run(config)
@@ -165,7 +168,7 @@ def test_two_processes_compute_what_one_does(tiny_run, tmp_path):
         assert all(np.array_equal(a[key], b[key]) for key in a.files)
     assert report["broken, again"]["steps"] == [7, 8, 9]
     assert_same_run(whole, broken)
-    assert report["pats"]["steps"] == list(range(50))
+    assert report["pats"]["steps"] == list(range(20))
     assert report["pats"]["shares"][:5] == [[8, 8], [8, 8], [8, 8], [8, 8], [3, 3]]
     assert report["sam"]["shares"][:3] == [[4, 4], [4, 4], [1, 0]]
     assert json.loads((run_dir(twos["pats"]) / "run.json").read_text())["processes"] == 2

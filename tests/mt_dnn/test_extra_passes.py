@@ -10,7 +10,7 @@ from mt_dnn.config import run_dir
 from mt_dnn.interrupt import Interrupted
 from mt_dnn.results import Status
 from mt_dnn.run import run
-from tests.mt_dnn.method_runs import final_weights
+from tests.mt_dnn.method_runs import final_weights, plain_weights
 from tests.mt_dnn.test_resume import SLOWLY, StopAt, assert_same_run
 
 METHODS = ["smart", "freelb", "rdrop", "r3f"]
@@ -31,14 +31,15 @@ NO_DROPOUT = {"bert_dropout_p": 0.0, "dropout_p": 0.0}
     ],
 )
 def test_without_strength_they_are_plain_fine_tuning_bit_for_bit(tiny_run, method, off, changes):
-    plain = final_weights(tiny_run(save="last", **changes))
+    plain = plain_weights(tiny_run, **changes)
     quiet = final_weights(tiny_run(save="last", method=method, **{method: off}, **changes))
     assert all(torch.equal(plain[name], quiet[name]) for name in plain)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_with_strength_they_are_not(tiny_run, method):
-    plain, other = (final_weights(tiny_run(save="last", epochs=1, method=name)) for name in ("vanilla", method))
+    plain = plain_weights(tiny_run, epochs=1)
+    other = final_weights(tiny_run(save="last", epochs=1, method=method))
     assert not any(torch.equal(plain[name], other[name]) for name in plain if name.endswith("dense.weight"))
 
 

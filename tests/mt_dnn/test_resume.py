@@ -1,7 +1,6 @@
 """Kill a run at any instant and start it again: weights and metrics are those of a run never interrupted."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -23,6 +22,7 @@ from mt_dnn.data import open_datasets
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.results import RunLocked
 from mt_dnn.run import run
+from tests.child import FORKSERVER, Child
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS: dict[str, dict[str, object]] = {  # of methods whose defaults take long, or do nothing in a short run
@@ -40,14 +40,13 @@ KILLED = list(REGISTRY) if KILLED == "all" else KILLED.split(",")
 SLOWLY = {"checkpoint_seconds": 0.0, "save": "last", "log_per_updates": 1}
 
 
-def start(config: RunConfig) -> subprocess.Popen:
-    """The run in a process of its own, through train.py and a YAML file."""
+def command(config: RunConfig) -> list[str]:
+    """The run through train.py and a YAML file."""
     values = {k: v for k, v in config.as_dict().items() if k != "method_settings" and v is not None}
     values |= {"betas": list(values["betas"]), **config.as_dict()["method_settings"]}
     file = Path(values["output_dir"]).parent / f"{config.method}.json"
     file.write_text(json.dumps(values))
-    command = [sys.executable, str(ROOT / "train.py"), "--config", str(file)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))
+    return [str(ROOT / "train.py"), "--config", str(file)]
 
 
 def assert_same_run(one: RunConfig, other: RunConfig) -> None:
@@ -78,7 +77,7 @@ def test_stopping_and_going_on_changes_nothing(tiny_run, tmp_path, method):
     if method == "lora":
         pytest.importorskip("peft", reason="peft is missing: see requirements-lora.txt")
     changes = {**SLOWLY, **SETTINGS.get(method, {})}
-    whole = tiny_run(method=method, output_dir=tmp_path / "whole", **changes)
+    whole = tiny_run(method=method, output_dir=tmp_path / "whole", **{**changes, "checkpoint_seconds": 600.0})
     run(whole)
     broken = tiny_run(method=method, output_dir=tmp_path / "broken", **changes)
     for step in (1, 4, 5, 11, 14):  # in an epoch, at its end, after it, before the last
@@ -104,13 +103,13 @@ def test_sigkill_at_random_instants(tiny_run, tmp_path, method):
     chance = random.Random(0)
     for _ in range(kills):
         before = newest_checkpoint(broken)
-        process = start(broken)
+        process = Child(command(broken))
         deadline = time.monotonic() + 60
         while newest_checkpoint(broken) in ("", before) and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(chance.random() * 0.3)  # in a step, in a checkpoint, in an evaluation
         process.kill()
-        process.communicate()
+        assert process.wait().returncode == -signal.SIGKILL
         assert not (run_dir(broken) / "result.json").exists(), "the kill came after the end: make the run longer"
     assert run(broken).sessions == kills + 1
     assert_same_run(whole, broken)
@@ -118,7 +117,7 @@ def test_sigkill_at_random_instants(tiny_run, tmp_path, method):
 
 def test_sigterm_gives_a_checkpoint_and_75(tiny_run, tmp_path):
     config = tiny_run(epochs=200, output_dir=tmp_path / "runs")
-    process = start(config)
+    process = subprocess.Popen([sys.executable, *command(config)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     metrics = run_dir(config) / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not metrics.is_file() and time.monotonic() < deadline:
@@ -259,7 +258,7 @@ def run_and_die(config: RunConfig, step: int, after_saving: bool) -> None:
 
 
 def kill_at(config: RunConfig, step: int, after_saving: bool = False) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=run_and_die, args=(config, step, after_saving))
+    process = FORKSERVER.Process(target=run_and_die, args=(config, step, after_saving))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL

@@ -15,7 +15,7 @@ from mt_dnn.config import run_dir
 from mt_dnn.results import RunDirectory, Status
 from mt_dnn.run import run
 from mt_dnn.train_state import Checkpointer
-from tests.mt_dnn.method_runs import final_weights
+from tests.mt_dnn.method_runs import final_weights, plain_weights
 
 
 def files(folder):
@@ -100,13 +100,13 @@ def test_every_method_trains_and_repeats_itself(tiny_run, tmp_path, method):
 
 @pytest.mark.parametrize("zero", [{"noise_scale": 0.0}, {"noise_probability": 0.0}, {"sensitivity_threshold": 0.0}])
 def test_pats_without_noise_is_plain_fine_tuning_bit_for_bit(tiny_run, zero):
-    plain = final_weights(tiny_run(save="last"))
+    plain = plain_weights(tiny_run)
     pats = final_weights(tiny_run(save="last", method="pats", pats=zero))
     assert all(torch.equal(plain[name], pats[name]) for name in plain)
 
 
 def test_noisytune_without_noise_is_plain_fine_tuning_bit_for_bit(tiny_run):
-    plain = final_weights(tiny_run(save="last"))
+    plain = plain_weights(tiny_run)
     quiet = final_weights(tiny_run(save="last", method="noisytune", noisytune={"noise_scale": 0.0}))
     assert all(torch.equal(plain[name], quiet[name]) for name in plain)
 

@@ -1,4 +1,4 @@
-"""What each of the processes of test_data_parallel.py does: ``torchrun two_processes.py FOLDER``.
+"""What each of the processes of test_data_parallel.py does: ``two_processes.py FOLDER``.
 
 ``FOLDER/jobs.json`` lists runs; after every step all ranks compare what they hold. What they found is in
 ``FOLDER/report.json``.
