@@ -30,6 +30,7 @@ class Composition(FineTuningMethod[NoSettings]):
         self.anchors = frozenset().union(*(method.anchors for method in self.methods))
         self.evaluates_other_weights = any(method.evaluates_other_weights for method in self.methods)
         self.needs_dense_gradients = any(method.needs_dense_gradients for method in self.methods)
+        self.reads_clipped_gradients = any(method.reads_clipped_gradients for method in self.methods)
         self.divisible = all(method.divisible for method in self.methods)
 
     def check_run(self, settings: OptimizerSettings) -> None:  # noqa: D102

@@ -101,6 +101,11 @@ class FineTuningMethod(Generic[S]):
 
     Elsewhere the run may keep only the rows of a batch's tokens (:mod:`module.row_sparse`).
     """
+    reads_clipped_gradients: bool = False
+    """Whether gradients are looked at after clipping; by default if ``after_backward`` or ``after_step`` is overridden.
+
+    Elsewhere an optimizer of this package clips as it reads them, and they stay as backward left them.
+    """
     divisible: bool = True
     """Whether processes may divide a step's examples among them; by default if ``gradients`` is not overridden.
 
@@ -123,6 +128,8 @@ class FineTuningMethod(Generic[S]):
             cls.divisible = False
         if {"gradients", "after_backward"} & own.keys() and "needs_dense_gradients" not in own:
             cls.needs_dense_gradients = True
+        if {"after_backward", "after_step"} & own.keys() and "reads_clipped_gradients" not in own:
+            cls.reads_clipped_gradients = True
 
     def __init__(self, settings: S | None = None) -> None:
         wanted: Any = type(self).Settings

@@ -65,10 +65,12 @@ class TrainingStep:
             loss = self._over_all_ranks(loss)
         self.scaler.unscale_(parts.optimizer)
         norm = self._clip() if self.max_norm > 0 else None
-        parts.method.after_backward(context)
-        self.scaler.step(parts.optimizer)
+        try:
+            parts.method.after_backward(context)
+            self.scaler.step(parts.optimizer)
+        finally:
+            parts.optimizer.__dict__.pop("grad_scale", None)
         self.scaler.update()
-        parts.optimizer.__dict__.pop("grad_scale", None)
         parts.method.after_step(context)
         return loss, norm
 
@@ -76,7 +78,7 @@ class TrainingStep:
         """Clip the gradients, inside of the step where nobody else reads them."""
         optimizer, parameters = self.parts.optimizer, self.parts.network.parameters()
         own = getattr(optimizer, "takes_row_sparse", False) and not self.scaler.is_enabled()
-        if own and not self.parts.method.needs_dense_gradients and not optimizer._optimizer_step_pre_hooks:
+        if own and not self.parts.method.reads_clipped_gradients and not optimizer._optimizer_step_pre_hooks:
             return clip_in_step(optimizer, parameters, self.max_norm)
         return clip_gradients(parameters, self.max_norm)
 

@@ -23,10 +23,11 @@ from .threads import run_on_threads
 # Fields that every job begins with: chunks taken so far, blocks in all, blocks of a chunk.
 _HEAD = [("taken", np.int64), ("blocks", np.int64), ("chunk", np.int64)]
 
-# numba's cache notices changes of a function's own file, not of those whose functions it takes in: their sum is part of
-# the name. So is the package: the same file in an installation of the library must not get code that looks for this.
-_SUM = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("cpu*.py"))))
-_SUM.update(Path(__file__).read_bytes())
+# numba's cache notices changes of a function's own file, not of those whose functions and tables it takes in: their
+# sum is part of the name. So is the package: the same file in an installation of the library must not get code that looks for this.
+_HERE = Path(__file__).parent
+_SOURCES = [*sorted(_HERE.glob("cpu*.py")), Path(__file__), _HERE / "rows.py", _HERE.parent / "noise.py"]
+_SUM = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES))
 _VERSION = f"{__package__}.{_SUM.hexdigest()[:12]}"
 
 # error_model: Python's check for a zero divisor is a branch, and a branch is not vectorised.

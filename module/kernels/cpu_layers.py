@@ -24,7 +24,6 @@ _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # the
 _ROUND = np.float32(12582912.0)  # 1.5 * 2**23: added, it leaves the nearest integer in the lowest bits
 _ROUND_BITS = np.int32(0x4B400000)
 _LOWEST = np.float32(-87.0)
-_PADDING = np.float32(-1e30)  # a score whose exponential is 0
 
 _DROPOUT = (
     ("place", np.uint64),  # of the mask's first block in the stream
@@ -47,7 +46,8 @@ def _exp(x):
     f2 = f * f
     mantissa = _ONE + (f + f2 * ((_E0 + f * _E1) + f2 * ((_E2 + f * _E3) + f2 * _E4)))
     power = np.int32(np.int32(bits(shifted) - _ROUND_BITS) << 23)
-    return _ZERO if x < _LOWEST else as_float(np.int32(bits(mantissa) + power))
+    result = as_float(np.int32(bits(mantissa) + power))
+    return x if x != x else _ZERO if x < _LOWEST else result
 
 
 @njit(error_model="numpy", fastmath={"reassoc"})
@@ -227,10 +227,12 @@ def _softmax_row(scores, dropped, factors, place, length, row, lanes):
     for j in range(length):
         row[j] = scores[j]
     for j in range(length, padded):
-        row[j] = _PADDING
+        row[j] = scores[0]
     largest = _largest(row, padded, lanes)
     for j in range(padded):
         row[j] = _exp(row[j] - largest)
+    for j in range(length, padded):
+        row[j] = _ZERO
     inverse = _ONE / _sum(row, padded)
     for j in range(length):
         probability = row[j] * inverse

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 _Loop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_PROCESS = os.getpid()  # threads do not survive a fork, and the runtime of a forked child waits for its parent's
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
@@ -29,7 +30,7 @@ def run_on_threads(address: int, argument: int, most: int) -> None:
     threads = min(torch.get_num_threads(), most)
     if threads <= 1:
         _Loop(address)(argument)
-    elif (parallel := _parallel()) is not None and _first_process() == os.getpid():
+    elif (parallel := _parallel()) is not None and os.getpid() == _PROCESS:
         parallel(address, argument, threads, 0)
     else:
         loop = _Loop(address)
@@ -49,12 +50,6 @@ def _parallel() -> Any:
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     function.restype = None
     return function
-
-
-@cache
-def _first_process() -> int:
-    """The process that first ran a loop in torch's runtime: threads do not survive a fork, and it waits for them."""
-    return os.getpid()
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:

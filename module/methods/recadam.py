@@ -66,6 +66,7 @@ class RecAdam(FineTuningMethod[RecAdamSettings]):
     name = "recadam"
     title = "RecAdam"
     needs_dense_gradients = False  # after_backward does not look at gradients
+    reads_clipped_gradients = False
 
     def __init__(self, settings: RecAdamSettings | None = None) -> None:
         super().__init__(settings)

@@ -80,6 +80,7 @@ class SMART(FineTuningMethod[SMARTSettings]):
     exclusive = frozenset({Resource.EMBEDDINGS})
     control = "ema"
     has_noised_pass = True
+    reads_clipped_gradients = False
 
     def __init__(self, settings: SMARTSettings | None = None) -> None:
         super().__init__(settings)

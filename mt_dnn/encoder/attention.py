@@ -99,13 +99,14 @@ def packed_attention(
         out = attend(q, k, v, layout, draw, heads, d**-0.5 if scaling is None else scaling)
         return out.view(1, n_tokens, heads, d), None
     q, k, v = (_to_slots(x, layout) for x in (q, k, v))
+    masks = _masks(layout, heads, q.dtype, dropout, dropout_stream) if by_hand else [None] * len(layout.groups)
     outs = []
-    for group in layout.groups:
+    for group, mask in zip(layout.groups, masks, strict=True):
         shape = (group.size, group.length, heads, d)
         q_g, k_g, v_g = (x[group.start : group.end].view(shape).transpose(1, 2) for x in (q, k, v))
         bias = None if group.key_bias is None else group.key_bias.to(q.dtype)
         if by_hand:
-            out = _attend(q_g, k_g, v_g, bias, dropout, scaling, dropout_stream)
+            out = _attend(q_g, k_g, v_g, bias, dropout, scaling, mask)
         else:
             out = scaled_dot_product_attention(q_g, k_g, v_g, bias, dropout, scale=scaling)
         outs.append(out.transpose(1, 2).reshape(-1, heads * d))  # (size * length, H * d)
@@ -150,10 +151,27 @@ def first_token_attention(
         shape = (group.size, group.length, heads, d)
         k_g, v_g = (x[group.start : group.end].view(shape).transpose(1, 2) for x in (k, v))
         bias = None if group.key_bias is None else group.key_bias.to(q.dtype)
-        outs.append(_attend(q[row : row + group.size], k_g, v_g, bias, dropout, scaling, stream))
+        mask = None
+        if stream is not None and dropout > 0.0:
+            mask = stream.factors(k.new_empty((group.size, heads, 1, group.length)), dropout)
+        outs.append(_attend(q[row : row + group.size], k_g, v_g, bias, dropout, scaling, mask))
         row += group.size
     rows = outs[0] if len(outs) == 1 else torch.cat(outs)  # (B, H, 1, d)
     return rows.index_select(0, layout.rows).view(1, size, heads, d)
+
+
+def _masks(
+    layout: SlotLayout, heads: int, dtype: torch.dtype, dropout: float, stream: DropoutStream | None
+) -> list[Tensor | None]:
+    """Dropout's factors for each rectangle, (size, H, T, T), as they lie one after the other in the stream."""
+    if stream is None or dropout == 0.0:
+        return [None] * len(layout.groups)
+    flat = stream.factors(torch.empty(layout.n_scores * heads, dtype=dtype, device="cpu"), dropout)
+    parts = flat.split([heads * group.size * group.length**2 for group in layout.groups])
+    return [
+        part.view(group.size, heads, group.length, group.length)
+        for part, group in zip(parts, layout.groups, strict=True)
+    ]
 
 
 def _attend(
@@ -163,15 +181,20 @@ def _attend(
     bias: Tensor | None,
     dropout: float,
     scaling: float | None,
-    stream: DropoutStream | None,
+    mask: Tensor | None,
 ) -> Tensor:
-    """Softmax attention operation by operation: q (B, H, Q, d), k and v (B, H, T, d), bias (B, 1, 1, T)."""
+    """Softmax attention operation by operation: q (B, H, Q, d), k and v (B, H, T, d), bias (B, 1, 1, T).
+
+    ``mask`` (B, H, Q, T) holds dropout's factors; None where torch's generator draws them.
+    """
     scores = torch.matmul(q * (q.shape[-1] ** -0.5 if scaling is None else scaling), k.transpose(-1, -2))
     if bias is not None:
         scores = scores + bias
     probabilities = torch.softmax(scores, dim=-1)  # (B, H, Q, T)
-    if dropout > 0.0:
-        probabilities = stream(probabilities, dropout) if stream else torch.dropout(probabilities, dropout, True)
+    if mask is not None:
+        probabilities = probabilities * mask
+    elif dropout > 0.0:
+        probabilities = torch.dropout(probabilities, dropout, True)
     return torch.matmul(probabilities, v)
 
 

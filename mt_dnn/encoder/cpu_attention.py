@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
+from torch.autograd.function import once_differentiable
 
 from module.dropout import Draw
 from module.kernels.cpu_layers import merge_heads, softmax_backward, softmax_forward, split_heads
@@ -84,6 +85,7 @@ class _Attention(torch.autograd.Function):
         return made.merge((context,))[0]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         made: _Rectangles = ctx.made
         q, k, v, scores, dropped = ctx.saved_tensors

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.module import _has_any_global_hook
 
 from module.dropout import NO_DROPOUT, Draw, StreamDropout
 from module.kernels.cpu_layers import NORM_CHUNK, norm_backward, norm_forward
@@ -33,6 +35,7 @@ class _ResidualNorm(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, normed, inverse, mask = ctx.saved_tensors
         grad = grad.contiguous()
@@ -77,7 +80,8 @@ def _forward(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
     x = self.dense(hidden_states)
     p = dropout.p if dropout.training else 0.0
     trained = torch.is_grad_enabled() and x.requires_grad  # else it saves nothing
-    one_pass = trained and by_one_pass(x, input_tensor, norm.weight, norm.bias)
+    fits = x.shape == input_tensor.shape and norm.normalized_shape == x.shape[-1:]
+    one_pass = trained and fits and by_one_pass(x, input_tensor, norm.weight, norm.bias)
     if not one_pass or (p > 0.0 and type(dropout) is nn.Dropout):
         out: Tensor = norm(dropout(x) + input_tensor)
         return out
@@ -86,4 +90,5 @@ def _forward(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
 
 def _is_plain(dropout: nn.Module, norm: nn.Module) -> bool:
     kinds = type(dropout) in (nn.Dropout, StreamDropout) and type(norm) is nn.LayerNorm and norm.bias is not None
-    return kinds and not hooked(dropout) and not hooked(norm)
+    everywhere = _has_any_global_hook()  # type: ignore[no-untyped-call]
+    return kinds and not everywhere and not hooked(dropout) and not hooked(norm)

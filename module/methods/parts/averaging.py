@@ -36,6 +36,7 @@ class WeightAveraging(FineTuningMethod[A]):
     exclusive = frozenset({Resource.EVALUATED_WEIGHTS})
     rank = 100  # after everything that changes the weights
     evaluates_other_weights = True
+    reads_clipped_gradients = False
 
     def __init__(self, settings: A | None = None) -> None:
         super().__init__(settings)
