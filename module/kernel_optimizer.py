@@ -5,16 +5,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, overload
 
 import torch
+from torch import nn
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
+from .choice import Choice, Chosen, flag_of, named_parameters
 from .kernels.engine import Engine
 from .kernels.member import Member, check_parameter, on_device
 from .kernels.rows import GroupSettings
 from .kernels.state import MOMENTS
 from .loading import prepare_state_dict
 from .noise import tensor_id
-from .param_index import Kind, ParamIndex, encoder_path
+from .param_index import ParamIndex
 
 Group = dict[str, Any]
 
@@ -23,8 +25,8 @@ class KernelOptimizer(Optimizer):
     """Collects tensors, refuses non-finite gradients, keeps float32 state, and calls the kernel once per step.
 
     A subclass checks its groups (``check_group``) and states their settings (``settings``). Tensors may be treated in
-    two ways: a subclass with a ``selection_key`` treats weights and biases of the encoder layers specially, or the
-    groups that set the key to True.
+    two ways: a subclass with a ``selection_key`` treats weights and biases of the encoder layers specially, or those of
+    the user's choice. A group that sets the key to True or False overrules both, also when it does so later.
     """
 
     selection_key: ClassVar[str | None] = None
@@ -33,13 +35,18 @@ class KernelOptimizer(Optimizer):
     former_defaults: ClassVar[dict[str, Any]] = {}
     """Values of hyper-parameters that pickles of earlier versions lack."""
 
-    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any], chosen: Chosen | None = None) -> None:
+        self._choice = None if chosen is None else Choice(str(self.selection_key), chosen)
         self._listed: list[Member] = []
         self._asked: list[Any] | None = None  # what the list follows from
         self._engine = Engine(MOMENTS)
-        super().__init__(params, defaults)
-        chosen = any(m.parameter.requires_grad and m.identity is not None for m in self._members())
-        if self.selection_key and not chosen:
+        super().__init__(
+            named_parameters(params, type(self).__name__) if isinstance(params, nn.Module) else params, defaults
+        )
+        if self._choice is not None:
+            self._choice.check([name for name, _ in self._named_parameters()])
+        any_chosen = any(m.parameter.requires_grad and m.identity is not None for m in self._members())
+        if self.selection_key and not any_chosen:
             warn_that_nothing_is_chosen(type(self).__name__, self.selection_key, stacklevel=4)
         low = [pair for pair in self._named_parameters() if pair[1].dtype in (torch.bfloat16, torch.float16)]
         for name, parameter in low[:1]:
@@ -49,8 +56,13 @@ class KernelOptimizer(Optimizer):
                 stacklevel=2,
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of copies and pickles; a choice by a function is pickled if the function can be."""
+        return {**super().__getstate__(), "_choice": self._choice}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore after pickling, copying or loading."""
+        self.__dict__.setdefault("_choice", None)
         super().__setstate__(state)
         for key, value in self.former_defaults.items():
             self.defaults.setdefault(key, value)
@@ -74,6 +86,7 @@ class KernelOptimizer(Optimizer):
         group = self.param_groups[-1]
         try:
             self.check_group(group)
+            flag_of(group, self.selection_key or "")
             for name, parameter in named_in_group(group, len(self.param_groups) - 1):
                 check_parameter(name, parameter)
         except Exception:
@@ -146,20 +159,20 @@ class KernelOptimizer(Optimizer):
         if any("param_names" not in group for group in self.param_groups):
             raise ValueError(
                 f"{type(self).__name__} chooses tensors by their role and needs names: pass model.named_parameters(), "
-                'or groups like {"params": [(name, parameter), ...]}'
+                'the model, or groups like {"params": [(name, parameter), ...]}'
             )
-        explicit = {id(p): bool(group[key]) for group in self.param_groups if key in group for p in group["params"]}
-        named = list(self._named_parameters())
-        index = ParamIndex(named) if any(id(p) not in explicit for _, p in named) else None
+        flags = [flag_of(group, key or "") for group in self.param_groups]
+        by_role = self._choice is None and None in flags
+        index = ParamIndex(self._named_parameters(), needs_layers=by_role)
         selected: dict[int, int | None] = {}
-        for group in self.param_groups:
+        for group, flag in zip(self.param_groups, flags, strict=True):
             for name, parameter in zip(group["param_names"], group["params"], strict=True):
-                chosen = explicit.get(id(parameter))
-                if chosen is None and index is not None:
-                    info = index[name]
-                    biases = group.get("perturb_biases", True)
-                    chosen = info.in_layer and (info.kind == Kind.WEIGHT or (info.kind == Kind.BIAS and biases))
-                selected[id(parameter)] = tensor_id(encoder_path(name)) if chosen else None
+                info, chosen = index[name], flag
+                if chosen is None and self._choice is not None:
+                    chosen = self._choice(name, parameter)
+                elif chosen is None:
+                    chosen = info.is_inner(group.get("perturb_biases", True))
+                selected[id(parameter)] = tensor_id(info.stream) if chosen else None
         return selected
 
     def _named_parameters(self) -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .checks import at_least, check
+from .choice import named_parameters
 from .param_index import ParamIndex, ParamInfo
 from .seeds import stream_seed
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def noisytune(
-    named_parameters: "Iterable[tuple[str, nn.Parameter]]",
+    model: "nn.Module | Iterable[tuple[str, nn.Parameter]]",
     *,
     noise_scale: float = 0.15,
     seed: int = 0,
@@ -22,19 +23,20 @@ def noisytune(
 
     Example::
 
-        noisytune(model.named_parameters(), noise_scale=0.15, seed=1)
+        noisytune(model, noise_scale=0.15, seed=1)
 
     Args:
-        named_parameters: ``model.named_parameters()`` of a known encoder, in any wrapper.
+        model: Any model, or its ``named_parameters()``, in any wrapper.
         noise_scale: lambda, at least 0; the paper uses 0.15 on GLUE.
         seed: Of the noise, in [0, 2**63).
         include_head: Whether parameters that are not pretrained (task head) are perturbed too.
 
     Raises:
-        ValueError: If the noise scale is out of range, or the encoder is unknown.
+        ValueError: If the noise scale is out of range, or there are no names.
     """
     check("noise_scale", noise_scale, at_least(0.0))
-    add_uniform_noise(ParamIndex(named_parameters), noise_scale, seed, include_head)
+    params = ParamIndex(named_parameters(model, "noisytune"), needs_layers=False)
+    add_uniform_noise(params, noise_scale, seed, include_head)
 
 
 def add_uniform_noise(params: Iterable[ParamInfo], noise_scale: float, seed: int, include_head: bool) -> None:
