@@ -7,7 +7,6 @@ import numpy as np
 from torch import Tensor
 
 from ..noise import MASK_LEVELS, tensor_mask_bits
-from .cpu import load_scalars, store_scalars, sum_rows, update_rows
 from .member import Member, NonFiniteGradient, tensor_table
 from .rows import AS_STATED, ROW, GroupSettings, new_table, settings_table
 from .sparse import split_row_sparse
@@ -73,17 +72,17 @@ class HostStep:
         if not self.live:
             return
         rows, tracked = self._rows, self._tracked
-        steps, means = self._scalars()
+        steps, means = self._load_scalars()
         check_steps(self._names, steps)
         rows["track"] = tracked
-        sums = sum_rows(rows)
+        sums = self._sum(rows)
         finite = np.isfinite(sums)
         if not finite.all():
             raise NonFiniteGradient(self.members[int(np.argmin(finite))].name)
         # The average is linear, so its mean needs no pass.
         now = sums / np.maximum(rows["size"], 1)
         means = self._settings["beta"] * means + self._settings["one_minus_beta"] * now
-        store_scalars(rows, steps + 1.0, means)
+        self._store_scalars(steps + 1.0, means)
 
     def update(self, before: bool, after: bool) -> None:
         """Do the step itself; ``before``: update sensitivities, ``after``: subtract the noise."""
@@ -97,12 +96,12 @@ class HostStep:
         if self._row_sparse:
             touched, thetas = ([getattr(member, name) for member in self.members] for name in ("touched", "theta"))
             rows = split_row_sparse(rows, touched, thetas)
-        update_rows(rows)
+        self._apply(rows)
 
     def _work_out(self, before: bool, after: bool) -> None:
         """Set the columns that follow from the step's counts, means and learning rates."""
         rows, tracked, settings, lr = self._rows, self._tracked, self._settings, self._lr
-        steps, means = self._scalars()
+        steps, means = self._load_scalars()
         if settings["model_mean"].any():
             whole = model_mean(means[tracked], rows["size"][tracked])
             means = np.where(settings["model_mean"], whole, means)
@@ -120,10 +119,33 @@ class HostStep:
             noise[i] = tensor_mask_bits(seed, int(row["step"]), identity) < settings["mask_threshold"][i]
         rows["track"], rows["noise"] = tracked & before, noise
 
-    def _scalars(self) -> tuple[np.ndarray, np.ndarray]:
+    # What numba does. Its import compiles the kernels, or reads them from disk: not before the first step.
+
+    def _load_scalars(self) -> tuple[np.ndarray, np.ndarray]:
+        """Counts of updates and mean sensitivities of the members, float64."""
+        from .cpu import load_scalars
+
         steps, means = np.empty(len(self._rows)), np.empty(len(self._rows))
         load_scalars(self._rows, steps, means)
         return steps, means
+
+    def _store_scalars(self, steps: np.ndarray, means: np.ndarray) -> None:
+        from .cpu import store_scalars
+
+        store_scalars(self._rows, steps, means)
+
+    def _sum(self, rows: np.ndarray) -> np.ndarray:
+        """Per row the sum of ``|theta g|``; not finite where a gradient is not."""
+        from .cpu import sum_rows
+
+        sums: np.ndarray = sum_rows(rows)
+        return sums
+
+    def _apply(self, rows: np.ndarray) -> None:
+        """Track, scale, update and perturb, as the rows say."""
+        from .cpu import update_rows
+
+        update_rows(rows)
 
 
 def model_mean(means: np.ndarray, sizes: np.ndarray) -> float:
