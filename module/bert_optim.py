@@ -61,7 +61,7 @@ class Adamax(KernelOptimizer):
     Raises:
         ValueError: If a value is out of range.
         TypeError: If a parameter is not float32, bfloat16 or float16.
-        NotImplementedError: If a parameter is neither on the CPU nor on CUDA.
+        NotImplementedError: If a parameter is on meta, without memory.
     """
 
     former_defaults: ClassVar[dict[str, Any]] = {"rule": "mtdnn"}

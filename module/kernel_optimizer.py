@@ -10,8 +10,9 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from .choice import Choice, Chosen, flag_of, named_parameters
+from .kernels.backend import on_device
 from .kernels.engine import Engine
-from .kernels.member import Member, check_parameter, on_device
+from .kernels.member import Member, check_parameter
 from .kernels.rows import GroupSettings
 from .kernels.state import MOMENTS
 from .loading import prepare_state_dict

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -119,33 +120,40 @@ class HostStep:
             noise[i] = tensor_mask_bits(seed, int(row["step"]), identity) < settings["mask_threshold"][i]
         rows["track"], rows["noise"] = tracked & before, noise
 
-    # What numba does. Its import compiles the kernels, or reads them from disk: not before the first step.
+    # What the kernels do.
 
     def _load_scalars(self) -> tuple[np.ndarray, np.ndarray]:
         """Counts of updates and mean sensitivities of the members, float64."""
-        from .cpu import load_scalars
-
         steps, means = np.empty(len(self._rows)), np.empty(len(self._rows))
-        load_scalars(self._rows, steps, means)
+        _kernels().load_scalars(self._rows, steps, means)
         return steps, means
 
     def _store_scalars(self, steps: np.ndarray, means: np.ndarray) -> None:
-        from .cpu import store_scalars
-
-        store_scalars(self._rows, steps, means)
+        _kernels().store_scalars(self._rows, steps, means)
 
     def _sum(self, rows: np.ndarray) -> np.ndarray:
-        """Per row the sum of ``|theta g|``; not finite where a gradient is not."""
-        from .cpu import sum_rows
-
-        sums: np.ndarray = sum_rows(rows)
-        return sums
+        return sum_rows(rows)
 
     def _apply(self, rows: np.ndarray) -> None:
-        """Track, scale, update and perturb, as the rows say."""
-        from .cpu import update_rows
-
         update_rows(rows)
+
+
+def sum_rows(rows: np.ndarray) -> np.ndarray:
+    """Per row the sum of ``|theta g|``; not finite where a gradient is not."""
+    sums: np.ndarray = _kernels().sum_rows(rows)
+    return sums
+
+
+def update_rows(rows: np.ndarray) -> None:
+    """Track, scale, update and perturb, as the rows say."""
+    _kernels().update_rows(rows)
+
+
+def _kernels() -> Any:
+    """Numba's; their import compiles them, or reads them from disk: not before the first step."""
+    from . import cpu
+
+    return cpu
 
 
 def model_mean(means: np.ndarray, sizes: np.ndarray) -> float:
