@@ -1,5 +1,6 @@
 """The frame of an optimizer whose whole step is one call of a compiled kernel over a table of all tensors."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, overload
@@ -10,16 +11,21 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from .choice import Choice, Chosen, flag_of, named_parameters
+from .chosen_table import Row, chosen_line, chosen_table
 from .kernels.backend import on_device
 from .kernels.engine import Engine
 from .kernels.member import Member, check_parameter
 from .kernels.rows import GroupSettings
 from .kernels.state import MOMENTS
+from .layer_stack import LayerStack
 from .loading import prepare_state_dict
 from .noise import tensor_id
 from .param_index import ParamIndex
 
+log = logging.getLogger(__name__)
+
 Group = dict[str, Any]
+_VERBS = {"perturb": "PATS perturbs", "scale": "SAGE scales"}
 
 
 class KernelOptimizer(Optimizer):
@@ -49,6 +55,8 @@ class KernelOptimizer(Optimizer):
         any_chosen = any(m.parameter.requires_grad and m.identity is not None for m in self._members())
         if self.selection_key and not any_chosen:
             warn_that_nothing_is_chosen(type(self).__name__, self.selection_key, stacklevel=4)
+        elif self.selection_key:
+            log.info("%s", chosen_line(self._verb, *self._chosen_rows()))
         low = [pair for pair in self._named_parameters() if pair[1].dtype in (torch.bfloat16, torch.float16)]
         for name, parameter in low[:1]:
             warnings.warn(
@@ -175,6 +183,19 @@ class KernelOptimizer(Optimizer):
                     chosen = info.is_inner(group.get("perturb_biases", True))
                 selected[id(parameter)] = tensor_id(info.stream) if chosen else None
         return selected
+
+    def summary(self) -> str:
+        """Return a table of the parameters: what they are, and which of them are treated specially."""
+        return chosen_table(self._verb, *self._chosen_rows())
+
+    @property
+    def _verb(self) -> str:
+        return _VERBS.get(self.selection_key or "", f"{type(self).__name__} chooses")
+
+    def _chosen_rows(self) -> tuple[list[Row], list[LayerStack]]:
+        index = ParamIndex(self._named_parameters(), needs_layers=False)
+        chosen = {member.name for member in self._members() if member.identity is not None}
+        return [(info, info.name in chosen) for info in index], index.stacks
 
     def _named_parameters(self) -> Iterator[tuple[str, Any]]:
         return (pair for number, group in enumerate(self.param_groups) for pair in named_in_group(group, number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,17 +13,21 @@ from torch.optim import Optimizer
 
 from .bert_optim import PATSAdamax
 from .choice import Chosen, named_parameters, own_names
+from .chosen_table import Row, chosen_line, chosen_table
 from .copied_hooks import keep_in_copies, owners, remove_hooks, unwrapped
 from .kernel_optimizer import warn_that_nothing_is_chosen
 from .kernels.engine import Engine
 from .kernels.member import Member
 from .kernels.rows import GroupSettings
 from .kernels.state import SENSITIVITY, SENSITIVITY_MEAN, STEP
+from .layer_stack import LayerStack
 from .noise import tensor_id
 from .param_index import ParamIndex
 from .pats_rule import PATSRule
 from .pats_state import STATE_KEY, Loaded, PATSState
 from .sensitivity import Observation, numbers
+
+log = logging.getLogger(__name__)
 
 
 class PATS(PATSState):
@@ -71,6 +76,7 @@ class PATS(PATSState):
         rule = PATSRule.of("PATS", switches)
         named = named_parameters(model, "PATS")
         index = ParamIndex(named, needs_layers=perturb is None)
+        self._stacks = index.stacks
         super().__init__(index, rule, noise_seed, None if perturb is None else own_names(perturb, named))
         self._engine = self._new_engine()
         self._pending: list[Member] = []
@@ -136,7 +142,18 @@ class PATS(PATSState):
         optimizer.register_step_post_hook(self._after_step)
         keep_in_copies(optimizer, PATS)
         self._state_key = state_key
+        if any(info.parameter.requires_grad for info in self._perturbed):
+            log.info("%s", chosen_line(*self._chosen_rows()))
         return self
+
+    def summary(self) -> str:
+        """Return a table of the parameters: what they are, and which of them are perturbed."""
+        return chosen_table(*self._chosen_rows())
+
+    def _chosen_rows(self) -> tuple[str, list[Row], list[LayerStack]]:
+        perturbed = {info.name for info in self._chosen()}
+        rows = [(info, info.name in perturbed) for info in self._infos]
+        return "PATS watches" if self.rule.is_silent else "PATS perturbs", rows, self._stacks
 
     def detach(self) -> None:
         """Leave the optimizer as it was before :meth:`attach`; the state is kept."""
