@@ -52,6 +52,8 @@ class KernelOptimizer(Optimizer):
         )
         if self._choice is not None:
             self._choice.check([name for name, _ in self._named_parameters()])
+        for member in self._members():
+            check_parameter(member.name, member.parameter, member.identity is not None)
         any_chosen = any(m.parameter.requires_grad and m.identity is not None for m in self._members())
         if self.selection_key and not any_chosen:
             warn_that_nothing_is_chosen(type(self).__name__, self.selection_key, stacklevel=4)
@@ -224,8 +226,17 @@ def _prepared(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
 
 
 def named_in_group(group: Group, number: int) -> Iterator[tuple[str, Any]]:
-    """Pairs of name and parameter; parameters given without names are numbered."""
+    """Pairs of name and parameter; parameters given without names are numbered.
+
+    Raises:
+        ValueError: If there are more or fewer names than parameters.
+    """
     names = group.get("param_names") or [f"parameter {i} of group {number}" for i in range(len(group["params"]))]
+    if len(names) != len(group["params"]):
+        raise ValueError(
+            f"Group {number} has {len(group['params'])} parameters and {len(names)} names: change both together, or "
+            "train with DistributedDataParallel (DeepSpeed's ZeRO and FSDP put flat tensors in the parameters' place)"
+        )
     return zip(names, group["params"], strict=True)
 
 

@@ -283,10 +283,12 @@ def _shape(parameter: "nn.Parameter") -> Sequence[int]:
 
 
 def _no_layers(names: list[str]) -> str:
-    return (
-        f"No layers among the parameters: prefixes found: {_prefixes(names)}: nothing repeats with numbers, as in "
-        "encoder.layer.0.output.dense.weight: pass model.named_parameters() of the whole model, or choose tensors "
-        "yourself (perturb= of PATS and PATSAdamax, scale= of SAGEAdamax)"
+    flat = any(name.endswith("flat_param") for name in names)
+    return f"No layers among the parameters: prefixes found: {_prefixes(names)}: " + (
+        "they were flattened by FSDP: train with DistributedDataParallel"
+        if flat
+        else "nothing repeats with numbers, as in encoder.layer.0.output.dense.weight: pass all named_parameters() of "
+        "the model, or choose tensors yourself (perturb= of PATS and PATSAdamax, scale= of SAGEAdamax)"
     )
 
 

@@ -228,7 +228,8 @@ class PATS(PATSState):
                 if info.parameter.requires_grad and id(info.parameter) not in number_of:
                     raise ValueError(
                         f"{info.name!r} is to be perturbed, but is not a parameter of the optimizer: pass both the "
-                        "same model (a layer that another optimizer trains is not for this PATS)"
+                        "same model (a layer that another optimizer trains is not for this PATS, nor are flat tensors "
+                        "that DeepSpeed's ZeRO or FSDP put in the parameters' place: train with DDP)"
                     )
             self._listed = [
                 Member(info.name, info.parameter, number_of[id(info.parameter)], tensor_id(info.stream), info.stream)

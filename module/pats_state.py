@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .choice import flag_of
+from .kernels.guard import is_quantised
 from .kernels.member import Member, check_parameter
 from .kernels.state import STEP, TRACKED, State, loaded_entries
 from .noise import check_seed
-from .param_index import ParamInfo
+from .param_index import Kind, ParamInfo
 from .pats_rule import PATSRule
 
 STATE_KEY = "pats"
@@ -47,7 +48,7 @@ class PATSState:
         self._optimizer: Optimizer | None = None
         self._perturbed = self._chosen()
         for info in self._perturbed:
-            check_parameter(info.name, info.parameter)
+            check_parameter(info.name, info.parameter, is_special=True)
         self._state: dict[str, State] = {}
         self._listed: list[Member] = []
         self._asked: Any = None  # what the list follows from
@@ -69,7 +70,10 @@ class PATSState:
 
     def _chosen(self) -> list[ParamInfo]:
         flags = self._flag_by_parameter()
-        return [info for info in self._infos if flags.get(id(info.parameter), self._is_chosen(info, self.rule))]
+        chosen = [info for info in self._infos if flags.get(id(info.parameter), self._is_chosen(info, self.rule))]
+        # Quantised weights are passed over where weights beside them are trained: adapters. Else they are refused.
+        rest = [info for info in chosen if info.parameter.requires_grad or not is_quantised(info.parameter)]
+        return rest if any(info.parameter.requires_grad and info.kind == Kind.WEIGHT for info in rest) else chosen
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rule, the seed and the state by the parameters' paths, which do not depend on any prefix."""

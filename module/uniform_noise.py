@@ -33,6 +33,7 @@ def noisytune(
 
     Raises:
         ValueError: If the noise scale is out of range, or there are no names.
+        TypeError: If a parameter is quantised, sharded or flattened; nothing has been changed then.
     """
     check("noise_scale", noise_scale, at_least(0.0))
     params = ParamIndex(named_parameters(model, "noisytune"), needs_layers=False)
@@ -53,9 +54,16 @@ def add_uniform_noise(params: Iterable[ParamInfo], noise_scale: float, seed: int
     """
     import torch
 
-    for info in params:
+    from .kernels.guard import PARAMETER, check_float, check_plain, check_whole
+
+    chosen = [info for info in params if info.pretrained or include_head]
+    for info in chosen:  # before any is changed
+        check_plain(info.name, PARAMETER, info.parameter)
+        check_whole(info.name, info.parameter)
+        check_float(info.name, info.parameter, (info.parameter.dtype,))
+    for info in chosen:
         weights = info.parameter.detach()
-        if weights.numel() <= 1 or not (info.pretrained or include_head):
+        if weights.numel() <= 1:
             continue
         generator = torch.Generator().manual_seed(stream_seed(seed, f"noisytune/{info.path}"))
         uniform = torch.rand(weights.shape, generator=generator, dtype=torch.float32, device="cpu") - 0.5

@@ -9,7 +9,17 @@ from torch.nn.parameter import is_lazy
 
 from ..noise import MAX_ENTRIES
 from .backend import PACKAGES, is_plain, on_device
-from .guard import PARAMETER, address, at_hand, check, check_apart, check_plain, check_writable
+from .guard import (
+    PARAMETER,
+    address,
+    at_hand,
+    check,
+    check_apart,
+    check_float,
+    check_plain,
+    check_whole,
+    check_writable,
+)
 from .rows import ARRAYS, SCALARS, new_table
 from .sparse import touched_rows
 from .state import (
@@ -82,7 +92,7 @@ class Member:
             RuntimeError: If the gradient is sparse, or masked, in a way that is not supported there.
         """
         name, parameter = self.name, self.parameter
-        check_parameter(name, parameter)
+        check_parameter(name, parameter, self.identity is not None)
         self.release()
         working = None if on_device(parameter) else torch.float32
         self.theta, theta_at = at_hand(name, PARAMETER, parameter, working)
@@ -142,8 +152,13 @@ class Member:
             self.parameter.detach().copy_(self.theta)
 
 
-def check_parameter(name: str, parameter: Tensor) -> None:
+def check_parameter(name: str, parameter: Tensor, is_special: bool = False) -> None:
     """Refuse what the kernels do not handle.
+
+    Args:
+        name: Of the parameter.
+        parameter: To be checked.
+        is_special: Whether it has a sensitivity, so that it must be a whole tensor.
 
     Raises:
         TypeError: If it is no plain tensor (a DTensor, say), or the dtype is not float32, bfloat16 or float16.
@@ -157,8 +172,9 @@ def check_parameter(name: str, parameter: Tensor) -> None:
     if is_lazy(parameter):  # it has no shape yet
         check_plain(name, PARAMETER, parameter)
     check(name, PARAMETER, parameter, parameter.shape, parameter.device)
-    if parameter.dtype not in _DTYPES:
-        raise TypeError(f"{name!r} is {parameter.dtype}: float32, bfloat16 or float16 is needed: model.float()")
+    check_float(name, parameter, _DTYPES)
+    if is_special:
+        check_whole(name, parameter)
     if parameter.numel() > MAX_ENTRIES:
         raise ValueError(f"{name!r} has {parameter.numel()} entries: at most {MAX_ENTRIES} are supported")
     check_writable(name, parameter)
