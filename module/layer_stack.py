@@ -32,7 +32,7 @@ class LayerStack:
     known: bool
     """Whether the names are those of a tree that is read without its neighbours."""
     embeds: bool
-    """Whether embeddings are repeated with it: it is a list of networks, not of layers."""
+    """Whether embeddings are repeated with it. If stacks are, too, it is a list of networks, not of layers."""
 
     def split(self, name: str) -> tuple[int, str] | None:
         """Return the layer's number and the rest of a parameter's name; None: it is not in this stack."""
@@ -67,8 +67,9 @@ def find_stacks(shapes: Shapes) -> list[LayerStack]:
         if prefix in known or not any(_nested(prefix, other) for other in known)
         if (stack := _stack(prefix, named, shapes, places, prefix in known))
     ]
+    networks = [s for s in found if s.embeds and any(o is not s and _within(o.prefix, s.prefix) for o in found)]
     chosen: list[LayerStack] = []
-    for stack in sorted([s for s in found if not s.embeds] or found, key=_rank, reverse=True):
+    for stack in sorted([s for s in found if s not in networks] or found, key=_rank, reverse=True):
         apart = not any(_nested(stack.prefix, other.prefix) for other in chosen)
         if not chosen or (apart and _are_twins(stack, chosen[0])):
             chosen.append(stack)

@@ -25,7 +25,7 @@ _LAYER_NORM = re.compile(r"^(?:.+_)?layer_?norm$", re.IGNORECASE)
 _NORM = re.compile(r"norm|^ln(?:_|\d|$)", re.IGNORECASE)  # where a bias comes without its weight
 _NUMBER = re.compile(r"\.\d+\..*\..*$")  # of a layer, and what is in it
 _HEAD = re.compile(r"(?:\w+_)?heads?|cls|\w*classifi\w*|scorer?|predictions?|logit\w*|qa_outputs")
-_RELATIVE = re.compile(r"^rel(?:ative)?_")  # tables of relative positions beside the layers
+_RELATIVE = re.compile(r"^(?:rel|relative)_")  # tables of relative positions beside the layers
 _NORM_OF_POSITIONS = "encoder.LayerNorm."  # of DeBERTa's relative positions
 
 

@@ -379,6 +379,15 @@ def test_the_stack_with_the_most_entries_counts_and_not_every_list_is_one():
     assert [s.prefix for s in ParamIndex(named("model.embed.weight", *mixture)).stacks] == ["model.layers"]
 
 
+def test_a_list_of_networks_is_no_stack_but_layers_may_have_tables_of_their_own():
+    networks = [f"models.{i}.{n}" for i in range(2) for n in ("embed.weight", "h.0.mlp.weight", "h.1.mlp.weight")]
+    index = ParamIndex(named(*networks))
+    assert [stack.prefix for stack in index.stacks] == ["models.0.h", "models.1.h"]
+    assert {i.role for i in index if "embed" in i.name} == {Role.EMBEDDINGS}
+    tables = [f"layers.{i}.{n}.weight" for i in range(2) for n in ("rel_attn_embed", "mlp")]
+    assert [i.layer for i in ParamIndex(named("embed.weight", *tables))] == [None, 0, 0, 1, 1]
+
+
 def test_norms_are_found_by_their_shape_and_by_name_where_a_bias_is_alone():
     index = ParamIndex(
         named("h.0.a.q.weight", "h.0.a.q.bias", "h.0.bn.norm.weight", "h.0.bn.norm.bias", "h.0.ln_2.bias")
