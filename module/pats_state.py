@@ -59,7 +59,7 @@ class PATSState:
         return info.is_inner(rule.perturb_biases) if self._own is None else info.name in self._own
 
     def _flags(self) -> list[bool | None]:
-        """What each group of the optimizer says itself."""
+        """Flags of the optimizer's groups, in order."""
         groups = self._optimizer.param_groups if self._optimizer else []
         return [flag_of(group, "perturb") for group in groups]
 
