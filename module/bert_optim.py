@@ -208,6 +208,11 @@ class PATSAdamax(Adamax):
         """State what a group's tensors share in a step."""
         return {**super().settings(group), **rule_of(group).settings(group["noise_seed"])}
 
+    @property
+    def _verb(self) -> str:
+        silent = all(rule_of(group).is_silent for group in self.param_groups)
+        return "PATS watches" if silent else super()._verb
+
     def observations(self) -> list[Observation]:
         """Return what the statistics of :mod:`module.sensitivity` are made of; empty before the first step."""
         tracked = [

@@ -10,10 +10,11 @@ from torch import nn
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
-from .choice import Choice, Chosen, flag_of, named_parameters
+from .choice import Choice, Chosen, flag_of
 from .chosen_table import Row, chosen_line, chosen_table
 from .kernels.backend import on_device
 from .kernels.engine import Engine
+from .kernels.guard import check_whole
 from .kernels.member import Member, check_parameter
 from .kernels.rows import GroupSettings
 from .kernels.state import MOMENTS
@@ -47,13 +48,12 @@ class KernelOptimizer(Optimizer):
         self._listed: list[Member] = []
         self._asked: list[Any] | None = None  # what the list follows from
         self._engine = Engine(MOMENTS)
-        super().__init__(
-            named_parameters(params, type(self).__name__) if isinstance(params, nn.Module) else params, defaults
-        )
+        super().__init__(params.named_parameters() if isinstance(params, nn.Module) else params, defaults)
         if self._choice is not None:
             self._choice.check([name for name, _ in self._named_parameters()])
         for member in self._members():
-            check_parameter(member.name, member.parameter, member.identity is not None)
+            if member.identity is not None:
+                check_whole(member.name, member.parameter)
         any_chosen = any(m.parameter.requires_grad and m.identity is not None for m in self._members())
         if self.selection_key and not any_chosen:
             warn_that_nothing_is_chosen(type(self).__name__, self.selection_key, stacklevel=4)
@@ -192,7 +192,7 @@ class KernelOptimizer(Optimizer):
 
     @property
     def _verb(self) -> str:
-        return _VERBS.get(self.selection_key or "", f"{type(self).__name__} chooses")
+        return _VERBS.get(self.selection_key or "", f"{type(self).__name__} perturbs")
 
     def _chosen_rows(self) -> tuple[list[Row], list[LayerStack]]:
         index = ParamIndex(self._named_parameters(), needs_layers=False)

@@ -30,8 +30,10 @@ def test_one_line_says_what_was_chosen(logged):
     PATS(model).attach(Adamax(model, 1e-3))
     SAGEAdamax(model, 1e-3)
     assert logged()[1:] == [logged()[0], logged()[0].replace("PATS perturbs", "SAGE scales")]
-    Adamax(model, 1e-3)
+    assert Adamax(model, 1e-3).summary().endswith("Adamax perturbs 0 tensors (0 entries)")
     assert len(logged()) == 3
+    PATSAdamax(model, 1e-3, noise_scale=0.0)
+    assert logged()[3] == logged()[0].replace("perturbs", "watches")
     assert optimizer.summary().splitlines()[-1] == logged()[0]
 
 
