@@ -91,7 +91,7 @@ class PATS(PATSState):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore after copying or pickling."""
-        self.__dict__.update(state)
+        self.__dict__.update({"_own": None, "_stacks": [], **state})  # pickles of earlier versions lack these
         self._engine = self._new_engine()
         if self._optimizer is not None:
             keep_in_copies(self._optimizer, PATS)

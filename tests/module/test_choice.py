@@ -251,3 +251,13 @@ def test_a_choice_of_frozen_tensors_alone_is_said():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         PATSAdamax(named(parameters), 1e-3, perturb="classifier*")
+
+
+def test_pickles_of_earlier_versions_are_read():
+    parameters = make_parameters()
+    optimizer = Adamax(named(parameters), 1e-3)
+    pats = PATS(named(parameters), **LOUD).attach(optimizer)
+    state = {key: value for key, value in pats.__getstate__().items() if key not in ("_own", "_stacks")}
+    again = PATS.__new__(PATS)
+    again.__setstate__(state)
+    assert again.summary().splitlines()[-1] == "PATS perturbs 5 tensors (5153 entries) in 2 layers"

@@ -193,3 +193,15 @@ def test_numbers_of_the_state_stay_on_the_cpu_where_a_device_may_lack_float64():
 
     keys = ("step", "sensitivity_mean", "exp_avg", "sensitivity")
     assert [entry_device(key, There()).type for key in keys] == ["cpu", "cpu", "mps", "mps"]
+
+
+def test_noise_on_other_entries_needs_the_compiled_step(plain):
+    from module.methods.parts.noise_spread import SpreadNoise
+
+    plain()
+    parameters = make_parameters()
+    optimizer = Adamax(parameters.items(), 1e-3)
+    SpreadNoise(parameters.items(), spread="uniform").attach(optimizer)
+    with pytest.raises(NotImplementedError, match="needs the compiled step of the CPU: pip install numba"):
+        train(parameters, optimizer, 1)
+    assert_same_bits(parameters, make_parameters())
