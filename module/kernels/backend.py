@@ -13,8 +13,15 @@ VARIABLE = "PATS_STEP"
 
 
 def has_kernels(device_type: str) -> bool:
-    """Whether there is a compiled step for a type of devices."""
-    return os.environ.get(VARIABLE) != "plain" and _installed(device_type)
+    """Whether there is a compiled step for a type of devices.
+
+    Raises:
+        ValueError: If the variable has another value than ``plain``.
+    """
+    wanted = os.environ.get(VARIABLE)
+    if wanted not in (None, "", "plain"):
+        raise ValueError(f"Invalid {VARIABLE}: {wanted!r}: plain is needed, or unset it")
+    return wanted != "plain" and _installed(device_type)
 
 
 @cache
