@@ -210,6 +210,6 @@ def test_noise_on_other_entries_needs_the_compiled_step(plain):
 def test_another_value_of_the_variable_is_refused(monkeypatch):
     monkeypatch.setenv(backend.VARIABLE, "numba")
     parameters = make_parameters()
-    with pytest.raises(ValueError, match="^Invalid PATS_STEP: 'numba': plain is needed, or unset it$"):
+    with pytest.raises(ValueError, match=r"^Invalid PATS_STEP: 'numba': plain is needed, or unset it$"):
         train(parameters, PATSAdamax(parameters.items(), 1e-3), 1)
     assert_same_bits(parameters, make_parameters())
