@@ -1,8 +1,8 @@
 """Shares of a training step's time by kind of work, from torch's profiler.
 
-The kind goes by the names of torch's operations. Multiplications count as dropout, attention's scaling of queries among
-them; dropout inside of attention and of a residual norm counts as theirs; what no kind claims, such as residual sums and gradients of biases, is other. The profiler's own cost is the
-host's.
+The kind goes by the names of torch's operations. Multiplications count as dropout; dropout inside of attention and of a
+residual norm, in one pass with them, counts as theirs. What no kind claims, such as residual sums and gradients of
+biases, is other. The profiler's own cost is the host's.
 """
 
 from collections.abc import Callable

@@ -29,6 +29,7 @@ from dataclasses import asdict, fields
 from typing import Any, ClassVar
 
 from .checks import check, one_of, within
+from .choice import Chosen
 from .kernel_optimizer import Group, KernelOptimizer
 from .kernels.member import NonFiniteGradient
 from .kernels.rows import RULE_MTDNN, RULE_TORCH
@@ -50,7 +51,7 @@ class Adamax(KernelOptimizer):
     """Adamax by MT-DNN's rule or torch's.
 
     Args:
-        params: Parameters, named parameters, or groups of either.
+        params: The model, parameters, named parameters, or groups of either.
         lr: Learning rate, at least 0.
         betas: Decay rates of the momentum and of the infinity norm, each in [0, 1).
         eps: Term against division by zero, at least 0. Default: 1e-6 (mtdnn), 1e-8 (torch).
@@ -60,7 +61,7 @@ class Adamax(KernelOptimizer):
     Raises:
         ValueError: If a value is out of range.
         TypeError: If a parameter is not float32, bfloat16 or float16.
-        NotImplementedError: If a parameter is neither on the CPU nor on CUDA.
+        NotImplementedError: If a parameter is on meta, without memory.
     """
 
     former_defaults: ClassVar[dict[str, Any]] = {"rule": "mtdnn"}
@@ -114,8 +115,10 @@ class SAGEAdamax(Adamax):
     group may say ``scale: bool`` instead.
 
     Args:
-        params: Named parameters, or groups of them.
+        params: The model, named parameters, or groups of them.
         lr: SAGE's authors advise 2 to 5 times the plain one. It and those up to ``rule`` are as in :class:`Adamax`.
+        scale: Selects other tensors: a function ``(name, parameter) -> bool``, or globs
+            (:class:`module.choice.Choice`).
         sensitivity_beta: beta of the moving average, in [0, 1); the authors advise 0.6 to 0.9.
         sensitivity_eps: Added to the sensitivity in the factor, above 0 (the authors' code: 1e-6 squared).
 
@@ -135,11 +138,12 @@ class SAGEAdamax(Adamax):
         weight_decay: float | None = None,
         rule: str = "mtdnn",
         *,
+        scale: Chosen | None = None,
         sensitivity_beta: float = 0.75,
         sensitivity_eps: float = 1e-12,
     ) -> None:
         more = {"sensitivity_beta": sensitivity_beta, "sensitivity_eps": sensitivity_eps}
-        KernelOptimizer.__init__(self, params, _adamax_defaults(lr, betas, eps, weight_decay, rule) | more)
+        KernelOptimizer.__init__(self, params, _adamax_defaults(lr, betas, eps, weight_decay, rule) | more, scale)
 
     def check_group(self, group: Group) -> None:
         """Raise ValueError if a hyper-parameter of a group is out of range."""
@@ -157,17 +161,22 @@ class SAGEAdamax(Adamax):
 class PATSAdamax(Adamax):
     """Adamax with PATS: after each step, noise on the insensitive entries of the encoder layers (Equations 1-5).
 
-    Perturbed: weights and (``perturb_biases``) biases of the encoder layers, no layer norms; a group may say
-    ``perturb: bool`` instead. The noise is a function of ``noise_seed``, the tensor's path, its step and the entry.
+    Perturbed: weights and (``perturb_biases``) biases of the layers, no norms; or those that ``perturb`` chooses; a
+    group may say ``perturb: bool`` instead. The noise is a function of ``noise_seed``, the tensor's path, its step and
+    the entry.
 
     Args:
-        params: Named parameters, or groups of them; a group may have its own values of any argument.
+        params: The model, named parameters, or groups of them; a group may have its own values of any argument below
+            but ``perturb``, which is a flag there.
         lr: It and those up to ``rule`` are as in :class:`Adamax`.
+        perturb: Chooses other tensors: a function ``(name, parameter) -> bool``, or globs
+            (:class:`module.choice.Choice`). The choice is whole: ``perturb_biases`` then says nothing.
         noise_seed: Seed of the noise stream, in [0, 2**64).
         **switches: Fields of :class:`module.pats_rule.PATSRule`.
 
     Raises:
-        ValueError: If a value is out of range, or parameters have no names or are of an unknown encoder.
+        ValueError: If a value is out of range, parameters have no names or none is in a layer, or a glob matches none.
+        TypeError: If there is no such switch.
     """
 
     selection_key = "perturb"
@@ -182,11 +191,12 @@ class PATSAdamax(Adamax):
         weight_decay: float | None = None,
         rule: str = "mtdnn",
         *,
+        perturb: Chosen | None = None,
         noise_seed: int = 0,
         **switches: Any,
     ) -> None:
-        more = {"noise_seed": noise_seed, **asdict(PATSRule(**switches))}
-        KernelOptimizer.__init__(self, params, _adamax_defaults(lr, betas, eps, weight_decay, rule) | more)
+        more = {"noise_seed": noise_seed, **asdict(PATSRule.of("PATSAdamax", switches))}
+        KernelOptimizer.__init__(self, params, _adamax_defaults(lr, betas, eps, weight_decay, rule) | more, perturb)
 
     def check_group(self, group: Group) -> None:
         """Raise ValueError if a hyper-parameter of a group is out of range."""
@@ -197,6 +207,11 @@ class PATSAdamax(Adamax):
     def settings(self, group: Group) -> dict[str, Any]:
         """State what a group's tensors share in a step."""
         return {**super().settings(group), **rule_of(group).settings(group["noise_seed"])}
+
+    @property
+    def _verb(self) -> str:
+        silent = all(rule_of(group).is_silent for group in self.param_groups)
+        return "PATS watches" if silent else super()._verb
 
     def observations(self) -> list[Observation]:
         """Return what the statistics of :mod:`module.sensitivity` are made of; empty before the first step."""

@@ -1,4 +1,4 @@
-"""Hooks that go with the copies and pickles of an optimizer: torch leaves all hooks and their objects out."""
+"""Hooks of an optimizer: those that go with its copies and pickles, as torch leaves all hooks and their objects out."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -11,6 +11,21 @@ _DICTS = (
     "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks", "_optimizer_state_dict_post_hooks",
     "_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks",
 )  # fmt: skip
+
+
+def unwrapped(optimizer: Any) -> Optimizer:
+    """Return the optimizer inside of wrappers (accelerate's, Lightning's), whose hooks are the ones that are called.
+
+    Raises:
+        TypeError: If there is none.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"attach() needs a torch optimizer, not a {type(optimizer).__name__}: pass the one whose step() trains"
+        )
+    return optimizer
 
 
 def owners(optimizer: Optimizer, kind: type) -> Iterator[Any]:

@@ -1,30 +1,40 @@
 """The frame of an optimizer whose whole step is one call of a compiled kernel over a table of all tensors."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, overload
 
 import torch
+from torch import nn
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
+from .choice import Choice, Chosen, flag_of
+from .chosen_table import Row, chosen_line, chosen_table
+from .kernels.backend import on_device
 from .kernels.engine import Engine
-from .kernels.member import Member, check_parameter, on_device
+from .kernels.guard import check_whole
+from .kernels.member import Member, check_parameter
 from .kernels.rows import GroupSettings
 from .kernels.state import MOMENTS
+from .layer_stack import LayerStack
 from .loading import prepare_state_dict
 from .noise import tensor_id
-from .param_index import Kind, ParamIndex, encoder_path
+from .param_index import ParamIndex
+
+log = logging.getLogger(__name__)
 
 Group = dict[str, Any]
+_VERBS = {"perturb": "PATS perturbs", "scale": "SAGE scales"}
 
 
 class KernelOptimizer(Optimizer):
     """Collects tensors, refuses non-finite gradients, keeps float32 state, and calls the kernel once per step.
 
     A subclass checks its groups (``check_group``) and states their settings (``settings``). Tensors may be treated in
-    two ways: a subclass with a ``selection_key`` treats weights and biases of the encoder layers specially, or the
-    groups that set the key to True.
+    two ways: a subclass with a ``selection_key`` treats weights and biases of the encoder layers specially, or those of
+    the user's choice. A group that sets the key to True or False overrules both, also when it does so later.
     """
 
     selection_key: ClassVar[str | None] = None
@@ -33,14 +43,22 @@ class KernelOptimizer(Optimizer):
     former_defaults: ClassVar[dict[str, Any]] = {}
     """Values of hyper-parameters that pickles of earlier versions lack."""
 
-    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any], chosen: Chosen | None = None) -> None:
+        self._choice = None if chosen is None else Choice(str(self.selection_key), chosen)
         self._listed: list[Member] = []
         self._asked: list[Any] | None = None  # what the list follows from
         self._engine = Engine(MOMENTS)
-        super().__init__(params, defaults)
-        chosen = any(m.parameter.requires_grad and m.identity is not None for m in self._members())
-        if self.selection_key and not chosen:
+        super().__init__(params.named_parameters() if isinstance(params, nn.Module) else params, defaults)
+        if self._choice is not None:
+            self._choice.check([name for name, _ in self._named_parameters()])
+        for member in self._members():
+            if member.identity is not None:
+                check_whole(member.name, member.parameter)
+        any_chosen = any(m.parameter.requires_grad and m.identity is not None for m in self._members())
+        if self.selection_key and not any_chosen:
             warn_that_nothing_is_chosen(type(self).__name__, self.selection_key, stacklevel=4)
+        elif self.selection_key:
+            log.info("%s", chosen_line(self._verb, *self._chosen_rows()))
         low = [pair for pair in self._named_parameters() if pair[1].dtype in (torch.bfloat16, torch.float16)]
         for name, parameter in low[:1]:
             warnings.warn(
@@ -49,8 +67,13 @@ class KernelOptimizer(Optimizer):
                 stacklevel=2,
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of copies and pickles; a choice by a function is pickled if the function can be."""
+        return {**super().__getstate__(), "_choice": self._choice}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore after pickling, copying or loading."""
+        self.__dict__.setdefault("_choice", None)
         super().__setstate__(state)
         for key, value in self.former_defaults.items():
             self.defaults.setdefault(key, value)
@@ -74,6 +97,7 @@ class KernelOptimizer(Optimizer):
         group = self.param_groups[-1]
         try:
             self.check_group(group)
+            flag_of(group, self.selection_key or "")
             for name, parameter in named_in_group(group, len(self.param_groups) - 1):
                 check_parameter(name, parameter)
         except Exception:
@@ -146,21 +170,34 @@ class KernelOptimizer(Optimizer):
         if any("param_names" not in group for group in self.param_groups):
             raise ValueError(
                 f"{type(self).__name__} chooses tensors by their role and needs names: pass model.named_parameters(), "
-                'or groups like {"params": [(name, parameter), ...]}'
+                'the model, or groups like {"params": [(name, parameter), ...]}'
             )
-        explicit = {id(p): bool(group[key]) for group in self.param_groups if key in group for p in group["params"]}
-        named = list(self._named_parameters())
-        index = ParamIndex(named) if any(id(p) not in explicit for _, p in named) else None
+        flags = [flag_of(group, key or "") for group in self.param_groups]
+        by_role = self._choice is None and None in flags
+        index = ParamIndex(self._named_parameters(), needs_layers=by_role)
         selected: dict[int, int | None] = {}
-        for group in self.param_groups:
+        for group, flag in zip(self.param_groups, flags, strict=True):
             for name, parameter in zip(group["param_names"], group["params"], strict=True):
-                chosen = explicit.get(id(parameter))
-                if chosen is None and index is not None:
-                    info = index[name]
-                    biases = group.get("perturb_biases", True)
-                    chosen = info.in_layer and (info.kind == Kind.WEIGHT or (info.kind == Kind.BIAS and biases))
-                selected[id(parameter)] = tensor_id(encoder_path(name)) if chosen else None
+                info, chosen = index[name], flag
+                if chosen is None and self._choice is not None:
+                    chosen = self._choice(name, parameter)
+                elif chosen is None:
+                    chosen = info.is_inner(group.get("perturb_biases", True))
+                selected[id(parameter)] = tensor_id(info.stream) if chosen else None
         return selected
+
+    def summary(self) -> str:
+        """Return a table of the parameters: what they are, and which of them are treated specially."""
+        return chosen_table(self._verb, *self._chosen_rows())
+
+    @property
+    def _verb(self) -> str:
+        return _VERBS.get(self.selection_key or "", f"{type(self).__name__} perturbs")
+
+    def _chosen_rows(self) -> tuple[list[Row], list[LayerStack]]:
+        index = ParamIndex(self._named_parameters(), needs_layers=False)
+        chosen = {member.name for member in self._members() if member.identity is not None}
+        return [(info, info.name in chosen) for info in index], index.stacks
 
     def _named_parameters(self) -> Iterator[tuple[str, Any]]:
         return (pair for number, group in enumerate(self.param_groups) for pair in named_in_group(group, number))
@@ -189,8 +226,17 @@ def _prepared(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
 
 
 def named_in_group(group: Group, number: int) -> Iterator[tuple[str, Any]]:
-    """Pairs of name and parameter; parameters given without names are numbered."""
+    """Pairs of name and parameter; parameters given without names are numbered.
+
+    Raises:
+        ValueError: If there are more or fewer names than parameters.
+    """
     names = group.get("param_names") or [f"parameter {i} of group {number}" for i in range(len(group["params"]))]
+    if len(names) != len(group["params"]):
+        raise ValueError(
+            f"Group {number} has {len(group['params'])} parameters and {len(names)} names: change both together, or "
+            "train with DistributedDataParallel (DeepSpeed's ZeRO and FSDP put flat tensors in the parameters' place)"
+        )
     return zip(names, group["params"], strict=True)
 
 

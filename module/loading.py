@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .kernels.state import MOMENTS, TRACKED, State, loaded_entries
-from .param_index import encoder_path
+from .param_index import are_one_place
 
 Group = dict[str, Any]
 
@@ -76,8 +76,7 @@ def _completed(number: int, own: Group, saved: Group, check_group: Callable[[Gro
             "one, or start this one anew"
         )
     for one, other in zip(saved.get("param_names", ()), own.get("param_names", ()), strict=False):
-        places = encoder_path(one), encoder_path(other)
-        if places[0] != places[1] and any(place.startswith("layer.") for place in places):
+        if not are_one_place(one, other):
             raise ValueError(
                 f"The checkpoint has {one!r} where the optimizer has {other!r}: pass the same parameters in the same "
                 "order as then"

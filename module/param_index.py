@@ -1,14 +1,16 @@
 """The role of each parameter of a network: embeddings, encoder layer i, pooler or head; weight, bias or norm.
 
-Nobody else matches parameter names. Known trees: BERT, RoBERTa, XLM-R, ELECTRA, DeBERTa-v2 and DistilBERT of
-``transformers``, bare or inside any other module.
+Nobody else matches parameter names. The layers are found in any network (:mod:`module.layer_stack`), in whatever it is
+wrapped; norms by their shape; embeddings, pooler and head by where they stand around the layers, and by a few names.
 """
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from .layer_stack import EMBEDDING, KNOWN_LAYER, LayerStack, Shapes, base_of, common_parts, find_stacks, towers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,15 +21,12 @@ K = TypeVar("K", bound=Hashable)
 # and peft around a layer that has an adapter.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
 _ADAPTER = re.compile(r"(?:^|\.)lora_\w+\.")  # peft's low-rank matrices, new ones inside the pretrained tree
-_LAYER = re.compile(r"^(?P<base>(?:.*\.)?)(?:encoder|transformer)\.(?P<path>layer\.(?P<layer>\d+)\..+)$")
 _LAYER_NORM = re.compile(r"^(?:.+_)?layer_?norm$", re.IGNORECASE)
-# What may stand beside the layers under the encoder's base. DeBERTa-v2 keeps its relative positions, their norm and
-# a convolution in `encoder`; ELECTRA projects its embeddings.
-_BESIDE_LAYERS = re.compile(
-    r"^(?:(?P<embeddings>embeddings\.|embeddings_project\.|encoder\.rel_embeddings\.|encoder\.LayerNorm\.)"
-    r"|(?P<encoder>encoder\.conv\.)"
-    r"|(?P<pooler>pooler\.))"
-)
+_NORM = re.compile(r"norm|^ln(?:_|\d|$)", re.IGNORECASE)  # where a bias comes without its weight
+_NUMBER = re.compile(r"\.\d+\..*\..*$")  # of a layer, and what is in it
+_HEAD = re.compile(r"(?:\w+_)?heads?|cls|\w*classifi\w*|scorer?|predictions?|logit\w*|qa_outputs")
+_RELATIVE = re.compile(r"^(?:rel|relative)_")  # tables of relative positions beside the layers
+_NORM_OF_POSITIONS = "encoder.LayerNorm."  # of DeBERTa's relative positions
 
 
 class Role(StrEnum):
@@ -45,6 +44,7 @@ class Kind(StrEnum):
     WEIGHT = "weight"
     BIAS = "bias"
     LAYER_NORM = "layer_norm"
+    """Of a norm of any type, or another vector in a layer that scales."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,11 @@ class ParamInfo:
     name: str
     """Name in the network, as given."""
     path: str
-    """Name without the modules around the encoder: ``layer.<i>.<suffix>`` for encoder layers."""
+    """Name without the modules around the encoder: ``layer.<i>.<suffix>`` for encoder layers; a second stack's begins
+    with its name, such as ``decoder.``."""
     role: Role
     layer: int | None
-    """Number of the encoder layer from 0; None outside the layers."""
+    """Number of the encoder layer from 0, a second stack's after the first one's; None outside the layers."""
     kind: Kind
     pretrained: bool
     """Whether the parameter came with the pretrained weights: it is in the encoder's own tree and no adapter."""
@@ -67,6 +68,15 @@ class ParamInfo:
     def in_layer(self) -> bool:
         """Whether the parameter belongs to a numbered encoder layer."""
         return self.layer is not None
+
+    def is_inner(self, with_biases: bool) -> bool:
+        """Whether it is a weight, or one of the biases that count too, of a layer and no norm's."""
+        return self.in_layer and (self.kind == Kind.WEIGHT or (self.kind == Kind.BIAS and with_biases))
+
+    @property
+    def stream(self) -> str:
+        """Name in the noise stream: the path of a layer's parameter, else its name without wrappers."""
+        return self.path if self.in_layer else strip_wrappers(self.name)
 
     @property
     def is_weight(self) -> bool:
@@ -82,27 +92,32 @@ class ParamInfo:
 class ParamIndex:
     """Role and kind of every parameter of a network, by name.
 
+    The layers are found, not listed: see :mod:`module.layer_stack`. Those of a second stack are numbered on.
+
     Args:
-        named_parameters: Pairs of name and parameter, as ``network.named_parameters()`` gives them. At least one must
-            belong to an encoder layer.
+        named_parameters: Pairs of name and parameter, as ``network.named_parameters()`` gives them.
+        needs_layers: Whether at least one must belong to a layer.
 
     Raises:
-        ValueError: If the names are of no known encoder, of more than one encoder, or not unique.
+        ValueError: If the names are not unique, or none is of a layer where that is needed.
     """
 
-    def __init__(self, named_parameters: "Iterable[tuple[str, nn.Parameter]]") -> None:
+    def __init__(self, named_parameters: "Iterable[tuple[str, nn.Parameter]]", *, needs_layers: bool = True) -> None:
         named = list(named_parameters)
-        plain = [strip_wrappers(name) for name, _ in named]
-        base = _encoder_base(plain)
-        self._infos: dict[str, ParamInfo] = {}
-        seen: dict[str, str] = {}
-        for (name, parameter), short in zip(named, plain, strict=True):
-            if short in seen:
-                raise ValueError(
-                    f"Parameters {seen[short]!r} and {name!r} have the same name once wrappers are stripped"
-                )
-            seen[short] = name
-            self._infos[name] = _describe(name, short, base, parameter, plain)
+        names: dict[str, str] = {}  # without wrappers: as given
+        for name, _ in named:
+            if twin := names.get(short := strip_wrappers(name)):
+                raise ValueError(f"Parameters {twin!r} and {name!r} have the same name once wrappers are stripped")
+            names[short] = name
+        shapes = {short: _shape(parameter) for short, (_, parameter) in zip(names, named, strict=True)}
+        self.stacks: list[LayerStack] = find_stacks(shapes)
+        """The stacks of layers, in the network's order."""
+        if needs_layers and not self.stacks:
+            raise ValueError(_no_layers(list(names)))
+        tree = _Tree(shapes, self.stacks)
+        self._infos = {
+            name: tree.describe(name, short, parameter) for short, (name, parameter) in zip(names, named, strict=True)
+        }
 
     def __getitem__(self, name: str) -> ParamInfo:
         """Return the information about the parameter of this name."""
@@ -123,7 +138,7 @@ class ParamIndex:
 
     @property
     def num_layers(self) -> int:
-        """Number of encoder layers."""
+        """Number of layers."""
         return len({p.layer for p in self if p.layer is not None})
 
 
@@ -133,10 +148,19 @@ def strip_wrappers(name: str) -> str:
 
 
 def encoder_path(name: str) -> str:
-    """Return ``layer.<i>.<suffix>`` for a parameter of an encoder layer, else the name without wrappers."""
+    """Return ``layer.<i>.<suffix>`` if the name alone tells that (BERT and its kin), else it without wrappers."""
     short = strip_wrappers(name)
-    match = _LAYER.match(short)
-    return match["path"] if match else short
+    match = KNOWN_LAYER.match(short)
+    return f"layer.{match['layer']}.{match['suffix']}" if match else short
+
+
+def are_one_place(name: str, other: str) -> bool:
+    """Whether two names may be one parameter's in different wrappers; where neither has a layer's number, they may."""
+    paths = encoder_path(name), encoder_path(other)
+    if any(path.startswith("layer.") for path in paths):
+        return paths[0] == paths[1]
+    one, two = (path[match.start() :] if (match := _NUMBER.search(path)) else "" for path in paths)
+    return not one or not two or one.endswith(two) or two.endswith(one)
 
 
 def weight_decay_groups(index: ParamIndex, weight_decay: float) -> list[dict[str, Any]]:
@@ -180,45 +204,92 @@ def split_groups(
     return divided
 
 
-def _encoder_base(names: list[str]) -> str:
-    bases = {match["base"] for match in map(_LAYER.match, names) if match}
-    if len(bases) == 1:
-        return bases.pop()
-    known = "BERT, RoBERTa, ELECTRA, DeBERTa-v2, DistilBERT"
-    if bases:
-        raise ValueError(f"More than one encoder among the parameters: {', '.join(sorted(map(repr, bases)))}; pass one")
-    raise ValueError(
-        f"No encoder layers among the parameters: prefixes found: {_prefixes(names)}; known trees: {known} "
-        "(names like encoder.layer.0.output.dense.weight). Pass model.named_parameters() of a known encoder"
+class _Tree:
+    """The modules around the stacks of layers.
+
+    Where no tensor in the layers has two dimensions (flattened, or norms and biases alone), shapes do not tell norms.
+    """
+
+    def __init__(self, shapes: Shapes, stacks: Sequence[LayerStack]) -> None:
+        self._shapes = shapes
+        self._places = {name: i for i, name in enumerate(shapes)}
+        self._stacks = stacks
+        self._flat = all(len(shapes[name]) < 2 for name in shapes if any(stack.split(name) for stack in stacks))
+        self._towers = towers(stacks) if stacks else []
+        ends = [0]  # of the layers' numbers
+        for stack in stacks:
+            ends.append(ends[-1] + stack.numbers[-1] + 1)
+        self._offsets = ends
+        base = base_of(shapes, stacks)
+        self._depth = len(base)
+        self._base = "".join(f"{part}." for part in base)
+
+    def describe(self, name: str, short: str, parameter: "nn.Parameter") -> ParamInfo:
+        pretrained = not _ADAPTER.search(short)
+        for stack, tower, offset in zip(self._stacks, self._towers, self._offsets, strict=False):
+            if place := stack.split(short):
+                number, suffix = place
+                path, kind = f"{tower}layer.{number}.{suffix}", self._kind(short, in_layer=True)
+                return ParamInfo(name, path, Role.ENCODER, offset + number, kind, pretrained, parameter)
+        kind = self._kind(short, in_layer=False)
+        if not short.startswith(self._base):
+            # Outside the encoder's tree everything is ours: a pooler (also DeBERTa's ContextPooler), task heads.
+            role = Role.POOLER if "pooler" in short.split(".") else Role.HEAD
+            return ParamInfo(name, short, role, None, kind, False, parameter)
+        path = short[len(self._base) :]
+        role = self._role(short, path, kind)
+        return ParamInfo(name, path, role, None, kind, pretrained and role != Role.HEAD, parameter)
+
+    def _role(self, short: str, path: str, kind: Kind) -> Role:
+        """The role of a parameter in the tree, beside the layers."""
+        parts = path.split(".")
+        modules = parts[:-1] or parts
+        if "pooler" in parts:
+            return Role.POOLER
+        if any(map(_HEAD.fullmatch, modules)):
+            return Role.HEAD
+        embeds = any(EMBEDDING.search(part) or _RELATIVE.search(part) for part in parts)
+        if not self._stacks:
+            return Role.EMBEDDINGS if embeds else Role.ENCODER
+        name = short.split(".")[:-1]
+        stack = max(self._stacks, key=lambda stack: common_parts((name, stack.parts)))
+        before = self._places[short] < stack.first and bool(self._shapes[short])  # no number alone, as CLIP's scale is
+        if embeds or before or (stack.known and path.startswith(_NORM_OF_POSITIONS)):
+            return Role.EMBEDDINGS
+        beside = common_parts((name, stack.parts)) > self._depth  # in the module that holds the layers
+        return Role.ENCODER if beside or kind == Kind.LAYER_NORM else Role.HEAD
+
+    def _kind(self, short: str, in_layer: bool) -> Kind:
+        module, _, leaf = short.rpartition(".")
+        name, bias = module.rpartition(".")[2], _is_bias(short)
+        weight = self._shapes.get(f"{module}.weight")
+        if leaf not in ("weight", "bias"):
+            scales = in_layer and not bias and len(self._shapes[short]) == 1
+        elif weight is not None and weight != (0,) and not self._flat:
+            scales = len(weight) == 1 and not _ADAPTER.search(short)
+        else:
+            scales = bool(_NORM.search(name))
+        if scales or _LAYER_NORM.match(name):
+            return Kind.LAYER_NORM
+        return Kind.BIAS if bias else Kind.WEIGHT
+
+
+def _shape(parameter: "nn.Parameter") -> Sequence[int]:
+    """The shape; (0,) where it is freed or not known yet."""
+    try:
+        return parameter.shape
+    except RuntimeError:
+        return (0,)
+
+
+def _no_layers(names: list[str]) -> str:
+    flat = any(name.endswith("flat_param") for name in names)
+    return f"No layers among the parameters: prefixes found: {_prefixes(names)}: " + (
+        "they were flattened by FSDP: train with DistributedDataParallel"
+        if flat
+        else "nothing repeats with numbers, as in encoder.layer.0.output.dense.weight: pass all named_parameters() of "
+        "the model, or choose tensors yourself (perturb= of PATS and PATSAdamax, scale= of SAGEAdamax)"
     )
-
-
-def _describe(name: str, short: str, base: str, parameter: "nn.Parameter", names: list[str]) -> ParamInfo:
-    kind = _kind(short)
-    pretrained = not _ADAPTER.search(short)
-    match = _LAYER.match(short)
-    if match:
-        return ParamInfo(name, match["path"], Role.ENCODER, int(match["layer"]), kind, pretrained, parameter)
-    if not short.startswith(base):
-        # Outside the encoder's tree everything is ours: a pooler (also DeBERTa's ContextPooler), task heads.
-        role = Role.POOLER if "pooler" in short.split(".") else Role.HEAD
-        return ParamInfo(name, short, role, None, kind, False, parameter)
-    path = short[len(base) :]
-    beside = _BESIDE_LAYERS.match(path)
-    if beside and beside.lastgroup:
-        return ParamInfo(name, path, Role(beside.lastgroup), None, kind, pretrained, parameter)
-    raise ValueError(
-        f"Unknown parameter {name!r} beside the encoder layers under {base!r}: known there are embeddings, "
-        "encoder.layer, transformer.layer, encoder.rel_embeddings, encoder.conv, encoder.LayerNorm, "
-        f"embeddings_project and pooler; prefixes found: {_prefixes(names)}"
-    )
-
-
-def _kind(short: str) -> Kind:
-    *modules, _ = short.split(".")
-    if modules and _LAYER_NORM.match(modules[-1]):
-        return Kind.LAYER_NORM
-    return Kind.BIAS if _is_bias(short) else Kind.WEIGHT
 
 
 def _is_bias(name: str) -> bool:

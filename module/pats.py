@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,17 +12,22 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from .bert_optim import PATSAdamax
-from .copied_hooks import keep_in_copies, owners, remove_hooks
+from .choice import Chosen, named_parameters, own_names
+from .chosen_table import Row, chosen_line, chosen_table
+from .copied_hooks import keep_in_copies, owners, remove_hooks, unwrapped
 from .kernel_optimizer import warn_that_nothing_is_chosen
 from .kernels.engine import Engine
 from .kernels.member import Member
 from .kernels.rows import GroupSettings
 from .kernels.state import SENSITIVITY, SENSITIVITY_MEAN, STEP
+from .layer_stack import LayerStack
 from .noise import tensor_id
 from .param_index import ParamIndex
 from .pats_rule import PATSRule
 from .pats_state import STATE_KEY, Loaded, PATSState
 from .sensitivity import Observation, numbers
+
+log = logging.getLogger(__name__)
 
 
 class PATS(PATSState):
@@ -33,7 +39,7 @@ class PATS(PATSState):
 
     Example::
 
-        pats = PATS(model.named_parameters(), noise_scale=5e-3)
+        pats = PATS(model, noise_scale=5e-3)
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
         pats.attach(optimizer)  # from here on, optimizer.step() is PATS
 
@@ -47,23 +53,31 @@ class PATS(PATSState):
     :meth:`check_refused` raises.
 
     Args:
-        named_parameters: ``model.named_parameters()`` of a known encoder, in any wrapper.
+        model: The model, or its ``named_parameters()``, in any wrapper. Perturbed are weights and (``perturb_biases``)
+            biases of its layers, no norms.
+        perturb: Chooses other tensors: a function ``(name, parameter) -> bool``, or globs
+            (:class:`module.choice.Choice`). The choice is whole: ``perturb_biases`` then says nothing.
         noise_seed: Seed of the noise stream, in [0, 2**64).
         **switches: Fields of :class:`module.pats_rule.PATSRule`.
 
     Raises:
-        ValueError: If a value is out of range, or the encoder is unknown.
+        ValueError: If a value is out of range, there are no names, none is in a layer, or a glob matches none.
+        TypeError: If there is no such switch.
     """
 
     def __init__(
         self,
-        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        model: nn.Module | Iterable[tuple[str, nn.Parameter]],
         *,
+        perturb: Chosen | None = None,
         noise_seed: int = 0,
         **switches: Any,
     ) -> None:
-        super().__init__(ParamIndex(named_parameters), PATSRule(**switches), noise_seed)
-        self._optimizer: Optimizer | None = None
+        rule = PATSRule.of("PATS", switches)
+        named = named_parameters(model, "PATS")
+        index = ParamIndex(named, needs_layers=perturb is None)
+        self._stacks = index.stacks
+        super().__init__(index, rule, noise_seed, None if perturb is None else own_names(perturb, named))
         self._engine = self._new_engine()
         self._pending: list[Member] = []
 
@@ -77,48 +91,76 @@ class PATS(PATSState):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore after copying or pickling."""
-        self.__dict__.update(state)
+        self.__dict__.update({"_own": None, "_stacks": [], **state})  # pickles of earlier versions lack these
         self._engine = self._new_engine()
         if self._optimizer is not None:
             keep_in_copies(self._optimizer, PATS)
 
-    def attach(self, optimizer: Optimizer, state_key: str | None = STATE_KEY) -> PATS:
+    def attach(self, optimizer: Optimizer, state_key: str | None = STATE_KEY, *, perturb: Chosen | None = None) -> PATS:
         """Hook into an optimizer and return self.
 
+        A parameter group of the optimizer may say ``perturb: bool`` of all its tensors, also later.
+
         Args:
-            optimizer: Its steps are watched and followed by the noise.
+            optimizer: Its steps are watched and followed by the noise. Wrappers around an optimizer (accelerate's,
+                Lightning's) are looked through.
             state_key: Where this object's state stands in the optimizer's state dict; None: it is kept apart.
+            perturb: Chooses the tensors, in place of what the constructor has said.
 
         Raises:
             ValueError: If this object is attached already, the optimizer perturbs by itself and this object would too,
                 or has another PATS under this key, or a trainable parameter to be perturbed is not one of the
                 optimizer's (asked again at each step: what is frozen now may be trained later).
+            TypeError: If it is no optimizer.
         """
         if self._optimizer is not None:
             raise ValueError("This PATS is attached already: call detach() first")
+        optimizer = unwrapped(optimizer)
         if isinstance(optimizer, PATSAdamax) and not self.rule.is_silent:
             raise ValueError("PATSAdamax perturbs by itself: attach PATS to another optimizer, or use PATSAdamax alone")
         if state_key is not None and any(other._state_key == state_key for other in owners(optimizer, PATS)):
             raise ValueError("This optimizer has another PATS attached: call its detach() first")
-        self._members(optimizer)
-        if not any(info.parameter.requires_grad for info in self._perturbed):
-            warn_that_nothing_is_chosen("PATS", "watch" if self.rule.is_silent else "perturb", stacklevel=3)
+        own = self._own
+        if perturb is not None:
+            self._own = own_names(perturb, [(info.name, info.parameter) for info in self._infos])
+        self._optimizer = optimizer
+        try:
+            self._members(optimizer)
+            if not any(info.parameter.requires_grad for info in self._perturbed):
+                warn_that_nothing_is_chosen("PATS", "watch" if self.rule.is_silent else "perturb", stacklevel=3)
+            if state_key is not None:
+                self.take_over(optimizer, state_key)
+        except Exception:
+            self._own, self._optimizer = own, None
+            self._perturbed = self._chosen()
+            raise
         if state_key is not None:
-            self.take_over(optimizer, state_key)
             optimizer.register_state_dict_post_hook(self._save_with)
             optimizer.register_load_state_dict_pre_hook(self._load_with)
             optimizer.register_load_state_dict_post_hook(self._after_loading)
         optimizer.register_step_pre_hook(self._before_step)
         optimizer.register_step_post_hook(self._after_step)
         keep_in_copies(optimizer, PATS)
-        self._optimizer, self._state_key = optimizer, state_key
+        self._state_key = state_key
+        if any(info.parameter.requires_grad for info in self._perturbed):
+            log.info("%s", chosen_line(*self._chosen_rows()))
         return self
+
+    def summary(self) -> str:
+        """Return a table of the parameters: what they are, and which of them are perturbed."""
+        return chosen_table(*self._chosen_rows())
+
+    def _chosen_rows(self) -> tuple[str, list[Row], list[LayerStack]]:
+        perturbed = {info.name for info in self._chosen()}
+        rows = [(info, info.name in perturbed) for info in self._infos]
+        return "PATS watches" if self.rule.is_silent else "PATS perturbs", rows, self._stacks
 
     def detach(self) -> None:
         """Leave the optimizer as it was before :meth:`attach`; the state is kept."""
         if self._optimizer is not None:
             remove_hooks(self._optimizer, self, PATS)
-        self._optimizer = None
+        self._optimizer, self._asked = None, None
+        self._perturbed = self._chosen()
 
     def _take(self, loaded: Loaded) -> None:
         super()._take(loaded)
@@ -178,17 +220,19 @@ class PATS(PATSState):
         Those without a gradient are looked at too: fully_shard after attach() leaves the watched parameters behind.
         """
         owned = [list(map(id, group["params"])) for group in optimizer.param_groups]
-        asked = owned, [info.parameter.requires_grad for info in self._perturbed]
+        asked = owned, self._flags(), [info.parameter.requires_grad for info in self._infos]
         if self._asked != asked:
+            self._perturbed = self._chosen()
             number_of = {place: number for number, places in enumerate(owned) for place in places}
             for info in self._perturbed:
                 if info.parameter.requires_grad and id(info.parameter) not in number_of:
                     raise ValueError(
                         f"{info.name!r} is to be perturbed, but is not a parameter of the optimizer: pass both the "
-                        "same model (a layer that another optimizer trains is not for this PATS)"
+                        "same model (a layer that another optimizer trains is not for this PATS, nor are flat tensors "
+                        "that DeepSpeed's ZeRO or FSDP put in the parameters' place: train with DDP)"
                     )
             self._listed = [
-                Member(info.name, info.parameter, number_of[id(info.parameter)], tensor_id(info.path), info.path)
+                Member(info.name, info.parameter, number_of[id(info.parameter)], tensor_id(info.stream), info.stream)
                 for info in self._perturbed
                 if id(info.parameter) in number_of
             ]
@@ -207,7 +251,7 @@ class PATS(PATSState):
         """Return what the statistics of :mod:`module.sensitivity` are made of; no update is known here."""
         groups = self._optimizer.param_groups if self._optimizer else []
         lr_of = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
-        tracked = [(info, state) for info in self._perturbed if (state := self._state.get(info.path)) is not None]
+        tracked = [(info, state) for info in self._perturbed if (state := self._state.get(info.stream)) is not None]
         means = numbers([state[SENSITIVITY_MEAN] for _, state in tracked])
         return [
             Observation(self.rule, lr_of.get(id(info.parameter), 0.0), mean, state[SENSITIVITY])

@@ -1,7 +1,8 @@
 """The rule of PATS as settings: the paper's hyper-parameters, and a switch for each choice its text leaves open."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from .checks import Share, ShareBelow1, check, check_ranges, one_of, within
@@ -52,6 +53,21 @@ class PATSRule:
     """Whether biases of the encoder layers are perturbed too."""
     max_ratio: AboveZero | None = None
     """Cap on the ratio mean/sensitivity, above 0; none: no cap. The threshold looks at the ratio before the cap."""
+
+    @classmethod
+    def of(cls, who: str, switches: dict[str, Any]) -> "PATSRule":
+        """Return the rule of switches that a user has typed.
+
+        Raises:
+            TypeError: If there is no such switch; the nearest is named.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in switches:
+            if name not in known:
+                nearest = get_close_matches(name, known, 1, cutoff=0.5)
+                meant = f"did you mean {nearest[0]}? There are" if nearest else "there are"
+                raise TypeError(f"{who} has no switch {name!r}: {meant} {', '.join(known)}")
+        return cls(**switches)
 
     def __post_init__(self) -> None:
         """Fill in the preset and check every value."""

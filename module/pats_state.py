@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .choice import flag_of
+from .kernels.guard import is_quantised
 from .kernels.member import Member, check_parameter
 from .kernels.state import STEP, TRACKED, State, loaded_entries
 from .noise import check_seed
@@ -28,8 +30,9 @@ class PATSState:
 
     Args:
         infos: The model's parameters.
-        rule: Says which of them are perturbed.
+        rule: Says whether biases are perturbed.
         noise_seed: Seed of the noise stream, in [0, 2**64).
+        own: Names of the tensors to be perturbed, by the user's choice; None: those of the layers but norms.
 
     Raises:
         ValueError: If the seed is out of range.
@@ -37,22 +40,40 @@ class PATSState:
         NotImplementedError: As TypeError.
     """
 
-    def __init__(self, infos: Iterable[ParamInfo], rule: PATSRule, noise_seed: int) -> None:
+    def __init__(self, infos: Iterable[ParamInfo], rule: PATSRule, noise_seed: int, own: set[str] | None) -> None:
         self.rule = rule
         self.noise_seed = check_seed(noise_seed)
         self._infos = list(infos)
-        self._perturbed = self._chosen(rule)
+        self._own = own
+        self._optimizer: Optimizer | None = None
+        self._perturbed = self._chosen()
         for info in self._perturbed:
-            check_parameter(info.name, info.parameter)
+            check_parameter(info.name, info.parameter, is_special=True)
         self._state: dict[str, State] = {}
         self._listed: list[Member] = []
         self._asked: Any = None  # what the list follows from
         self._state_key: str | None = None
         self._loading: Loaded | None = None
 
-    def _chosen(self, rule: PATSRule) -> list[ParamInfo]:
-        kinds = (Kind.WEIGHT, Kind.BIAS) if rule.perturb_biases else (Kind.WEIGHT,)
-        return [info for info in self._infos if info.in_layer and info.kind in kinds]
+    def _is_chosen(self, info: ParamInfo, rule: PATSRule) -> bool:
+        return info.is_inner(rule.perturb_biases) if self._own is None else info.name in self._own
+
+    def _flags(self) -> list[bool | None]:
+        """Flags of the optimizer's groups, in order."""
+        groups = self._optimizer.param_groups if self._optimizer else []
+        return [flag_of(group, "perturb") for group in groups]
+
+    def _flag_by_parameter(self) -> dict[int, bool]:
+        groups = self._optimizer.param_groups if self._optimizer else []
+        pairs = zip(groups, self._flags(), strict=True)
+        return {id(p): flag for group, flag in pairs if flag is not None for p in group["params"]}
+
+    def _chosen(self) -> list[ParamInfo]:
+        flags = self._flag_by_parameter()
+        chosen = [info for info in self._infos if flags.get(id(info.parameter), self._is_chosen(info, self.rule))]
+        # Quantised weights are passed over where weights beside them are trained: adapters. Else they are refused.
+        rest = [info for info in chosen if info.parameter.requires_grad or not is_quantised(info.parameter)]
+        return rest if any(info.parameter.requires_grad and info.kind == Kind.WEIGHT for info in rest) else chosen
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rule, the seed and the state by the parameters' paths, which do not depend on any prefix."""
@@ -80,7 +101,10 @@ class PATSState:
         if not isinstance(saved["rule"], Mapping) or not isinstance(saved["state"], Mapping):
             raise ValueError("No state of PATS: its rule or its state is none: pass what state_dict() gave")
         rule = PATSRule(**saved["rule"])
-        infos = {info.path: info for info in self._chosen(rule)}
+        flags = self._flag_by_parameter()  # a flag that has been taken away leaves a state behind
+        infos = {
+            info.stream: info for info in self._infos if self._is_chosen(info, rule) or id(info.parameter) in flags
+        }
         for path in saved["state"]:
             if path not in infos:
                 raise ValueError(
@@ -94,7 +118,7 @@ class PATSState:
 
     def _take(self, loaded: Loaded) -> None:
         self.rule, self.noise_seed, self._state = loaded
-        self._perturbed, self._loading = self._chosen(self.rule), None
+        self._perturbed, self._loading = self._chosen(), None
         self._listed, self._asked = [], None
 
     def take_over(self, optimizer: Optimizer, key: str) -> None:
@@ -102,7 +126,7 @@ class PATSState:
         if not optimizer.state:
             return
         loaded = {
-            info.path: loaded_entries(info.name, info.parameter, entries, ENTRIES)
+            info.stream: loaded_entries(info.name, info.parameter, entries, ENTRIES)
             for info in self._perturbed
             if (entries := take_entries(optimizer.state.get(info.parameter, {}), key))
         }
@@ -122,7 +146,7 @@ class PATSState:
     def _save_with(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
         assert self._state_key is not None
         state_dict[self._state_key] = self.state_dict()
-        states = {id(info.parameter): state for info in self._perturbed if (state := self._state.get(info.path))}
+        states = {id(info.parameter): state for info in self._perturbed if (state := self._state.get(info.stream))}
         put_entries(optimizer, state_dict, self._state_key, states)
 
     def _load_with(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +158,7 @@ class PATSState:
         if saved is None and of_parameter:
             # torch.distributed.checkpoint keeps what is in the state, and no key beside it.
             infos = {id(info.parameter): info for info in self._perturbed}
-            states = {infos[i].path: entries for i, entries in of_parameter.items() if i in infos}
+            states = {infos[i].stream: entries for i, entries in of_parameter.items() if i in infos}
             saved = {**self.state_dict(), "state": states}
         if saved is not None:
             self._loading = self._checked(saved)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .checks import at_least, check
+from .choice import named_parameters
 from .param_index import ParamIndex, ParamInfo
 from .seeds import stream_seed
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def noisytune(
-    named_parameters: "Iterable[tuple[str, nn.Parameter]]",
+    model: "nn.Module | Iterable[tuple[str, nn.Parameter]]",
     *,
     noise_scale: float = 0.15,
     seed: int = 0,
@@ -22,19 +23,21 @@ def noisytune(
 
     Example::
 
-        noisytune(model.named_parameters(), noise_scale=0.15, seed=1)
+        noisytune(model, noise_scale=0.15, seed=1)
 
     Args:
-        named_parameters: ``model.named_parameters()`` of a known encoder, in any wrapper.
+        model: Any model, or its ``named_parameters()``, in any wrapper.
         noise_scale: lambda, at least 0; the paper uses 0.15 on GLUE.
         seed: Of the noise, in [0, 2**63).
         include_head: Whether parameters that are not pretrained (task head) are perturbed too.
 
     Raises:
-        ValueError: If the noise scale is out of range, or the encoder is unknown.
+        ValueError: If the noise scale is out of range, or there are no names.
+        TypeError: If a parameter is quantised, sharded or flattened; nothing has been changed then.
     """
     check("noise_scale", noise_scale, at_least(0.0))
-    add_uniform_noise(ParamIndex(named_parameters), noise_scale, seed, include_head)
+    params = ParamIndex(named_parameters(model, "noisytune"), needs_layers=False)
+    add_uniform_noise(params, noise_scale, seed, include_head)
 
 
 def add_uniform_noise(params: Iterable[ParamInfo], noise_scale: float, seed: int, include_head: bool) -> None:
@@ -51,9 +54,16 @@ def add_uniform_noise(params: Iterable[ParamInfo], noise_scale: float, seed: int
     """
     import torch
 
-    for info in params:
+    from .kernels.guard import PARAMETER, check_float, check_plain, check_whole
+
+    chosen = [info for info in params if info.pretrained or include_head]
+    for info in chosen:  # before any is changed
+        check_plain(info.name, PARAMETER, info.parameter)
+        check_whole(info.name, info.parameter)
+        check_float(info.name, info.parameter, (info.parameter.dtype,))
+    for info in chosen:
         weights = info.parameter.detach()
-        if weights.numel() <= 1 or not (info.pretrained or include_head):
+        if weights.numel() <= 1:
             continue
         generator = torch.Generator().manual_seed(stream_seed(seed, f"noisytune/{info.path}"))
         uniform = torch.rand(weights.shape, generator=generator, dtype=torch.float32, device="cpu") - 0.5

@@ -51,3 +51,18 @@ def test_help_and_mistakes_need_no_slow_library(command: str, status: int) -> No
     *_, ended, imported = done.stderr.splitlines()
     assert ended == f"status {status}"
     assert imported.split() == ["imported"]
+
+
+def test_numba_waits_for_the_first_step_on_the_cpu() -> None:
+    run = """
+import sys, torch
+from module import PATS, PATSAdamax, SAGEAdamax, noisytune
+parameter = torch.nn.Parameter(torch.ones(4, 4))
+optimizer = PATSAdamax([("encoder.layer.0.output.dense.weight", parameter)], 1e-3)
+before = "numba" in sys.modules
+parameter.grad = torch.ones(4, 4)
+optimizer.step()
+print(before, "numba" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", run], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

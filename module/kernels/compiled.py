@@ -5,7 +5,8 @@ reassociation, so results do not depend on the vector width, the machine or the 
 written for LLVM's vectoriser: no calls, no branches, structure of arrays.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return, attr-defined"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return"
+# mypy: disable-error-code="attr-defined, call-arg"
 
 import hashlib
 from collections.abc import Callable
@@ -24,9 +25,16 @@ from .threads import run_on_threads
 _HEAD = [("taken", np.int64), ("blocks", np.int64), ("chunk", np.int64)]
 
 # numba's cache notices changes of a function's own file, not of those whose functions and tables it takes in: their
-# sum is part of the name. So is the package: the same file in an installation of the library must not get code that looks for this.
+# sum is part of the name. So is the package: the same file in an installation of the library must not get code that
+# looks for this one.
 _HERE = Path(__file__).parent
-_SOURCES = [*sorted(_HERE.glob("cpu*.py")), Path(__file__), _HERE / "rows.py", _HERE.parent / "noise.py"]
+_SOURCES = [
+    *sorted(_HERE.glob("cpu*.py")),
+    Path(__file__),
+    _HERE / "rows.py",
+    _HERE / "polynomial.py",
+    _HERE.parent / "noise.py",
+]
 _SUM = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES))
 _VERSION = f"{__package__}.{_SUM.hexdigest()[:12]}"
 

@@ -4,7 +4,8 @@ Results do not depend on the number of threads. Sums over a row may depend on th
 Legend: B examples, n_tokens real tokens, H heads, d size of a head, D = H d, T keys of an example's rectangle.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return"
+# mypy: disable-error-code="attr-defined, call-arg"
 
 import numpy as np
 from numba import carray, njit, uint64
@@ -47,7 +48,7 @@ def _exp(x):
     mantissa = _ONE + (f + f2 * ((_E0 + f * _E1) + f2 * ((_E2 + f * _E3) + f2 * _E4)))
     power = np.int32(np.int32(bits(shifted) - _ROUND_BITS) << 23)
     result = as_float(np.int32(bits(mantissa) + power))
-    return x if x != x else _ZERO if x < _LOWEST else result
+    return x if np.isnan(x) else _ZERO if x < _LOWEST else result
 
 
 @njit(error_model="numpy", fastmath={"reassoc"})

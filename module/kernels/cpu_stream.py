@@ -7,28 +7,27 @@ last place of its exact value, relative error 1.9 * 2**-24; ``cos`` and ``sin`` 
 normal, their rounded product, within 5.1 units in the last place.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return"
+# mypy: disable-error-code="attr-defined, call-arg"
 
 import numpy as np
 from numba import float32, int32, uint32, uint64
 
 from ..noise import LANES, WORD
 from .compiled import as_float, bits, inlined
+from .polynomial import COSINE, LN2, LOG, SINE, SQRT_HALF_BITS
 
-# ln(1 + f) = f - f^2/2 + f^3 q(f) on [1/sqrt 2 - 1, sqrt 2 - 1]: own minimax fit of q, relative error 6e-9.
-_Q0, _Q1, _Q2, _Q3 = (np.float32(c) for c in (0.33333331, -0.25000823, 0.20001227, -0.16623355))
-_Q4, _Q5, _Q6, _Q7 = (np.float32(c) for c in (0.14201760, -0.13160197, 0.12761563, -0.07634438))
-_LN2 = np.float32(0.69314718)
-# sin(2 pi t) = t S(t^2), cos(2 pi t) = C(t^2) for |t| <= 1/8 turn: own minimax fits, relative error 4e-9 and 6e-11.
-_S0, _S1, _S2, _S3 = (np.float32(c) for c in (6.2831855, -41.341662, 81.592354, -75.393562))
-_C0, _C1, _C2, _C3, _C4 = (np.float32(c) for c in (1.0, -19.739208, 64.939308, -85.442299, 59.202797))
+_Q0, _Q1, _Q2, _Q3, _Q4, _Q5, _Q6, _Q7 = (np.float32(c) for c in LOG)
+_LN2 = np.float32(LN2)
+_S0, _S1, _S2, _S3 = (np.float32(c) for c in SINE)
+_C0, _C1, _C2, _C3, _C4 = (np.float32(c) for c in COSINE)
 _HALF, _ONE, _ZERO = np.float32(0.5), np.float32(1.0), np.float32(0.0)
 _ULP24, _TURN16 = np.float32(2.0**-24), np.float32(2.0**-16)
 _MULTIPLIER0, _MULTIPLIER1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _KEY_STEP0, _KEY_STEP1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW = np.uint64(WORD)
 _SHIFT32 = np.uint64(32)
-_SQRT_HALF_BITS, _ONE_BITS = np.int32(0x3F3504F3), np.int32(0x3F800000)
+_SQRT_HALF_BITS, _ONE_BITS = np.int32(SQRT_HALF_BITS), np.int32(0x3F800000)
 DROPOUT_BLOCK = 8 * LANES  # 16 bits of each of a generator call's four words per entry
 
 

@@ -6,18 +6,17 @@ import triton
 import triton.language as tl
 
 from ..noise import PHILOX_KEY_STEPS, PHILOX_MULTIPLIERS
+from .polynomial import COSINE, LN2, LOG, SINE, SQRT_HALF_BITS
 
 _MULTIPLIER0, _MULTIPLIER1 = (tl.constexpr(m) for m in PHILOX_MULTIPLIERS)
 _KEY_STEP0, _KEY_STEP1 = (tl.constexpr(k) for k in PHILOX_KEY_STEPS)
 
-# The polynomials of kernels/cpu.py, where their errors are given.
-_Q0, _Q1, _Q2, _Q3 = (tl.constexpr(c) for c in (0.33333331, -0.25000823, 0.20001227, -0.16623355))
-_Q4, _Q5, _Q6, _Q7 = (tl.constexpr(c) for c in (0.14201760, -0.13160197, 0.12761563, -0.07634438))
-_LN2 = tl.constexpr(0.69314718)
-_S0, _S1, _S2, _S3 = (tl.constexpr(c) for c in (6.2831855, -41.341662, 81.592354, -75.393562))
-_C0, _C1, _C2, _C3, _C4 = (tl.constexpr(c) for c in (1.0, -19.739208, 64.939308, -85.442299, 59.202797))
+_Q0, _Q1, _Q2, _Q3, _Q4, _Q5, _Q6, _Q7 = (tl.constexpr(c) for c in LOG)
+_LN2 = tl.constexpr(LN2)
+_S0, _S1, _S2, _S3 = (tl.constexpr(c) for c in SINE)
+_C0, _C1, _C2, _C3, _C4 = (tl.constexpr(c) for c in COSINE)
 _ULP24, _TURN16 = tl.constexpr(2.0**-24), tl.constexpr(2.0**-16)
-_SQRT_HALF_BITS = tl.constexpr(0x3F3504F3)
+_SQRT_HALF_BITS = tl.constexpr(SQRT_HALF_BITS)
 
 
 @triton.jit

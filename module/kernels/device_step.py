@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ..noise import BLOCK
+from .backend import on_device
 from .guard import PARAMETER, address, one_entry
-from .member import Member, on_device, tensor_table
+from .member import Member, tensor_table
 from .mirror import Mirror
 from .rows import (
     ARRAYS,

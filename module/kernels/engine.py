@@ -4,6 +4,8 @@ Everything that was checked is kept until something differs: a tensor, an entry 
 gradient. What is read anew at each step is where the gradients lie, and the settings.
 """
 
+import os
+import warnings
 from collections.abc import MutableMapping, Sequence
 from itertools import chain, compress, repeat
 from operator import is_
@@ -14,10 +16,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .backend import PACKAGES, VARIABLE, is_plain, on_device
 from .device_step import DeviceStep
 from .guard import Fingerprint, addresses_of
 from .host_step import Adjust, HostStep
-from .member import Member, NonFiniteGradient, on_device
+from .member import Member, NonFiniteGradient
+from .plain_step import PlainStep
 from .rows import GroupSettings
 from .state import State
 
@@ -88,8 +92,7 @@ class _Kept:
     @staticmethod
     def _take_rows(member: Member) -> bool:
         gradient = member.parameter.grad
-        is_sparse = type(gradient) is Tensor and gradient.layout != torch.strided
-        return is_sparse and member.take_rows(gradient)
+        return type(gradient) is Tensor and gradient.layout != torch.strided and member.take_rows(gradient)
 
 
 class Engine:
@@ -101,8 +104,9 @@ class Engine:
     """
 
     def __init__(self, moments: Sequence[str], adjust: Adjust | None = None) -> None:
-        self._moments = moments
+        self._moments, self._adjust = moments, adjust
         self._host = HostStep(adjust)
+        self._plain_steps: dict[torch.device, PlainStep] = {}
         self.device_steps: dict[torch.device, DeviceStep] = {}
         self._steps: list[HostStep | DeviceStep] = []  # of the step that has begun, that of the CPU first
         self._copied: list[Member] = []
@@ -141,7 +145,8 @@ class Engine:
             step.measure(getattr(optimizer, "found_inf", None))
         if self._kept is None:
             store.update((member.key, member.state) for member in self.live)
-            if self._steps and not self._copied and all(step.live for step in self._steps):
+            plain = any(isinstance(step, PlainStep) for step in self._steps)
+            if self._steps and not self._copied and not plain and all(step.live for step in self._steps):
                 self._kept = _Kept(candidates, self._steps, store)
 
     def again(self, store: Store, groups: Sequence[GroupSettings]) -> None:
@@ -176,24 +181,38 @@ class Engine:
     def _lay_out(self, found: Sequence[tuple[Member, Tensor | None]], store: Store) -> None:
         """Prepare members with their gradients and make the tables."""
         self._kept = None
-        places: dict[torch.device | None, list[Member]] = {}
+        places: dict[HostStep | DeviceStep, list[Member]] = {}
         for member, gradient in found:
             if member.parameter.numel():
                 member.prepare(store.get(member.key), self._moments, gradient)
-                there = member.parameter.device if on_device(member.parameter) else None
-                places.setdefault(there, []).append(member)
-        self._steps = []
-        for device in sorted(places, key=lambda device: device is not None):
-            if device is not None and device not in self.device_steps:
-                self.device_steps[device] = DeviceStep(device)
-            self._steps.append(self._host if device is None else self.device_steps[device])
-            self._steps[-1].lay_out(places[device])
+                places.setdefault(self._step_of(member.parameter), []).append(member)
+        self._steps = sorted(places, key=lambda step: not isinstance(step, HostStep))
+        for step in self._steps:
+            step.lay_out(places[step])
         laid_out = [*chain.from_iterable(places.values())]
         self._copied = [member for member in laid_out if not member.direct]
         self._sparse = [member for member in laid_out if member.touched is not None]
         for member in laid_out:
             if member.direct and member.touched is None:
                 member.release()
+
+    def _step_of(self, parameter: Tensor) -> HostStep | DeviceStep:
+        """The step of the tensors where a parameter is, made when it is first needed."""
+        device = parameter.device
+        if on_device(parameter):
+            if device not in self.device_steps:
+                self.device_steps[device] = DeviceStep(device)
+            return self.device_steps[device]
+        if not is_plain(parameter):
+            return self._host
+        if device not in self._plain_steps:
+            self._plain_steps[device] = PlainStep(self._adjust)
+            if device.type in PACKAGES and VARIABLE not in os.environ:
+                package = PACKAGES[device.type]
+                warnings.warn(
+                    f"No {package}: a plain torch step on {device}, slower: pip install {package}", stacklevel=6
+                )
+        return self._plain_steps[device]
 
     def _set(self, groups: Sequence[GroupSettings], grad_scale: Tensor | None) -> None:
         if len(self._steps) > 1 and any(group.model_mean for group in groups):

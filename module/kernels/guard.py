@@ -21,6 +21,19 @@ PARAMETER = ""
 _TYPES = frozenset({Tensor, nn.Parameter})
 _is_nested = operator.attrgetter("is_nested")
 _plain_keys: set[int] = set()  # sets of dispatch keys of tensors that are plain memory
+_QUANTISERS = ("bitsandbytes", "torchao", "optimum", "hqq")
+_QUANTISED = (
+    "quantised weights cannot be changed: pass the trainable parameters alone (peft's adapters), or load the model "
+    "without quantisation"
+)
+_PARTS = (
+    "a part has neither the tensor's mean nor its entries' numbers: train with DistributedDataParallel (DeepSpeed: "
+    "ZeRO stage 0)"
+)
+_CUTTERS = {  # attributes that they leave on parameters
+    "FSDP (FullyShardedDataParallel)": ("_fsdp_flattened", "_is_flat_param"),
+    "DeepSpeed's ZeRO-3": ("ds_tensor",),
+}
 _SAME_MODEL = "load the state of the same model, or start anew"
 
 
@@ -46,6 +59,10 @@ def check_plain(name: str, part: str, tensor: object) -> None:
             return
     elif isinstance(tensor, Tensor):
         oddity = f"is a {type(tensor).__name__}: plain, whole torch tensors are needed (no fully_shard)"
+        if part == PARAMETER and is_quantised(tensor):
+            oddity = f"is a {type(tensor).__name__}: {_QUANTISED}"
+        elif type(tensor).__name__ == "DTensor":
+            oddity += f": {_PARTS}"
     else:
         found = "is missing" if tensor is None else f"is {reprlib.repr(tensor)}, no tensor"
         oddity = f"{found}: {_fix(part)}"
@@ -57,6 +74,34 @@ def is_plain_float(tensor: Tensor) -> bool:
     if type(tensor) not in _TYPES or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
         return False
     return torch._C._dispatch_keys(tensor).raw_repr() in _plain_keys or _oddity(tensor) is None
+
+
+def is_quantised(tensor: Tensor) -> bool:
+    """Whether a tensor's entries stand for others: integers, or a class of a library that quantises."""
+    return not tensor.is_floating_point() or type(tensor).__module__.partition(".")[0] in _QUANTISERS
+
+
+def check_whole(name: str, parameter: Tensor) -> None:
+    """Refuse a part of a tensor: a flat parameter of FSDP, or what ZeRO-3 of DeepSpeed has left in its place.
+
+    Raises:
+        TypeError: If it is one.
+    """
+    for owner, attributes in _CUTTERS.items():
+        if any(getattr(parameter, attribute, None) is not None for attribute in attributes):
+            raise TypeError(f"{name!r} was cut or flattened by {owner}: {_PARTS}")
+
+
+def check_float(name: str, parameter: Tensor, dtypes: Sequence[torch.dtype]) -> None:
+    """Refuse a parameter of another dtype.
+
+    Raises:
+        TypeError: If it is so.
+    """
+    if not parameter.is_floating_point() and not parameter.is_complex():
+        raise TypeError(f"{name!r} is {parameter.dtype}: {_QUANTISED}")
+    if parameter.dtype not in dtypes:
+        raise TypeError(f"{name!r} is {parameter.dtype}: float32, bfloat16 or float16 is needed: model.float()")
 
 
 def check(name: str, part: str, tensor: Any, shape: torch.Size, device: torch.device) -> None:

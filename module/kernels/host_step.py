@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
 
 from ..noise import MASK_LEVELS, tensor_mask_bits
-from .cpu import load_scalars, store_scalars, sum_rows, update_rows
 from .guard import one_entry
 from .member import Member, NonFiniteGradient, tensor_table
 from .rows import AS_STATED, ROW, GroupSettings, new_table, number_blocks, settings_table
@@ -80,17 +80,17 @@ class HostStep:
         if not self.live:
             return
         rows, tracked = self._rows, self._tracked
-        steps, means = load_scalars(self._rows)
+        steps, means = self._load_scalars()
         check_steps(self._names, steps)
         rows["track"] = tracked
-        sums = sum_rows(rows)
+        sums = self._sum(rows)
         finite = np.isfinite(sums)
         if not finite.all():
             raise NonFiniteGradient(self.members[int(np.argmin(finite))].name)
         # The average is linear, so its mean needs no pass.
         now = sums / np.maximum(rows["size"], 1)
         means = self._settings["beta"] * means + self._settings["one_minus_beta"] * now
-        store_scalars(rows, steps + 1.0, means)
+        self._store_scalars(steps + 1.0, means)
 
     def update(self, before: bool, after: bool) -> None:
         """Do the step itself; ``before``: update sensitivities, ``after``: subtract the noise."""
@@ -101,7 +101,7 @@ class HostStep:
         if after and self._adjust is not None:
             rows = rows.copy()
             self._adjust(rows, self.members)
-        update_rows(self._divided(rows) if self._row_sparse else rows)
+        self._apply(self._divided(rows) if self._row_sparse else rows)
 
     def _divided(self, rows: np.ndarray) -> np.ndarray:
         """Replace the row of each tensor with a row-sparse gradient by rows of its parts."""
@@ -123,7 +123,7 @@ class HostStep:
     def _work_out(self, before: bool, after: bool) -> None:
         """Set the columns that follow from the step's counts, means and learning rates."""
         rows, tracked, settings, lr = self._rows, self._tracked, self._settings, self._lr
-        steps, means = load_scalars(self._rows)
+        steps, means = self._load_scalars()
         if settings["model_mean"].any():
             whole = model_mean(means[tracked], rows["size"][tracked])
             means = np.where(settings["model_mean"], whole, means)
@@ -140,6 +140,40 @@ class HostStep:
             identity = int(row["identity"]) & ((1 << 64) - 1)
             noise[i] = tensor_mask_bits(seed, int(row["step"]), identity) < settings["mask_threshold"][i]
         rows["track"], rows["noise"] = tracked & before, noise
+
+    # What the kernels do.
+
+    def _load_scalars(self) -> tuple[np.ndarray, np.ndarray]:
+        """Counts of updates and mean sensitivities of the members, float64."""
+        found: tuple[np.ndarray, np.ndarray] = _kernels().load_scalars(self._rows)
+        return found
+
+    def _store_scalars(self, steps: np.ndarray, means: np.ndarray) -> None:
+        _kernels().store_scalars(self._rows, steps, means)
+
+    def _sum(self, rows: np.ndarray) -> np.ndarray:
+        return sum_rows(rows)
+
+    def _apply(self, rows: np.ndarray) -> None:
+        update_rows(rows)
+
+
+def sum_rows(rows: np.ndarray) -> np.ndarray:
+    """Per row the sum of ``|theta g|``; not finite where a gradient is not."""
+    sums: np.ndarray = _kernels().sum_rows(rows)
+    return sums
+
+
+def update_rows(rows: np.ndarray) -> None:
+    """Track, scale, update and perturb, as the rows say."""
+    _kernels().update_rows(rows)
+
+
+def _kernels() -> Any:
+    """Numba's; their import takes a while: not before the first step."""
+    from . import cpu
+
+    return cpu
 
 
 def model_mean(means: np.ndarray, sizes: np.ndarray) -> float:

@@ -8,7 +8,18 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from ..noise import MAX_ENTRIES
-from .guard import PARAMETER, address, at_hand, check, check_apart, check_plain, check_writable
+from .backend import PACKAGES, is_plain, on_device
+from .guard import (
+    PARAMETER,
+    address,
+    at_hand,
+    check,
+    check_apart,
+    check_float,
+    check_plain,
+    check_whole,
+    check_writable,
+)
 from .rows import ARRAYS, SCALARS, new_table
 from .sparse import touched_rows
 from .state import (
@@ -20,12 +31,12 @@ from .state import (
     State,
     at_home,
     check_mapping,
+    entry_device,
     entry_dtype,
     entry_shape,
     new_entries,
 )
 
-_DEVICES = ("cpu", "cuda")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -81,7 +92,7 @@ class Member:
             RuntimeError: If the gradient is sparse, or masked, in a way that is not supported there.
         """
         name, parameter = self.name, self.parameter
-        check_parameter(name, parameter)
+        check_parameter(name, parameter, self.identity is not None)
         self.release()
         working = None if on_device(parameter) else torch.float32
         self.theta, theta_at = at_hand(name, PARAMETER, parameter, working)
@@ -91,14 +102,15 @@ class Member:
         as_given = gradient is not None and self._prepare_gradient(gradient, unmasked, working)
         if state is not None:
             check_mapping(name, state, moments)
-        self.state = at_home(state or new_entries(parameter, moments), parameter.device)
+        self.state = at_home(state or new_entries(parameter, moments), parameter)
         if self.identity is not None and not any(key in self.state for key in TRACKED):
             self.state = {**self.state, **new_entries(parameter, TRACKED)}
         self.keys = (*moments, *(TRACKED if self.identity is not None else ()))
         for key in self.keys:
             shape, dtype = entry_shape(key, parameter), entry_dtype(key)
             entry = self.state.get(key)
-            self.addresses[COLUMNS[key]] = address(name, key, entry, shape, dtype, parameter.device)
+            there = entry_device(key, parameter)
+            self.addresses[COLUMNS[key]] = address(name, key, entry, shape, dtype, there)
         self.direct = self.theta is parameter and as_given and unmasked is None
 
     def _prepare_gradient(self, gradient: Tensor, unmasked: Tensor | None, working: torch.dtype | None) -> bool:
@@ -117,8 +129,12 @@ class Member:
                     f"The gradient of {name!r} is sparse: tensors with a sensitivity need dense gradients "
                     "(Embedding(sparse=False))"
                 )
-            self.touched, gradient = touched_rows(name, parameter, gradient)
-            given = None if self.touched is None else gradient
+            touched, gradient = touched_rows(name, parameter, gradient)
+            given = None
+            if touched is not None and is_plain(parameter):
+                gradient = torch.zeros_like(parameter).index_copy_(0, touched, gradient)
+            elif touched is not None:
+                self.touched, given = touched, gradient
         else:
             given = gradient
             check_gradient(name, "gradient", parameter, gradient)
@@ -145,28 +161,29 @@ class Member:
             self.parameter.detach().copy_(self.theta)
 
 
-def on_device(tensor: Tensor) -> bool:
-    """Whether a tensor is updated by the kernels of a GPU."""
-    return tensor.is_cuda
-
-
-def check_parameter(name: str, parameter: Tensor) -> None:
+def check_parameter(name: str, parameter: Tensor, is_special: bool = False) -> None:
     """Refuse what the kernels do not handle.
+
+    Args:
+        name: Of the parameter.
+        parameter: To be checked.
+        is_special: Whether it has a sensitivity, so that it must be a whole tensor.
 
     Raises:
         TypeError: If it is no plain tensor (a DTensor, say), or the dtype is not float32, bfloat16 or float16.
-        NotImplementedError: If the parameter is neither on the CPU nor on CUDA.
+        NotImplementedError: If the parameter is on meta, without memory.
         ValueError: If it has too many entries for the noise stream, or several in one place of memory.
     """
-    if parameter.device.type not in _DEVICES:
+    if parameter.is_meta:
         raise NotImplementedError(
-            f"{name!r} is on {parameter.device}: there are kernels for {' and '.join(_DEVICES)}: move the model there"
+            f"{name!r} is on meta: there are kernels for {' and '.join(PACKAGES)}: move the model there"
         )
     if is_lazy(parameter):  # it has no shape yet
         check_plain(name, PARAMETER, parameter)
     check(name, PARAMETER, parameter, parameter.shape, parameter.device)
-    if parameter.dtype not in _DTYPES:
-        raise TypeError(f"{name!r} is {parameter.dtype}: float32, bfloat16 or float16 is needed: model.float()")
+    check_float(name, parameter, _DTYPES)
+    if is_special:
+        check_whole(name, parameter)
     if parameter.numel() > MAX_ENTRIES:
         raise ValueError(f"{name!r} has {parameter.numel()} entries: at most {MAX_ENTRIES} are supported")
     check_writable(name, parameter)

@@ -38,23 +38,32 @@ def entry_shape(key: str, parameter: Tensor) -> torch.Size:
     return torch.Size() if key in _SCALARS else parameter.shape
 
 
+def entry_device(key: str, parameter: Tensor) -> torch.device:
+    """Return where an entry lies: with the parameter, but numbers on the CPU for devices that may lack float64."""
+    away = key in _SCALARS and parameter.device.type not in _HOMES
+    return torch.device("cpu") if away else parameter.device
+
+
 def new_entries(parameter: Tensor, keys: Sequence[str]) -> State:
     """Make entries as they are before the first step: zero."""
     with torch.inference_mode(False):  # what is made inside it could not be changed outside
         return {
-            key: torch.zeros(entry_shape(key, parameter), dtype=entry_dtype(key), device=parameter.device)
+            key: torch.zeros(entry_shape(key, parameter), dtype=entry_dtype(key), device=entry_device(key, parameter))
             for key in keys
         }
 
 
-def at_home(state: State, device: torch.device) -> State:
-    """Return the state on the parameter's device, if all of it stayed behind when the model was moved."""
+def at_home(state: State, parameter: Tensor) -> State:
+    """Return the state where the parameter is, if all of it stayed behind when the model was moved."""
     step = state.get(STEP)
-    if not isinstance(step, Tensor) or step.device == device or step.device.type not in _HOMES:
+    if not isinstance(step, Tensor) or step.device == parameter.device or step.device.type not in _HOMES:
         return state
     if any(isinstance(value, Tensor) and value.device != step.device for value in state.values()):
         return state  # part of it went astray: the check of the addresses says what
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in state.items()}
+    return {
+        key: value.to(entry_device(key, parameter)) if isinstance(value, Tensor) else value
+        for key, value in state.items()
+    }
 
 
 def check_mapping(name: str, state: Any, keys: Sequence[str]) -> None:
@@ -99,7 +108,7 @@ def loaded_entries(name: str, parameter: Tensor, saved: Mapping[str, Any], keys:
             value = value.reshape(())
         tensor = check_saved(name, key, value, entry_shape(key, parameter))
         with torch.inference_mode(False):
-            state[key] = tensor.detach().to(parameter.device, entry_dtype(key), copy=True).contiguous()
+            state[key] = tensor.detach().to(entry_device(key, parameter), entry_dtype(key), copy=True).contiguous()
     if STEP in state:
         check_steps([name], np.array([float(state[STEP])]))
     return state

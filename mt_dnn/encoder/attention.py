@@ -167,7 +167,7 @@ def _masks(
     if stream is None or dropout == 0.0:
         return [None] * len(layout.groups)
     flat = stream.factors(torch.empty(layout.n_scores * heads, dtype=dtype, device="cpu"), dropout)
-    parts = flat.split([heads * group.size * group.length**2 for group in layout.groups])
+    parts = torch.split(flat, [heads * group.size * group.length**2 for group in layout.groups])
     return [
         part.view(group.size, heads, group.length, group.length)
         for part, group in zip(parts, layout.groups, strict=True)

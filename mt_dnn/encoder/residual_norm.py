@@ -69,7 +69,7 @@ def fuse(model: nn.Module) -> None:
         return
     for module in model.modules():
         if [name for name, _ in module.named_children()] == ["dense", "LayerNorm", "dropout"]:
-            module.forward = partial(_forward, module)  # type: ignore[method-assign]
+            module.forward = partial(_forward, module)
 
 
 def _forward(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:

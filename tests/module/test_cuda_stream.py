@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from module.kernels.cpu import normals_block, philox_block
+from module.kernels.cpu_stream import normals_block, philox_block
 from module.noise import LANES
 from tests.reference import noise as reference
 

@@ -135,3 +135,61 @@ def test_two_attachments_are_refused_and_a_detached_one_leaves_no_trace():
     pats.detach()
     assert "pats" not in optimizer.state_dict()
     PATS(model.named_parameters()).attach(optimizer)
+
+
+def with_accelerate(how, folder=None, load=None):
+    """Five batches of a loop with accelerate; PATS comes before or after ``prepare``, or is not there."""
+    from accelerate import Accelerator
+    from torch.utils.data import DataLoader, TensorDataset
+
+    accelerator, model = Accelerator(cpu=True), make_model(0, dropout=0.0)
+    optimizer = patsadamax(model) if how == "patsadamax" else torch.optim.AdamW(model.parameters(), 1e-3)
+    pats = PATS(model, **LOUD) if how in ("before", "after") else None
+    if how == "before":
+        pats.attach(optimizer)
+    model, optimizer, loader = accelerator.prepare(
+        model, optimizer, DataLoader(TensorDataset(torch.from_numpy(ROWS)), 8)
+    )
+    if how == "after":
+        pats.attach(optimizer)
+    if load:
+        accelerator.load_state(load)
+    for (rows,) in loader:
+        accelerator.backward(model(input_ids=rows, labels=rows.sum(1) % 2).loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    if folder:
+        accelerator.save_state(folder)
+    return model.state_dict(), optimizer, pats
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_accelerate_takes_pats_before_and_after_prepare(tmp_path):
+    before, after, plain = (with_accelerate(how)[0] for how in ("before", "after", "without"))
+    assert_nested_equal(dict(before), dict(after))
+    assert not torch.equal(before["bert.pooler.dense.weight"], plain["bert.pooler.dense.weight"])
+    with_accelerate("before", folder=tmp_path / "saved")
+    resumed = {how: with_accelerate(how, load=tmp_path / "saved") for how in ("before", "after")}
+    assert_nested_equal(dict(resumed["before"][0]), dict(resumed["after"][0]))
+    assert_nested_equal(resumed["before"][1].state_dict(), resumed["after"][1].state_dict())
+    states = resumed["after"][2].state_dict()["state"].values()
+    assert {(int(state["step"]), state["sensitivity"].dtype) for state in states} == {(10, torch.float32)}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_accelerate_prepares_patsadamax_and_a_detached_pats_leaves_its_optimizer():
+    with_accelerate("patsadamax")
+    _, optimizer, pats = with_accelerate("after")
+    assert "pats" in optimizer.state_dict()
+    pats.detach()
+    assert "pats" not in optimizer.state_dict()
+    assert pats.attach(optimizer)._optimizer is optimizer.optimizer
+
+
+def test_lightnings_wrapper_is_looked_through():
+    from pytorch_lightning.core.optimizer import LightningOptimizer
+
+    model = make_model(0)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    assert PATS(model).attach(LightningOptimizer(optimizer))._optimizer is optimizer

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from module import noise
-from module.kernels import cpu
+from module.kernels import cpu_stream as cpu
 from tests.module.draws import draw
 from tests.reference import noise as reference
 from tests.reference.philox import philox4x32_10

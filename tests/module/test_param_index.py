@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import nn
 
-from module.param_index import Kind, ParamIndex, Role, encoder_path, strip_wrappers, weight_decay_groups
+from module.param_index import Kind, ParamIndex, Role, are_one_place, encoder_path, strip_wrappers, weight_decay_groups
 
 SMALL = {
     "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
@@ -139,34 +139,17 @@ def test_compiled_and_data_parallel_names_are_read():
     assert strip_wrappers("module._orig_mod.a.module.b") == "a.b"
 
 
-def unknown(name):
-    small = {k: v for k, v in SMALL.items() if k != "type_vocab_size"}
-    config = {
-        "albert": lambda: transformers.AlbertConfig(**SMALL, embedding_size=8),
-        "gpt2": lambda: transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2),
-        "modernbert": lambda: transformers.ModernBertConfig(**small, pad_token_id=0),
-    }[name]()
-    return transformers.AutoModel.from_config(config).named_parameters()
+def parameter(*shape):
+    return nn.Parameter(torch.zeros(shape or (2, 2)))
 
 
-@pytest.mark.parametrize(
-    ("name", "prefix"), [("albert", "encoder.albert_layer_groups"), ("gpt2", "h.0"), ("modernbert", "layers.0")]
-)
-def test_an_unknown_tree_is_an_error_that_lists_the_prefixes(name, prefix):
-    with pytest.raises(ValueError, match=f"prefixes found: .*{prefix}.*; known trees: BERT, RoBERTa"):
-        ParamIndex(unknown(name))
-
-
-def parameter():
-    return nn.Parameter(torch.zeros(1))
-
-
-def test_unknown_neighbours_two_encoders_twins_and_nothing_are_errors():
+def test_new_neighbours_two_encoders_twins_and_nothing():
     layer = ("bert.encoder.layer.0.output.dense.weight", parameter())
-    with pytest.raises(ValueError, match=r"Unknown parameter 'bert\.adapter\.w'.*prefixes found: bert\.adapter"):
-        ParamIndex([layer, ("bert.adapter.w", parameter())])
-    with pytest.raises(ValueError, match=r"More than one encoder among the parameters: 'bert\.', 'other\.'"):
-        ParamIndex([layer, ("other.encoder.layer.0.output.dense.weight", parameter())])
+    beside = ParamIndex([layer, ("bert.adapter.w", parameter())])["bert.adapter.w"]
+    assert (beside.role, beside.pretrained) == (Role.HEAD, False)
+    both = ParamIndex([layer, ("other.encoder.layer.0.output.dense.weight", parameter())])
+    assert [info.path for info in both] == ["bert.layer.0.output.dense.weight", "other.layer.0.output.dense.weight"]
+    assert [info.layer for info in both] == [0, 1]
     with pytest.raises(ValueError, match="the same name once wrappers are stripped"):
         ParamIndex([layer, ("module." + layer[0], parameter())])
     with pytest.raises(ValueError, match="none"):
@@ -202,3 +185,21 @@ def test_an_empty_group_is_left_out():
 def test_biases_that_are_bare_parameters_are_biases():
     index = ParamIndex([("encoder.layer.0.attention.self.q_bias", parameter())])  # as in DeBERTa's first version
     assert index["encoder.layer.0.attention.self.q_bias"].kind == Kind.BIAS
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "same"),
+    [
+        ("bert.encoder.layer.1.output.dense.bias", "module.encoder.layer.1.output.dense.bias", True),
+        ("bert.encoder.layer.1.output.dense.bias", "bert.encoder.layer.0.output.dense.bias", False),
+        ("bert.encoder.layer.1.output.dense.bias", "bert.pooler.dense.bias", False),
+        ("model.layers.3.mlp.up_proj.weight", "net.0.model.layers.3.mlp.up_proj.weight", True),
+        ("model.layers.3.mlp.up_proj.weight", "model.layers.2.mlp.up_proj.weight", False),
+        ("model.layers.3.mlp.up_proj.weight", "model.layers.3.mlp.gate_proj.weight", False),
+        ("model.layers.1.mlp.up_proj.weight", "model.layers.11.mlp.up_proj.weight", False),
+        ("classifier.0.weight", "classifier.weight", True),
+    ],
+)
+def test_places_are_compared_without_wrappers(name, other, same):
+    assert are_one_place(name, other) is same
+    assert are_one_place(other, name) is same

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ...kernels.backend import on_device
 from ...kernels.engine import Engine
 from ...kernels.guard import address
-from ...kernels.member import Member, on_device
+from ...kernels.member import Member
 from ...kernels.state import SENSITIVITY, STEP
 from ...pats import PATS
 from ...seeds import stream_seed
