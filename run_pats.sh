@@ -68,7 +68,9 @@ fi
 prepare_environment
 if ((demo)); then
   install_encoder
+  say "fetching the text: movie-review snippets with human ratings"
   "$PY" -m experiments.demo.prepare --output_dir "$ROOT/demo"
+  say "training: 4 methods x 5 seeds x 2 tasks, a line for each finished run; then the table"
   cd -- "$ROOT/experiments/demo"
   exec "$PY" -m experiments.study --task_def demo_task_def.yml --data_dir "$ROOT/demo/canonical_data" \
     --recipes demo_vanilla,demo_noisytune,demo_sage,demo_pats \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,8 +58,16 @@ def run_study(
     files = write_tables(table, out) + (figures or _figures)(table, out)
     print(markdown(table, load_paper(table.benchmark)))
     print("\n".join(map(str, files)))
+    print(f"one page with curves and tests: {_report_command(chosen.output_dir, study_json)}")
     list_failures(report)
     return 0 if table.complete else 1
+
+
+def _report_command(runs: Path, study_json: Path) -> str:
+    """The command that makes a page of a study, by this interpreter: its environment need not be the active one."""
+    page = study_json.with_name("report.html")
+    module = ["-m", "experiments.study.report"]
+    return shlex.join([sys.executable, *module, str(runs), "--study", str(study_json), "--out", str(page)])
 
 
 def list_jobs(jobs: Sequence[Job]) -> int:

@@ -124,6 +124,13 @@ def test_the_split_takes_a_repeated_text_once_and_no_long_ones():
     assert [row.uid for row in rows["dev"]] == ["0", "1", "3"]
 
 
+def test_the_split_leaves_out_neutral_snippets():
+    least = prepare_module.MIN_RATING
+    ratings = [0.0, least, -least, least - 0.01, 0.01 - least, 4.0]
+    rows = split([Snippet(str(i), rating, f"text {i}") for i, rating in enumerate(ratings)])
+    assert [row.uid for row in rows["dev"]] == ["1", "2", "5"]
+
+
 @given(st.integers(1, 900), st.randoms(use_true_random=False))
 def test_the_split_is_disjoint_complete_and_blind_to_the_order_of_the_file(n, random):
     snippets = parse(ratings(n))
@@ -132,19 +139,20 @@ def test_the_split_is_disjoint_complete_and_blind_to_the_order_of_the_file(n, ra
     random.shuffle(shuffled)
     assert split(shuffled) == first
     uids = [row.uid for rows in first.values() for row in rows]
-    assert len(set(uids)) == len(uids) == min(n, prepare_module.DEV_ROWS + prepare_module.TRAIN_ROWS)
+    not_neutral = sum(abs(snippet.rating) >= prepare_module.MIN_RATING for snippet in snippets)
+    assert len(set(uids)) == len(uids) == min(not_neutral, prepare_module.DEV_ROWS + prepare_module.TRAIN_ROWS)
 
 
 def test_the_split_never_changes():
     uids = [row.uid for row in split(parse(ratings(3000)))["dev"]]
     assert len(uids) == prepare_module.DEV_ROWS
-    assert hashlib.sha256(" ".join(uids).encode()).hexdigest()[:16] == "87dc03958fde77a2"
+    assert hashlib.sha256(" ".join(uids).encode()).hexdigest()[:16] == "34eed92948a73103"
 
 
 def test_labels_of_the_two_tasks():
-    snippets = parse(b"1\t-2.5\tbad\r\n2\t0\tso so\r\n3\t0.25\tgood")
+    snippets = parse(b"1\t-2.5\tbad\r\n3\t1\tgood")
     assert labelled("movie", snippets) == [("1", "negative", "bad"), ("3", "positive", "good")]
-    assert labelled("movierating", snippets) == [("1", "-2.5", "bad"), ("2", "0.0", "so so"), ("3", "0.25", "good")]
+    assert labelled("movierating", snippets) == [("1", "-2.5", "bad"), ("3", "1.0", "good")]
 
 
 def test_canonical_files_read_back_with_the_task_definitions(pip, tmp_path):
@@ -153,11 +161,9 @@ def test_canonical_files_read_back_with_the_task_definitions(pip, tmp_path):
     assert list(definitions) == ["movie", "movierating"]
     folder = tmp_path / "canonical_data"
     rows = {task: read_canonical(folder / f"{task}_dev.tsv", definitions[task]) for task in definitions}
-    assert len(rows["movierating"].uids) == prepare_module.DEV_ROWS
+    assert len(rows["movie"].uids) == len(rows["movierating"].uids) == prepare_module.DEV_ROWS
     assert rows["movierating"].labels.min() == -4.0
-    not_zero = rows["movierating"].labels != 0
-    assert 0 < len(rows["movie"].uids) == not_zero.sum() < prepare_module.DEV_ROWS
-    np.testing.assert_array_equal(rows["movie"].labels, rows["movierating"].labels[not_zero] > 0)
+    np.testing.assert_array_equal(rows["movie"].labels, rows["movierating"].labels > 0)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")}
     assert len(before) == 4
     assert main(["--output_dir", str(tmp_path)]) == 0

@@ -1,4 +1,6 @@
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from experiments.study.launch.pool import Pool
 from experiments.study.launch.slots import plan_slots
 from experiments.study.launch.worker import RunFunction
 from experiments.study.plan import parse_seeds
+from experiments.study.report.__main__ import main as report
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.results import RunResult
 from tests.edits import edit_json
@@ -94,6 +97,15 @@ def test_a_study_makes_its_table_and_a_second_start_computes_nothing(
     assert place.main() == 0
     assert len(calls(place.runs)) == 8
     assert capsys.readouterr().out == output
+
+
+def test_a_study_ends_with_the_command_that_makes_its_page(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.main("--tasks", "cola") == 0
+    told = capsys.readouterr().out.splitlines()[-1].removeprefix("one page with curves and tests: ")
+    program, *module, runs = shlex.split(told)[:4]
+    assert (program, *module, runs) == (sys.executable, "-m", "experiments.study.report", str(place.runs))
+    assert report(shlex.split(told)[3:]) == 0
+    assert (place.results / "test" / "report.html").is_file()
 
 
 def test_one_failing_cell_fails_the_study_but_not_the_others(
