@@ -57,7 +57,7 @@ def _bytes(mask: Tensor | None) -> int:
 @_disable_dynamo
 def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, draw: Draw) -> Tensor:
     """Layer norm of dropout(x) + y, of any one shape (..., D)."""
-    rows, others = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (x, y))
+    rows, others = (tensor.reshape(-1, tensor.shape[-1]).contiguous() for tensor in (x, y))
     out: Tensor = _ResidualNorm.apply(rows, others, norm.weight, norm.bias, norm.eps, draw)  # type: ignore[no-untyped-call]
     return out.view(x.shape)
 
@@ -89,6 +89,9 @@ def _forward(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
 
 
 def _is_plain(dropout: nn.Module, norm: nn.Module) -> bool:
-    kinds = type(dropout) in (nn.Dropout, StreamDropout) and type(norm) is nn.LayerNorm and norm.bias is not None
+    if type(dropout) not in (nn.Dropout, StreamDropout) or type(norm) is not nn.LayerNorm or norm.bias is None:
+        return False
+    if not norm.weight.is_contiguous() or not norm.bias.is_contiguous():
+        return False
     everywhere = _has_any_global_hook()  # type: ignore[no-untyped-call]
-    return kinds and not everywhere and not hooked(dropout) and not hooked(norm)
+    return not everywhere and not any(hooked(module) or "forward" in vars(module) for module in (dropout, norm))
