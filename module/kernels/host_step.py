@@ -108,12 +108,12 @@ class HostStep:
         table, done = [], 0
         for i in self._row_sparse:
             member, row = self.members[i], rows[i]
-            moments = member.state[MOMENTUM], member.state[INFINITY_NORM]
+            tensors = member.parameter, member.state[MOMENTUM], member.state[INFINITY_NORM]
             embedding = self.embeddings.get(member)
-            if embedding is None or not embedding.holds(*moments, row):
-                embedding = self.embeddings[member] = RowSparse(*moments, row)
+            if embedding is None or not embedding.holds(*tensors, row):
+                embedding = self.embeddings[member] = RowSparse(*tensors, row)
             assert member.touched is not None
-            table += [rows[done:i], embedding.parts(row, member.touched, member.theta)]
+            table += [rows[done:i], embedding.parts(row, member.touched)]
             done = i + 1
         # With the dtype named, numpy does not compare the fields of every two of them.
         divided = np.concatenate([*table, rows[done:]], dtype=rows.dtype)

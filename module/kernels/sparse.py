@@ -40,51 +40,55 @@ class RowSparse:
     """An embedding whose gradients are row-sparse: the rows that a step has to go through.
 
     A row that never had a gradient has no momentum, and after its first step its infinity norm is eps; without weight
-    decay a step leaves all of it as it is. Such rows are left out.
+    decay a step leaves all of it as it is. Such rows are left out. Whatever torch's operations change in between is
+    noticed; what is written through ``.data`` or ``.numpy()`` is not, in a row at rest.
 
     Args:
-        momentum: (N, ...) on the CPU.
+        theta: (N, ...) on the CPU.
+        momentum: (N, ...).
         infinity_norm: (N, ...).
-        row: Of the table of tensors, with the settings.
+        row: Of the table of tensors, ready for a step.
     """
 
-    def __init__(self, momentum: Tensor, infinity_norm: Tensor, row: np.ndarray) -> None:
-        self._momentum, self._norm = momentum, infinity_norm
-        self._settings = self._settings_of(row)
+    def __init__(self, theta: Tensor, momentum: Tensor, infinity_norm: Tensor, row: np.ndarray) -> None:
+        self._tensors = theta, momentum, infinity_norm
+        self._facts = self._facts_of(row)
         eps, beta2 = np.float32(row["eps"]), np.float32(row["beta2"])
         m, u = (x.reshape(len(x), -1).numpy() for x in (momentum, infinity_norm))
+        fit = torch.isfinite(theta.detach().reshape(len(theta), -1)).all(1).numpy()
         # In blocks, or the comparisons would take as much memory as the tensors.
         spans = [slice(i, i + _ROWS_AT_ONCE) for i in range(0, len(m), _ROWS_AT_ONCE)]
-        self._quiet = np.concatenate([((m[s] == 0) & (beta2 * u[s] <= eps)).all(1) for s in spans])
+        self._quiet = fit & np.concatenate([((m[s] == 0) & (beta2 * u[s] <= eps)).all(1) for s in spans])
         self._at_rest = self._quiet & np.concatenate([(u[s] == eps).all(1) for s in spans])
-        if row["weight_decay"] != 0.0:
+        if row["weight_decay"] != 0.0 or eps == 0.0:
             self._quiet[:] = self._at_rest[:] = False
 
-    def holds(self, momentum: Tensor, infinity_norm: Tensor, row: np.ndarray) -> bool:
-        """Whether nobody but the steps has changed anything since this was made."""
-        return momentum is self._momentum and infinity_norm is self._norm and self._settings_of(row) == self._settings
+    def holds(self, theta: Tensor, momentum: Tensor, infinity_norm: Tensor, row: np.ndarray) -> bool:
+        """Whether nothing has changed since the last step, which was made with ``parts``."""
+        same = all(a is b for a, b in zip((theta, momentum, infinity_norm), self._tensors, strict=True))
+        return same and self._facts_of(row) == self._facts
 
-    def _settings_of(self, row: np.ndarray) -> tuple[float, ...]:
+    def _facts_of(self, row: np.ndarray) -> tuple[float, ...]:
         # A tensor's version counts changes by torch's operations, not the kernels'.
-        settings = (float(row[name]) for name in ("eps", "beta2", "weight_decay"))
-        return (*settings, self._momentum._version, self._norm._version)
+        facts = (float(row[name]) for name in ("eps", "beta2", "weight_decay", "step"))
+        return (*facts, *(tensor._version for tensor in self._tensors[1:]))
 
-    def parts(self, row: np.ndarray, touched: Tensor, theta: Tensor) -> np.ndarray:
+    def parts(self, row: np.ndarray, touched: Tensor) -> np.ndarray:
         """Rows of the table for a step: one for each touched row of the tensor, one for each stretch of others.
 
         Args:
             row: Of the tensor in the table, ready for :func:`module.kernels.cpu.update_rows`.
             touched: (R,) rows of the tensor with a gradient, rising.
-            theta: The tensor.
 
         Returns:
             Their entries are updated one by one, so the result is that of the dense gradient. Rows without a gradient
             move by momentum and decay: theirs is a block of zeros.
         """
-        width, rows = theta[0].numel(), touched.numpy()
+        width, rows = self._tensors[0][0].numel(), touched.numpy()
         starts, ends = self._stretches(rows)
         self._quiet[rows] = False
         self._at_rest = self._quiet.copy()
+        self._facts = (*self._facts[:3], self._facts[3] + 1, *self._facts[4:])  # of the next step
         firsts = np.concatenate([rows, starts]) * width
         parts = np.repeat(row, len(firsts))
         for column in ("theta", "momentum", "infinity_norm"):
