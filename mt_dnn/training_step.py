@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from module.clipping import clip_gradients, clip_in_step
 from mt_dnn.assembly import Parts
@@ -78,7 +79,7 @@ class TrainingStep:
         """Clip the gradients, inside of the step where nobody else reads them."""
         optimizer, parameters = self.parts.optimizer, self.parts.network.parameters()
         own = getattr(optimizer, "takes_row_sparse", False) and not self.scaler.is_enabled()
-        if own and not self.parts.method.reads_clipped_gradients and not optimizer._optimizer_step_pre_hooks:
+        if own and not self.parts.method.reads_clipped_gradients and not _hooked(optimizer):
             return clip_in_step(optimizer, parameters, self.max_norm)
         return clip_gradients(parameters, self.max_norm)
 
@@ -126,3 +127,9 @@ class TrainingStep:
                 objective = objective * weight
             self.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
         return total
+
+
+def _hooked(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a hook on an optimizer's steps may look at the gradients."""
+    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)

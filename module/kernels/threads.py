@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from . import PROCESS
+
 _Loop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_PROCESS = os.getpid()  # threads do not survive a fork, and the runtime of a forked child waits for its parent's
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
@@ -30,7 +31,7 @@ def run_on_threads(address: int, argument: int, most: int) -> None:
     threads = min(torch.get_num_threads(), most)
     if threads <= 1:
         _Loop(address)(argument)
-    elif (parallel := _parallel()) is not None and os.getpid() == _PROCESS:
+    elif (parallel := _parallel()) is not None and os.getpid() == PROCESS:
         parallel(address, argument, threads, 0)
     else:
         loop = _Loop(address)

@@ -30,13 +30,13 @@ class _Rectangles:
 
     def split(self, tokens: tuple[Tensor, ...], scale: float = 1.0) -> tuple[Tensor, ...]:
         """(n_tokens, D) each -> (slots * D,) each, the first times ``scale``; one or three of them."""
-        slots = tuple(torch.empty(self.layout.n_slots * self.tokens[1]) for _ in tokens)
+        slots = tuple(_empty(self.layout.n_slots * self.tokens[1]) for _ in tokens)
         split_heads(*self._head, *self._pairs(tokens, slots), scale)
         return slots
 
     def merge(self, slots: tuple[Tensor, ...], scale: float = 1.0) -> tuple[Tensor, ...]:
         """(slots * D,) each -> (n_tokens, D) each, the first times ``scale``; one or three of them."""
-        tokens = tuple(torch.empty(self.tokens) for _ in slots)
+        tokens = tuple(_empty(self.tokens) for _ in slots)
         merge_heads(*self._head, *self._pairs(tokens, slots), scale)
         return tokens
 
@@ -70,7 +70,7 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         made = _Rectangles(layout, heads, *q.shape)
         q, k, v = made.split((q, k, v), scale)
-        scores = torch.empty(layout.n_scores * heads)
+        scores = _empty(layout.n_scores * heads)
         for out, left, right in zip(made.squares_of(scores), made.heads_of(q), made.heads_of(k), strict=True):
             torch.bmm(left, right.mT, out=out)
         dropped = scores if draw.threshold == 0 else torch.empty_like(scores)
@@ -107,6 +107,10 @@ class _Attention(torch.autograd.Function):
             torch.bmm(one, k_g, out=d_q_g)
             torch.bmm(one.mT, q_g, out=d_k_g)
         return (*made.merge((d_q, d_k, d_v), ctx.scale), None, None, None, None)
+
+
+def _empty(shape: torch.Size | int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=_CPU)
 
 
 def by_one_pass(*tensors: Tensor) -> bool:

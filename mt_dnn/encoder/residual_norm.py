@@ -25,8 +25,8 @@ class _ResidualNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, draw: Draw) -> Tensor:
         n, d = x.shape
-        normed, out, inverse = torch.empty_like(x), torch.empty_like(x), torch.empty(n)
-        mask = torch.empty((n, d), dtype=torch.uint8) if draw.threshold else None
+        normed, out, inverse = torch.empty_like(x), torch.empty_like(x), x.new_empty(n)
+        mask = torch.empty((n, d), dtype=torch.uint8, device=x.device) if draw.threshold else None
         norm = (d, place(weight, weight.shape), place(normed, x.shape), place(inverse, inverse.shape), _bytes(mask))
         places = (place(tensor, x.shape) for tensor in (x, y, out))
         norm_forward(n, NORM_CHUNK, *norm, *draw.fields, place(bias, weight.shape), eps, *places)
@@ -42,7 +42,7 @@ class _ResidualNorm(torch.autograd.Function):
         n, d = grad.shape
         dy = torch.empty_like(grad)
         dx = dy if mask is None else torch.empty_like(grad)
-        sums = torch.empty((-(-n // NORM_CHUNK), 2, d))
+        sums = grad.new_empty((-(-n // NORM_CHUNK), 2, d))
         norm = (d, place(weight, weight.shape), place(normed, grad.shape), place(inverse, inverse.shape), _bytes(mask))
         places = (place(tensor, grad.shape) for tensor in (grad, dx, dy))
         norm_backward(n, NORM_CHUNK, *norm, ctx.kept, *places, place(sums, sums.shape))

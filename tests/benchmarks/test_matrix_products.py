@@ -29,7 +29,8 @@ def attention(pairs: int, queries: int, keys: int) -> list[tuple[int, ...]]:
     """Those of examples x heads; scores and their output, then gradients of probabilities, values, queries and keys."""
     d = D // HEADS
     forward = [(queries, keys, d), (queries, d, keys)]
-    backward = [(queries, keys, d), (keys, d, queries), (queries, d, keys), (d, keys, queries)]
+    of_keys = (d, keys, queries) if queries == 1 else (keys, d, queries)  # by torch's backward, and by ours
+    backward = [(queries, keys, d), (keys, d, queries), (queries, d, keys), of_keys]
     return [(pairs, *size) for size in forward + backward]
 
 
