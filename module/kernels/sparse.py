@@ -40,8 +40,8 @@ class RowSparse:
     """An embedding whose gradients are row-sparse: the rows that a step has to go through.
 
     A row that never had a gradient has no momentum, and after its first step its infinity norm is eps; without weight
-    decay a step leaves all of it as it is. Such rows are left out. Whatever torch's operations change in between is
-    noticed; what is written through ``.data`` or ``.numpy()`` is not, in a row at rest.
+    decay a step leaves all of it as it is. Such rows are left out, and keep whatever theta is set to. What torch's
+    operations change in the state is noticed; what is written into it through ``.data`` or ``.numpy()`` is not.
 
     Args:
         theta: (N, ...) on the CPU.
