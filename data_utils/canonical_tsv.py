@@ -126,20 +126,20 @@ def watch_quotes(path: str | Path, lines: Iterable[tuple[int, str]]) -> Iterator
     """Pass on numbered lines; at their end warn of those that look as if a CSV writer had put texts in quotes."""
     count = first = 0
     for number, line in lines:
-        if '""' in line and any(map(_is_csv_quoted, line.split("\t"))):
+        if '""' in line and any(map(is_csv_quoted, line.split("\t"))):
             count, first = count + 1, first or number
         yield number, line
     if count:
         _log.warning(
             "%s: %d rows, the first on line %d, look quoted by a CSV writer; here quotes are text and stay: "
-            "write the file without quoting (docs/data.md)",
+            "import the table instead (python -m data_utils.import_dataset), or write it without quoting (docs/data.md)",
             path,
             count,
             first,
         )
 
 
-def _is_csv_quoted(field: str) -> bool:
+def is_csv_quoted(field: str) -> bool:
     """Whether a field stands in quotes and holds quotes, all of them doubled."""
     inner = field[1:-1]
     return len(field) > 3 and field[0] == field[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")

@@ -33,6 +33,7 @@ class Metric(StrEnum):
 
     MCC = "MCC"
     F1 = "F1"
+    F1MAC = "F1MAC"
     Pearson = "Pearson"
     Spearman = "Spearman"
     ACC = "ACC"
@@ -53,7 +54,7 @@ class LossCriterion(StrEnum):
 
 _PROJECT = Path(__file__).resolve().parents[1]
 _METRICS_OF = {
-    TaskType.Classification: (Metric.ACC, Metric.F1, Metric.MCC),
+    TaskType.Classification: (Metric.ACC, Metric.F1, Metric.F1MAC, Metric.MCC),
     TaskType.Regression: (Metric.Pearson, Metric.Spearman),
 }
 _LOSS_OF = {
@@ -100,7 +101,7 @@ class TaskDef:
 
     @property
     def primary_metric(self) -> Metric:
-        """The metric a task is judged by: the first of MCC, F1, Pearson, Spearman, ACC that it has."""
+        """The metric a task is judged by: the first of MCC, F1, F1MAC, Pearson, Spearman, ACC that it has."""
         return next(metric for metric in Metric if metric in self.metric_meta)
 
     @property
@@ -114,6 +115,11 @@ class TaskDef:
         if self.task_type is TaskType.Regression:
             return ("score",)
         return self.labels or tuple(map(str, range(self.n_class)))
+
+    @property
+    def dummy_label(self) -> str:
+        """The label that MT-DNN writes into test files without labels."""
+        return "0.0" if self.task_type is TaskType.Regression else self.label_names[0]
 
     @property
     def fingerprint(self) -> str:
@@ -287,7 +293,10 @@ def _check_together(where: str, task: TaskDef) -> None:
                 f"{where}: metric_meta {metric} does not fit {task.task_type}; legal values: {', '.join(legal_metrics)}"
             )
     if Metric.F1 in task.metric_meta and task.n_class != 2:
-        raise SettingError(f"{where}: metric_meta F1 is the F1 of class 1 of two; n_class is {task.n_class}")
+        raise SettingError(
+            f"{where}: metric_meta F1 is the F1 of class 1 of two; n_class is {task.n_class}: take F1MAC, the mean "
+            "over the classes"
+        )
     if task.loss is not _LOSS_OF[task.task_type]:
         raise SettingError(f"{where}: loss {task.loss} does not fit {task.task_type}; use {_LOSS_OF[task.task_type]}")
     for split in task.split_names:

@@ -38,8 +38,6 @@ class TaskSource:
     folder: str
     sentences: int
     """1 or 2"""
-    dummy_label: str
-    """The label that MT-DNN writes into test files."""
     splits: dict[str, SplitSource]
     headerless: tuple[str, ...] = ()
     """Column names of train and dev, where the files do not have them."""
@@ -69,14 +67,12 @@ TASKS: dict[str, TaskSource] = {
     "cola": TaskSource(
         "CoLA",
         1,
-        "0",
         _splits((8_551, 1_043, 1_063), ("sentence",), "label", _NUMBERED),
         headerless=("source", "label", "mark", "sentence"),
     ),
     "mnli": TaskSource(
         "MNLI",
         2,
-        "contradiction",
         {
             "train": SplitSource("train.tsv", 392_702, _MNLI, "index"),
             "matched_dev": SplitSource("dev_matched.tsv", 9_815, _MNLI, "index"),
@@ -86,24 +82,22 @@ TASKS: dict[str, TaskSource] = {
         },
         skip_label="-",
     ),
-    "mrpc": TaskSource("MRPC", 2, "0", _splits((3_668, 408, 1_725), ("#1 String", "#2 String"), "Quality", _NUMBERED)),
+    "mrpc": TaskSource("MRPC", 2, _splits((3_668, 408, 1_725), ("#1 String", "#2 String"), "Quality", _NUMBERED)),
     "qnli": TaskSource(
         "QNLI",
         2,
-        "not_entailment",
         _splits((104_743, 5_463, 5_463), ("question", "sentence"), "label", ("index", "index")),
     ),
     "qqp": TaskSource(
         "QQP",
         2,
-        "0",
         _splits((363_846, 40_430, 390_965), ("question1", "question2"), "is_duplicate", (None, "id")),
         skip_short=6,
     ),
-    "rte": TaskSource("RTE", 2, "not_entailment", _splits((2_490, 277, 3_000), _PAIR, "label", ("index", "index"))),
-    "sst": TaskSource("SST-2", 1, "0", _splits((67_349, 872, 1_821), ("sentence",), "label", (None, "index"))),
-    "stsb": TaskSource("STS-B", 2, "0.0", _splits((5_749, 1_500, 1_379), _PAIR, "score", _NUMBERED)),
-    "wnli": TaskSource("WNLI", 2, "0", _splits((635, 71, 146), _PAIR, "label", _NUMBERED)),
+    "rte": TaskSource("RTE", 2, _splits((2_490, 277, 3_000), _PAIR, "label", ("index", "index"))),
+    "sst": TaskSource("SST-2", 1, _splits((67_349, 872, 1_821), ("sentence",), "label", (None, "index"))),
+    "stsb": TaskSource("STS-B", 2, _splits((5_749, 1_500, 1_379), _PAIR, "score", _NUMBERED)),
+    "wnli": TaskSource("WNLI", 2, _splits((635, 71, 146), _PAIR, "label", _NUMBERED)),
 }
 
 MSR_FILES = {"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"}
@@ -207,7 +201,7 @@ def _read_rows(
                 f"{path}: line {number}: {len(row)} columns instead of {len(header)}; a sentence holds no tab"
             )
         row[0], row[-1] = row[0].lstrip(), row[-1].rstrip()  # MT-DNN strips each line
-        label = row[label_at] if labelled else task.dummy_label
+        label = row[label_at] if labelled else task_def.dummy_label
         if labelled and label == task.skip_label:
             result.skipped += 1
             continue

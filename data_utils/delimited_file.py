@@ -1,0 +1,108 @@
+"""Tables with a delimiter between columns, from CSV writers or without any quoting.
+
+A tab-separated file may be either: quotes around a text are a CSV writer's, or part of the text. `read_delimited`
+takes the reading that fits and refuses a file that both fit and that says something else in each.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from data_utils.canonical_tsv import decode_lines, is_csv_quoted, without_blank_end
+from data_utils.errors import SettingError, shown
+
+QUOTINGS = ("auto", "csv", "none")
+_REMEDY = "the row is cut off or not separated as the header is"
+
+
+def read_delimited(data: bytes, path: Path, delimiter: str, quoting: str = "auto") -> dict[str, list[str]]:
+    """Read a table whose first row names the columns.
+
+    Args:
+        data: content of the file, UTF-8 with or without BOM.
+        path: names the file in messages.
+        delimiter: one character between columns.
+        quoting: ``csv``: fields with delimiters, quotes or line ends stand in quotes; ``none``: a quote is a quote;
+            ``auto``: ``csv`` for commas and the like, and for tabs the reading that fits.
+
+    Returns:
+        Column -> (N,) texts.
+
+    Raises:
+        SettingError: not UTF-8, no rows, a row of another length than the header, an open quote, or a tab-separated
+            file that could be meant either way; names file, line and fix.
+    """
+    if quoting == "auto" and (delimiter != "\t" or b'"' not in data):
+        quoting = "csv"
+    if quoting != "auto":
+        read = _csv_rows if quoting == "csv" else _plain_rows
+        return _columns(read(data, path, delimiter), path)
+    try:
+        plain = _columns(_plain_rows(data, path, delimiter), path)
+    except SettingError:
+        return _columns(_csv_rows(data, path, delimiter), path)
+    quoted = plain
+    with suppress(SettingError):
+        quoted = _columns(_csv_rows(data, path, delimiter), path)
+    return plain if quoted == plain else _choose(plain, quoted, path)
+
+
+def _choose(plain: dict[str, list[str]], quoted: dict[str, list[str]], path: Path) -> dict[str, list[str]]:
+    in_quotes = [text for column in plain.values() for text in column if text[:1] == '"']
+    if any(map(is_csv_quoted, in_quotes)) or all(name[:1] == '"' for name in plain):
+        return quoted
+    raise SettingError(
+        f"{path}: {len(in_quotes)} texts stand in quotes, such as {shown(in_quotes[0])}: give --quoting csv if a CSV "
+        "writer put them there, --quoting none if they are part of the texts"
+    )
+
+
+def _plain_rows(data: bytes, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in without_blank_end(decode_lines(io.BytesIO(data), path)):
+        yield number, line.split(delimiter)
+
+
+def _csv_rows(data: bytes, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    for _ in decode_lines(io.BytesIO(data), path):  # names the line that is not UTF-8
+        pass
+    csv.field_size_limit(sys.maxsize)  # a text may be longer than the 131,072 characters that it starts with
+    reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="\n"), delimiter=delimiter, strict=True)
+    blank = 0
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise SettingError(
+                f"{path}: line {reader.line_num}: {error}; quotes inside a quoted field are doubled, and a file whose "
+                "quotes are part of the texts is read with --quoting none"
+            ) from None
+        if row is None:
+            return
+        if not row:
+            blank = blank or reader.line_num
+            continue
+        if blank:
+            raise SettingError(f"{path}: line {blank} is empty; take it out")
+        yield reader.line_num, row
+
+
+def _columns(rows: Iterator[tuple[int, list[str]]], path: Path) -> dict[str, list[str]]:
+    header = next(rows, (1, []))[1]
+    if len(set(header)) < len(header):
+        raise SettingError(f"{path}: line 1: two columns are called {shown(_repeated(header))}; rename one")
+    columns: list[list[str]] = [[] for _ in header]
+    for number, row in rows:
+        if len(row) != len(header):
+            raise SettingError(f"{path}: line {number}: {len(row)} columns instead of {len(header)}; {_REMEDY}")
+        for column, field in zip(columns, row, strict=True):
+            column.append(field)
+    if not columns or not columns[0]:
+        raise SettingError(f"{path}: holds no rows under a header")
+    return dict(zip(header, columns, strict=True))
+
+
+def _repeated(names: list[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)
