@@ -109,11 +109,12 @@ def _write_predictions(options: argparse.Namespace) -> None:
     with _opened(options.input) as (file, name):
         lines = _lines(file, name, columns, task_def, options.skip_header)
         with _target(options.out) as target:
-            if options.format == "tsv":
-                target.write(_header(task_def).encode())
+            header = _header(task_def) if options.format == "tsv" else ""
             for rows, logits in _predicted(model, lines, name, columns, options):
-                target.write("".join(line(task_def, rows.uids, logits)).encode())
+                target.write((header + "".join(line(task_def, rows.uids, logits))).encode())
                 target.flush()
+                header = ""  # after the first rows: not in front of their refusal
+            target.write(header.encode())
 
 
 def _lines(

@@ -81,10 +81,12 @@ def without_blank_end(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, s
         yield number, line
 
 
-def split_row(path: object, number: int, line: str, columns: Sequence[str], remedy: str) -> list[str]:
+def split_row(path: object, number: int, line: str, columns: Sequence[str], remedy: str | None = None) -> list[str]:
     """Return the fields of a line; refuse it, with a remedy in the message, if there are more or fewer than columns."""
     row = line.split("\t")
     if len(row) != len(columns):
+        of_length = "the row is cut off, or without its tabs" if len(row) < len(columns) else "a sentence holds no tab"
+        remedy = remedy or of_length
         raise SettingError(
             f"{path}: line {number}: {len(row)} columns instead of {len(columns)} ({', '.join(columns)}); {remedy}"
         )
@@ -132,7 +134,7 @@ def watch_quotes(path: str | Path, lines: Iterable[tuple[int, str]]) -> Iterator
     if count:
         _log.warning(
             "%s: %d rows, the first on line %d, look quoted by a CSV writer; here quotes are text and stay: "
-            "import the table instead (python -m data_utils.import_dataset), or write it without quoting (docs/data.md)",
+            "import the table (python -m data_utils.import_dataset), or write it without quoting (docs/data.md)",
             path,
             count,
             first,
@@ -150,7 +152,7 @@ def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: Tas
     rows: list[list[str]] = []
     values: list[float] = []
     for number, line in lines:
-        row = split_row(path, number, line, task_def.columns, "a sentence holds no tab")
+        row = split_row(path, number, line, task_def.columns)
         try:
             _check_uid(row[0])
             values.append(label_value(row[1], task_def))

@@ -14,7 +14,7 @@ from data_utils.canonical_tsv import label_value, write_canonical
 from data_utils.errors import SettingError, shown
 from data_utils.holdout import held_out_rows
 from data_utils.labelled_texts import LabelledTexts
-from data_utils.task_def import TaskDef, TaskType, from_settings, to_settings
+from data_utils.task_def import TEXT_LISTS, TaskDef, TaskType, from_settings, to_settings
 from data_utils.yaml_file import read_yaml
 
 TASK_DEF_FILE = "task_def.yml"
@@ -130,7 +130,7 @@ def known_task(out: Path, name: str) -> TaskDef | None:
 
 
 def _entries(path: Path) -> dict[str, Any]:
-    return read_yaml(path, texts=("labels", "split_names", "metric_meta")) if path.is_file() else {}
+    return read_yaml(path, texts=TEXT_LISTS) if path.is_file() else {}
 
 
 def _place(split: str) -> int:

@@ -34,6 +34,11 @@ class Datasets:
     pad_id: int
 
     @property
+    def selecting(self) -> dict[str, TokenCache]:
+        """The dev sets whose mean is the score; the others are only shown."""
+        return {name: cache for name, cache in self.dev.items() if self.task_def.selects(name)}
+
+    @property
     def evaluated(self) -> dict[str, TokenCache]:
         """Every set that is scored after an epoch."""
         return self.dev | self.held_out
@@ -128,7 +133,7 @@ def dev_sets(config: RunConfig, task_def: TaskDef) -> list[str]:
     """Dataset names to evaluate; MT-DNN's short forms (``mnli_matched``) get their ``_dev``.
 
     Raises:
-        SettingError: a name that is no dev set of the task.
+        SettingError: a name that is no dev set of the task, or none that gives the score.
     """
     legal = [task_def.dataset_name(split) for split in task_def.dev_splits]
     if not legal:
@@ -147,4 +152,10 @@ def dev_sets(config: RunConfig, task_def: TaskDef) -> list[str]:
                 f"test_datasets: {shown(name)} is no dev set of {task_def.name}; legal: {', '.join(legal)}"
             )
         chosen.append(full)
+    if not any(map(task_def.selects, chosen)):
+        selecting = ", ".join(filter(task_def.selects, legal))
+        raise SettingError(
+            f"test_datasets: {config.test_datasets}: only shown, by the task's select_splits, so nothing gives the "
+            f"score; add one of {selecting}"
+        )
     return chosen

@@ -128,7 +128,7 @@ class Trainer:
             run_id=run_id(config),
             recipe=config.recipe,
             primary_metric=str(self.data.task_def.primary_metric),
-            datasets=list(self.data.dev),
+            datasets=list(self.data.selecting),
             epochs=config.epochs,
             steps=state.step,
             train_examples=len(self.rows),

@@ -236,6 +236,18 @@ def test_a_label_of_the_task_is_no_heading():
     assert not looks_like_header("uid\tlabel", ("uid", "label", "premise"), task)
 
 
+def test_a_refused_first_row_comes_without_a_header(models, tmp_path, capsys):
+    run = models["run", "cola"]
+    (tmp_path / "cut.tsv").write_text("u1\t0\n", encoding="utf-8")
+    assert main(run, tmp_path / "cut.tsv") == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "line 1: 2 columns instead of 3 (uid, label, premise); name the columns with --columns" in told.err
+    (tmp_path / "none.tsv").write_text("", encoding="utf-8")
+    assert main(run, tmp_path / "none.tsv") == 0
+    assert capsys.readouterr().out == "uid\tlabel\tp_0\tp_1\n"
+
+
 def test_empty_lines_at_the_end_are_no_rows_but_empty_texts_are(models, tmp_path):
     file, out = tmp_path / "in.tsv", tmp_path / "out.tsv"
     for text, more, n in (("0\t1\tgood\n\n\r\n", (), 1), ("good\n\n\n", ("--columns", "premise"), 3)):

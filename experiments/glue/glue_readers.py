@@ -197,9 +197,8 @@ def _read_rows(
             result.skipped += 1
             continue
         if len(row) != len(header):
-            raise SettingError(
-                f"{path}: line {number}: {len(row)} columns instead of {len(header)}; a sentence holds no tab"
-            )
+            remedy = "a sentence holds no tab" if len(row) > len(header) else "the row is cut off"
+            raise SettingError(f"{path}: line {number}: {len(row)} columns instead of {len(header)}; {remedy}")
         row[0], row[-1] = row[0].lstrip(), row[-1].rstrip()  # MT-DNN strips each line
         label = row[label_at] if labelled else task_def.dummy_label
         if labelled and label == task.skip_label:

@@ -23,7 +23,7 @@ from experiments.study.recipe_file import find_recipe_file
 from experiments.study.settings import check_method, parse_overrides
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
-from mt_dnn.data import missing_file
+from mt_dnn.data import dev_sets, find_task_def, missing_file, tsv_of
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MOST_SEEDS = 1000  # of a cell; a table of more is a slip of the keyboard
@@ -202,15 +202,21 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
     """The job of a run, with its steps and cost.
 
     Raises:
-        SettingError: there is no training set of its task, or a smaller one than the run asks for.
+        SettingError: a file of its task is missing, or the training set is smaller than the run asks for.
     """
     tsv = config.data_dir / f"{config.task}_train.tsv"
     if not tsv.is_file():
         raise SettingError(f"{missing_file(config, tsv.stem)}; or leave {config.task} out of --tasks")
+    for dataset in dev_sets(config, find_task_def(config)):
+        tsv_of(config, dataset)
     rows = _count_rows(tsv)
-    if config.train_size is not None and config.train_size > rows:
-        raise SettingError(f"train_size is {config.train_size}, but {tsv} has {rows} rows; legal: at most that many")
-    used = config.train_size or math.ceil(rows * (1.0 - (config.holdout or 0.0)) * (config.train_fraction or 1.0))
+    left = rows - round(rows * (config.holdout or 0.0))
+    if config.train_size is not None and config.train_size > left:
+        less = f" beside the {rows - left} held out" if left < rows else ""
+        raise SettingError(
+            f"train_size is {config.train_size}, but {tsv} has {left} rows{less}; legal: at most that many"
+        )
+    used = config.train_size or math.ceil(left * (config.train_fraction or 1.0))
     steps = config.epochs * math.ceil(used / config.window)
     return Job(config, folder, steps, cost=config.epochs * tsv.stat().st_size * used / max(rows, 1), trials=trials)
 
@@ -218,4 +224,4 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
 @functools.cache
 def _count_rows(tsv: Path) -> int:
     with tsv.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        return max((number for number, line in enumerate(file, start=1) if line.strip(b"\r\n")), default=0)

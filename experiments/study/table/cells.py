@@ -48,6 +48,20 @@ class Cell:
                 scores[result.seed] = math.nan if epoch is None else float(epoch.score)
         return scores
 
+    @property
+    def shown_sets(self) -> tuple[str, ...]:
+        """Dev sets that a run was scored on beside those that give its score."""
+        epochs = [result.last or result.best for result in self.results if result.done]
+        names = dict.fromkeys(name for epoch in epochs if epoch is not None for name in epoch.metrics)
+        scored = {name for result in self.results for name in result.datasets}
+        return tuple(name for name in names if name not in scored and not name.endswith("_holdout"))
+
+    def scores_on(self, dataset: str, selection: Selection) -> list[float]:
+        """Primary metric on one set, of the runs that have it."""
+        epochs = [(r.primary_metric, r.best if selection == "best" else r.last) for r in self.results if r.done]
+        found = [epoch.metrics.get(dataset, {}).get(metric) for metric, epoch in epochs if epoch is not None]
+        return [float(score) for score in found if score is not None]
+
     def n(self, selection: Selection) -> int:
         """Number of runs that count."""
         return len(self.scores(selection))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from experiments.study.statistics.difference import Difference
+from experiments.study.statistics.difference import Difference, sample_std
 from experiments.study.statistics.intervals import Interval
 from experiments.study.table.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
 from experiments.study.table.paper import Paper, PaperRow
@@ -88,6 +88,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
         blocks.append((SELECTION_TITLES[selection], _with_bold(rows, len(table.tasks))))
         if gains := _gains(table, encoder, selection, seeds):
             blocks.append((f"{SELECTION_TITLES[selection]}, minus the control", gains))
+    blocks += _shown_blocks(table, encoder, seeds)
     columns = [" ".join(filter(None, (task_title(t), metric_title(table.metric(t))))) for t in table.tasks]
     return EncoderTable(
         encoder=encoder,
@@ -106,6 +107,28 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
         blocks=tuple(blocks),
         notes=tuple(f"{task_title(task)}, {method_title(m)}: {notes[m, task]}" for m, task in notes),
     )
+
+
+def _shown_blocks(table: Table, encoder: str, seeds: int) -> list[tuple[str, tuple[TableRow, ...]]]:
+    """A block for each set that was scored and is not in the score; tasks without it have a dash."""
+    cells = {key: cell for key, cell in table.cells.items() if key[0] == encoder}
+    blocks = []
+    for dataset in dict.fromkeys(name for cell in cells.values() for name in cell.shown_sets):
+        rows = []
+        for method in table.rows_of(encoder):
+            entries = []
+            for task in table.tasks:
+                cell = cells.get((encoder, method, task))
+                scores = cell.scores_on(dataset, "best") if cell is not None else []
+                remark = f"n={len(scores)}" if len(scores) != seeds else ""
+                mean = math.fsum(scores) / len(scores) if scores else None
+                entries.append(Entry(mean, sample_std(scores), remark) if scores else Entry(None, printed="-"))
+            entries += [Entry(None, printed="-")] * (len(table.tasks) > 1)
+            rows.append(
+                TableRow(_label(table, encoder, method), tuple(entries + _time_entries(table, method)), method=method)
+            )
+        blocks.append((f"{SELECTION_TITLES['best']}, on {dataset}, which is not in the score", tuple(rows)))
+    return blocks
 
 
 def _label(table: Table, encoder: str, method: str) -> str:
@@ -153,15 +176,26 @@ def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
     datasets = {dataset for cell in cells for result in cell.results for dataset in result.datasets}
     splits = sorted({"dev" if name.endswith("dev") else name for name in datasets}) or ["dev"]
     fewer = " (fewer where a cell says so)" if any(cell.missing for cell in cells) else ""
-    mnli = " MNLI is the mean of matched and mismatched." if any(cell.task == "mnli" for cell in cells) else ""
+    means = "".join(f" {task_title(task)} is the mean of {sets}." for task, sets in _means(cells).items())
     chosen_on = _chosen_on(cells)
     average = " The average is the mean of the task means." if len({cell.task for cell in cells}) > 1 else ""
     published = " Rows marked paper: the published means of 5 seeds, best dev epoch." if in_paper else ""
     return (
         f"Split: {', '.join(splits)}. Percent, mean ± sample standard deviation over n = {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{mnli} Best dev epoch: each run's best epoch, {chosen_on}. "
+        f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{means} Best dev epoch: each run's best epoch, {chosen_on}. "
         f"Last epoch: no choice.{average}{published}"
     )
+
+
+def _means(cells: Sequence[Cell]) -> dict[str, str]:
+    """Task -> the dev sets whose mean its score is, where they are several."""
+    found = {}
+    for cell in cells:
+        names = dict.fromkeys(name for result in cell.results for name in result.datasets)
+        sets = [name.removeprefix(f"{cell.task}_").removesuffix("_dev") for name in names]
+        if len(sets) > 1:
+            found[cell.task] = f"{', '.join(sets[:-1])} and {sets[-1]}"
+    return found
 
 
 def _chosen_on(cells: Sequence[Cell]) -> str:
