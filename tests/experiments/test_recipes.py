@@ -93,9 +93,20 @@ def test_rates_that_the_paper_does_not_give_are_marked_as_ours(encoder: str) -> 
     rates = TABLE_2[encoder if encoder != "all-MiniLM-L6-v2" else "bert-base-uncased", "vanilla"]
     noisytune, sage = find_recipes(encoder, ["noisytune", "sage"])
     assert rates_of(encoder, "noisytune") == pytest.approx(rates)
-    assert rates_of(encoder, "sage") == pytest.approx({task: 2 * rate for task, rate in rates.items()})
+    times = 1 if encoder == "all-MiniLM-L6-v2" else 2
+    assert rates_of(encoder, "sage") == pytest.approx({task: times * rate for task, rate in rates.items()})
     assert "ours" in noisytune.source
     assert "ours" in sage.source
+
+
+def test_methods_on_the_packaged_encoder_have_one_learning_rate_a_task() -> None:
+    vanilla = rates_of("all-MiniLM-L6-v2", "vanilla")
+    differing = {p.stem for p in FILES if p.stem.startswith("all-MiniLM-L6-v2_")} - {
+        p.stem for p in FILES if p.stem.startswith("all-MiniLM-L6-v2_") and rates_of(*p.stem.split("_", 1)) == vanilla
+    }
+    assert differing == {"all-MiniLM-L6-v2_bitfit", "all-MiniLM-L6-v2_lora"}, (
+        "few weights learn, at their authors' rates"
+    )
 
 
 def test_pats_grids_are_table_3_and_the_packaged_encoder_scales_gamma() -> None:

@@ -10,7 +10,7 @@ from experiments.study.statistics.difference import Difference, sample_std
 from experiments.study.statistics.intervals import Interval
 from experiments.study.table.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
 from experiments.study.table.paper import Paper, PaperRow
-from experiments.study.table.protocol import about_protocol, about_recipes, about_settings
+from experiments.study.table.protocol import about_protocol, about_rates, about_recipes, about_settings
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 from mt_dnn.results import Status
 
@@ -96,6 +96,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
         + about_settings(table, encoder)
         + _about_controls(table, encoder)
         + about_recipes(table, encoder)
+        + about_rates(table, encoder)
         + about_protocol(table, encoder)
         + (" Step time: over plain fine-tuning's, measured apart." if table.step_times else ""),
         columns=(
