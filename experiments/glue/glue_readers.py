@@ -4,12 +4,16 @@ Columns are found by their header (CoLA's train and dev have none). Text is kept
 off at both ends of a line and nowhere else, quotes are literal, labels stay texts.
 """
 
+import gzip
+import itertools
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
-from data_utils.canonical_tsv import iterate_lines, label_value, without_blank_end
-from data_utils.errors import SettingError, shown
+from data_utils.canonical_tsv import decode_lines, iterate_lines, label_value, without_blank_end
+from data_utils.errors import SettingError, in_one_line, shown
 from data_utils.task_def import TaskDef
 
 
@@ -100,6 +104,8 @@ TASKS: dict[str, TaskSource] = {
     "wnli": TaskSource("WNLI", 2, _splits((635, 71, 146), _PAIR, "label", _NUMBERED)),
 }
 
+_QNLI_V1 = frozenset({108_436, 5_732, 5_740})
+
 MSR_FILES = {"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"}
 """The corpus behind MRPC as it is distributed; its training file holds GLUE's train and dev."""
 MSR_DEV_IDS = ("dev_ids.tsv", "mrpc_dev_ids.tsv")
@@ -136,10 +142,37 @@ def read_split(path: str | Path, task_def: TaskDef, split: str) -> RawSplit:
     """
     task = TASKS[task_def.name]
     source = task.splits[split]
-    lines = without_blank_end(iterate_lines(path))
-    without_header = bool(task.headerless) and source.labelled(task)
-    header = list(task.headerless) if without_header else _header(next(lines, (1, ""))[1])
+    lines = without_blank_end(_lines(Path(path)))
+    first = next(lines, (1, ""))
+    header = _header(first[1])
+    if task.headerless and source.labelled(task) and not set(source.columns) <= set(header):
+        lines, header = itertools.chain([first], lines), list(task.headerless)
     return _read_rows(path, lines, header, task_def, source)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the numbered lines of a raw file, also under gzip."""
+    if path.suffix != ".gz":
+        yield from iterate_lines(path)
+        return
+    try:
+        with gzip.open(path) as file:
+            yield from decode_lines(cast(BinaryIO, file), path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise SettingError(f"{path}: damaged or cut off ({in_one_line(error)}); fetch it again") from None
+
+
+def check_version(task: str, file: str, rows: int) -> None:
+    """Refuse the first QNLI by the number of its rows.
+
+    Raises:
+        SettingError: it is; names the cure.
+    """
+    if task == "qnli" and rows in _QNLI_V1:
+        raise SettingError(
+            f"QNLI/{file}: {rows:,} rows: this is QNLI v1, which GLUE replaced by v2 with other splits, so its scores "
+            "are not comparable: fetch v2 with scripts/download_glue.sh --tasks qnli"
+        )
 
 
 def read_msr_paraphrase(folder: str | Path, task_def: TaskDef) -> dict[str, RawSplit]:
