@@ -29,6 +29,8 @@ Score texts with a trained model: a run directory, or a folder that python -m mt
   echo "It is a film." | python predict.py exported/cola --columns premise      one sentence a line
   python predict.py exported/rte pairs.tsv --columns premise,hypothesis --format jsonl --out scores.jsonl
   python predict.py runs/rte/.../seed=1 --submission glue/                      RTE.tsv for the GLUE server
+  python predict.py runs/cola/.../seed=1 other.tsv --score                      every metric of a canonical file
+  python predict.py exported/sst reviews.csv --score --text review --label mood --label_map neg=0,pos=1
 
 Lines are tab-separated UTF-8 without quoting. Rows come out in the order they came in, in memory that does not grow
 with their number; a run directory gives the logits that its evaluation gave.
@@ -52,6 +54,12 @@ def _parser() -> CommandParser:
     add("--out", type=Path, help="file to write, whole or not at all [standard output]")
     add("--submission", type=Path, metavar="DIR", help="write the GLUE files of the task's test sets to DIR instead")
     add("--data_dir", type=Path, help="canonical files for --submission [the run's; data/canonical_data]")
+    add("--score", action="store_true", help="write the metrics of INPUT, a labelled file, instead of predictions")
+    add("--text", metavar="COLUMN", help="with --score, of a table (as data_utils.import_dataset reads): its text")
+    add("--text_pair", metavar="COLUMN", help="its second text")
+    add("--label", metavar="COLUMN", help="its label, by the names that the task has")
+    add("--label_map", metavar="A=B,...", help="label of the table=label of the task, where they differ")
+    add("--skip_label", action="append", default=[], metavar="LABEL", help="leave out its rows; '': those without")
     add("--epoch", choices=("best", "last"), help="weights of a run directory [best]")
     add("--task_def", type=Path, help="task definitions of a run directory [the run's own]")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:<index> [%(default)s]")
@@ -64,12 +72,16 @@ def _predict(options: argparse.Namespace) -> None:
     if options.submission is not None:
         _refuse(options, "--submission reads the test sets of the task and writes its own files")
         _write_submission(options)
+    elif options.score:
+        _write_scores(options)
+    elif any((options.text, options.text_pair, options.label, options.label_map, options.skip_label)):
+        raise SettingError("--text, --text_pair, --label, --label_map and --skip_label go with --score; add it")
     else:
         _write_predictions(options)
 
 
 def _refuse(options: argparse.Namespace, reason: str) -> None:
-    defaults = {"input": None, "columns": None, "skip_header": False, "format": "tsv", "out": None}
+    defaults = {"input": None, "columns": None, "skip_header": False, "format": "tsv", "out": None, "score": False}
     for name, default in defaults.items():
         if getattr(options, name) != default:
             shown = "INPUT" if name == "input" else f"--{name}"
@@ -115,6 +127,37 @@ def _write_predictions(options: argparse.Namespace) -> None:
                 target.flush()
                 header = ""  # after the first rows: not in front of their refusal
             target.write(header.encode())
+
+
+def _write_scores(options: argparse.Namespace) -> None:
+    if options.input in (None, "-") or options.columns or options.skip_header:
+        raise SettingError("--score reads a file, without --columns and --skip_header; name INPUT")
+    path = Path(options.input)
+    if not path.exists():
+        raise SettingError(f"INPUT {path} does not exist; name a labelled file")
+    model, _ = _load(options)
+    # After the refusals: these import torch.
+    from mt_dnn.trained.scoring import canonical_rows, parse_label_map, score, table_rows
+
+    if options.text is None and options.label is None:
+        labelled = canonical_rows(path, model.task_def)
+    elif options.text is None or options.label is None:
+        raise SettingError("--text and --label go together: the columns of a table; without both INPUT is canonical")
+    else:
+        from data_utils.labelled_texts import ColumnNames
+        from data_utils.table_file import read_table
+
+        names = ColumnNames(options.text, options.label, options.text_pair)
+        renamed = parse_label_map(options.label_map)
+        labelled = table_rows(read_table(path), names, model.task_def, options.skip_label, renamed)
+    scores = score(model, labelled, options.eval_batch_tokens, str(path))
+    n = len(labelled.labels)
+    text = "".join(f"{name}\t{value:z.2f}\n" for name, value in scores.items())
+    text = f"metric\tscore\n{text}n\t{n}\n"
+    if options.format == "jsonl":
+        text = json.dumps({"input": str(path), "n": n, "metrics": scores}) + "\n"
+    with _target(options.out) as target:
+        target.write(text.encode())
 
 
 def _lines(

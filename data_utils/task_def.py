@@ -201,6 +201,11 @@ def in_this_project(path: Path) -> Path:
     return here if not path.is_file() and here.is_file() else path
 
 
+def fitting_metrics(task_type: TaskType, n_class: int) -> tuple[Metric, ...]:
+    """Return the metrics that a task of this kind may have."""
+    return tuple(metric for metric in _METRICS_OF[task_type] if metric is not Metric.F1 or n_class == 2)
+
+
 def find_prepro(path: Path) -> Path | None:
     """Find the script for the canonical files of a definition file: ``<name>_prepro.py`` for ``<name>_task_def.yml``.
 

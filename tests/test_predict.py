@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -312,3 +313,49 @@ def test_rows_come_back_whatever_the_piece(rows, size):
     assert all(1 <= len(piece.uids) <= size for piece in pieces)
     found = [row for piece in pieces for row in zip(piece.premise, piece.uids, piece.hypothesis, strict=True)]
     assert found == rows
+
+
+@pytest.mark.parametrize("kind", ["run", "exported"])
+def test_scores_are_those_of_the_evaluation(kind, models, tiny_trained, tmp_path, capsys):
+    for task, metrics in (("cola", ["MCC", "ACC", "F1", "F1MAC"]), ("stsb", ["Pearson", "Spearman"])):
+        best = json.loads((models["run", task] / "result.json").read_text())["best"]["metrics"][f"{task}_dev"]
+        dev = data_of(tiny_trained) / f"{task}_dev.tsv"
+        assert main(models[kind, task], dev, "--score", "--format", "jsonl") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert list(found["metrics"]) == metrics
+        assert found["n"] == 30
+        assert {name: found["metrics"][name] for name in best} == pytest.approx(best, abs=1e-4, nan_ok=True)
+    header = ["uid", "score", "one", "two"]
+    rows = [line.split("\t") for line in dev.read_text().splitlines()]
+    (tmp_path / "table.jsonl").write_text(
+        "".join(json.dumps(dict(zip(header, row, strict=True))) + "\n" for row in rows)
+    )
+    columns = ["--text", "one", "--text_pair", "two", "--label", "score"]
+    assert main(models[kind, "stsb"], tmp_path / "table.jsonl", "--score", *columns, "--format", "jsonl") == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] == found["metrics"]
+
+
+def test_labels_of_a_table_are_mapped_by_name_or_refused(models, tiny_trained, tmp_path, capsys):
+    run, dev = models["run", "cola"], data_of(tiny_trained) / "cola_dev.tsv"
+    rows = [line.split("\t") for line in dev.read_text().splitlines()]
+    named = [f'"{text}",{("neg", "pos")[int(label)]}\n' for _, label, text in rows]
+    (tmp_path / "named.csv").write_text("text,mood\n" + "".join(named) + "odd,-\n")
+    table = [tmp_path / "named.csv", "--score", "--text", "text", "--label", "mood"]
+    assert "row 1: label" in error_of(capsys, run, *table)
+    assert "is none of 0, 1; --label_map" in error_of(capsys, run, *table)
+    mapped = [*table, "--label_map", "neg=0, pos=1"]
+    assert "row 31: label '-' is none of 0, 1" in error_of(capsys, run, *mapped)
+    assert main(run, *mapped, "--skip_label", "-", "--out", tmp_path / "scores.tsv") == 0
+    assert main(run, dev, "--score") == 0
+    told = capsys.readouterr().out
+    assert (tmp_path / "scores.tsv").read_text() == told
+    assert told.splitlines()[0] == "metric\tscore"
+    assert told.splitlines()[-1] == "n\t30"
+    assert "'neg' is not FILE_LABEL=TASK_LABEL" in error_of(capsys, run, *table, "--label_map", "neg")
+    assert "--text_pair: task cola has one text" in error_of(capsys, run, *table, "--text_pair", "mood")
+    assert "--text and --label go together" in error_of(capsys, run, dev, "--score", "--text", "x")
+    assert "go with --score" in error_of(capsys, run, dev, "--text", "x")
+    assert "--score reads a file" in error_of(capsys, run, "--score")
+    assert "has no column 'x'" in error_of(capsys, run, table[0], "--score", "--text", "x", "--label", "mood")
+    shutil.copy(data_of(tiny_trained) / "stsb_dev.tsv", tmp_path / "other.tsv")
+    assert "columns instead of 3" in error_of(capsys, run, tmp_path / "other.tsv", "--score")
