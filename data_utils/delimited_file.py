@@ -7,7 +7,7 @@ takes the reading that fits and refuses a file that both fit and that says somet
 import csv
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,8 +18,10 @@ QUOTINGS = ("auto", "csv", "none")
 _REMEDY = "the row is cut off or not separated as the header is"
 
 
-def read_delimited(data: bytes, path: Path, delimiter: str, quoting: str = "auto") -> dict[str, list[str]]:
-    """Read a table whose first row names the columns.
+def read_delimited(
+    data: bytes, path: Path, delimiter: str, quoting: str = "auto", header: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """Read a table.
 
     Args:
         data: content of the file, UTF-8 with or without BOM.
@@ -27,6 +29,7 @@ def read_delimited(data: bytes, path: Path, delimiter: str, quoting: str = "auto
         delimiter: one character between columns.
         quoting: ``csv``: fields with delimiters, quotes or line ends stand in quotes; ``none``: a quote is a quote;
             ``auto``: ``csv`` for commas and the like, and for tabs the reading that fits.
+        header: names of the columns; by default the first row has them.
 
     Returns:
         Column -> (N,) texts.
@@ -39,14 +42,14 @@ def read_delimited(data: bytes, path: Path, delimiter: str, quoting: str = "auto
         quoting = "csv"
     if quoting != "auto":
         read = _csv_rows if quoting == "csv" else _plain_rows
-        return _columns(read(data, path, delimiter), path)
+        return _columns(read(data, path, delimiter), path, header)
     try:
-        plain = _columns(_plain_rows(data, path, delimiter), path)
+        plain = _columns(_plain_rows(data, path, delimiter), path, header)
     except SettingError:
-        return _columns(_csv_rows(data, path, delimiter), path)
+        return _columns(_csv_rows(data, path, delimiter), path, header)
     quoted = plain
     with suppress(SettingError):
-        quoted = _columns(_csv_rows(data, path, delimiter), path)
+        quoted = _columns(_csv_rows(data, path, delimiter), path, header)
     return plain if quoted == plain else _choose(plain, quoted, path)
 
 
@@ -89,8 +92,8 @@ def _csv_rows(data: bytes, path: Path, delimiter: str) -> Iterator[tuple[int, li
         yield reader.line_num, row
 
 
-def _columns(rows: Iterator[tuple[int, list[str]]], path: Path) -> dict[str, list[str]]:
-    header = next(rows, (1, []))[1]
+def _columns(rows: Iterator[tuple[int, list[str]]], path: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    header = list(names) or next(rows, (1, []))[1]
     if len(set(header)) < len(header):
         raise SettingError(f"{path}: line 1: two columns are called {shown(_repeated(header))}; rename one")
     columns: list[list[str]] = [[] for _ in header]

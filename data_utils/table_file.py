@@ -45,7 +45,9 @@ class RawTable:
         return self.columns[name]
 
 
-def read_table(path: Path, delimiter: str | None = None, quoting: str = "auto") -> RawTable:
+def read_table(
+    path: Path, delimiter: str | None = None, quoting: str = "auto", kind: str | None = None, header: Sequence[str] = ()
+) -> RawTable:
     """Read a table; its kind is told by its name, ``.gz`` at the end means gzip.
 
     Args:
@@ -53,13 +55,15 @@ def read_table(path: Path, delimiter: str | None = None, quoting: str = "auto") 
             ``.feather``.
         delimiter: between columns of a CSV or TSV file; by default the comma or the tab.
         quoting: of a CSV or TSV file; see `read_delimited`.
+        kind: such as ``.jsonl``, where the name does not tell it.
+        header: names of the columns of a CSV or TSV file that has no header.
 
     Raises:
         SettingError: an unknown kind, a malformed or damaged file, or a missing package; names file and fix.
         OSError: the file cannot be read.
     """
-    kind = kind_of(path)
-    if not is_table(path):
+    kind = kind or kind_of(path)
+    if kind not in {*_DELIMITERS, *_READERS}:
         legal = ", ".join((*_DELIMITERS, *_READERS))
         raise SettingError(f"{path}: no kind of table that is read; legal: {legal}, each also with .gz")
     data = read_regular(path)
@@ -69,7 +73,7 @@ def read_table(path: Path, delimiter: str | None = None, quoting: str = "auto") 
         except (OSError, EOFError, zlib.error) as error:
             raise SettingError(f"{path}: damaged or cut off ({in_one_line(error)}); fetch it again") from None
     if kind in _DELIMITERS:
-        return RawTable(path, dict(read_delimited(data, path, delimiter or _DELIMITERS[kind], quoting)))
+        return RawTable(path, dict(read_delimited(data, path, delimiter or _DELIMITERS[kind], quoting, header)))
     return _READERS[kind](data, path)
 
 
