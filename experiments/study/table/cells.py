@@ -32,6 +32,8 @@ class Cell:
     """Settings that were tried to find this one, as the study says; 1: none was searched."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of its first seed, precision as it was resolved; a method's own setting as ``pats.noise_scale``."""
+    elsewhere: Mapping[int, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Seed -> set that gave no score -> metric -> percent, of the best epoch (``--evaluate_on``)."""
     descriptions: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """Seed -> ``run.json`` of each run that was started; empty where it cannot be read."""
 
@@ -50,17 +52,21 @@ class Cell:
 
     @property
     def shown_sets(self) -> tuple[str, ...]:
-        """Dev sets that a run was scored on beside those that give its score."""
+        """Sets that a run was scored on beside those that give its score."""
         epochs = [result.last or result.best for result in self.results if result.done]
         names = dict.fromkeys(name for epoch in epochs if epoch is not None for name in epoch.metrics)
+        names |= dict.fromkeys(name for scores in self.elsewhere.values() for name in scores)
         scored = {name for result in self.results for name in result.datasets}
         return tuple(name for name in names if name not in scored and not name.endswith("_holdout"))
 
-    def scores_on(self, dataset: str, selection: Selection) -> list[float]:
-        """Primary metric on one set, of the runs that have it."""
-        epochs = [(r.primary_metric, r.best if selection == "best" else r.last) for r in self.results if r.done]
-        found = [epoch.metrics.get(dataset, {}).get(metric) for metric, epoch in epochs if epoch is not None]
-        return [float(score) for score in found if score is not None]
+    def scores_on(self, dataset: str) -> list[float]:
+        """Primary metric of the best epochs on one set, of the runs that have it."""
+        found = []
+        for result in self.results:
+            if result.done and result.best is not None:
+                metrics = {**result.best.metrics, **self.elsewhere.get(result.seed, {})}.get(dataset, {})
+                found += [float(metrics[result.primary_metric])] if result.primary_metric in metrics else []
+        return found
 
     def n(self, selection: Selection) -> int:
         """Number of runs that count."""

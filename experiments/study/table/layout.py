@@ -120,7 +120,7 @@ def _shown_blocks(table: Table, encoder: str, seeds: int) -> list[tuple[str, tup
             entries = []
             for task in table.tasks:
                 cell = cells.get((encoder, method, task))
-                scores = cell.scores_on(dataset, "best") if cell is not None else []
+                scores = cell.scores_on(dataset) if cell is not None else []
                 remark = f"n={len(scores)}" if len(scores) != seeds else ""
                 mean = math.fsum(scores) / len(scores) if scores else None
                 entries.append(Entry(mean, sample_std(scores), remark) if scores else Entry(None, printed="-"))
