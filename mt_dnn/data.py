@@ -38,6 +38,16 @@ class Datasets:
         """The dev sets whose mean is the score; the others are only shown."""
         return {name: cache for name, cache in self.dev.items() if self.task_def.selects(name)}
 
+    def train_classes(self) -> NDArray[np.int64]:
+        """(N,) classes of ``train_rows``.
+
+        Raises:
+            SettingError: the task has scores and no classes.
+        """
+        if self.task_def.task_type is TaskType.Regression:
+            raise SettingError(f"train_balanced: task {self.task_def.name} has scores and no classes; leave it out")
+        return np.asarray(self.train.labels)[self.train_rows]
+
     @property
     def evaluated(self) -> dict[str, TokenCache]:
         """Every set that is scored after an epoch."""
