@@ -97,10 +97,10 @@ def _macro_f1(predicted: NDArray[Any], labels: NDArray[Any]) -> Scorer:
     truths = [(labels == k).astype(np.float64)[:, None] for k in classes]  # (N, 1) each
 
     def score(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        belows = [weights @ guess + weights @ truth for guess, truth in zip(guesses, truths, strict=True)]
+        totals = [weights @ guess + weights @ truth for guess, truth in zip(guesses, truths, strict=True)]
         hits = [weights @ (guess * truth) for guess, truth in zip(guesses, truths, strict=True)]
-        summed = np.sum([_ratio(2.0 * hit, below) for hit, below in zip(hits, belows, strict=True)], axis=0)
-        return np.asarray(100.0 * summed / np.sum([below > 0 for below in belows], axis=0))
+        summed = np.sum([_ratio(2.0 * hit, below) for hit, below in zip(hits, totals, strict=True)], axis=0)
+        return np.asarray(100.0 * summed / np.sum([below > 0 for below in totals], axis=0))
 
     return score
 
