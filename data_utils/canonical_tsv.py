@@ -154,7 +154,7 @@ def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: Tas
     for number, line in lines:
         row = split_row(path, number, line, task_def.columns)
         try:
-            _check_uid(row[0])
+            check_uid(row[0])
             values.append(label_value(row[1], task_def))
         except SettingError as error:
             hint = "; a canonical file has no header" if number == 1 and row[1][:1].isalpha() else ""
@@ -231,7 +231,12 @@ def _legal(labels: Sequence[object]) -> str:
     return ", ".join(map(str, labels[:_MANY])) + more
 
 
-def _check_uid(uid: str) -> None:
+def check_uid(uid: str) -> None:
+    """Refuse a uid that a token cache cannot hold.
+
+    Raises:
+        SettingError: it holds a NUL character, or is too long.
+    """
     # uids are stored as fixed-width bytes, which end at a NUL and are as wide as the widest.
     if "\0" in uid or len(uid.encode()) > _MAX_UID_BYTES:
         raise SettingError(f"uid {shown(uid)} holds a NUL character or is longer than {_MAX_UID_BYTES} bytes")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data_utils.canonical_tsv import check_uid
 from data_utils.errors import SettingError, shown
 from data_utils.table_file import RawTable
 
@@ -151,6 +152,11 @@ def _check_uids(uids: Sequence[str], table: RawTable, name: str) -> None:
     remedy = f"mend {name}, or leave --uid out to number the rows"
     if missing := uids.count(""):
         raise SettingError(f"{table.path}: {missing} rows have no uid, the first is row {uids.index('') + 1}; {remedy}")
+    for number, uid in enumerate(uids, start=1):
+        try:
+            check_uid(uid)
+        except SettingError as error:
+            raise SettingError(f"{table.path}: row {number}: {error}; {remedy}") from None
     counts = Counter(uids)
     if len(counts) < len(uids):
         twice = next(uid for uid in uids if counts[uid] > 1)

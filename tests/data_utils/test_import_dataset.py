@@ -144,6 +144,7 @@ def test_what_is_odd_is_counted(write: Callable[..., Path], tmp_path: Path, caps
     [
         ([{"text": "a", "y": "1", "id": "u"}] * 3, ["--uid", "id"], r"2 rows repeat .* 'u' \(rows 1 and 3\)"),
         ([{"text": "a", "y": "1", "id": ""}] * 3, ["--uid", "id"], "3 rows have no uid, the first is row 1; mend id"),
+        ([{"text": "a", "y": "1", "id": "u" * 300}] * 3, ["--uid", "id"], "row 1: uid .*longer than 256 bytes; mend"),
         ([{"text": "a", "y": ""}, {"text": "b", "y": "1"}], [], "train: 1 of 2 rows have no label, the first is row 1"),
         ([{"text": "a", "y": "1"}] * 3, [], "every row has the label '1'; two classes are needed"),
         ([{"text": "a", "y": str(i / 7)} for i in range(40)], [], "40 different labels, 40 of them on one row alone"),
