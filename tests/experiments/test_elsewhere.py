@@ -14,12 +14,14 @@ from experiments.glue import advglue
 from experiments.study.__main__ import main as study
 from experiments.study.elsewhere import find_sets, parse_sets, score_elsewhere
 from experiments.study.launch.job import Job
+from experiments.study.significance import main as significance
 from experiments.study.table.gathering import gather
 from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
 from mt_dnn.config import run_dir
 from mt_dnn.run import run
 from tests.edits import edit_json
+from tests.experiments.fake_runs import write_run
 
 
 @pytest.fixture
@@ -64,6 +66,20 @@ def test_a_finished_run_is_scored_once_and_the_table_shows_it(job: Job, capsys: 
     assert "scored on harder_dev" in capsys.readouterr().err, "another file is scored anew"
     edit_json(job.folder / "evaluations.json", harder_dev={**found, "weights": "another run's"})
     assert "harder_dev" not in markdown(gather(job.config.output_dir), load_paper())
+
+
+def test_methods_are_tested_on_another_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method, scores in (("vanilla", (50.0, 51.0, 53.0)), ("pats", (52.0, 52.0, 56.0))):
+        for seed, score in enumerate(scores, start=1):
+            folder = write_run(tmp_path, method=method, seed=seed, best=60.0, last=59.0)
+            best = json.loads((folder / "result.json").read_text())["best"]
+            shown = best | {"metrics": {**best["metrics"], "cola_hard_dev": {"MCC": score}}}
+            edit_json(folder / "result.json", best=shown)
+    assert significance([str(tmp_path), "--on", "cola_hard_dev", "--resamples", "100"]) == 0
+    text = capsys.readouterr().out
+    assert "+2.00" in text, "2, 1 and 3 points over the seeds"
+    assert significance([str(tmp_path), "--on", "cola_dev"]) == 2
+    assert "--on 'cola_dev': legal: with best epochs, one of the sets scored: cola_hard_dev" in capsys.readouterr().err
 
 
 def test_mistakes_are_told_before_anything_is_computed(job: Job) -> None:

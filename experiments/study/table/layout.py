@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from experiments.study.statistics.difference import Difference, sample_std
+from experiments.study.statistics.difference import Difference
 from experiments.study.statistics.intervals import Interval
 from experiments.study.table.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
 from experiments.study.table.paper import Paper, PaperRow
@@ -33,6 +33,9 @@ class Entry:
     """A difference, shown with its sign."""
     interval: Interval | None = None
     """Stands where the deviation would."""
+
+
+_DASH = Entry(None, printed="-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +115,16 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
 
 def _shown_blocks(table: Table, encoder: str, seeds: int) -> list[tuple[str, tuple[TableRow, ...]]]:
     """A block for each set that was scored and is not in the score; tasks without it have a dash."""
-    cells = {key: cell for key, cell in table.cells.items() if key[0] == encoder}
     blocks = []
-    for dataset in dict.fromkeys(name for cell in cells.values() for name in cell.shown_sets):
-        rows = []
+    for dataset in table.shown_sets:
+        judged, rows = table.on(dataset), []
+        if not any(key[0] == encoder for key in judged.cells):
+            continue
         for method in table.rows_of(encoder):
-            entries = []
-            for task in table.tasks:
-                cell = cells.get((encoder, method, task))
-                scores = cell.scores_on(dataset) if cell is not None else []
-                remark = f"n={len(scores)}" if len(scores) != seeds else ""
-                mean = math.fsum(scores) / len(scores) if scores else None
-                entries.append(Entry(mean, sample_std(scores), remark) if scores else Entry(None, printed="-"))
-            entries += [Entry(None, printed="-")] * (len(table.tasks) > 1)
-            rows.append(
-                TableRow(_label(table, encoder, method), tuple(entries + _time_entries(table, method)), method=method)
-            )
+            cells = [judged.cell(encoder, method, task) for task in table.tasks]
+            entries = [_DASH if cell is None else _cell_entry(cell, "best", seeds, None) for cell in cells]
+            entries += [_DASH] * (len(table.tasks) > 1) + _time_entries(table, method)
+            rows.append(TableRow(_label(table, encoder, method), tuple(entries), method=method))
         blocks.append((f"{SELECTION_TITLES['best']}, on {dataset}, which is not in the score", tuple(rows)))
     return blocks
 
