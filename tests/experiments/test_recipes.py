@@ -223,6 +223,7 @@ def test_an_encoder_without_recipes_says_so_and_takes_those_of_the_nearest_in_si
     assert names([recipe]) == [(encoder, "pats", f"{nearest}_pats")]
     (sentence,) = recipe.borrowed
     assert f"my-{name} has no recipes: those of {nearest}, the known encoder nearest in size" in sentence
+    assert sentence.endswith("are taken, for all methods with plain fine-tuning's learning rates")
     assert ("against 0.99 M parameters" in sentence) == (name == "tiny")
     assert recipe.trials == 1, "nothing was searched on this one"
 
@@ -237,6 +238,17 @@ def test_another_base_is_taken_when_it_is_given_and_asked_for_when_the_size_is_n
         SettingError, match=r"--recipe_base bert: there is no recipe bert_pats.yml; give one of all-Mini"
     ):
         find_recipes("org/electra", ["pats"], base="bert")
+
+
+@pytest.mark.parametrize("base", ["bert-base-uncased", "roberta-large", "all-MiniLM-L6-v2"])
+def test_recipes_of_another_encoder_have_one_learning_rate_a_task(base: str) -> None:
+    found = find_recipes("org/electra", ["vanilla", "noisytune", "sage", "pats", "freelb"], base=base)
+    rates = [{config.task: config.learning_rate for config in run_configs(one, TASKS, [1], {})} for one in found]
+    assert all(of_method == rates[0] for of_method in rates)
+    known = TABLE_2.get((base, "vanilla")) or TABLE_2["bert-base-uncased", "vanilla"]
+    assert rates[0] == pytest.approx({task: known.get(task, RunConfig().learning_rate) for task in TASKS})
+    (lora,) = find_recipes("org/electra", ["lora"], base="roberta-large")
+    assert run_configs(lora, ["sst"], [1], {})[0].learning_rate == pytest.approx(3e-4), "few weights, at its own rate"
 
 
 def test_a_method_without_a_recipe_takes_that_of_its_control_and_says_so() -> None:
