@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from data_utils.command_line import CommandParser, status_of
+from data_utils.delimited_file import QUOTINGS, delimiter_of
 from data_utils.errors import SettingError, shown
+from data_utils.labelled_texts import ColumnNames
+from data_utils.table_file import is_table, kind_of, read_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from data_utils.task_def import TaskDef
     from data_utils.text_rows import TextRows
     from mt_dnn.trained.load import TrainedModel
+
+_OF_TABLES = ("text", "text_pair", "label", "label_map", "skip_label", "delimiter", "quoting")
+"""Options of --score for INPUTs that are no canonical files."""
 
 _DESCRIPTION = """\
 Score texts with a trained model: a run directory, or a folder that python -m mt_dnn.trained.export wrote.
@@ -60,6 +66,8 @@ def _parser() -> CommandParser:
     add("--label", metavar="COLUMN", help="its label, by the names that the task has")
     add("--label_map", metavar="A=B,...", help="label of the table=label of the task, where they differ")
     add("--skip_label", action="append", default=[], metavar="LABEL", help="leave out its rows; '': those without")
+    add("--delimiter", help="between its columns, of a CSV or TSV file [comma or tab]")
+    add("--quoting", choices=QUOTINGS, help="of a CSV or TSV file [auto]")
     add("--epoch", choices=("best", "last"), help="weights of a run directory [best]")
     add("--task_def", type=Path, help="task definitions of a run directory [the run's own]")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:<index> [%(default)s]")
@@ -71,13 +79,18 @@ def _parser() -> CommandParser:
 def _predict(options: argparse.Namespace) -> None:
     if options.submission is not None:
         _refuse(options, "--submission reads the test sets of the task and writes its own files")
+        _refuse_table_options(options, "goes with --score; drop it, or --submission")
         _write_submission(options)
     elif options.score:
         _write_scores(options)
-    elif any((options.text, options.text_pair, options.label, options.label_map, options.skip_label)):
-        raise SettingError("--text, --text_pair, --label, --label_map and --skip_label go with --score; add it")
     else:
+        _refuse_table_options(options, "goes with --score; add it")
         _write_predictions(options)
+
+
+def _refuse_table_options(options: argparse.Namespace, reason: str) -> None:
+    if given := [name for name in _OF_TABLES if getattr(options, name)]:
+        raise SettingError(f"--{given[0]} {reason}")
 
 
 def _refuse(options: argparse.Namespace, reason: str) -> None:
@@ -135,21 +148,23 @@ def _write_scores(options: argparse.Namespace) -> None:
     path = Path(options.input)
     if not path.exists():
         raise SettingError(f"INPUT {path} does not exist; name a labelled file")
+    if (options.text is None) is not (options.label is None):
+        raise SettingError("--text and --label go together: the columns of a table; without both INPUT is canonical")
+    if options.text is None:
+        _refuse_table_options(options, "is for a table; give --text and --label too: its columns")
+        if (kind := kind_of(path)) not in (".tsv", ".txt", "") and is_table(path):
+            raise SettingError(f"INPUT {path}: a {kind} file is no canonical one; give --text and --label: its columns")
     model, _ = _load(options)
     # After the refusals: these import torch.
     from mt_dnn.trained.scoring import canonical_rows, parse_label_map, score, table_rows
 
-    if options.text is None and options.label is None:
+    if options.text is None:
         labelled = canonical_rows(path, model.task_def)
-    elif options.text is None or options.label is None:
-        raise SettingError("--text and --label go together: the columns of a table; without both INPUT is canonical")
     else:
-        from data_utils.labelled_texts import ColumnNames
-        from data_utils.table_file import read_table
-
         names = ColumnNames(options.text, options.label, options.text_pair)
         renamed = parse_label_map(options.label_map)
-        labelled = table_rows(read_table(path), names, model.task_def, options.skip_label, renamed)
+        table = read_table(path, delimiter_of(options.delimiter), options.quoting or "auto")
+        labelled = table_rows(table, names, model.task_def, options.skip_label, renamed)
     scores = score(model, labelled, options.eval_batch_tokens, str(path))
     n = len(labelled.labels)
     text = "".join(f"{name}\t{value:z.2f}\n" for name, value in scores.items())

@@ -15,7 +15,24 @@ from data_utils.canonical_tsv import decode_lines, is_csv_quoted, without_blank_
 from data_utils.errors import SettingError, shown
 
 QUOTINGS = ("auto", "csv", "none")
+_OF_QUOTES = (
+    "{}; quotes inside a quoted field are doubled, and a file whose quotes are part of the texts is read with "
+    "--quoting none"
+)
+_OF_LINE_ENDS = "a carriage return outside quotes; save the file with LF or CRLF line ends"
 _REMEDY = "the row is cut off or not separated as the header is"
+
+
+def delimiter_of(given: str | None) -> str | None:
+    """Return the character that ``--delimiter`` names; None where it is not given.
+
+    Raises:
+        SettingError: it is not one character.
+    """
+    delimiter = given if given is None else given.replace("\\t", "\t")
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise SettingError(f"--delimiter {given!r}: legal: one character, \\t for the tab")
+    return delimiter
 
 
 def read_delimited(
@@ -35,9 +52,10 @@ def read_delimited(
         Column -> (N,) texts.
 
     Raises:
-        SettingError: not UTF-8, no rows, a row of another length than the header, an open quote, or a tab-separated
-            file that could be meant either way; names file, line and fix.
+        SettingError: not UTF-8, no rows, a row of another length than the header, an open quote, another delimiter, or
+            a tab-separated file that could be meant either way; names file, line and fix.
     """
+    _check_delimiter(data, path, delimiter)
     if quoting == "auto" and (delimiter != "\t" or b'"' not in data):
         quoting = "csv"
     if quoting != "auto":
@@ -51,6 +69,16 @@ def read_delimited(
     with suppress(SettingError):
         quoted = _columns(_csv_rows(data, path, delimiter), path, header)
     return plain if quoted == plain else _choose(plain, quoted, path)
+
+
+def _check_delimiter(data: bytes, path: Path, delimiter: str) -> None:
+    """Refuse a file whose first row has another delimiter, such as the semicolons of many spreadsheets."""
+    first = data.partition(b"\n")[0]
+    found = [other for other in ",;\t|" if other.encode() in first]
+    if found and delimiter.encode() not in first:
+        raise SettingError(
+            f"{path}: line 1 has no {shown(delimiter)}, but {shown(found[0])}; give --delimiter {shown(found[0])}"
+        )
 
 
 def _choose(plain: dict[str, list[str]], quoted: dict[str, list[str]], path: Path) -> dict[str, list[str]]:
@@ -78,10 +106,8 @@ def _csv_rows(data: bytes, path: Path, delimiter: str) -> Iterator[tuple[int, li
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise SettingError(
-                f"{path}: line {reader.line_num}: {error}; quotes inside a quoted field are doubled, and a file whose "
-                "quotes are part of the texts is read with --quoting none"
-            ) from None
+            remedy = _OF_QUOTES if "new-line" not in str(error) else _OF_LINE_ENDS
+            raise SettingError(f"{path}: line {reader.line_num}: {remedy.format(error)}") from None
         if row is None:
             return
         if not row:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.command_line import CommandParser, status_of
-from data_utils.delimited_file import QUOTINGS
+from data_utils.delimited_file import QUOTINGS, delimiter_of
 from data_utils.errors import SettingError
 from data_utils.hub_folder import read_hub_folder, split_in_name
 from data_utils.imported_task import TASK_DEF_FILE, ImportedTask, hold_out_dev, known_task, make_task
@@ -81,7 +81,12 @@ def import_dataset(args: argparse.Namespace) -> None:
     """
     tables = _tables(args)
     names = ColumnNames(args.text, args.label, args.text_pair, args.uid)
-    splits = {split: labelled_texts(some, names, args.regression, args.skip_label) for split, some in tables.items()}
+    splits = {
+        split: labelled_texts(
+            some, names, args.regression, args.skip_label, may_lack_labels=split.endswith("test") and "train" in tables
+        )
+        for split, some in tables.items()
+    }
     counts = {split: rows.counts for split, rows in splits.items()}
     if args.split is None:
         splits = _with_dev(splits, args)
@@ -108,15 +113,12 @@ def _tables(args: argparse.Namespace) -> dict[str, list[RawTable]]:
         return read_hub_folder(folders[0], args.config)
     if args.config is not None:
         raise SettingError("--config is for a folder of a Hub data set; give the folder, or drop it")
-    if args.delimiter is not None and len(args.delimiter.replace("\\t", "\t")) != 1:
-        raise SettingError(f"--delimiter {args.delimiter!r}: legal: one character, \\t for the tab")
     found: dict[str, list[RawTable]] = {}
     for path in args.files:
         split = args.split or ("train" if len(args.files) == 1 else split_in_name(path))
         if split is None:
             raise SettingError(f"FILE {path}: its name has no word train, dev or test; give --split, a split at a time")
-        delimiter = args.delimiter and args.delimiter.replace("\\t", "\t")
-        found.setdefault(split, []).append(read_table(path, delimiter, args.quoting))
+        found.setdefault(split, []).append(read_table(path, delimiter_of(args.delimiter), args.quoting))
     return found
 
 

@@ -98,8 +98,14 @@ def make_task(
             f"task {name} was imported before with {task_def.data_format} and {task_def.task_type}; give --text_pair "
             "and --regression as then, or choose another --task"
         )
-    for split, rows in splits.items():
-        _fill_labels(split, rows, task_def)
+    for setting, given, has in (("labels", labels, task_def.labels), ("metrics", metrics, task_def.metric_meta)):
+        if given is not None and list(given) != list(has or ()):
+            raise SettingError(
+                f"--{setting} {','.join(given)}: task {name} was imported before with {','.join(has or ())}; drop it, "
+                "or choose another --task"
+            )
+    for rows in splits.values():
+        _fill_labels(rows, task_def)
     return ImportedTask(task_def, splits)
 
 
@@ -176,21 +182,25 @@ def _class_names(splits: Mapping[str, LabelledTexts]) -> list[str]:
 
 
 def _check_labelled(split: str, rows: LabelledTexts) -> None:
-    missing = [row for row, label in enumerate(rows.labels, start=1) if label is None]
+    missing = [row for row, label in enumerate(rows.labels) if label is None]
     if missing and not (split.endswith("test") and len(missing) == len(rows)):
+        first = rows.place(min(missing, key=rows.places.__getitem__))
         raise SettingError(
-            f"{split}: {len(missing)} of {len(rows)} rows have no label, the first is row {missing[0]}; label them, or "
+            f"{first} has no label, the first of {len(missing)} without among {len(rows)} of {split}; label them, or "
             "leave them out with --skip_label ''"
         )
 
 
-def _fill_labels(split: str, rows: LabelledTexts, task_def: TaskDef) -> None:
+def _fill_labels(rows: LabelledTexts, task_def: TaskDef) -> None:
     """Check each label, and give a test split without labels MT-DNN's dummy."""
-    for number, label in enumerate(rows.labels, start=1):
-        try:
-            label_value(task_def.dummy_label if label is None else label, task_def)
-        except SettingError as error:
-            raise SettingError(
-                f"{split}: row {number}: {error}; --labels names all, --regression takes scores"
-            ) from None
+    if missing := rows.labels.count(None):
+        rows.counts[f"rows have no label and get {task_def.dummy_label}"] += missing
     rows.labels = [task_def.dummy_label if label is None else label for label in rows.labels]
+    remedy = "--labels names all, --regression takes scores"
+    if task_def.task_type is TaskType.Regression:
+        remedy = "a score is written like 4.5; mend it, or leave its rows out with --skip_label"
+    for row, label in enumerate(rows.labels):
+        try:
+            label_value(label or "", task_def)
+        except SettingError as error:
+            raise SettingError(f"{rows.place(row)}: {error}; {remedy}") from None

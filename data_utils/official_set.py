@@ -5,7 +5,7 @@ A benchmark says what each set is in an `OfficialSet`; `prepare_main` is the com
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_utils.canonical_tsv import write_canonical
@@ -76,9 +76,7 @@ def _is_of(split: str, source: OfficialSet) -> bool:
 def _rows(
     tables: Sequence[RawTable], names: ColumnNames, source: OfficialSet, regression: bool, may_lack_labels: bool
 ) -> LabelledTexts:
-    if may_lack_labels and names.label not in tables[0].columns:
-        tables = [replace(t, columns=t.columns | {names.label: [None] * len(t)}) for t in tables]
-    rows = labelled_texts(tables, names, regression, source.skip)
+    rows = labelled_texts(tables, names, regression, source.skip, may_lack_labels)
     rows.labels = [label if label is None else source.labels.get(label, label) for label in rows.labels]
     return rows
 

@@ -102,9 +102,7 @@ def _json(data: bytes, path: Path) -> RawTable:
         columns = {name: list(c.values()) if isinstance(c, dict) else c for name, c in content.items()}
         if all(isinstance(c, list) for c in columns.values()) and len(set(map(len, columns.values()))) == 1:
             return RawTable(path, columns)
-    if not isinstance(content, list):
-        raise SettingError(f"{path}: no table; it must be a list of objects, one a row, or a list for each column")
-    return _table(path, content)
+    return table_of_rows(path, content)
 
 
 def _json_lines(data: bytes, path: Path) -> RawTable:
@@ -116,10 +114,17 @@ def _json_lines(data: bytes, path: Path) -> RawTable:
             rows.append(json.loads(line))
         except (json.JSONDecodeError, RecursionError) as error:
             raise SettingError(f"{path}: line {number}: not JSON ({in_one_line(error)}); is it cut off?") from None
-    return _table(path, rows)
+    return table_of_rows(path, rows)
 
 
-def _table(path: Path, rows: Sequence[Any]) -> RawTable:
+def table_of_rows(path: Path, rows: Any) -> RawTable:
+    """Make a table of a list of objects; one without a column has None there.
+
+    Raises:
+        SettingError: it is no such list, or empty; names the row.
+    """
+    if not isinstance(rows, list):
+        raise SettingError(f"{path}: no table; it must be a list of objects, one a row, or a list for each column")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise SettingError(f"{path}: row {number} is {shown(row)}; a row is an object, column: value")

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from data_utils.errors import SettingError, shown
 from data_utils.holdout import held_out_rows, take
@@ -44,8 +44,7 @@ class Datasets:
         Raises:
             SettingError: the task has scores and no classes.
         """
-        if self.task_def.task_type is TaskType.Regression:
-            raise SettingError(f"train_balanced: task {self.task_def.name} has scores and no classes; leave it out")
+        check_classes(self.task_def)
         return np.asarray(self.train.labels)[self.train_rows]
 
     @property
@@ -83,6 +82,18 @@ def open_datasets(config: RunConfig) -> Datasets:
     return Datasets(task_def, train, train_rows, dev, held_out, tokenizer.pad_id)
 
 
+def check_classes(task_def: TaskDef) -> None:
+    """Refuse ``train_balanced`` of a task with scores.
+
+    Raises:
+        SettingError: it is one.
+    """
+    if task_def.task_type is TaskType.Regression:
+        raise SettingError(
+            f"train_balanced: task {task_def.name} has scores and no classes; leave it out (few_shot: --as_they_come)"
+        )
+
+
 def missing_file(config: RunConfig, dataset: str) -> str:
     """Return the message for a missing canonical file, with the command that makes it.
 
@@ -106,8 +117,13 @@ def _split(
     rows = np.arange(len(train))
     if share is None:
         return rows, {}
-    held_out = held_out_rows(train.labels, share, stratify=task_def.task_type is TaskType.Classification)
+    held_out = held_out_of(train.labels, task_def, share)
     return np.setdiff1d(rows, held_out), {f"{task_def.name}_holdout": take(train, held_out)}
+
+
+def held_out_of(labels: ArrayLike, task_def: TaskDef, share: float) -> NDArray[np.int64]:
+    """The rows that ``holdout`` takes from the training set; see `held_out_rows`."""
+    return held_out_rows(labels, share, stratify=task_def.task_type is TaskType.Classification)
 
 
 def tsv_of(config: RunConfig, dataset: str) -> Path:

@@ -342,7 +342,7 @@ def test_labels_of_a_table_are_mapped_by_name_or_refused(models, tiny_trained, t
     (tmp_path / "named.csv").write_text("text,mood\n" + "".join(named) + "odd,-\n")
     table = [tmp_path / "named.csv", "--score", "--text", "text", "--label", "mood"]
     assert "row 1: label" in error_of(capsys, run, *table)
-    assert "is none of 0, 1; --label_map" in error_of(capsys, run, *table)
+    assert "is none of 0, 1; name the one that it is with --label_map" in error_of(capsys, run, *table)
     mapped = [*table, "--label_map", "neg=0, pos=1"]
     assert "row 31: label '-' is none of 0, 1" in error_of(capsys, run, *mapped)
     assert main(run, *mapped, "--skip_label", "-", "--out", tmp_path / "scores.tsv") == 0
@@ -354,7 +354,20 @@ def test_labels_of_a_table_are_mapped_by_name_or_refused(models, tiny_trained, t
     assert "'neg' is not FILE_LABEL=TASK_LABEL" in error_of(capsys, run, *table, "--label_map", "neg")
     assert "--text_pair: task cola has one text" in error_of(capsys, run, *table, "--text_pair", "mood")
     assert "--text and --label go together" in error_of(capsys, run, dev, "--score", "--text", "x")
-    assert "go with --score" in error_of(capsys, run, dev, "--text", "x")
+    for option in ("--text", "--label_map", "--skip_label", "--delimiter"):
+        assert f"{option} goes with --score; add it" in error_of(capsys, run, dev, option, "x")
+        assert f"{option} goes with --score; drop it" in error_of(capsys, run, "--submission", tmp_path, option, "x")
+    for option in ("--text_pair", "--label_map", "--skip_label", "--delimiter"):
+        assert f"{option} is for a table; give --text and --label" in error_of(capsys, run, dev, "--score", option, "x")
+    assert "a .csv file is no canonical one; give --text and --label" in error_of(capsys, run, table[0], "--score")
+    odd = [f"{label};{text}\n" for text, label in (line.strip().replace('"', "").split(",") for line in named)]
+    (tmp_path / "odd.csv").write_text("mood;text\n" + "x-;-\n-;-\n" + "".join(odd))
+    mapped[0] = tmp_path / "odd.csv"
+    assert "has no ',', but ';'; give --delimiter ';'" in error_of(capsys, run, *mapped)
+    mapped += ["--delimiter", ";", "--skip_label", "-"]
+    assert "odd.csv: row 1: label 'x-'" in error_of(capsys, run, *mapped)
+    assert main(run, *mapped, "--skip_label", "x-") == 0
+    assert capsys.readouterr().out == told
     assert "--score reads a file" in error_of(capsys, run, "--score")
     assert "has no column 'x'" in error_of(capsys, run, table[0], "--score", "--text", "x", "--label", "mood")
     shutil.copy(data_of(tiny_trained) / "stsb_dev.tsv", tmp_path / "other.tsv")

@@ -8,15 +8,17 @@ writes ``advglue_<task>_dev.tsv`` of each task in the file: sst, qqp, mnli, mnli
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from data_utils.canonical_tsv import write_canonical
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError, in_one_line
 from data_utils.regular_file import read_regular
-from data_utils.table_file import RawTable
+from data_utils.table_file import table_of_rows
 from data_utils.task_def import load_task_defs
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
+from experiments.glue.glue_readers import RawSplit
 from experiments.glue.hub_copies import HUB_COPIES, read_copy
 
 ROWS = {"sst2": 148, "qqp": 78, "mnli": 121, "mnli-mm": 162, "qnli": 148, "rte": 81}
@@ -48,13 +50,16 @@ def convert_advglue(file: Path, out: Path) -> None:
     if not there:
         raise SettingError(f"{file}: not AdvGLUE's dev.json, which has lists of rows for {', '.join(ROWS)}")
     definitions = load_task_defs(GLUE_TASK_DEF)
-    out.mkdir(parents=True, exist_ok=True)
+    splits: dict[str, RawSplit] = {}
     for name in there:
         task = _TASKS.get(name, name)
-        columns = {key: [row.get(key) for row in content[name]] for key in (*HUB_COPIES[task].columns, "label")}
-        table = RawTable(file, columns, {"label": HUB_COPIES[task].classes})
-        rows = read_copy([table], definitions[task], "matched_dev" if task == "mnli" else "dev")
-        path = out / f"advglue_{_TASKS.get(name, name) if name == 'sst2' else name}_dev.tsv"
+        table = table_of_rows(file / name, content[name])
+        columns = {key: values for key, values in table.columns.items() if key != "idx"}  # several rows have one
+        table = replace(table, columns=columns, class_names={"label": HUB_COPIES[task].classes})
+        splits[name] = read_copy([table], definitions[task], "matched_dev" if task == "mnli" else "dev")
+    out.mkdir(parents=True, exist_ok=True)
+    for name, rows in splits.items():
+        path = out / f"advglue_{'sst' if name == 'sst2' else name}_dev.tsv"
         write_canonical(path, rows.uids, rows.labels, *rows.sentences)
         print(f"{path}: {len(rows)} rows")
         if len(rows) != ROWS[name]:

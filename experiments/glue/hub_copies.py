@@ -90,13 +90,13 @@ def read_copy(tables: list[RawTable], task_def: TaskDef, split: str) -> RawSplit
         texts = ([text.lstrip() for text in texts[0]],)
     labels = [task_def.dummy_label] * len(rows)
     if labelled:
-        labels = [_label(name, task_def, tables[0]) for name in rows.labels]
+        labels = [_label(name, task_def, tables[0], rows.place(row)) for row, name in enumerate(rows.labels)]
     return RawSplit(
         rows.uids, labels, texts, carriage_returns=sum(rows.counts.values()) - rows.counts["texts are empty"]
     )
 
 
-def _label(found: str | None, task_def: TaskDef, table: RawTable) -> str:
+def _label(found: str | None, task_def: TaskDef, table: RawTable, place: str) -> str:
     """Return a label as the task's canonical files have it: its name, or the number of its class."""
     classes = HUB_COPIES[task_def.name].classes
     label = found or ""
@@ -105,12 +105,13 @@ def _label(found: str | None, task_def: TaskDef, table: RawTable) -> str:
     if task_def.labels and label.isdecimal() and int(label) < len(classes):
         if "idx" not in table.columns:
             raise SettingError(
-                f"{table.path}: label {label} is a number without a name; {task_def.name} has "
+                f"{place}: label {label} is a number without a name; {task_def.name} has "
                 f"{', '.join(task_def.labels)}, the Hub's copies {', '.join(classes)}: write the names"
             )
         return classes[int(label)]
     try:
         label_value(label, task_def)
     except SettingError as error:
-        raise SettingError(f"{table.path}: {error}, nor {', '.join(classes)}") from None
+        nor = f", nor {', '.join(classes)}" if classes else ""
+        raise SettingError(f"{place}: {error}{nor}") from None
     return label

@@ -10,7 +10,7 @@ from data_utils.canonical_tsv import read_canonical
 from data_utils.errors import SettingError, error_line, shown
 from data_utils.file_hash import remembered_sha256
 from experiments.study.launch.job import Job
-from mt_dnn.data import find_task_def
+from mt_dnn.data import dev_sets, find_task_def
 from mt_dnn.results import RunDirectory
 from mt_dnn.scores_elsewhere import ScoreElsewhere, read_elsewhere, write_elsewhere
 
@@ -59,7 +59,10 @@ def find_sets(jobs: Sequence[Job], given: Sequence[str]) -> dict[str, dict[str, 
                 raise SettingError(
                     f"--evaluate_on {task}:{name}: no file {files[0]}; docs/data.md tells how to make one"
                 )
-            read_canonical(path, find_task_def(config))
+            task_def = find_task_def(config)
+            if path.stem in dev_sets(config, task_def):
+                raise SettingError(f"--evaluate_on {task}:{name}: every run is scored on {path.stem} already; drop it")
+            read_canonical(path, task_def)
             found.setdefault(task, {})[path.stem] = path
     return found
 

@@ -59,19 +59,19 @@ def table_rows(
     """
     if (names.text_pair is not None) is not task_def.pair:
         raise SettingError(f"--text_pair: task {task_def.name} has {'two texts' if task_def.pair else 'one text'}")
-    found = labelled_texts([table], names, task_def.task_type is TaskType.Regression, skip)
+    scores = task_def.task_type is TaskType.Regression
+    found = labelled_texts([table], names, scores, skip)
     values = []
-    for number, label in enumerate(found.labels, start=1):
+    remedy = "" if scores else "; name the one that it is with --label_map, such as neg=0,pos=1"
+    for row, label in enumerate(found.labels):
         if label is None:
-            raise SettingError(f"{table.path}: row {number} has no label; --skip_label '' leaves such rows out")
+            raise SettingError(f"{found.place(row)} has no label; --skip_label '' leaves such rows out")
         try:
             values.append(label_value((label_map or {}).get(label, label), task_def))
         except SettingError as error:
-            raise SettingError(
-                f"{table.path}: row {number}: {error}; --label_map {label}=... names the one that it is"
-            ) from None
-    texts = (*found.texts, None)
-    return LabelledRows(TextRows(found.uids, found.texts[0], texts[1]), values)
+            raise SettingError(f"{found.place(row)}: {error}{remedy}") from None
+    hypothesis = found.texts[1] if task_def.pair else None
+    return LabelledRows(TextRows(found.uids, found.texts[0], hypothesis), values)
 
 
 def parse_label_map(text: str | None) -> dict[str, str]:

@@ -142,13 +142,15 @@ def test_what_is_odd_is_counted(write: Callable[..., Path], tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("rows", "arguments", "error"),
     [
-        ([{"text": "a", "y": "1", "id": "u"}] * 3, ["--uid", "id"], r"2 rows repeat .* 'u' \(rows 1 and 3\)"),
-        ([{"text": "a", "y": "1", "id": ""}] * 3, ["--uid", "id"], "3 rows have no uid, the first is row 1; mend id"),
+        ([{"text": "a", "y": "1", "id": "u"}] * 3, ["--uid", "id"], "row 1: 2 rows repeat .* 'u', as in .*: row 2; mend id"),
+        ([{"text": "a", "y": "1", "id": ""}] * 3, ["--uid", "id"], "row 1: 3 rows have no uid, .* first; mend id"),
         ([{"text": "a", "y": "1", "id": "u" * 300}] * 3, ["--uid", "id"], "row 1: uid .*longer than 256 bytes; mend"),
-        ([{"text": "a", "y": ""}, {"text": "b", "y": "1"}], [], "train: 1 of 2 rows have no label, the first is row 1"),
+        ([{"text": "a", "y": ""}, {"text": "b", "y": "1"}], [], "row 1 has no label, the first of 1 without among 2"),
         ([{"text": "a", "y": "1"}] * 3, [], "every row has the label '1'; two classes are needed"),
         ([{"text": "a", "y": str(i / 7)} for i in range(40)], [], "40 different labels, 40 of them on one row alone"),
-        ([{"text": "a", "y": "x"}] * 3, ["--regression"], "train: row 1: label 'x' is not a number"),
+        ([{"text": "a", "y": "4,5"}] * 3, ["--regression"], "row 1: label '4,5' is not a number.* written like 4.5"),
+        ([{"text": "a", "y": "x"}, {"text": "b", "y": " "}], [], "row 2 has no label, the first of 1 without"),
+        ([{"text": "a", "y": "x"}, {"text": "b", "y": "x\ny"}], [], r"row 2: y is 'x\\ny'; a label holds no tab"),
         ([{"text": "a", "y": "x"}] * 3, ["--labels", "y,z"], "row 1: label 'x' is none of y, z; --labels names all"),
         ([{"text": "a", "y": "x"}] * 3, ["--uid", "no"], "--uid: .* has no column 'no'; it has 'text, y'"),
         (rows_of(9), ["--split", "train", "--metrics", "AUC"], "metric_meta is 'AUC'; legal values: MCC, F1, F1MAC"),
@@ -198,9 +200,12 @@ def test_a_later_split_keeps_the_labels_of_the_task(
     task = load_task_defs(tmp_path / "out/task_def.yml")["mine"]
     assert read_canonical(tmp_path / "out/mine_test.tsv", task).labels.tolist() == [1]
     assert run(write([{"text": "x", "y": "b"}]), "--split", "test", "--out", tmp_path / "out") == 2
-    assert "test: row 1: label 'b' is none of a, c" in capsys.readouterr().err
+    assert "a.csv: row 1: label 'b' is none of a, c" in capsys.readouterr().err
     assert run(write([{"text": "x", "y": "1"}]), "--split", "test", "--regression", "--out", tmp_path / "out") == 2
     assert "was imported before with PremiseOnly and Classification" in capsys.readouterr().err
+    for given in (["--labels", "c,a"], ["--metrics", "MCC"]):
+        assert run(write([{"text": "x", "y": "c"}]), "--split", "test", *given, "--out", tmp_path / "out") == 2
+        assert f"{given[0]} {given[1]}: task mine was imported before with" in capsys.readouterr().err
 
 
 def test_a_test_set_without_labels_gets_the_dummy(tmp_path: Path) -> None:
@@ -211,3 +216,66 @@ def test_a_test_set_without_labels_gets_the_dummy(tmp_path: Path) -> None:
     files = [tmp_path / f"{split}.jsonl.gz" for split in pieces]
     assert run(*files, "--out", tmp_path / "out") == 0
     assert (tmp_path / "out/mine_test.tsv").read_text() == "0\tno\tc\n"
+
+
+def test_a_test_set_may_lack_the_column_of_labels(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, test = write(rows_of(20), "a_train.csv"), write([{"text": "c"}], "a_test.csv")
+    assert run(train, test, "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out/mine_test.tsv").read_text() == "0\tno\tc\n"
+    assert "note: test: 1 rows have no label and get no\n" in capsys.readouterr().out
+    assert run(test, "--split", "test", "--out", tmp_path / "out") == 2, "alone, the column may be a slip"
+    assert "--label: " in capsys.readouterr().err
+
+
+def test_a_message_names_the_row_of_the_file_whatever_was_held_out_or_left_out(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row | {"y": str(i)} for i, row in enumerate(rows_of(40))]
+    rows[0]["y"], rows[33]["y"], rows[36]["y"] = "-", "", ""
+    arguments = ["--regression", "--skip_label", "-", "--dev_share", "0.5", "--out", tmp_path / "out"]
+    assert run(write(rows), *arguments) == 2
+    told = re.search(r"a\.csv: row (\d+) has no label", capsys.readouterr().err)
+    assert told is not None
+    assert int(told[1]) in (34, 37)
+    for row in (33, 36):
+        rows[row]["y"] = "4,5"
+    assert run(write(rows), *arguments) == 2
+    told = re.search(r"a\.csv: row (\d+): label '4,5'", capsys.readouterr().err)
+    assert told is not None
+    assert int(told[1]) in (34, 37)
+    shards = [write([{"text": "a", "y": "x"}], "a.csv"), write([{"text": "a", "y": "x"}, {"text": "b"}], "b.csv")]
+    assert run(*shards, "--split", "train", "--out", tmp_path / "out") == 2
+    assert "b.csv: row 2 has no label" in capsys.readouterr().err
+
+
+def test_classes_that_a_missing_label_made_floats_are_whole_again_in_every_format(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [{"text": f"t{i}", "y": ["0.0", "1.0", ""][i % 3]} for i in range(30)]
+    values = [row | {"y": float(row["y"]) if row["y"] else None} for row in rows]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, values)))
+    for file in (write(rows), tmp_path / "a.jsonl"):
+        assert run(file, "--skip_label", "", "--out", tmp_path / "out") == 0
+        assert load_task_defs(tmp_path / "out/task_def.yml")["mine"].labels == ("0", "1")
+    assert (
+        run(
+            write([row | {"y": row["y"].replace("1.0", "1.5")} for row in rows]),
+            "--skip_label",
+            "",
+            "--out",
+            tmp_path / "out",
+        )
+        == 0
+    )
+    assert load_task_defs(tmp_path / "out/task_def.yml")["mine"].labels == ("0.0", "1.5")
+
+
+def test_half_a_character_in_a_label_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "y": "x"}\n{"text": "b", "y": "\\ud800"}\n')
+    assert run(tmp_path / "a.jsonl", "--split", "train", "--out", tmp_path / "out") == 2
+    assert "row 2: y holds half of a surrogate pair" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -108,7 +108,7 @@ def test_without_pyarrow_the_requirement_is_named(tmp_path: Path, monkeypatch: p
 
 
 def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("x;y\n1;2\n")
-    with pytest.raises(SettingError, match=r"--text: .*a\.csv has no column 'x'; it has 'x;y'; --delimiter says"):
+    (tmp_path / "a.csv").write_text("x:y\n1:2\n")
+    with pytest.raises(SettingError, match=r"--text: .*a\.csv has no column 'x'; it has 'x:y'; --delimiter says"):
         read_table(tmp_path / "a.csv").column("x", "--text")
-    assert read_table(tmp_path / "a.csv", delimiter=";").column("x", "--text") == ["1"]
+    assert read_table(tmp_path / "a.csv", delimiter=":").column("x", "--text") == ["1"]

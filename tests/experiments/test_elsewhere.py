@@ -89,6 +89,7 @@ def test_mistakes_are_told_before_anything_is_computed(job: Job) -> None:
         ("toy:", "'toy:': give TASK:SET,SET"),
         ("rte:x", "--evaluate_on rte: the study has no run of it"),
         ("toy:nowhere", r"no file .*nowhere_dev\.tsv"),
+        ("toy:toy", "every run is scored on toy_dev already"),
         ("toy:toyscore", "4 columns instead of 3"),
     ):
         with pytest.raises(SettingError, match=told):
@@ -130,3 +131,21 @@ def test_advglue_becomes_canonical_files_by_name(tmp_path: Path, capsys: pytest.
     (tmp_path / "dev.json").write_text("[]")
     assert advglue.main([str(tmp_path / "dev.json"), "--out", str(tmp_path)]) == 2
     assert "not AdvGLUE's dev.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (["x"], "dev.json/rte: row 1 is 'x'; a row is an object"),
+        ({"a": 1}, "dev.json/rte: no table; it must be a list of objects"),
+        ([{"sentence1": "a", "sentence2": "b", "label": None}], "dev.json/rte: row 1: label '' is none of"),
+        ([{"sentence1": "a", "label": 0}], "dev.json/rte: no column 'sentence2'"),
+    ],
+)
+def test_a_malformed_advglue_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: Any, told: str
+) -> None:
+    (tmp_path / "dev.json").write_text(json.dumps({"sst2": [{"sentence": "a", "label": 1}], "rte": rows}))
+    assert advglue.main([str(tmp_path / "dev.json"), "--out", str(tmp_path / "out")]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

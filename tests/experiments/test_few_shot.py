@@ -1,5 +1,6 @@
 """A table of sizes and seeds by one command."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,15 @@ def test_one_command_makes_a_table_of_methods_and_sizes(
     capsys.readouterr()
     assert main([*arguments, "--sizes", "8,71"]) == 2
     assert "train_size is 71, but" in capsys.readouterr().err
+    rows = [line.split("\t") for line in (tiny_task / "toy_train.tsv").read_text().splitlines()]
+    fewest = min(Counter(label for _, label, _ in rows).values())
+    assert main([*arguments, "--sizes", str(2 * fewest), "--dry_run"]) == 0
+    if 2 * fewest < len(rows):
+        assert main([*arguments, "--sizes", str(2 * fewest + 1), "--dry_run"]) == 2
+        assert f"legal: train_size at most {2 * fewest}" in capsys.readouterr().err
+    assert main([*arguments, "--tasks", "toyscore", "--sizes", "8", "--dry_run"]) == 2
+    assert "task toyscore has scores and no classes; leave it out (few_shot: --as_they_come)" in capsys.readouterr().err
+    assert main([*arguments, "--tasks", "toyscore", "--sizes", "8", "--as_they_come", "--dry_run"]) == 0
 
 
 def test_sizes_are_numbers() -> None:

@@ -232,7 +232,8 @@ def test_another_base_is_taken_when_it_is_given_and_asked_for_when_the_size_is_n
     assert names(find_recipes("org/electra", ["pats"], base="bert-base-uncased")) == [
         ("org/electra", "pats", "bert-base-uncased_pats")
     ]
-    with pytest.raises(SettingError, match=r"nowhere does not exist; .*\): .*--recipe_base, one of all-MiniLM-L6-v2"):
+    asked = r"nowhere does not exist; .*\): .*--recipe_base, one of all-MiniLM-L6-v2, bert"
+    with pytest.raises(SettingError, match=asked):
         find_recipes(str(tmp_path / "nowhere"), ["pats"])
     with pytest.raises(
         SettingError, match=r"--recipe_base bert: there is no recipe bert_pats.yml; give one of all-Mini"
