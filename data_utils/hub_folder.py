@@ -5,8 +5,10 @@ Known layouts: ``data/train-00000-of-00001.parquet`` and ``<config>/train-00000-
 ``save_to_disk``.
 """
 
+import itertools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,11 +54,14 @@ def read_hub_folder(folder: Path, config: str | None = None) -> dict[str, list[R
         group = inside[0] if len(inside) > 1 and inside[0] != "data" and dev_name(inside[0]) is None else ""
         files.setdefault(group, {}).setdefault(split, []).append(path)
     if not files:
-        raise SettingError(f"{root}: no table of a split; its files are called like train-00000-of-00001.parquet")
+        raise SettingError(
+            f"{root}: no table of a split; its files are called like train-00000-of-00001.parquet; "
+            "give a file that is called otherwise by itself"
+        )
     if len(files) > 1:
         raise SettingError(f"{root}: holds several data sets: give --config, one of {', '.join(filter(None, files))}")
     (group,) = files
-    names = _described(folder, config or group) | _described(root / group, config or group)
+    names = _described(folder, config or group, itertools.chain.from_iterable(files[group].values()))
     return {split: [_named(read_table(path), names) for path in paths] for split, paths in files[group].items()}
 
 
@@ -88,16 +93,19 @@ def _named(table: RawTable, names: dict[str, tuple[str, ...]]) -> RawTable:
     return replace(table, class_names=known | table.class_names)
 
 
-def _described(folder: Path, config: str) -> dict[str, tuple[str, ...]]:
-    """Column -> class names, of the descriptions that lie in a folder."""
+def _described(folder: Path, config: str, files: Iterable[Path]) -> dict[str, tuple[str, ...]]:
+    """Column -> class names, of the descriptions beside the files and above them; those of other data sets stay out."""
+    above = {parent for file in files for parent in file.parents if parent == folder or folder in parent.parents}
     found: dict[str, tuple[str, ...]] = {}
-    for file in sorted(folder.rglob("dataset_info.json")):
-        found |= class_names_of(json.dumps(read_json(file)))
-    if (file := folder / "dataset_infos.json").is_file():
-        content = read_json(file)
-        found |= class_names_of(json.dumps(content.get(config) or next(iter(content.values()), {})))
-    if (file := folder / "README.md").is_file():
-        found |= _of_card(file.read_text(encoding="utf-8", errors="replace"), config)
+    for place in sorted(above):
+        if (file := place / "dataset_info.json").is_file():
+            found |= class_names_of(json.dumps(read_json(file)))
+        if (file := place / "dataset_infos.json").is_file():
+            content = read_json(file)
+            of_all = content.get(config, {}) if config else next(iter(content.values()), {})
+            found |= class_names_of(json.dumps(of_all))
+        if (file := place / "README.md").is_file():
+            found |= _of_card(file.read_text(encoding="utf-8", errors="replace"), config)
     return found
 
 
@@ -110,7 +118,8 @@ def _of_card(text: str, config: str) -> dict[str, tuple[str, ...]]:
         return {}  # a card is written by hand; without it classes are numbers
     infos: Any = content.get("dataset_info", []) if isinstance(content, dict) else []
     infos = [info for info in (infos if isinstance(infos, list) else [infos]) if isinstance(info, dict)]
-    chosen = [info for info in infos if len(infos) == 1 or info.get("config_name", "default") == (config or "default")]
+    alone = len(infos) == 1 and not (config and "config_name" in infos[0])
+    chosen = [info for info in infos if alone or info.get("config_name", "default") == (config or "default")]
     found = {}
     for feature in (feature for info in chosen for feature in info.get("features") or []):
         dtype = feature.get("dtype") if isinstance(feature, dict) else None

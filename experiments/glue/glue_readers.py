@@ -104,6 +104,7 @@ TASKS: dict[str, TaskSource] = {
     "wnli": TaskSource("WNLI", 2, _splits((635, 71, 146), _PAIR, "label", _NUMBERED)),
 }
 
+IMPORTER = "any other table: python -m data_utils.import_dataset"
 _QNLI_V1 = frozenset({108_436, 5_732, 5_740})
 
 MSR_FILES = {"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"}
@@ -218,7 +219,7 @@ def _read_rows(
     if missing:
         raise SettingError(
             f"{path}: line 1: no column {shown(missing[0])}; {task.folder} needs {', '.join(wanted)}; "
-            f"found {shown(', '.join(header))}"
+            f"found {shown(', '.join(header))}{_no_tab(header)}"
         )
     texts = [header.index(name) for name in source.columns[: task.sentences]]
     label_at = header.index(source.columns[-1])
@@ -230,7 +231,7 @@ def _read_rows(
             result.skipped += 1
             continue
         if len(row) != len(header):
-            remedy = "a sentence holds no tab" if len(row) > len(header) else "the row is cut off"
+            remedy = "a sentence holds no tab" if len(row) > len(header) else f"the row is cut off{_no_tab(row)}"
             raise SettingError(f"{path}: line {number}: {len(row)} columns instead of {len(header)}; {remedy}")
         row[0], row[-1] = row[0].lstrip(), row[-1].rstrip()  # MT-DNN strips each line
         label = row[label_at] if labelled else task_def.dummy_label
@@ -249,6 +250,10 @@ def _read_rows(
     if not result.uids:
         raise SettingError(f"{path}: holds no rows")
     return result
+
+
+def _no_tab(row: list[str]) -> str:
+    return "" if len(row) > 1 else f", or no tab-separated file; {IMPORTER}"
 
 
 def _header(line: str) -> list[str]:

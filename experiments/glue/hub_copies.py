@@ -13,9 +13,7 @@ from data_utils.hub_folder import read_hub_folder
 from data_utils.labelled_texts import ColumnNames, labelled_texts
 from data_utils.table_file import RawTable
 from data_utils.task_def import TaskDef, TaskType
-from experiments.glue.glue_readers import TASKS, RawSplit
-
-_IMPORTER = "any other table: python -m data_utils.import_dataset"
+from experiments.glue.glue_readers import IMPORTER, TASKS, RawSplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ def read_copy(tables: list[RawTable], task_def: TaskDef, split: str) -> RawSplit
         if name not in tables[0].columns:
             there, wanted = shown(", ".join(map(str, tables[0].columns))), ", ".join((*copy.columns, "label"))
             told = f"a copy of {task_def.name} has {wanted}, this {there}"
-            raise SettingError(f"{tables[0].path}: no column {name!r}; {told}; {_IMPORTER}")
+            raise SettingError(f"{tables[0].path}: no column {name!r}; {told}; {IMPORTER}")
     uid = "idx" if source.uid and "idx" in tables[0].columns else None
     regression = task_def.task_type is TaskType.Regression
     rows = labelled_texts(tables, ColumnNames(copy.columns[0], label, (*copy.columns, None)[1], uid), regression)

@@ -137,3 +137,20 @@ def test_names_of_splits() -> None:
     assert [split_in_name(Path(name)) for name in ("x_train.csv", "Dev.tsv.gz", "my.test.json", "retrained.csv")] == [
         "train", "dev", "test", None,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [None, "b"])
+def test_names_of_classes_come_from_no_other_data_set_of_the_folder(tmp_path: Path, config: str | None) -> None:
+    root = tmp_path if config else tmp_path / "b"
+    put(tmp_path / "b/train-00000-of-00001.parquet")
+    other = {"features": {"label": {"names": ["wrong", "names"], "_type": "ClassLabel"}}}
+    for place in ("a", "a/train"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "dataset_info.json").write_text(json.dumps(other))
+    (tmp_path / "dataset_infos.json").write_text(json.dumps({"a": other}))
+    (tmp_path / "README.md").write_text(CARD.replace("default", "a"))
+    assert read_hub_folder(root, config)["train"][0].class_names == {}
+    (tmp_path / "README.md").write_text(CARD.partition("- config_name: other")[0].replace("default", "a") + "---\n")
+    assert read_hub_folder(root, config)["train"][0].class_names == {}
+    (tmp_path / "b/dataset_info.json").write_text(json.dumps(other).replace("wrong", "right"))
+    assert read_hub_folder(root, config)["train"][0].class_names == {"label": ("right", "names")}

@@ -142,7 +142,7 @@ def test_what_is_odd_is_counted(write: Callable[..., Path], tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("rows", "arguments", "error"),
     [
-        ([{"text": "a", "y": "1", "id": "u"}] * 3, ["--uid", "id"], "row 1: 2 rows repeat .* 'u', as in .*: row 2; mend id"),
+        ([{"text": "a", "y": "1", "id": "u"}] * 3, ["--uid", "id"], "row 1: 2 rows repeat .* 'u', .*: row 2; mend id"),
         ([{"text": "a", "y": "1", "id": ""}] * 3, ["--uid", "id"], "row 1: 3 rows have no uid, .* first; mend id"),
         ([{"text": "a", "y": "1", "id": "u" * 300}] * 3, ["--uid", "id"], "row 1: uid .*longer than 256 bytes; mend"),
         ([{"text": "a", "y": ""}, {"text": "b", "y": "1"}], [], "row 1 has no label, the first of 1 without among 2"),
