@@ -57,7 +57,8 @@ def find_copy(root: Path, task: str) -> dict[str, list[RawTable]]:
         SettingError: a table is damaged, or its package is missing.
     """
     for name in dict.fromkeys((HUB_COPIES[task].folder, TASKS[task].folder)):
-        if any((root / name).rglob("*-00000-of-*")) or any((root / name).glob("*.[acjp]*")):
+        folder = root / name
+        if any(any(found) for found in (folder.rglob("*.parquet"), folder.rglob("*.arrow"), folder.glob("*.[cj]*"))):
             found = read_hub_folder(root, name)
             return {split: tables for split, tables in found.items() if split in TASKS[task].splits}
     return {}

@@ -410,6 +410,29 @@ def test_numbers_without_names_are_refused_where_classes_have_names(
     assert told + "python -m data_utils.import_dataset" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("task", "told"), [("CoLA", "1 columns instead of 4"), ("RTE", "no column 'sentence1'")])
+def test_a_table_of_another_form_is_told_of_the_importer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, told: str
+) -> None:
+    (tmp_path / task).mkdir()
+    (tmp_path / task / "train.tsv").write_text('sentence,label\n"a ""b""",1\n')
+    assert run(tmp_path) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.endswith("no tab-separated file; any other table: python -m data_utils.import_dataset\n")
+
+
+def test_a_copy_as_the_hub_converts_it_is_found(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (requirements-parquet.txt)")
+    from pyarrow import parquet
+
+    (tmp_path / "cola/train").mkdir(parents=True)
+    table = pa.table({"sentence": ["a", "b"], "label": ["acceptable", "unacceptable"]})
+    parquet.write_table(table, tmp_path / "cola/train/0000.parquet")
+    assert run(tmp_path) == 0
+    assert (tmp_path / "canonical_data/cola_train.tsv").read_text() == "0\t1\ta\n1\t0\tb\n"
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_raw_files_under_gzip(tmp_path: Path, task: str) -> None:
     write_raw(tmp_path, task)
