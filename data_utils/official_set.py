@@ -5,7 +5,7 @@ A benchmark says what each set is in an `OfficialSet`; `prepare_main` is the com
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_utils.canonical_tsv import write_canonical
@@ -39,6 +39,8 @@ class OfficialSet:
     """Reads a split's file."""
     hub: ColumnNames | None = None
     """Columns of the Hub's copy, which is read where the release's files are not there."""
+    hub_names: Mapping[str, str] = field(default_factory=dict)
+    """Column of a second copy on the Hub -> what the first calls it."""
     hub_prefix: str = ""
     """Of its splits: ``r1_`` for ``train_r1``."""
     share: float = 0.1
@@ -59,7 +61,11 @@ def read_set(root: Path, source: OfficialSet, task_def: TaskDef) -> ImportedTask
         tables = {split: [source.read(path, split)] for split, path in present.items()}
     elif source.hub is not None and folder.is_dir():
         found, names = read_hub_folder(folder), source.hub
-        tables = {split.removeprefix(source.hub_prefix): some for split, some in found.items() if _is_of(split, source)}
+        tables = {
+            split.removeprefix(source.hub_prefix): [_renamed(table, source.hub_names) for table in some]
+            for split, some in found.items()
+            if _is_of(split, source)
+        }
     else:
         return None
     regression = task_def.task_type is TaskType.Regression
@@ -71,6 +77,11 @@ def read_set(root: Path, source: OfficialSet, task_def: TaskDef) -> ImportedTask
 
 def _is_of(split: str, source: OfficialSet) -> bool:
     return split.startswith(source.hub_prefix) and split.removeprefix(source.hub_prefix) in source.rows
+
+
+def _renamed(table: RawTable, names: Mapping[str, str]) -> RawTable:
+    wanted = {column: new for column, new in names.items() if column in table.columns and new not in table.columns}
+    return replace(table, columns={wanted.get(name, name): values for name, values in table.columns.items()})
 
 
 def _rows(

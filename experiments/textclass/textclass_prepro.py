@@ -43,6 +43,7 @@ SETS: dict[str, OfficialSet] = {
         "BoolQ", {"train": "train.jsonl", "dev": "val.jsonl", "test": "test.jsonl"},
         ColumnNames("passage", "label", "question"), {"train": 9_427, "dev": 3_270, "test": 3_245},
         {"False": "false", "True": "true"}, hub=ColumnNames("passage", "label", "question"),
+        hub_names={"answer": "label"},
     ),
     "trec": OfficialSet(
         "TREC", {"train": "train_5500.label", "test": "TREC_10.label"}, _TEXT,

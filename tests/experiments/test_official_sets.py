@@ -131,6 +131,18 @@ def test_the_hubs_copy_becomes_canonical_files(tmp_path: Path, name: str) -> Non
     assert [row[2] for row in rows] == ["a", "b"]
 
 
+def test_boolq_is_read_as_its_authors_put_it_on_the_hub(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (requirements-parquet.txt)")
+    from pyarrow import parquet
+
+    (tmp_path / "BoolQ/data").mkdir(parents=True)
+    for split in ("train", "validation"):
+        made = pa.table({"question": ["q", "r"], "answer": [True, False], "passage": ["p", "s"]})
+        parquet.write_table(made, tmp_path / f"BoolQ/data/{split}-00000-of-00001.parquet")
+    assert textclass_prepro.main(["--root_dir", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "boolq_dev.tsv").read_text() == "0\ttrue\tp\tq\n1\tfalse\ts\tr\n"
+
+
 def test_a_set_without_dev_gives_a_tenth_of_train(tmp_path: Path) -> None:
     (tmp_path / "TREC").mkdir()
     rows = "".join(f"{'NUM' if i % 2 else 'HUM'}:x row {i} ?\n" for i in range(40))
