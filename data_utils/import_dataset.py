@@ -28,7 +28,7 @@ from data_utils.imported_task import TASK_DEF_FILE, ImportedTask, hold_out_dev, 
 from data_utils.labelled_texts import ColumnNames, LabelledTexts, labelled_texts
 from data_utils.table_file import RawTable, read_table
 from data_utils.task_def import Metric, TaskType
-from data_utils.tokenizer import encode_batches, load_tokenizer
+from data_utils.tokenizer import MAX_MAX_SEQ_LEN, encode_batches, load_tokenizer
 
 _DEV_SHARE = 0.1
 _FEW = 10  # names in a list
@@ -166,6 +166,8 @@ def _about_labels(task: ImportedTask) -> list[str]:
 
 def _about_lengths(task: ImportedTask, args: argparse.Namespace) -> list[str]:
     """Tell how many examples will be cut: exactly with a tokenizer, else at least those with more words than tokens."""
+    if not 1 <= args.max_seq_len <= MAX_MAX_SEQ_LEN:
+        raise SettingError(f"--max_seq_len is {args.max_seq_len}; legal: 1 to {MAX_MAX_SEQ_LEN}")
     notes = []
     tokenizer = None if args.tokenizer is None else load_tokenizer(args.tokenizer)
     for split, rows in task.splits.items():
