@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from data_utils.command_line import CommandParser, status_of
+from data_utils.delimited_file import QUOTINGS, delimiter_of
 from data_utils.errors import SettingError, shown
+from data_utils.labelled_texts import ColumnNames
+from data_utils.table_file import is_table, kind_of, read_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from data_utils.text_rows import TextRows
     from mt_dnn.trained.load import TrainedModel
 
+_OF_TABLES = ("text", "text_pair", "label", "label_map", "skip_label", "delimiter", "quoting")
+"""Options of --score for INPUTs that are no canonical files."""
+
 _DESCRIPTION = """\
 Score texts with a trained model: a run directory, or a folder that python -m mt_dnn.trained.export wrote.
 
@@ -29,6 +35,8 @@ Score texts with a trained model: a run directory, or a folder that python -m mt
   echo "It is a film." | python predict.py exported/cola --columns premise      one sentence a line
   python predict.py exported/rte pairs.tsv --columns premise,hypothesis --format jsonl --out scores.jsonl
   python predict.py runs/rte/.../seed=1 --submission glue/                      RTE.tsv for the GLUE server
+  python predict.py runs/cola/.../seed=1 other.tsv --score                      every metric of a canonical file
+  python predict.py exported/sst reviews.csv --score --text review --label mood --label_map neg=0,pos=1
 
 Lines are tab-separated UTF-8 without quoting. Rows come out in the order they came in, in memory that does not grow
 with their number; a run directory gives the logits that its evaluation gave.
@@ -52,6 +60,14 @@ def _parser() -> CommandParser:
     add("--out", type=Path, help="file to write, whole or not at all [standard output]")
     add("--submission", type=Path, metavar="DIR", help="write the GLUE files of the task's test sets to DIR instead")
     add("--data_dir", type=Path, help="canonical files for --submission [the run's; data/canonical_data]")
+    add("--score", action="store_true", help="write the metrics of INPUT, a labelled file, instead of predictions")
+    add("--text", metavar="COLUMN", help="with --score, of a table (as data_utils.import_dataset reads): its text")
+    add("--text_pair", metavar="COLUMN", help="its second text")
+    add("--label", metavar="COLUMN", help="its label, by the names that the task has")
+    add("--label_map", metavar="A=B,...", help="label of the table=label of the task, where they differ")
+    add("--skip_label", action="append", default=[], metavar="LABEL", help="leave out its rows; '': those without")
+    add("--delimiter", help="between its columns, of a CSV or TSV file [comma or tab]")
+    add("--quoting", choices=QUOTINGS, help="of a CSV or TSV file [auto]")
     add("--epoch", choices=("best", "last"), help="weights of a run directory [best]")
     add("--task_def", type=Path, help="task definitions of a run directory [the run's own]")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:<index> [%(default)s]")
@@ -63,13 +79,22 @@ def _parser() -> CommandParser:
 def _predict(options: argparse.Namespace) -> None:
     if options.submission is not None:
         _refuse(options, "--submission reads the test sets of the task and writes its own files")
+        _refuse_table_options(options, "goes with --score; drop it, or --submission")
         _write_submission(options)
+    elif options.score:
+        _write_scores(options)
     else:
+        _refuse_table_options(options, "goes with --score; add it")
         _write_predictions(options)
 
 
+def _refuse_table_options(options: argparse.Namespace, reason: str) -> None:
+    if given := [name for name in _OF_TABLES if getattr(options, name)]:
+        raise SettingError(f"--{given[0]} {reason}")
+
+
 def _refuse(options: argparse.Namespace, reason: str) -> None:
-    defaults = {"input": None, "columns": None, "skip_header": False, "format": "tsv", "out": None}
+    defaults = {"input": None, "columns": None, "skip_header": False, "format": "tsv", "out": None, "score": False}
     for name, default in defaults.items():
         if getattr(options, name) != default:
             shown = "INPUT" if name == "input" else f"--{name}"
@@ -109,11 +134,45 @@ def _write_predictions(options: argparse.Namespace) -> None:
     with _opened(options.input) as (file, name):
         lines = _lines(file, name, columns, task_def, options.skip_header)
         with _target(options.out) as target:
-            if options.format == "tsv":
-                target.write(_header(task_def).encode())
+            header = _header(task_def) if options.format == "tsv" else ""
             for rows, logits in _predicted(model, lines, name, columns, options):
-                target.write("".join(line(task_def, rows.uids, logits)).encode())
+                target.write((header + "".join(line(task_def, rows.uids, logits))).encode())
                 target.flush()
+                header = ""  # after the first rows: not in front of their refusal
+            target.write(header.encode())
+
+
+def _write_scores(options: argparse.Namespace) -> None:
+    if options.input in (None, "-") or options.columns or options.skip_header:
+        raise SettingError("--score reads a file, without --columns and --skip_header; name INPUT")
+    path = Path(options.input)
+    if not path.exists():
+        raise SettingError(f"INPUT {path} does not exist; name a labelled file")
+    if (options.text is None) is not (options.label is None):
+        raise SettingError("--text and --label go together: the columns of a table; without both INPUT is canonical")
+    if options.text is None:
+        _refuse_table_options(options, "is for a table; give --text and --label too: its columns")
+        if (kind := kind_of(path)) not in (".tsv", ".txt", "") and is_table(path):
+            raise SettingError(f"INPUT {path}: a {kind} file is no canonical one; give --text and --label: its columns")
+    model, _ = _load(options)
+    # After the refusals: these import torch.
+    from mt_dnn.trained.scoring import canonical_rows, parse_label_map, score, table_rows
+
+    if options.text is None:
+        labelled = canonical_rows(path, model.task_def)
+    else:
+        names = ColumnNames(options.text, options.label, options.text_pair)
+        renamed = parse_label_map(options.label_map)
+        table = read_table(path, delimiter_of(options.delimiter), options.quoting or "auto")
+        labelled = table_rows(table, names, model.task_def, options.skip_label, renamed)
+    scores = score(model, labelled, options.eval_batch_tokens, str(path))
+    n = len(labelled.labels)
+    text = "".join(f"{name}\t{value:z.2f}\n" for name, value in scores.items())
+    text = f"metric\tscore\n{text}n\t{n}\n"
+    if options.format == "jsonl":
+        text = json.dumps({"input": str(path), "n": n, "metrics": scores}) + "\n"
+    with _target(options.out) as target:
+        target.write(text.encode())
 
 
 def _lines(

@@ -19,6 +19,8 @@ bash run_pats.sh --data_dir DIR --encoder NAME [more]
     --recipe_base NAME   take the learning rates of this encoder's recipes, for an encoder without recipes
     --recipes A,B        recipe names or files, instead of --encoder and --methods
     --tasks A,B          cola, mrpc, rte, stsb, qqp, qnli, mnli, sst [all that the recipes hold]
+    --task_def FILE      tasks of your own: --data_dir is then the folder of their canonical files, as
+                         python -m data_utils.import_dataset writes both of any table
     --methods A,B        [vanilla,noisytune,sage,pats]
     --seeds N            5 is the seeds 1 to 5; 3,7 those two [5]
     --devices D          0,1,2,3 (CUDA devices), cpu or auto [auto]
@@ -29,6 +31,7 @@ bash run_pats.sh --data_dir DIR --encoder NAME [more]
 
     bash run_pats.sh --data_dir data --encoder bert-base-uncased --tasks cola,mrpc,rte,stsb --devices 0,1,2,3
     bash run_pats.sh --data_dir data --encoder all-MiniLM-L6-v2 --tasks rte --methods vanilla,pats --devices cpu
+    bash run_pats.sh --data_dir my_data --task_def my_data/task_def.yml --encoder roberta-large --methods vanilla,pats
 
 Uses the active virtual environment, or makes .venv with Python 3.11 or newer (PYTHON=... names one); installs only what
 changed. Finished runs are kept: the same command again takes seconds, and after a stop or a kill it goes on.
@@ -76,7 +79,11 @@ if ((demo)); then
     --recipes demo_vanilla,demo_noisytune,demo_sage,demo_pats \
     --seeds 5 --devices cpu --output_dir "$ROOT/demo/runs" --results_dir "$ROOT/demo" --name results
 fi
-canonical_dir=${canonical_dir:-$data_dir/canonical_data}
-convert "$data_dir" "$canonical_dir" ${tasks[@]+"${tasks[@]}"}
+if [[ " ${MORE[*]-}" =~ ' --task_def' ]]; then
+  canonical_dir=${canonical_dir:-$data_dir} # nothing to convert
+else
+  canonical_dir=${canonical_dir:-$data_dir/canonical_data}
+  convert "$data_dir" "$canonical_dir" ${tasks[@]+"${tasks[@]}"}
+fi
 exec "$PY" -m experiments.study --data_dir "$canonical_dir" --output_dir "$ROOT/runs" --results_dir "$ROOT/results" \
   --unequal_grids ${study[@]+"${study[@]}"}

@@ -4,7 +4,7 @@ Orders come from (seed, name, epoch) alone, so every method sees the same batche
 """
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -116,7 +116,9 @@ def evaluation_batches(lengths: ArrayLike, max_tokens: int) -> list[NDArray[np.i
     return batches
 
 
-def training_subset(n: int, seed: int, fraction: float | None = None, size: int | None = None) -> NDArray[np.int64]:
+def training_subset(
+    n: int, seed: int, fraction: float | None = None, size: int | None = None, balance: ArrayLike | None = None
+) -> NDArray[np.int64]:
     """Choose rows of a training set; the smaller of two choices with one seed lies inside the larger.
 
     Args:
@@ -124,12 +126,14 @@ def training_subset(n: int, seed: int, fraction: float | None = None, size: int 
         seed: of the choice.
         fraction: part to keep, in (0, 1]; at least one row is kept.
         size: rows to keep, in [1, n].
+        balance: (n,) class numbers, to keep equally many rows of every class, one more of the first where they do not
+            come out even; None keeps them as they come.
 
     Returns:
         Sorted int64 row numbers; all rows where neither is given.
 
     Raises:
-        SettingError: both are given, or one is out of range.
+        SettingError: both are given, one is out of range, or a class has too few rows for the balance.
     """
     if fraction is not None and size is not None:
         raise SettingError(f"train_fraction ({fraction}) and train_size ({size}) are both given; choose one")
@@ -141,7 +145,22 @@ def training_subset(n: int, seed: int, fraction: float | None = None, size: int 
         return np.arange(n)
     if not 1 <= size <= n:
         raise SettingError(f"train_size is {size}; this training set has rows for 1 to {n}")
-    return np.sort(stream_generator(seed, "subset").permutation(n)[:size])
+    order = stream_generator(seed, "subset").permutation(n)
+    return np.sort((order if balance is None else _class_by_class(order, np.asarray(balance), size))[:size])
+
+
+def _class_by_class(order: NDArray[np.int64], labels: NDArray[Any], size: int) -> NDArray[np.int64]:
+    """Reorder rows: the first of every class, then the second of every class, and so on."""
+    classes, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    needed = -(-size // len(classes))
+    if counts.min() < needed:
+        raise SettingError(
+            f"train_balanced: {size} rows are {needed} of each of {len(classes)} classes, and class "
+            f"{classes[counts.argmin()]} has {counts.min()}; legal: train_size at most {counts.min() * len(classes)}"
+        )
+    by_class = order[np.argsort(codes[order], kind="stable")]
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # of a row in its class
+    return by_class[np.lexsort((codes[by_class], place))]
 
 
 def _chunks(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:

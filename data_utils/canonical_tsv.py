@@ -81,10 +81,12 @@ def without_blank_end(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, s
         yield number, line
 
 
-def split_row(path: object, number: int, line: str, columns: Sequence[str], remedy: str) -> list[str]:
+def split_row(path: object, number: int, line: str, columns: Sequence[str], remedy: str | None = None) -> list[str]:
     """Return the fields of a line; refuse it, with a remedy in the message, if there are more or fewer than columns."""
     row = line.split("\t")
     if len(row) != len(columns):
+        of_length = "the row is cut off, or without its tabs" if len(row) < len(columns) else "a sentence holds no tab"
+        remedy = remedy or of_length
         raise SettingError(
             f"{path}: line {number}: {len(row)} columns instead of {len(columns)} ({', '.join(columns)}); {remedy}"
         )
@@ -126,20 +128,20 @@ def watch_quotes(path: str | Path, lines: Iterable[tuple[int, str]]) -> Iterator
     """Pass on numbered lines; at their end warn of those that look as if a CSV writer had put texts in quotes."""
     count = first = 0
     for number, line in lines:
-        if '""' in line and any(map(_is_csv_quoted, line.split("\t"))):
+        if '""' in line and any(map(is_csv_quoted, line.split("\t"))):
             count, first = count + 1, first or number
         yield number, line
     if count:
         _log.warning(
             "%s: %d rows, the first on line %d, look quoted by a CSV writer; here quotes are text and stay: "
-            "write the file without quoting (docs/data.md)",
+            "import the table (python -m data_utils.import_dataset), or write it without quoting (docs/data.md)",
             path,
             count,
             first,
         )
 
 
-def _is_csv_quoted(field: str) -> bool:
+def is_csv_quoted(field: str) -> bool:
     """Whether a field stands in quotes and holds quotes, all of them doubled."""
     inner = field[1:-1]
     return len(field) > 3 and field[0] == field[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
@@ -150,9 +152,9 @@ def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: Tas
     rows: list[list[str]] = []
     values: list[float] = []
     for number, line in lines:
-        row = split_row(path, number, line, task_def.columns, "a sentence holds no tab")
+        row = split_row(path, number, line, task_def.columns)
         try:
-            _check_uid(row[0])
+            check_uid(row[0])
             values.append(label_value(row[1], task_def))
         except SettingError as error:
             hint = "; a canonical file has no header" if number == 1 and row[1][:1].isalpha() else ""
@@ -229,7 +231,12 @@ def _legal(labels: Sequence[object]) -> str:
     return ", ".join(map(str, labels[:_MANY])) + more
 
 
-def _check_uid(uid: str) -> None:
+def check_uid(uid: str) -> None:
+    """Refuse a uid that a token cache cannot hold.
+
+    Raises:
+        SettingError: it holds a NUL character, or is too long.
+    """
     # uids are stored as fixed-width bytes, which end at a NUL and are as wide as the widest.
     if "\0" in uid or len(uid.encode()) > _MAX_UID_BYTES:
         raise SettingError(f"uid {shown(uid)} holds a NUL character or is longer than {_MAX_UID_BYTES} bytes")

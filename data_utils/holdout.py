@@ -15,13 +15,14 @@ from data_utils.token_cache import TokenCache
 _SEED = 0  # not the run's: every method and seed holds the same rows out
 
 
-def held_out_rows(labels: ArrayLike, share: float, stratify: bool) -> NDArray[np.int64]:
-    """Choose the rows to hold out; the same ones for the same labels and share, always.
+def held_out_rows(labels: ArrayLike, share: float, stratify: bool, seed: int = _SEED) -> NDArray[np.int64]:
+    """Choose the rows to hold out; the same ones for the same labels, share and seed, always.
 
     Args:
         labels: (N,) of the training set.
         share: part to hold out, in (0, 1); the result has round(share N) rows.
         stratify: whether every label is held out in proportion, to within one row.
+        seed: another one holds other rows out.
 
     Returns:
         Sorted row numbers.
@@ -33,7 +34,7 @@ def held_out_rows(labels: ArrayLike, share: float, stratify: bool) -> NDArray[np
     n, wanted = len(classes), round(share * len(classes))
     if not 0 < wanted < n:
         raise SettingError(f"holdout is {share}: that is {wanted} of {n} training rows; hold out 1 to {n - 1} of them")
-    order = stream_generator(_SEED, "holdout").permutation(n)
+    order = stream_generator(seed, "holdout").permutation(n)
     by_class = order[np.argsort(classes[order], kind="stable")]
     # Every 1/share-th row along the classes: each class gives its share to within one row.
     marks = np.diff(np.floor(np.arange(n + 1) * wanted / n + 0.5)).astype(bool)

@@ -5,6 +5,7 @@ place. The warnings that go with it are silenced, because a run's status says th
 """
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,13 @@ def compute_metrics(task_def: TaskDef, logits: NDArray[np.floating[Any]], labels
 
 def _score(metric: Metric, predicted: NDArray[Any], labels: NDArray[Any]) -> float:
     # Imported here: the two libraries take about a second, and a command line or a first step needs neither.
-    if metric in (Metric.ACC, Metric.F1, Metric.MCC):
+    if metric in (Metric.ACC, Metric.F1, Metric.F1MAC, Metric.MCC):
         from sklearn import metrics
 
         score = {
             Metric.ACC: metrics.accuracy_score,
             Metric.F1: metrics.f1_score,
+            Metric.F1MAC: partial(metrics.f1_score, average="macro"),
             Metric.MCC: metrics.matthews_corrcoef,
         }[metric]
         return float(score(labels, predicted))

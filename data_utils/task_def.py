@@ -33,6 +33,7 @@ class Metric(StrEnum):
 
     MCC = "MCC"
     F1 = "F1"
+    F1MAC = "F1MAC"
     Pearson = "Pearson"
     Spearman = "Spearman"
     ACC = "ACC"
@@ -53,7 +54,7 @@ class LossCriterion(StrEnum):
 
 _PROJECT = Path(__file__).resolve().parents[1]
 _METRICS_OF = {
-    TaskType.Classification: (Metric.ACC, Metric.F1, Metric.MCC),
+    TaskType.Classification: (Metric.ACC, Metric.F1, Metric.F1MAC, Metric.MCC),
     TaskType.Regression: (Metric.Pearson, Metric.Spearman),
 }
 _LOSS_OF = {
@@ -61,9 +62,10 @@ _LOSS_OF = {
     TaskType.Regression: LossCriterion.MseCriterion,
 }
 _REQUIRED = ("data_format", "task_type", "n_class", "metric_meta", "enable_san")
-_OPTIONAL = ("labels", "split_names", "dropout_p", "loss", "kd_loss", "adv_loss")
+_OPTIONAL = ("labels", "split_names", "select_splits", "dropout_p", "loss", "kd_loss", "adv_loss")
 _MAX_CLASSES = 1_000_000
-_TEXTS = ("labels", "split_names", "metric_meta")
+TEXT_LISTS = ("labels", "split_names", "select_splits", "metric_meta")
+"""Keys whose lists hold texts, as they are written."""
 _DEFAULT_SPLITS = ("train", "dev", "test")
 
 
@@ -81,6 +83,8 @@ class TaskDef:
     labels: tuple[str, ...] | None = None
     """Label texts of the canonical file, label 0 first; None where it holds the numbers themselves."""
     split_names: tuple[str, ...] = _DEFAULT_SPLITS
+    select_splits: tuple[str, ...] | None = None
+    """Dev splits whose mean is the score and chooses epochs; the others are only shown. None: all of them."""
     dropout_p: float | None = None
     """Dropout before the head, in [0, 1); None leaves it to the run."""
     loss: LossCriterion = LossCriterion.CeCriterion
@@ -100,7 +104,7 @@ class TaskDef:
 
     @property
     def primary_metric(self) -> Metric:
-        """The metric a task is judged by: the first of MCC, F1, Pearson, Spearman, ACC that it has."""
+        """The metric a task is judged by: the first of MCC, F1, F1MAC, Pearson, Spearman, ACC that it has."""
         return next(metric for metric in Metric if metric in self.metric_meta)
 
     @property
@@ -108,12 +112,21 @@ class TaskDef:
         """Splits that end in ``dev``: one for most tasks, two for MNLI."""
         return tuple(split for split in self.split_names if split.endswith("dev"))
 
+    def selects(self, dataset: str) -> bool:
+        """Whether a dev set, by its name such as ``mnli_matched_dev``, counts into the score."""
+        return self.select_splits is None or dataset in map(self.dataset_name, self.select_splits)
+
     @property
     def label_names(self) -> tuple[str, ...]:
         """(K,) names of the outputs: the labels of the canonical file, or ``score``."""
         if self.task_type is TaskType.Regression:
             return ("score",)
         return self.labels or tuple(map(str, range(self.n_class)))
+
+    @property
+    def dummy_label(self) -> str:
+        """The label that MT-DNN writes into test files without labels."""
+        return "0.0" if self.task_type is TaskType.Regression else self.label_names[0]
 
     @property
     def fingerprint(self) -> str:
@@ -168,7 +181,7 @@ def load_task_defs(path: str | Path) -> TaskDefs:
         SettingError: no task of it can be run; the refusal of the first.
         OSError: the file cannot be read.
     """
-    content = read_yaml(path, texts=_TEXTS)
+    content = read_yaml(path, texts=TEXT_LISTS)
     if not content:
         raise SettingError(f"{path}: holds no task; docs/data.md tells the form")
     found = TaskDefs(path)
@@ -186,6 +199,11 @@ def in_this_project(path: Path) -> Path:
     """Return a task definition file that a run recorded; if it is gone, the one in the same folder of this project."""
     here = _PROJECT.joinpath(*path.parts[-3:])  # experiments/<benchmark>/<name>_task_def.yml
     return here if not path.is_file() and here.is_file() else path
+
+
+def fitting_metrics(task_type: TaskType, n_class: int) -> tuple[Metric, ...]:
+    """Return the metrics that a task of this kind may have."""
+    return tuple(metric for metric in _METRICS_OF[task_type] if metric is not Metric.F1 or n_class == 2)
 
 
 def find_prepro(path: Path) -> Path | None:
@@ -209,6 +227,7 @@ def to_settings(task: TaskDef) -> dict[str, Any]:
         "enable_san": task.enable_san,
         "labels": None if task.labels is None else list(task.labels),
         "split_names": list(task.split_names),
+        "select_splits": None if task.select_splits is None else list(task.select_splits),
         "dropout_p": task.dropout_p,
         **{key: (value := getattr(task, key)) and str(value) for key in ("loss", "kd_loss", "adv_loss")},
     }
@@ -243,7 +262,7 @@ def from_settings(name: str, settings: Any, where: str) -> TaskDef:
 
     task_type = enum_value(where, "task_type", settings["task_type"], TaskType)
     labels = texts(where, "labels", settings["labels"]) if settings.get("labels") is not None else None
-    splits = settings.get("split_names")
+    splits, selecting = settings.get("split_names"), settings.get("select_splits")
     task_def = TaskDef(
         name=name,
         data_format=enum_value(where, "data_format", settings["data_format"], DataFormat),
@@ -255,6 +274,7 @@ def from_settings(name: str, settings: Any, where: str) -> TaskDef:
         ),
         labels=labels,
         split_names=_DEFAULT_SPLITS if splits is None else texts(where, "split_names", splits),
+        select_splits=None if selecting is None else texts(where, "select_splits", selecting),
         dropout_p=probability(where, "dropout_p", settings.get("dropout_p")),
         loss=_loss(where, "loss", settings) or _LOSS_OF[task_type],
         kd_loss=_loss(where, "kd_loss", settings),
@@ -287,11 +307,18 @@ def _check_together(where: str, task: TaskDef) -> None:
                 f"{where}: metric_meta {metric} does not fit {task.task_type}; legal values: {', '.join(legal_metrics)}"
             )
     if Metric.F1 in task.metric_meta and task.n_class != 2:
-        raise SettingError(f"{where}: metric_meta F1 is the F1 of class 1 of two; n_class is {task.n_class}")
+        raise SettingError(
+            f"{where}: metric_meta F1 is the F1 of class 1 of two; n_class is {task.n_class}: take F1MAC, the mean "
+            "over the classes"
+        )
     if task.loss is not _LOSS_OF[task.task_type]:
         raise SettingError(f"{where}: loss {task.loss} does not fit {task.task_type}; use {_LOSS_OF[task.task_type]}")
     for split in task.split_names:
         check_name(f"{where}: split", split)
+    for split in task.select_splits or ():
+        if split not in task.dev_splits:
+            legal = ", ".join(task.dev_splits) or "none: no split ends in dev"
+            raise SettingError(f"{where}: select_splits holds {shown(split)}, no dev split; legal values: {legal}")
 
 
 def _loss(where: str, key: str, settings: Mapping[str, Any]) -> LossCriterion | None:

@@ -11,6 +11,7 @@ from data_utils.task_def import TaskDef
 COLUMNS = ("uid", "label", "premise", "hypothesis", "-")
 """Names of columns; ``label`` and ``-`` are passed over."""
 
+_REMEDY = "name the columns with --columns"
 _HEADINGS = {
     "uid": frozenset({"uid", "id", "index", "idx", "guid", "pairid", "#1 id", ""}),
     "label": frozenset({"label", "labels", "gold_label", "class", "target", "score", "quality", "is_duplicate"}),
@@ -90,7 +91,7 @@ def iterate_rows(
     place = {name: columns.index(name) for name in ("uid", "premise", "hypothesis") if name in columns}
     remaining, n = iter(lines), 0
     while piece := list(itertools.islice(remaining, size)):
-        rows = [split_row(path, number, line, columns, "name the columns with --columns") for number, line in piece]
+        rows = [split_row(path, number, line, columns, _REMEDY) for number, line in piece]
         yield TextRows(
             uids=[row[place["uid"]] for row in rows] if "uid" in place else [str(n + i) for i in range(len(rows))],
             premise=[row[place["premise"]] for row in rows],

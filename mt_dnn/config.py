@@ -28,7 +28,7 @@ NOT_IDENTITY = frozenset(
     }
 )  # fmt: skip
 # Settings that came later: left at these values they change nothing, and runs made before them keep their identity.
-LATER_SETTINGS: dict[str, object] = {"holdout": None, "tf32": False}
+LATER_SETTINGS: dict[str, object] = {"holdout": None, "tf32": False, "train_balanced": False}
 
 MAX_THREADS = 1024
 """Of torch and the kernels in one process; from about 4,000 on OpenMP ends the process instead of refusing."""
@@ -94,6 +94,8 @@ class RunConfig:
     """Share of the training set to use, in (0, 1]; smaller shares are subsets of larger ones."""
     train_size: int | None = None
     """Number of training examples to use, >= 1; not together with train_fraction."""
+    train_balanced: bool = False
+    """With train_size: equally many examples of every class, the first of each in turn."""
     holdout: float | None = None
     """Share of the training set, in (0, 1), that is not trained on: the best epoch is then the best on it, not on the
     dev set. The same rows for every method and seed, labels in proportion."""
@@ -150,6 +152,8 @@ class RunConfig:
             raise SettingError(
                 f"train_fraction is {self.train_fraction} and train_size is {self.train_size}; give one of the two"
             )
+        if self.train_balanced and self.train_size is None:
+            raise SettingError("train_balanced is true, but train_size is not given; give the number of examples")
         check_name("train_datasets", self.train_datasets)
         if self.recipe is not None:
             check_name("recipe", self.recipe)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from data_utils.errors import SettingError, shown
 from data_utils.holdout import held_out_rows, take
@@ -32,6 +32,20 @@ class Datasets:
     held_out: dict[str, TokenCache]
     """``<task>_holdout`` -> the rows of ``train`` that are held out; empty without ``holdout``."""
     pad_id: int
+
+    @property
+    def selecting(self) -> dict[str, TokenCache]:
+        """The dev sets whose mean is the score; the others are only shown."""
+        return {name: cache for name, cache in self.dev.items() if self.task_def.selects(name)}
+
+    def train_classes(self) -> NDArray[np.int64]:
+        """(N,) classes of ``train_rows``.
+
+        Raises:
+            SettingError: the task has scores and no classes.
+        """
+        check_classes(self.task_def)
+        return np.asarray(self.train.labels)[self.train_rows]
 
     @property
     def evaluated(self) -> dict[str, TokenCache]:
@@ -68,6 +82,18 @@ def open_datasets(config: RunConfig) -> Datasets:
     return Datasets(task_def, train, train_rows, dev, held_out, tokenizer.pad_id)
 
 
+def check_classes(task_def: TaskDef) -> None:
+    """Refuse ``train_balanced`` of a task with scores.
+
+    Raises:
+        SettingError: it is one.
+    """
+    if task_def.task_type is TaskType.Regression:
+        raise SettingError(
+            f"train_balanced: task {task_def.name} has scores and no classes; leave it out (few_shot: --as_they_come)"
+        )
+
+
 def missing_file(config: RunConfig, dataset: str) -> str:
     """Return the message for a missing canonical file, with the command that makes it.
 
@@ -91,8 +117,13 @@ def _split(
     rows = np.arange(len(train))
     if share is None:
         return rows, {}
-    held_out = held_out_rows(train.labels, share, stratify=task_def.task_type is TaskType.Classification)
+    held_out = held_out_of(train.labels, task_def, share)
     return np.setdiff1d(rows, held_out), {f"{task_def.name}_holdout": take(train, held_out)}
+
+
+def held_out_of(labels: ArrayLike, task_def: TaskDef, share: float) -> NDArray[np.int64]:
+    """The rows that ``holdout`` takes from the training set; see `held_out_rows`."""
+    return held_out_rows(labels, share, stratify=task_def.task_type is TaskType.Classification)
 
 
 def tsv_of(config: RunConfig, dataset: str) -> Path:
@@ -128,7 +159,7 @@ def dev_sets(config: RunConfig, task_def: TaskDef) -> list[str]:
     """Dataset names to evaluate; MT-DNN's short forms (``mnli_matched``) get their ``_dev``.
 
     Raises:
-        SettingError: a name that is no dev set of the task.
+        SettingError: a name that is no dev set of the task, or none that gives the score.
     """
     legal = [task_def.dataset_name(split) for split in task_def.dev_splits]
     if not legal:
@@ -147,4 +178,10 @@ def dev_sets(config: RunConfig, task_def: TaskDef) -> list[str]:
                 f"test_datasets: {shown(name)} is no dev set of {task_def.name}; legal: {', '.join(legal)}"
             )
         chosen.append(full)
+    if not any(map(task_def.selects, chosen)):
+        selecting = ", ".join(filter(task_def.selects, legal))
+        raise SettingError(
+            f"test_datasets: {config.test_datasets}: only shown, by the task's select_splits, so nothing gives the "
+            f"score; add one of {selecting}"
+        )
     return chosen

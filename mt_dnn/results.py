@@ -44,9 +44,9 @@ class EpochScore:
     epoch: int
     """1-based."""
     score: float
-    """Mean over the dev sets of the task's primary metric."""
+    """Mean of the task's primary metric over the dev sets that give the score: ``datasets`` of the result."""
     metrics: dict[str, dict[str, float]]
-    """Data set -> metric -> value: the dev sets, and the held-out set where there is one."""
+    """Data set -> metric -> value: the dev sets, those only shown too, and the held-out set where there is one."""
     held_out: float | None = None
     """Primary metric on the held-out part of the training set; None without one."""
 

@@ -58,10 +58,14 @@ class ScoreKeeper:
         }
 
     def constant_labels(self) -> list[str]:
-        """Return a clause for each set with equal labels, whose scores tell nothing; the training set comes first."""
+        """Return a clause for each set with equal labels, whose scores tell nothing; the training set comes first.
+
+        Sets that are only shown are left out.
+        """
         task_def = self.data.task_def
         sets = {task_def.dataset_name("train"): self.data.train.labels[self.rows]}
-        sets |= {name: np.asarray(cache.labels) for name, cache in self.data.evaluated.items()}
+        scored = self.data.selecting | self.data.held_out
+        sets |= {name: np.asarray(cache.labels) for name, cache in scored.items()}
         return [
             f"all {len(labels)} labels of {name} are {_shown(labels[0], task_def)}"
             if len(labels) > 1
@@ -117,7 +121,7 @@ class ScoreKeeper:
                 raise Diverged(f"a logit of {name} after epoch {epoch} is NaN or infinite")
             logits[name] = torch.from_numpy(found)
             metrics[name] = compute_metrics(task_def, found, np.asarray(cache.labels))
-        score = float(np.mean([metrics[name][task_def.primary_metric] for name in data.dev]))
+        score = float(np.mean([metrics[name][task_def.primary_metric] for name in data.selecting]))
         held_out = next((metrics[name][task_def.primary_metric] for name in data.held_out), None)
         return EpochScore(epoch, score, metrics, held_out), logits
 
@@ -130,7 +134,7 @@ class ScoreKeeper:
         """
         for fault in self.constant_labels():
             return Status.DEGENERATE, fault
-        if all(_is_constant(self.state.logits[f"{name}.best_logits"]) for name in self.data.dev):
+        if all(_is_constant(self.state.logits[f"{name}.best_logits"]) for name in self.data.selecting):
             return Status.DEGENERATE, None
         for name, epoch in (("best", self.state.best), ("last", self.state.last)):
             assert epoch is not None

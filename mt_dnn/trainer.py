@@ -62,7 +62,10 @@ class Trainer:
         self.config, self.data, self.directory, self.ranks = config, data, directory, ranks
         self.on_progress, self.prune = on_progress, prune
         self.state = state = TrainState(loss_sum=torch.zeros((), dtype=torch.float32, device=device))
-        chosen = training_subset(len(data.train_rows), config.seed, config.train_fraction, config.train_size)
+        chosen = training_subset(
+            len(data.train_rows), config.seed, config.train_fraction, config.train_size,
+            data.train_classes() if config.train_balanced else None,
+        )  # fmt: skip
         self.rows = data.train_rows[chosen]
         self.total_steps = config.epochs * math.ceil(len(self.rows) / config.window)
         self.parts = parts = assemble(config, data.task_def, source, device, precision, self.total_steps, ranks)
@@ -128,7 +131,7 @@ class Trainer:
             run_id=run_id(config),
             recipe=config.recipe,
             primary_metric=str(self.data.task_def.primary_metric),
-            datasets=list(self.data.dev),
+            datasets=list(self.data.selecting),
             epochs=config.epochs,
             steps=state.step,
             train_examples=len(self.rows),

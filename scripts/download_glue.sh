@@ -8,6 +8,7 @@ usage() {
 bash scripts/download_glue.sh                                   eight tasks into data/
 bash scripts/download_glue.sh --out_dir DIR --tasks cola,rte    some of them elsewhere
 GLUE_BASE_URL=http://mirror.example bash scripts/download_glue.sh
+bash scripts/download_glue.sh --source hub                      the Hub's Parquet copies (pip install -r requirements-parquet.txt)
 
 A broken-off download goes on where it stopped. Each file's rows are counted: a swapped or truncated one is refused with
 both counts. Afterwards: python experiments/glue/glue_prepro.py --root_dir data

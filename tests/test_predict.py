@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -236,6 +237,18 @@ def test_a_label_of_the_task_is_no_heading():
     assert not looks_like_header("uid\tlabel", ("uid", "label", "premise"), task)
 
 
+def test_a_refused_first_row_comes_without_a_header(models, tmp_path, capsys):
+    run = models["run", "cola"]
+    (tmp_path / "cut.tsv").write_text("u1\t0\n", encoding="utf-8")
+    assert main(run, tmp_path / "cut.tsv") == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "line 1: 2 columns instead of 3 (uid, label, premise); name the columns with --columns" in told.err
+    (tmp_path / "none.tsv").write_text("", encoding="utf-8")
+    assert main(run, tmp_path / "none.tsv") == 0
+    assert capsys.readouterr().out == "uid\tlabel\tp_0\tp_1\n"
+
+
 def test_empty_lines_at_the_end_are_no_rows_but_empty_texts_are(models, tmp_path):
     file, out = tmp_path / "in.tsv", tmp_path / "out.tsv"
     for text, more, n in (("0\t1\tgood\n\n\r\n", (), 1), ("good\n\n\n", ("--columns", "premise"), 3)):
@@ -299,3 +312,62 @@ def test_rows_come_back_whatever_the_piece(rows, size):
     assert all(1 <= len(piece.uids) <= size for piece in pieces)
     found = [row for piece in pieces for row in zip(piece.premise, piece.uids, piece.hypothesis, strict=True)]
     assert found == rows
+
+
+@pytest.mark.parametrize("kind", ["run", "exported"])
+def test_scores_are_those_of_the_evaluation(kind, models, tiny_trained, tmp_path, capsys):
+    for task, metrics in (("cola", ["MCC", "ACC", "F1", "F1MAC"]), ("stsb", ["Pearson", "Spearman"])):
+        best = json.loads((models["run", task] / "result.json").read_text())["best"]["metrics"][f"{task}_dev"]
+        dev = data_of(tiny_trained) / f"{task}_dev.tsv"
+        assert main(models[kind, task], dev, "--score", "--format", "jsonl") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert list(found["metrics"]) == metrics
+        assert found["n"] == 30
+        assert {name: found["metrics"][name] for name in best} == pytest.approx(best, abs=1e-4, nan_ok=True)
+    header = ["uid", "score", "one", "two"]
+    rows = [line.split("\t") for line in dev.read_text().splitlines()]
+    (tmp_path / "table.jsonl").write_text(
+        "".join(json.dumps(dict(zip(header, row, strict=True))) + "\n" for row in rows)
+    )
+    columns = ["--text", "one", "--text_pair", "two", "--label", "score"]
+    assert main(models[kind, "stsb"], tmp_path / "table.jsonl", "--score", *columns, "--format", "jsonl") == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] == found["metrics"]
+
+
+def test_labels_of_a_table_are_mapped_by_name_or_refused(models, tiny_trained, tmp_path, capsys):
+    run, dev = models["run", "cola"], data_of(tiny_trained) / "cola_dev.tsv"
+    rows = [line.split("\t") for line in dev.read_text().splitlines()]
+    named = [f'"{text}",{("neg", "pos")[int(label)]}\n' for _, label, text in rows]
+    (tmp_path / "named.csv").write_text("text,mood\n" + "".join(named) + "odd,-\n")
+    table = [tmp_path / "named.csv", "--score", "--text", "text", "--label", "mood"]
+    assert "row 1: label" in error_of(capsys, run, *table)
+    assert "is none of 0, 1; name the one that it is with --label_map" in error_of(capsys, run, *table)
+    mapped = [*table, "--label_map", "neg=0, pos=1"]
+    assert "row 31: label '-' is none of 0, 1" in error_of(capsys, run, *mapped)
+    assert main(run, *mapped, "--skip_label", "-", "--out", tmp_path / "scores.tsv") == 0
+    assert main(run, dev, "--score") == 0
+    told = capsys.readouterr().out
+    assert (tmp_path / "scores.tsv").read_text() == told
+    assert told.splitlines()[0] == "metric\tscore"
+    assert told.splitlines()[-1] == "n\t30"
+    assert "'neg' is not FILE_LABEL=TASK_LABEL" in error_of(capsys, run, *table, "--label_map", "neg")
+    assert "--text_pair: task cola has one text" in error_of(capsys, run, *table, "--text_pair", "mood")
+    assert "--text and --label go together" in error_of(capsys, run, dev, "--score", "--text", "x")
+    for option in ("--text", "--label_map", "--skip_label", "--delimiter"):
+        assert f"{option} goes with --score; add it" in error_of(capsys, run, dev, option, "x")
+        assert f"{option} goes with --score; drop it" in error_of(capsys, run, "--submission", tmp_path, option, "x")
+    for option in ("--text_pair", "--label_map", "--skip_label", "--delimiter"):
+        assert f"{option} is for a table; give --text and --label" in error_of(capsys, run, dev, "--score", option, "x")
+    assert "a .csv file is no canonical one; give --text and --label" in error_of(capsys, run, table[0], "--score")
+    odd = [f"{label};{text}\n" for text, label in (line.strip().replace('"', "").split(",") for line in named)]
+    (tmp_path / "odd.csv").write_text("mood;text\n" + "x-;-\n-;-\n" + "".join(odd))
+    mapped[0] = tmp_path / "odd.csv"
+    assert "has no ',', but ';'; give --delimiter ';'" in error_of(capsys, run, *mapped)
+    mapped += ["--delimiter", ";", "--skip_label", "-"]
+    assert "odd.csv: row 1: label 'x-'" in error_of(capsys, run, *mapped)
+    assert main(run, *mapped, "--skip_label", "x-") == 0
+    assert capsys.readouterr().out == told
+    assert "--score reads a file" in error_of(capsys, run, "--score")
+    assert "has no column 'x'" in error_of(capsys, run, table[0], "--score", "--text", "x", "--label", "mood")
+    shutil.copy(data_of(tiny_trained) / "stsb_dev.tsv", tmp_path / "other.tsv")
+    assert "columns instead of 3" in error_of(capsys, run, tmp_path / "other.tsv", "--score")

@@ -196,6 +196,17 @@ def test_arguments_go_to_glue_prepro_and_study_as_they_are(project, tmp_path):
     assert given.results_dir == project / "results"
 
 
+@pytest.mark.parametrize("given", [["--task_def", "my.yml"], ["--task_def=my.yml"]])
+def test_files_of_ones_own_are_not_converted(project, tmp_path, given):
+    (tmp_path / "my data").mkdir()
+    done = run_pats(project, "--data_dir", "my data", "--encoder", "x", "--tasks", "mine", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    _, study = calls(project)
+    assert study[1:4] == ["experiments.study", "--data_dir", "my data"]
+    parsed = build_parser().parse_args(study[2:])
+    assert (parsed.task_def, parsed.tasks) == (Path("my.yml"), "mine")
+
+
 def test_a_script_may_be_given_flags_without_the_places_before_them(project, tmp_path):
     shutil.copy(ROOT / "scripts/table1_bert_base.sh", project / "scripts")
     script = project / "scripts" / "table1_bert_base.sh"

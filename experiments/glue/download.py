@@ -19,12 +19,16 @@ if __package__ in {None, ""}:  # run as a script: the project root is two folder
 
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError, error_line, naming, shown
+from data_utils.file_hash import sha256_of
 from data_utils.task_def import TaskDef, load_task_defs
 from experiments.glue.fetch import fetch
 from experiments.glue.glue_prepro import GLUE_TASK_DEF, task_names
 from experiments.glue.glue_readers import MSR_DEV_IDS, MSR_FILES, TASKS, read_msr_paraphrase, read_split
+from experiments.glue.hub_copies import HUB_COPIES, find_copy, hub_split
 
 BASE_URL = "https://dl.fbaipublicfiles.com"
+HUB_URL = "https://huggingface.co/datasets/nyu-mll/glue/resolve/main"
+"""The second source: the same tasks as Parquet files."""
 DEFAULT_TASKS = tuple(name for name in TASKS if name != "wnli")  # Table 1 has no WNLI
 _MAX_UNPACKED = 4 * 2**30  # bytes; MNLI, the largest, has less than a third of it
 
@@ -37,22 +41,40 @@ class Download:
     """Below the base URL."""
     name: str
     """Local name: an archive, or a file of the task's folder."""
+    sha256: str
+    """Of the official file, as the description of the Hub's data set "glue" lists it."""
+
+
+def _archive(name: str, sha256: str) -> Download:
+    return Download(f"glue/data/{name}", name, sha256)
 
 
 DOWNLOADS: dict[str, tuple[Download, ...]] = {
-    "cola": (Download("glue/data/CoLA.zip", "CoLA.zip"),),
-    "mnli": (Download("glue/data/MNLI.zip", "MNLI.zip"),),
+    "cola": (_archive("CoLA.zip", "f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff"),),
+    "mnli": (_archive("MNLI.zip", "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633"),),
     "mrpc": (
-        Download("senteval/senteval_data/msr_paraphrase_train.txt", MSR_FILES["train"]),
-        Download("senteval/senteval_data/msr_paraphrase_test.txt", MSR_FILES["test"]),
-        Download("glue/data/mrpc_dev_ids.tsv", MSR_DEV_IDS[0]),
+        Download(
+            "senteval/senteval_data/msr_paraphrase_train.txt",
+            MSR_FILES["train"],
+            "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89",
+        ),
+        Download(
+            "senteval/senteval_data/msr_paraphrase_test.txt",
+            MSR_FILES["test"],
+            "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784",
+        ),
+        Download(
+            "glue/data/mrpc_dev_ids.tsv",
+            MSR_DEV_IDS[0],
+            "971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7",
+        ),
     ),
-    "qnli": (Download("glue/data/QNLIv2.zip", "QNLIv2.zip"),),
-    "qqp": (Download("glue/data/QQP-clean.zip", "QQP-clean.zip"),),
-    "rte": (Download("glue/data/RTE.zip", "RTE.zip"),),
-    "sst": (Download("glue/data/SST-2.zip", "SST-2.zip"),),
-    "stsb": (Download("glue/data/STS-B.zip", "STS-B.zip"),),
-    "wnli": (Download("glue/data/WNLI.zip", "WNLI.zip"),),
+    "qnli": (_archive("QNLIv2.zip", "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5"),),
+    "qqp": (_archive("QQP-clean.zip", "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0"),),
+    "rte": (_archive("RTE.zip", "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee"),),
+    "sst": (_archive("SST-2.zip", "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa"),),
+    "stsb": (_archive("STS-B.zip", "e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85"),),
+    "wnli": (_archive("WNLI.zip", "ae0e8e4d16f4d46d4a0a566ec7ecceccfd3fbfaa4a7a4b4e02848c0f2561ac46"),),
 }
 
 
@@ -67,6 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--base_url",
         default=os.environ.get("GLUE_BASE_URL", BASE_URL),
         help="server with the same layout; also the environment variable GLUE_BASE_URL [%(default)s]",
+    )
+    parser.add_argument(
+        "--source",
+        choices=("official", "hub"),
+        default="official",
+        help="hub: the Hub's Parquet copies instead (requirements-parquet.txt; GLUE_HUB_URL names another server)",
     )
     args = parser.parse_args(argv)
     return status_of(lambda: _download(args))
@@ -84,12 +112,19 @@ def _download(args: argparse.Namespace) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two downloads into one folder would mix their bytes
         for name in names:
             try:
-                print(download_task(args.out_dir, definitions[name], args.base_url.rstrip("/")), flush=True)
+                if args.source == "hub":
+                    hub_url = os.environ.get("GLUE_HUB_URL", HUB_URL).rstrip("/")
+                    print(download_copy(args.out_dir, definitions[name], hub_url), flush=True)
+                else:
+                    print(download_task(args.out_dir, definitions[name], args.base_url.rstrip("/")), flush=True)
             except (SettingError, OSError) as error:
                 failed.append(name)
                 print(f"error: {name}: {error_line(error)}", file=sys.stderr)
     if failed:
-        raise SettingError(f"not fetched: {', '.join(failed)}; run the same command again to go on")
+        other = "hub" if args.source == "official" else "official"
+        raise SettingError(
+            f"not fetched: {', '.join(failed)}; run the same command again to go on, or with --source {other}"
+        )
     return 0
 
 
@@ -117,6 +152,9 @@ def download_task(out_dir: Path, task_def: TaskDef, base_url: str) -> str:
     staging.mkdir()
     fetched = [fetch(f"{base_url}/{item.url}", work / item.name) for item in DOWNLOADS[task_def.name]]
     try:
+        if base_url == BASE_URL:  # a mirror may have packed the files anew; their rows are counted all the same
+            for item, path in zip(DOWNLOADS[task_def.name], fetched, strict=True):
+                check_sum(path, item.sha256)
         for path in fetched:
             if path.suffix == ".zip":
                 unpack(path, staging, task_def.name)
@@ -135,6 +173,55 @@ def download_task(out_dir: Path, task_def: TaskDef, base_url: str) -> str:
     for path in fetched:
         path.unlink()
     return f"{folder}: fetched and checked"
+
+
+def check_sum(path: Path, sha256: str) -> None:
+    """Compare a file with the official checksum.
+
+    Raises:
+        SettingError: it differs.
+    """
+    if (found := sha256_of(path)) != sha256:
+        raise SettingError(f"{path.name}: SHA-256 is {found}, the official file's {sha256}; not kept")
+
+
+def download_copy(out_dir: Path, task_def: TaskDef, hub_url: str) -> str:
+    """Fetch the Hub's Parquet files of one task into ``out_dir``, unless they are there and have the official rows.
+
+    Args:
+        out_dir: the configuration's folder appears in it.
+        task_def: the task.
+        hub_url: the data set, without a slash at the end.
+
+    Returns:
+        A line that says what was done.
+
+    Raises:
+        SettingError: a file that is not the official one, or pyarrow is not installed.
+        OSError: network or disk.
+    """
+    name = HUB_COPIES[task_def.name].folder
+    folder, work = out_dir / name, out_dir / ".download" / name
+    if folder.is_dir() and _copy_counts(out_dir, task_def) == _official_counts(task_def):
+        return f"{folder}: complete, kept"
+    work.mkdir(parents=True, exist_ok=True)
+    for split in TASKS[task_def.name].splits:
+        file = f"{hub_split(split)}-00000-of-00001.parquet"
+        fetch(f"{hub_url}/{name}/{file}", work / file)
+    if (counts := _copy_counts(work.parent, task_def)) != _official_counts(task_def):
+        shutil.rmtree(work)
+        raise SettingError(f"{name}: rows {counts}, the official files have {_official_counts(task_def)}; not kept")
+    shutil.rmtree(folder, ignore_errors=True)
+    work.replace(folder)
+    return f"{folder}: fetched and checked"
+
+
+def _copy_counts(root: Path, task_def: TaskDef) -> dict[str, int]:
+    return {split: sum(map(len, tables)) for split, tables in find_copy(root, task_def.name).items()}
+
+
+def _official_counts(task_def: TaskDef) -> dict[str, int]:
+    return {split: source.rows for split, source in TASKS[task_def.name].splits.items()}
 
 
 def unpack(archive: Path, target: Path, task: str) -> None:

@@ -2,7 +2,8 @@
 
     python experiments/glue/glue_prepro.py --root_dir data
 
-reads ``data/CoLA/train.tsv`` and so on and writes ``data/canonical_data/cola_train.tsv`` in MT-DNN's form. A row
+reads ``data/CoLA/train.tsv`` and so on and writes ``data/canonical_data/cola_train.tsv`` in MT-DNN's form;
+also ``train.tsv.gz``, and the Hub's copies (``data/cola/train-00000-of-00001.parquet``, or as CSV). A row
 count that is not the official one is a warning; a malformed row is an error. Test splits get a dummy label.
 """
 
@@ -18,7 +19,8 @@ from data_utils.canonical_tsv import write_canonical
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError, shown
 from data_utils.task_def import TaskDef, load_task_defs
-from experiments.glue.glue_readers import MSR_FILES, TASKS, RawSplit, read_msr_paraphrase, read_split
+from experiments.glue.glue_readers import MSR_FILES, TASKS, RawSplit, check_version, read_msr_paraphrase, read_split
+from experiments.glue.hub_copies import find_copy, read_copy
 
 GLUE_TASK_DEF = Path(__file__).with_name("glue_task_def.yml")
 
@@ -79,7 +81,7 @@ def convert(root: Path, out: Path, tasks: Sequence[str] | None = None, task_def:
     written: list[Path] = []
     absent = []
     for name in tasks or TASKS:
-        sources = _sources(root / TASKS[name].folder, name)
+        sources = _sources(root / TASKS[name].folder, name) or _copies(root, name)
         if not sources:
             absent.append(name)
             continue
@@ -102,14 +104,23 @@ def _sources(folder: Path, name: str) -> dict[str, tuple[str, _Reader]]:
     """Return split -> (file name, reader) for the splits whose files are there."""
     found: dict[str, tuple[str, _Reader]] = {}
     for split, source in TASKS[name].splits.items():
-        path = folder / source.file
-        if path.is_file():
-            found[split] = (source.file, partial(read_split, path, split=split))
+        files = (folder / source.file, folder / f"{source.file}.gz")
+        path = next((path for path in files if path.is_file()), None)
+        if path is not None:
+            found[split] = (path.name, partial(read_split, path, split=split))
         elif name == "mrpc" and split == "test" and (folder / MSR_FILES["test"]).is_file():
             found[split] = (MSR_FILES["test"], partial(read_split, folder / MSR_FILES["test"], split=split))
         elif name == "mrpc" and split != "test" and (folder / MSR_FILES["train"]).is_file():
             found[split] = (MSR_FILES["train"], partial(_msr_split, folder, split))
     return found
+
+
+def _copies(root: Path, name: str) -> dict[str, tuple[str, _Reader]]:
+    """Return split -> (file name, reader) for a task that lies there as the Hub has it."""
+    return {
+        split: (tables[0].path.name, partial(read_copy, tables, split=split))
+        for split, tables in find_copy(root, name).items()
+    }
 
 
 def _msr_split(folder: Path, split: str, task_def: TaskDef) -> RawSplit:
@@ -124,12 +135,15 @@ def _convert_task(out: Path, task_def: TaskDef, sources: dict[str, tuple[str, _R
             print(f"{task_def.name}: no {task.folder}/{source.file}, {split} skipped")
             continue
         file, reader = sources[split]
+        is_copy = file not in (source.file, f"{source.file}.gz", *MSR_FILES.values())
         raw = reader(task_def)
+        check_version(task_def.name, file, len(raw))
         path = out / f"{task_def.dataset_name(split)}.tsv"
         write_canonical(path, raw.uids, raw.labels, *raw.sentences)
         written.append(path)
         notes = [f"{raw.skipped} skipped"] if raw.skipped else []
         notes += [f"{raw.carriage_returns} with a CR inside, now a space"] if raw.carriage_returns else []
+        notes += [f"from the copy {file}, classes by name"] if is_copy else []
         print(f"{path}: {len(raw)} rows" + (f" ({', '.join(notes)})" if notes else ""))
         if len(raw) != source.rows:
             print(

@@ -4,12 +4,16 @@ Columns are found by their header (CoLA's train and dev have none). Text is kept
 off at both ends of a line and nowhere else, quotes are literal, labels stay texts.
 """
 
+import gzip
+import itertools
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
-from data_utils.canonical_tsv import iterate_lines, label_value, without_blank_end
-from data_utils.errors import SettingError, shown
+from data_utils.canonical_tsv import decode_lines, iterate_lines, label_value, without_blank_end
+from data_utils.errors import SettingError, in_one_line, shown
 from data_utils.task_def import TaskDef
 
 
@@ -38,8 +42,6 @@ class TaskSource:
     folder: str
     sentences: int
     """1 or 2"""
-    dummy_label: str
-    """The label that MT-DNN writes into test files."""
     splits: dict[str, SplitSource]
     headerless: tuple[str, ...] = ()
     """Column names of train and dev, where the files do not have them."""
@@ -69,14 +71,12 @@ TASKS: dict[str, TaskSource] = {
     "cola": TaskSource(
         "CoLA",
         1,
-        "0",
         _splits((8_551, 1_043, 1_063), ("sentence",), "label", _NUMBERED),
         headerless=("source", "label", "mark", "sentence"),
     ),
     "mnli": TaskSource(
         "MNLI",
         2,
-        "contradiction",
         {
             "train": SplitSource("train.tsv", 392_702, _MNLI, "index"),
             "matched_dev": SplitSource("dev_matched.tsv", 9_815, _MNLI, "index"),
@@ -86,25 +86,26 @@ TASKS: dict[str, TaskSource] = {
         },
         skip_label="-",
     ),
-    "mrpc": TaskSource("MRPC", 2, "0", _splits((3_668, 408, 1_725), ("#1 String", "#2 String"), "Quality", _NUMBERED)),
+    "mrpc": TaskSource("MRPC", 2, _splits((3_668, 408, 1_725), ("#1 String", "#2 String"), "Quality", _NUMBERED)),
     "qnli": TaskSource(
         "QNLI",
         2,
-        "not_entailment",
         _splits((104_743, 5_463, 5_463), ("question", "sentence"), "label", ("index", "index")),
     ),
     "qqp": TaskSource(
         "QQP",
         2,
-        "0",
         _splits((363_846, 40_430, 390_965), ("question1", "question2"), "is_duplicate", (None, "id")),
         skip_short=6,
     ),
-    "rte": TaskSource("RTE", 2, "not_entailment", _splits((2_490, 277, 3_000), _PAIR, "label", ("index", "index"))),
-    "sst": TaskSource("SST-2", 1, "0", _splits((67_349, 872, 1_821), ("sentence",), "label", (None, "index"))),
-    "stsb": TaskSource("STS-B", 2, "0.0", _splits((5_749, 1_500, 1_379), _PAIR, "score", _NUMBERED)),
-    "wnli": TaskSource("WNLI", 2, "0", _splits((635, 71, 146), _PAIR, "label", _NUMBERED)),
+    "rte": TaskSource("RTE", 2, _splits((2_490, 277, 3_000), _PAIR, "label", ("index", "index"))),
+    "sst": TaskSource("SST-2", 1, _splits((67_349, 872, 1_821), ("sentence",), "label", (None, "index"))),
+    "stsb": TaskSource("STS-B", 2, _splits((5_749, 1_500, 1_379), _PAIR, "score", _NUMBERED)),
+    "wnli": TaskSource("WNLI", 2, _splits((635, 71, 146), _PAIR, "label", _NUMBERED)),
 }
+
+IMPORTER = "any other table: python -m data_utils.import_dataset"
+_QNLI_V1 = frozenset({108_436, 5_732, 5_740})
 
 MSR_FILES = {"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"}
 """The corpus behind MRPC as it is distributed; its training file holds GLUE's train and dev."""
@@ -142,10 +143,37 @@ def read_split(path: str | Path, task_def: TaskDef, split: str) -> RawSplit:
     """
     task = TASKS[task_def.name]
     source = task.splits[split]
-    lines = without_blank_end(iterate_lines(path))
-    without_header = bool(task.headerless) and source.labelled(task)
-    header = list(task.headerless) if without_header else _header(next(lines, (1, ""))[1])
+    lines = without_blank_end(_lines(Path(path)))
+    first = next(lines, (1, ""))
+    header = _header(first[1])
+    if task.headerless and source.labelled(task) and not set(source.columns) <= set(header):
+        lines, header = itertools.chain([first], lines), list(task.headerless)
     return _read_rows(path, lines, header, task_def, source)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the numbered lines of a raw file, also under gzip."""
+    if path.suffix != ".gz":
+        yield from iterate_lines(path)
+        return
+    try:
+        with gzip.open(path) as file:
+            yield from decode_lines(cast(BinaryIO, file), path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise SettingError(f"{path}: damaged or cut off ({in_one_line(error)}); fetch it again") from None
+
+
+def check_version(task: str, file: str, rows: int) -> None:
+    """Refuse the first QNLI by the number of its rows.
+
+    Raises:
+        SettingError: it is; names the cure.
+    """
+    if task == "qnli" and rows in _QNLI_V1:
+        raise SettingError(
+            f"QNLI/{file}: {rows:,} rows: this is QNLI v1, which GLUE replaced by v2 with other splits, so its scores "
+            "are not comparable: fetch v2 with scripts/download_glue.sh --tasks qnli"
+        )
 
 
 def read_msr_paraphrase(folder: str | Path, task_def: TaskDef) -> dict[str, RawSplit]:
@@ -191,7 +219,7 @@ def _read_rows(
     if missing:
         raise SettingError(
             f"{path}: line 1: no column {shown(missing[0])}; {task.folder} needs {', '.join(wanted)}; "
-            f"found {shown(', '.join(header))}"
+            f"found {shown(', '.join(header))}{_no_tab(header)}"
         )
     texts = [header.index(name) for name in source.columns[: task.sentences]]
     label_at = header.index(source.columns[-1])
@@ -203,11 +231,10 @@ def _read_rows(
             result.skipped += 1
             continue
         if len(row) != len(header):
-            raise SettingError(
-                f"{path}: line {number}: {len(row)} columns instead of {len(header)}; a sentence holds no tab"
-            )
+            remedy = "a sentence holds no tab" if len(row) > len(header) else f"the row is cut off{_no_tab(row)}"
+            raise SettingError(f"{path}: line {number}: {len(row)} columns instead of {len(header)}; {remedy}")
         row[0], row[-1] = row[0].lstrip(), row[-1].rstrip()  # MT-DNN strips each line
-        label = row[label_at] if labelled else task.dummy_label
+        label = row[label_at] if labelled else task_def.dummy_label
         if labelled and label == task.skip_label:
             result.skipped += 1
             continue
@@ -223,6 +250,10 @@ def _read_rows(
     if not result.uids:
         raise SettingError(f"{path}: holds no rows")
     return result
+
+
+def _no_tab(row: list[str]) -> str:
+    return "" if len(row) > 1 else f", or no tab-separated file; {IMPORTER}"
 
 
 def _header(line: str) -> list[str]:

@@ -54,6 +54,11 @@ def build_parser(
         help="hold this share of the training set out, the same rows in every run, and choose epochs (and with "
         "--search settings) by the score on it, so that the dev score was not selected on",
     )  # fmt: skip
+    what.add_argument(
+        "--evaluate_on", action="append", default=[], metavar="TASK:SET,...",
+        help="score the best epoch of each finished run of a task on other sets too, canonical files <set>_dev.tsv in "
+        "--data_dir with the task's labels, such as mnli:anlir1,advglue_mnli; may be repeated",
+    )  # fmt: skip
     _add_search_arguments(parser)
     add_place_arguments(parser)
     return parser

@@ -12,9 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from data_utils.batching import training_subset
+from data_utils.canonical_tsv import read_canonical
 from data_utils.errors import SettingError, shown
 from data_utils.names import check_name, slug
-from data_utils.task_def import load_task_defs
+from data_utils.task_def import TaskDef, load_task_defs
 from experiments.benchmark import Benchmark, in_table_order
 from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_launcher
@@ -23,7 +27,7 @@ from experiments.study.recipe_file import find_recipe_file
 from experiments.study.settings import check_method, parse_overrides
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
-from mt_dnn.data import missing_file
+from mt_dnn.data import check_classes, dev_sets, find_task_def, held_out_of, missing_file, tsv_of
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MOST_SEEDS = 1000  # of a cell; a table of more is a slip of the keyboard
@@ -202,20 +206,38 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
     """The job of a run, with its steps and cost.
 
     Raises:
-        SettingError: there is no training set of its task, or a smaller one than the run asks for.
+        SettingError: a file of its task is missing, or the training set has fewer rows, in all or of a class, than
+            the run asks for.
     """
     tsv = config.data_dir / f"{config.task}_train.tsv"
     if not tsv.is_file():
         raise SettingError(f"{missing_file(config, tsv.stem)}; or leave {config.task} out of --tasks")
+    for dataset in dev_sets(config, find_task_def(config)):
+        tsv_of(config, dataset)
     rows = _count_rows(tsv)
-    if config.train_size is not None and config.train_size > rows:
-        raise SettingError(f"train_size is {config.train_size}, but {tsv} has {rows} rows; legal: at most that many")
-    used = config.train_size or math.ceil(rows * (1.0 - (config.holdout or 0.0)) * (config.train_fraction or 1.0))
+    left = rows - round(rows * (config.holdout or 0.0))
+    if config.train_size is not None and config.train_size > left:
+        less = f" beside the {rows - left} held out" if left < rows else ""
+        raise SettingError(
+            f"train_size is {config.train_size}, but {tsv} has {left} rows{less}; legal: at most that many"
+        )
+    if config.train_balanced and config.train_size is not None:
+        _check_balance(tsv, find_task_def(config), config.train_size, config.holdout)
+    used = config.train_size or math.ceil(left * (config.train_fraction or 1.0))
     steps = config.epochs * math.ceil(used / config.window)
     return Job(config, folder, steps, cost=config.epochs * tsv.stat().st_size * used / max(rows, 1), trials=trials)
 
 
 @functools.cache
+def _check_balance(tsv: Path, task_def: TaskDef, size: int, holdout: float | None) -> None:
+    check_classes(task_def)
+    labels = read_canonical(tsv, task_def).labels
+    if holdout is not None:
+        labels = np.delete(labels, held_out_of(labels, task_def, holdout))
+    training_subset(len(labels), 0, size=size, balance=labels)  # any seed finds the same numbers of rows
+
+
+@functools.cache
 def _count_rows(tsv: Path) -> int:
     with tsv.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        return max((number for number, line in enumerate(file, start=1) if line.strip(b"\r\n")), default=0)

@@ -92,7 +92,7 @@ def find_recipes(
         methods: Method names. One without a recipe of its own takes that of its last part (``noisytune+pats``), else
             its control's, else plain fine-tuning's.
         base: Encoder (slug) whose recipes to take; an encoder that has none takes those of the known one nearest in
-            size.
+            size. Of another encoder's, all methods get plain fine-tuning's learning rates where a task has its own.
         folders: Where recipes are looked for; all are taken from the first that has any of the encoder.
 
     Raises:
@@ -102,7 +102,7 @@ def find_recipes(
     owner = slug(encoder) if base is None else check_name("recipe_base", base)
     if base is None and _folder_of(owner, folders) is None:
         owner, sentence = nearest_encoder(encoder, folders)
-        said = (sentence,)
+        said = (f"{sentence}, for all methods with plain fine-tuning's learning rates",)
     folder = _folder_of(owner, folders) or folders[-1]
     recipes = []
     for method in methods:
@@ -119,12 +119,30 @@ def find_recipes(
                 f"{', '.join(known_encoders(folders))}"
             )
         recipe = load_recipe(folder / f"{owner}_{found}.yml", folders)
+        if owner != slug(encoder):
+            recipe = _at_plain_rates(recipe, folder / f"{owner}_vanilla.yml", folders)
         recipe = dataclasses.replace(recipe, encoder=encoder, method=method)
         if (owner, found) != (slug(encoder), method):  # nothing was searched for this one
             of_method = (f"{method} has no recipe of its own: that of {found} is taken",) if found != method else ()
             recipe = dataclasses.replace(recipe, chosen_from_grid=False, tried=None, borrowed=said + of_method)
         recipes.append(recipe)
     return recipes
+
+
+def _at_plain_rates(recipe: Recipe, plain: Path, folders: Sequence[Path]) -> Recipe:
+    """Give the tasks of a recipe the learning rates of plain fine-tuning, where it has others for them.
+
+    On the encoder of the recipe a search may have chosen the others; on another one they would compare the rates and
+    not the methods. A rate for all tasks, as of methods that train few weights, stays.
+    """
+    if not plain.is_file():
+        return recipe
+    rates = load_recipe(plain, folders).tasks
+    tasks = {}
+    for task, values in recipe.tasks.items():
+        rate = {key: rates[task][key] for key in ("learning_rate",) if key in values and key in rates.get(task, {})}
+        tasks[task] = {key: value for key, value in values.items() if key != "learning_rate"} | rate
+    return dataclasses.replace(recipe, tasks=tasks)
 
 
 def _folder_of(encoder: str, folders: Sequence[Path]) -> Path | None:

@@ -2,6 +2,7 @@ r"""Tests of every method of a study against its control, over seeds and over de
 
     python -m experiments.study.significance runs --study results/bert-base-uncased/study.json
     python -m experiments.study.significance runs --baseline vanilla --selection last --out results/demo
+    python -m experiments.study.significance runs --study results/robust/study.json --on anlir1_dev
 
 Over seeds: mean difference with Student's and the BCa bootstrap interval, exact sign-flip test, almost stochastic
 order. Over dev examples, from the stored predictions: bootstrap intervals of the task's own metric, McNemar's test.
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_utils.command_line import CommandParser, status_of
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from experiments.study.arguments import add_run_arguments
 from experiments.study.comparison.comparisons import SeedComparison, compare_seeds, pairs
 from experiments.study.comparison.example_comparisons import ExampleComparison, compare_examples
@@ -98,6 +99,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--selection", choices=[*SELECTIONS, "both"], default="both", help="best or last epoch; default: %(default)s"
     )
+    parser.add_argument(
+        "--on", metavar="SET",
+        help="judge the best epochs by a set that is not in the score, of select_splits or --evaluate_on, such as "
+        "anlir1_dev; over seeds only",
+    )  # fmt: skip
     parser.add_argument("--no_examples", action="store_true", help="over seeds only; no predictions are read")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="bootstrap samples; default: %(default)s")
     parser.add_argument("--random_seed", type=int, default=0, help="of the bootstrap; default: %(default)s")
@@ -117,9 +123,15 @@ def _tell(chosen: argparse.Namespace) -> None:
     if not 100 <= chosen.resamples <= 1_000_000:
         raise SettingError(f"--resamples is {chosen.resamples}; legal: 100 to 1000000; the default is {RESAMPLES}")
     table = Runs.of(chosen).table()
+    selections: tuple[Selection, ...] = SELECTIONS if chosen.selection == "both" else (chosen.selection,)
+    if chosen.on is not None:
+        if chosen.on not in table.shown_sets or chosen.selection == "last":
+            there = ", ".join(table.shown_sets) or "none"
+            raise SettingError(f"--on {shown(chosen.on)}: legal: with best epochs, one of the sets scored: {there}")
+        table, selections = table.on(chosen.on), ("best",)
     found = analyse(
-        table, chosen.runs, chosen.baseline, SELECTIONS if chosen.selection == "both" else (chosen.selection,),
-        chosen.resamples, chosen.random_seed, examples=not chosen.no_examples,
+        table, chosen.runs, chosen.baseline, selections, chosen.resamples, chosen.random_seed,
+        examples=not chosen.no_examples and chosen.on is None,
     )  # fmt: skip
     print(markdown(found.seeds, found.examples, found.alone), end="")
     for path in write_significance(found, chosen.out) if chosen.out else []:

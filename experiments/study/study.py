@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_utils.errors import SettingError
 from data_utils.json_file import write_json
+from experiments.study.elsewhere import find_sets, score_elsewhere
 from experiments.study.launch.display import StudyDisplay
 from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_machine, launch, retries
@@ -42,9 +43,12 @@ def run_study(
     """
     jobs = plan_jobs(chosen)
     if chosen.search is not None:
+        if chosen.evaluate_on:
+            raise SettingError("--evaluate_on is for a table; drop it or --search")
         out = chosen.results_dir / (study_name(chosen, jobs) + ("" if chosen.name else "-search"))
         compute_trials = functools.partial(_compute, chosen, run)
         return run_search(chosen_recipes(chosen), jobs, chosen_overrides(chosen), out, chosen, compute_trials)
+    sets = find_sets(jobs, chosen.evaluate_on)
     if chosen.dry_run:
         return list_jobs(jobs)
     out = chosen.results_dir / study_name(chosen, jobs)
@@ -54,6 +58,7 @@ def run_study(
     report, stopped = compute(jobs, chosen, run)
     if stopped:
         return stopped
+    score_elsewhere(jobs, sets, "cpu" if chosen.devices == "cpu" else "auto")
     table = gather(chosen.output_dir, Wanted.read(study_json))
     files = write_tables(table, out) + (figures or _figures)(table, out)
     print(markdown(table, load_paper(table.benchmark)))

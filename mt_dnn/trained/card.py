@@ -16,6 +16,7 @@ _PIPELINE = "text-classification"
 _HUB_METRICS = {
     Metric.ACC: "accuracy",
     Metric.F1: "f1",
+    Metric.F1MAC: "f1",
     Metric.MCC: "matthews_correlation",
     Metric.Pearson: "pearsonr",
     Metric.Spearman: "spearmanr",

@@ -138,6 +138,26 @@ def test_subsets_are_nested(n: int, seed: int, fractions: tuple[float, float]) -
     assert np.array_equal(training_subset(n, seed, size=len(small)), small)
 
 
+@settings(max_examples=50, deadline=None)
+@given(seed=SEED, classes=st.integers(2, 5), size=st.integers(1, 40))
+def test_balanced_subsets_have_equally_many_of_every_class_and_are_nested(seed: int, classes: int, size: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(classes), np.arange(40, 40 + classes)))
+    small, large = (training_subset(len(labels), seed, size=n, balance=labels) for n in (size, size + 7))
+    counts = np.bincount(labels[small], minlength=classes)
+    assert counts.tolist() == [size // classes + (c < size % classes) for c in range(classes)]
+    assert (np.diff(small) > 0).all()
+    assert set(small) <= set(large)
+
+
+def test_a_class_with_too_few_rows_for_the_balance_is_named() -> None:
+    labels = [0] * 10 + [1] * 3
+    assert len(training_subset(13, 0, size=6, balance=labels)) == 6
+    with pytest.raises(
+        SettingError, match="7 rows are 4 of each of 2 classes, and class 1 has 3; legal: train_size at most 6"
+    ):
+        training_subset(13, 0, size=7, balance=labels)
+
+
 def test_subsets_of_all_rows_and_of_other_seeds() -> None:
     assert training_subset(7, 0).tolist() == training_subset(7, 5, fraction=1.0).tolist() == list(range(7))
     assert training_subset(1000, 0, size=100).tolist() != training_subset(1000, 1, size=100).tolist()

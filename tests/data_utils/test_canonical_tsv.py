@@ -205,3 +205,20 @@ def test_columns_of_different_length_are_refused(tmp_path: Path) -> None:
 def test_lines_are_numbered_and_only_lf_ends_one(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes("\ufeffa\u2028b\r\nc\rd\x85\n\n".encode())
     assert list(iterate_lines(tmp_path / "a")) == [(1, "a\u2028b"), (2, "c\rd\x85"), (3, "")]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("2\t1", "line 2: 2 columns instead of 3 (uid, label, premise); the row is cut off, or without its tabs"),
+        ("2", "line 2: 1 columns instead of 3 (uid, label, premise); the row is cut off, or without its tabs"),
+        ("2\t1\ta\tb", "line 2: 4 columns instead of 3 (uid, label, premise); a sentence holds no tab"),
+    ],
+)
+def test_a_row_cut_off_is_told_from_one_with_a_tab_too_many(
+    tmp_path: Path, single_task: TaskDef, line: str, reason: str
+) -> None:
+    (tmp_path / "a.tsv").write_text(f"1\t1\ta\n{line}")
+    with pytest.raises(SettingError) as caught:
+        read_canonical(tmp_path / "a.tsv", single_task)
+    assert str(caught.value).endswith(reason)

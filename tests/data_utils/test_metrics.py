@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from data_utils.metrics import compute_metrics, predictions
-from data_utils.task_def import TaskDef
+from data_utils.task_def import Metric, TaskDef
 
 
 def logits_of(classes: list[int], k: int = 2) -> np.ndarray:
@@ -39,6 +40,16 @@ def test_all_metrics_are_the_libraries(pair_task: TaskDef, score_task: TaskDef) 
     assert scores["Spearman"] == pytest.approx(
         100 * np.corrcoef(stats.rankdata(values), stats.rankdata(labels))[0, 1], rel=1e-12
     )
+
+
+def test_macro_f1_is_the_mean_over_the_classes(single_task: TaskDef) -> None:
+    task = replace(single_task, metric_meta=(Metric.ACC, Metric.F1MAC))
+    # F1 of class 0: 2 hits in 3 guesses and 2 rows, 4/5; of class 2: 1 hit in 1 guess and 2 rows, 2/3.
+    scores = compute_metrics(task, logits_of([0, 0, 0, 2], k=3), np.array([0, 0, 2, 2]))
+    assert scores == {"ACC": 75.0, "F1MAC": pytest.approx(100 * (4 / 5 + 2 / 3) / 2)}, "class 1 is nowhere"
+    scores = compute_metrics(task, logits_of([0, 0, 1, 2], k=3), np.array([0, 0, 2, 2]))
+    assert scores["F1MAC"] == pytest.approx(100 * (1 + 0 + 2 / 3) / 3)
+    assert task.primary_metric is Metric.F1MAC
 
 
 def test_perfect_and_inverted(pair_task: TaskDef, score_task: TaskDef) -> None:

@@ -11,6 +11,7 @@ from data_utils.task_def import (
     LossCriterion,
     Metric,
     TaskType,
+    from_settings,
     load_task_defs,
     split_dataset_name,
     to_settings,
@@ -95,11 +96,11 @@ def test_fingerprint_follows_what_changes_the_cache_and_nothing_else(tmp_path: P
         ({"n_clas": 2}, "unknown key 'n_clas'; legal keys: data_format, task_type, n_class"),
         ({"data_format": "Premise"}, "'Premise'; legal values: PremiseOnly, PremiseAndOneHypothesis"),
         ({"task_type": "Ranking"}, "'Ranking'; legal values: Classification, Regression"),
-        ({"metric_meta": ["AUC"]}, "'AUC'; legal values: MCC, F1, Pearson, Spearman, ACC"),
+        ({"metric_meta": ["AUC"]}, "'AUC'; legal values: MCC, F1, F1MAC, Pearson, Spearman, ACC"),
         ({"metric_meta": "ACC"}, "it must be a list"),
         ({"metric_meta": []}, "it must be a list"),
         ({"metric_meta": ["ACC", "ACC"]}, "holds an entry twice"),
-        ({"metric_meta": ["Pearson"]}, "Pearson does not fit Classification; legal values: ACC, F1, MCC"),
+        ({"metric_meta": ["Pearson"]}, "Pearson does not fit Classification; legal values: ACC, F1, F1MAC, MCC"),
         ({"metric_meta": ["F1"], "n_class": 3}, "n_class is 3"),
         ({"loss": "Ce"}, "'Ce'; legal values: CeCriterion, MseCriterion"),
         ({"loss": "MseCriterion"}, "loss MseCriterion does not fit Classification; use CeCriterion"),
@@ -121,6 +122,9 @@ def test_fingerprint_follows_what_changes_the_cache_and_nothing_else(tmp_path: P
         ({"dropout_p": 1.0}, "it must be a number in [0, 1)"),
         ({"dropout_p": "x"}, "it must be a number in [0, 1)"),
         ({"dropout_p": False}, "it must be a number in [0, 1)"),
+        ({"select_splits": ["test"]}, "select_splits holds 'test', no dev split; legal values: dev"),
+        ({"select_splits": ["dev"], "split_names": ["train"]}, "legal values: none: no split ends in dev"),
+        ({"select_splits": []}, "select_splits is []; it must be a list of at least one name"),
         ({"split_names": ["../x"]}, "split name '../x' is not allowed"),
         (
             {"task_type": "Regression", "n_class": 1, "metric_meta": ["Pearson"], "labels": ["a"]},
@@ -222,3 +226,13 @@ def test_mt_dnn_files_load_unchanged(tmp_path: Path) -> None:
     theirs = load_task_defs(tmp_path / "mtdnn.yml")
     assert theirs["mnli"] == ours["mnli"]
     assert theirs["stsb"] == dataclasses.replace(ours["stsb"], dropout_p=None)
+
+
+def test_select_splits_names_the_dev_sets_of_the_score(tmp_path: Path) -> None:
+    splits = {"split_names": ["train", "dev", "hard_dev"]}
+    task = load(tmp_path, **splits)
+    assert [task.selects(name) for name in ("toy_dev", "toy_hard_dev")] == [True, True]
+    assert "select_splits" not in to_settings(task), "runs of a task without it keep their identity"
+    task = load(tmp_path, **splits, select_splits=["dev"])
+    assert [task.selects(name) for name in ("toy_dev", "toy_hard_dev")] == [True, False]
+    assert from_settings("toy", to_settings(task), "again") == task

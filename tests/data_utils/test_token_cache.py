@@ -543,6 +543,7 @@ def test_a_cache_in_a_read_only_folder_opens(
         ),
         min_size=1,
         max_size=6,
+        unique_by=lambda row: row[0],
     )
 )
 def test_any_text_comes_back_out_of_a_cache(
@@ -555,3 +556,14 @@ def test_any_text_comes_back_out_of_a_cache(
     decoded = [bytelevel.tokenizer.decode(example(cache, i), skip_special_tokens=True) for i in range(len(rows))]
     assert decoded == [text for _, text in rows]
     assert cache.labels.tolist() == [i % 3 for i in range(len(rows))]
+
+
+def test_repeated_uids_are_refused_with_their_lines(
+    tmp_path: Path, single_task: TaskDef, wordpiece: TokenizerHandle
+) -> None:
+    tsv = tmp_path / "single_train.tsv"
+    tsv.write_text("".join(f"{uid}\t0\ta\n" for uid in ("b", "é", "c", "é", "b", "é")), encoding="utf-8")
+    told = r"3 rows repeat the uid of another, the first 'b' \(lines 1 and 5\); give each row a uid of its own"
+    with pytest.raises(SettingError, match=told):
+        ensure_cache(tsv, single_task, wordpiece, tmp_path / "cache", 40)
+    assert not (tmp_path / "cache").exists()

@@ -96,7 +96,9 @@ def test_a_paper_without_a_score_of_the_tasks_has_no_row(tmp_path: Path) -> None
 
 
 def test_titles_come_from_the_benchmarks_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(task_titles()) == list(read_yaml(DEFAULT.task_def.with_name("titles.yml")))
+    glue = list(read_yaml(DEFAULT.task_def.with_name("titles.yml")))
+    assert list(task_titles())[: len(glue)] == glue
+    assert {"snli", "trec"} <= set(task_titles())
     for name, titles in (("glue", {"b": "Bee", "a": "Ay"}), ("next", {"a": "another", "c": "Sea"})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "titles.yml").write_text(yaml.safe_dump(titles, sort_keys=False))

@@ -1,6 +1,7 @@
 """The downloader against a file server on this machine; official row counts are scaled down to files of a few rows."""
 
 import dataclasses
+import hashlib
 import io
 import os
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from data_utils.errors import error_line
-from experiments.glue import download, glue_readers
+from experiments.glue import download, glue_prepro, glue_readers
 from experiments.glue.fetch import fetch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -330,7 +331,7 @@ def test_a_server_out_of_its_mind_is_one_line(
     assert run() == 2
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith(f"error: cola: {server.url}{COLA_URL}: {reason}")
-    assert last == "error: not fetched: cola; run the same command again to go on"
+    assert last == "error: not fetched: cola; run the same command again to go on, or with --source hub"
 
 
 def test_a_full_disk_names_the_part(server: Server, tmp_path: Path) -> None:
@@ -423,3 +424,57 @@ def test_real_files_pass_the_script(
     for name in COLA:
         assert (tmp_path / "data" / "STS-B" / name).read_bytes() == (glue_dir / "STS-B" / name).read_bytes()
     assert done.stdout.count("fetched and checked") == 4
+
+
+def test_the_official_server_is_held_to_the_official_checksums(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(download, "BASE_URL", server.url)
+    server.files[COLA_URL] = cola_zip()
+    arguments = ["--out_dir", str(tmp_path), "--tasks", "cola", "--base_url", server.url]
+    assert download.main(arguments) == 2
+    assert re.search(
+        "CoLA.zip: SHA-256 is [0-9a-f]{64}, the official file's f212fcd8.*; not kept", capsys.readouterr().err
+    )
+    assert not (tmp_path / "CoLA").exists()
+    assert not (tmp_path / ".download/CoLA.zip").exists()
+    (item,) = download.DOWNLOADS["cola"]
+    right = dataclasses.replace(item, sha256=hashlib.sha256(cola_zip()).hexdigest())
+    monkeypatch.setitem(download.DOWNLOADS, "cola", (right,))
+    server.files[COLA_URL] = cola_zip()
+    assert download.main(arguments) == 0
+
+
+def test_every_file_has_a_checksum_and_a_real_one_fits(glue_dir: Path) -> None:
+    sums = [item.sha256 for items in download.DOWNLOADS.values() for item in items]
+    assert len(set(sums)) == len(sums) == 11
+    assert all(re.fullmatch("[0-9a-f]{64}", found) for found in sums)
+    (ids,) = (item for item in download.DOWNLOADS["mrpc"] if item.name == "dev_ids.tsv")
+    download.check_sum(glue_dir / "MRPC/dev_ids.tsv", ids.sha256)
+
+
+def test_the_second_source_is_fetched_and_counted(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (requirements-parquet.txt)")
+    from pyarrow import parquet
+
+    monkeypatch.setenv("GLUE_HUB_URL", f"{server.url}/glue/")
+    for split, name in (("train", "train"), ("dev", "validation"), ("test", "test")):
+        buffer = io.BytesIO()
+        rows = COUNTS[split]
+        parquet.write_table(pa.table({"sentence": ["a"] * rows, "label": [0] * rows, "idx": list(range(rows))}), buffer)
+        server.files[f"/glue/cola/{name}-00000-of-00001.parquet"] = buffer.getvalue()
+    arguments = ["--out_dir", str(tmp_path), "--tasks", "cola", "--source", "hub"]
+    assert download.main(arguments) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/cola: fetched and checked\n"
+    assert glue_prepro.main(["--root_dir", str(tmp_path), "--tasks", "cola"]) == 0
+    assert (tmp_path / "canonical_data/cola_dev.tsv").read_text() == "".join(f"{i}\t0\ta\n" for i in range(3))
+    asked = len(server.requests)
+    assert download.main(arguments) == 0
+    assert len(server.requests) == asked, "complete, kept"
+    (tmp_path / "cola/test-00000-of-00001.parquet").unlink()
+    server.files["/glue/cola/test-00000-of-00001.parquet"] = server.files["/glue/cola/train-00000-of-00001.parquet"]
+    assert download.main(arguments) == 2
+    told = "cola: rows {'dev': 3, 'test': 5, 'train': 5}, the official files have {'train': 5, 'dev': 3, 'test': 2}"
+    assert told in capsys.readouterr().err.replace("'test': 5, 'train': 5, 'dev': 3", "'dev': 3, 'test': 5, 'train': 5")

@@ -1,12 +1,17 @@
+import csv
+import gzip
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from experiments.glue import glue_prepro
+from experiments.glue import glue_prepro, glue_readers
 from experiments.glue.glue_readers import TASKS
+from experiments.glue.hub_copies import HUB_COPIES, hub_split
 
 ROOT = Path(__file__).resolve().parents[2]
 PARSES = "sentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse"
@@ -315,3 +320,151 @@ def test_real_mrpc_from_the_corpus_is_glues(glue_dir: Path, tmp_path: Path) -> N
     for split in ("train", "dev", "test"):
         name = f"mrpc_{split}.tsv"
         assert (tmp_path / "corpus" / name).read_bytes() == (tmp_path / "glue" / name).read_bytes()
+
+
+def hub_rows(task: str, split: str) -> list[dict[str, object]]:
+    """The canonical rows of a split as the Hub has them: classes by number in its own order, -1 in test sets."""
+    copy, rows = HUB_COPIES[task], []
+    for index, line in enumerate(RAW[task][TASKS[task].splits[split].file][1]):
+        _, label, *texts = line.split("\t")
+        value: object = -1
+        if not split.endswith("test"):
+            by_name = label in copy.classes
+            value = float(label) if not copy.classes else copy.classes.index(label) if by_name else int(label)
+        rows.append({**dict(zip(copy.columns, texts, strict=True)), "label": value, "idx": index})
+    return rows
+
+
+def check_rows(out: Path, task: str) -> None:
+    """Compare label and texts with the raw files' rows; the Hub numbers rows anew."""
+    for split, source in TASKS[task].splits.items():
+        found = [line.split("\t")[1:] for line in (out / f"{task}_{split}.tsv").read_text().splitlines()]
+        expected = [line.split("\t")[1:] for line in RAW[task][source.file][1]]
+        if task == "stsb" and not split.endswith("test"):
+            found, expected = ([[f"{float(row[0]):.3f}", *row[1:]] for row in rows] for rows in (found, expected))
+        assert found == expected, split
+
+
+@pytest.mark.parametrize("names", ["in the file", "in the card", "nowhere"])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_hubs_parquet_gives_the_raw_files_rows(
+    tmp_path: Path, task: str, names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (requirements-parquet.txt)")
+    from pyarrow import parquet
+
+    copy = HUB_COPIES[task]
+    (tmp_path / copy.folder).mkdir()
+    feature = {"label": {"names": list(copy.classes), "_type": "ClassLabel"}} if copy.classes else {}
+    for split in TASKS[task].splits:
+        table = pa.Table.from_pylist(hub_rows(task, split))
+        if names == "in the file":
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": feature}})})
+        parquet.write_table(table, tmp_path / copy.folder / f"{hub_split(split)}-00000-of-00001.parquet")
+    if names == "in the card":
+        classes = {str(i): name for i, name in enumerate(copy.classes)}
+        features = [{"name": "label", "dtype": {"class_label": {"names": classes}}}] if classes else []
+        card = yaml.safe_dump({"dataset_info": [{"config_name": copy.folder, "features": features}]})
+        (tmp_path / "README.md").write_text(f"---\n{card}---\n")
+    assert run(tmp_path, "--tasks", task) == 0
+    check_rows(tmp_path / "canonical_data", task)
+    assert "from the copy train-00000-of-00001.parquet, classes by name" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", ["cola", "mnli", "rte", "sst"])
+def test_csv_with_class_names_gives_the_raw_files_rows(tmp_path: Path, task: str) -> None:
+    copy = HUB_COPIES[task]
+    folder = tmp_path / TASKS[task].folder
+    folder.mkdir()
+    for split in TASKS[task].splits:
+        with (folder / f"{hub_split(split)}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*copy.columns, "label"], extrasaction="ignore")
+            writer.writeheader()
+            for row in hub_rows(task, split):
+                number = int(str(row["label"]))
+                writer.writerow(row | {"label": "" if number < 0 else copy.classes[number]})
+    assert run(tmp_path) == 0
+    check_rows(tmp_path / "canonical_data", task)
+
+
+def test_numbers_without_names_are_refused_where_classes_have_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "MNLI").mkdir()
+    file = tmp_path / "MNLI/train.csv"
+    file.write_text("premise,hypothesis,label\na,b,0\n")
+    assert run(tmp_path) == 2
+    told = (
+        "label 0 is a number without a name; mnli has contradiction, neutral, entailment, the Hub's copies entailment,"
+    )
+    assert told in capsys.readouterr().err
+    file.write_text("premise,hypothesis,label,idx\na,b,0,0\n")
+    assert run(tmp_path) == 0
+    assert (tmp_path / "canonical_data/mnli_train.tsv").read_text() == "0\tentailment\ta\tb\n", "the Hub's first class"
+    file.write_text("premise,hypothesis,label\na,b,maybe\n")
+    assert run(tmp_path) == 2
+    assert "label 'maybe' is none of contradiction, neutral, entailment, nor entailment," in capsys.readouterr().err
+    file.write_text("text,label\na,0\n")
+    assert run(tmp_path) == 2
+    told = "no column 'premise'; a copy of mnli has premise, hypothesis, label, this 'text, label'; any other table: "
+    assert told + "python -m data_utils.import_dataset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("task", "told"), [("CoLA", "1 columns instead of 4"), ("RTE", "no column 'sentence1'")])
+def test_a_table_of_another_form_is_told_of_the_importer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, told: str
+) -> None:
+    (tmp_path / task).mkdir()
+    (tmp_path / task / "train.tsv").write_text('sentence,label\n"a ""b""",1\n')
+    assert run(tmp_path) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.endswith("no tab-separated file; any other table: python -m data_utils.import_dataset\n")
+
+
+def test_a_copy_as_the_hub_converts_it_is_found(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (requirements-parquet.txt)")
+    from pyarrow import parquet
+
+    (tmp_path / "cola/train").mkdir(parents=True)
+    table = pa.table({"sentence": ["a", "b"], "label": ["acceptable", "unacceptable"]})
+    parquet.write_table(table, tmp_path / "cola/train/0000.parquet")
+    assert run(tmp_path) == 0
+    assert (tmp_path / "canonical_data/cola_train.tsv").read_text() == "0\t1\ta\n1\t0\tb\n"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_raw_files_under_gzip(tmp_path: Path, task: str) -> None:
+    write_raw(tmp_path, task)
+    for file in (tmp_path / TASKS[task].folder).iterdir():
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    assert run(tmp_path) == 0
+    check_canonical(tmp_path / "canonical_data", task)
+
+
+def test_a_damaged_gzip_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "RTE").mkdir()
+    (tmp_path / "RTE/dev.tsv.gz").write_bytes(gzip.compress(b"index\tsentence1\tsentence2\tlabel\n")[:-9])
+    assert run(tmp_path) == 2
+    assert "RTE/dev.tsv.gz: damaged or cut off" in capsys.readouterr().err
+
+
+def test_the_first_qnli_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_raw(tmp_path, "qnli")
+    monkeypatch.setattr(glue_readers, "_QNLI_V1", {1})
+    assert run(tmp_path) == 2
+    assert "QNLI/train.tsv: 1 rows: this is QNLI v1, which GLUE replaced by v2" in capsys.readouterr().err
+
+
+def test_columns_are_found_by_name_wherever_they_stand(tmp_path: Path) -> None:
+    for name in ("CoLA", "RTE"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "CoLA/dev.tsv").write_text("label\tnote\tsentence\n1\tx\tHe left.\n")  # saved anew, with a header
+    head = "captionID\tgold\tlabel\tsentence2\tlabel1\tsentence1\tindex"
+    (tmp_path / "RTE/dev.tsv").write_text(f"{head}\nc\tg\tentailment\tb\tx\ta\t7\n")
+    assert run(tmp_path) == 0
+    assert (tmp_path / "canonical_data/cola_dev.tsv").read_text() == "0\t1\tHe left.\n"
+    assert (tmp_path / "canonical_data/rte_dev.tsv").read_text() == "7\tentailment\ta\tb\n"

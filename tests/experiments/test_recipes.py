@@ -93,9 +93,20 @@ def test_rates_that_the_paper_does_not_give_are_marked_as_ours(encoder: str) -> 
     rates = TABLE_2[encoder if encoder != "all-MiniLM-L6-v2" else "bert-base-uncased", "vanilla"]
     noisytune, sage = find_recipes(encoder, ["noisytune", "sage"])
     assert rates_of(encoder, "noisytune") == pytest.approx(rates)
-    assert rates_of(encoder, "sage") == pytest.approx({task: 2 * rate for task, rate in rates.items()})
+    times = 1 if encoder == "all-MiniLM-L6-v2" else 2
+    assert rates_of(encoder, "sage") == pytest.approx({task: times * rate for task, rate in rates.items()})
     assert "ours" in noisytune.source
     assert "ours" in sage.source
+
+
+def test_methods_on_the_packaged_encoder_have_one_learning_rate_a_task() -> None:
+    vanilla = rates_of("all-MiniLM-L6-v2", "vanilla")
+    differing = {p.stem for p in FILES if p.stem.startswith("all-MiniLM-L6-v2_")} - {
+        p.stem for p in FILES if p.stem.startswith("all-MiniLM-L6-v2_") and rates_of(*p.stem.split("_", 1)) == vanilla
+    }
+    assert differing == {"all-MiniLM-L6-v2_bitfit", "all-MiniLM-L6-v2_lora"}, (
+        "few weights learn, at their authors' rates"
+    )
 
 
 def test_pats_grids_are_table_3_and_the_packaged_encoder_scales_gamma() -> None:
@@ -212,6 +223,7 @@ def test_an_encoder_without_recipes_says_so_and_takes_those_of_the_nearest_in_si
     assert names([recipe]) == [(encoder, "pats", f"{nearest}_pats")]
     (sentence,) = recipe.borrowed
     assert f"my-{name} has no recipes: those of {nearest}, the known encoder nearest in size" in sentence
+    assert sentence.endswith("are taken, for all methods with plain fine-tuning's learning rates")
     assert ("against 0.99 M parameters" in sentence) == (name == "tiny")
     assert recipe.trials == 1, "nothing was searched on this one"
 
@@ -220,14 +232,24 @@ def test_another_base_is_taken_when_it_is_given_and_asked_for_when_the_size_is_n
     assert names(find_recipes("org/electra", ["pats"], base="bert-base-uncased")) == [
         ("org/electra", "pats", "bert-base-uncased_pats")
     ]
-    with pytest.raises(
-        SettingError, match=r"nowhere does not exist; .*\): .*--recipe_base, one of all-MiniLM-L6-v2, bert"
-    ):
+    asked = r"nowhere does not exist; .*\): .*--recipe_base, one of all-MiniLM-L6-v2, bert"
+    with pytest.raises(SettingError, match=asked):
         find_recipes(str(tmp_path / "nowhere"), ["pats"])
     with pytest.raises(
         SettingError, match=r"--recipe_base bert: there is no recipe bert_pats.yml; give one of all-Mini"
     ):
         find_recipes("org/electra", ["pats"], base="bert")
+
+
+@pytest.mark.parametrize("base", ["bert-base-uncased", "roberta-large", "all-MiniLM-L6-v2"])
+def test_recipes_of_another_encoder_have_one_learning_rate_a_task(base: str) -> None:
+    found = find_recipes("org/electra", ["vanilla", "noisytune", "sage", "pats", "freelb"], base=base)
+    rates = [{config.task: config.learning_rate for config in run_configs(one, TASKS, [1], {})} for one in found]
+    assert all(of_method == rates[0] for of_method in rates)
+    known = TABLE_2.get((base, "vanilla")) or TABLE_2["bert-base-uncased", "vanilla"]
+    assert rates[0] == pytest.approx({task: known.get(task, RunConfig().learning_rate) for task in TASKS})
+    (lora,) = find_recipes("org/electra", ["lora"], base="roberta-large")
+    assert run_configs(lora, ["sst"], [1], {})[0].learning_rate == pytest.approx(3e-4), "few weights, at its own rate"
 
 
 def test_a_method_without_a_recipe_takes_that_of_its_control_and_says_so() -> None:

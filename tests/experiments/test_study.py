@@ -188,6 +188,7 @@ def test_overrides_reach_the_runs_and_their_identity(place: Place, capsys: pytes
         (["--set", "config=other.yml"], "--set: unknown setting 'config'"),
         (["--holdout", "nan"], "--holdout is nan; legal: a share in (0, 1)"),
         (["--set", "train_size=41"], "cola_train.tsv has 40 rows; legal: at most that many"),
+        (["--set", "train_size=37", "--holdout", "0.1"], "cola_train.tsv has 36 rows beside the 4 held out; legal: at"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(
@@ -285,6 +286,9 @@ def test_a_task_of_ones_own_needs_no_others_in_its_definitions(
     error = capsys.readouterr().err
     assert "mine_train.tsv does not exist; it is a file of your own" in error, "no glue_prepro makes it"
     (place.root / "data/mine_train.tsv").write_text("1\t1\tsome words\n" * 40)
+    assert place.main("--tasks", "mine", "--task_def", str(own), "--dry_run") == 2
+    assert "mine_dev.tsv does not exist; it is a file of your own" in capsys.readouterr().err
+    (place.root / "data/mine_dev.tsv").write_text("1\t1\tsome words\n")
     assert place.main("--tasks", "mine", "--task_def", str(own), "--dry_run") == 0
     assert "4 runs: 0 done, 4 missing" in capsys.readouterr().out
 

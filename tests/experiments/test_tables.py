@@ -348,6 +348,21 @@ def test_methods_stand_beside_their_controls(tmp_path: Path) -> None:
     assert by_method["vanilla"]["control"] == by_method["no_hidden_dropout+pats"]["control"] == ""
 
 
+def test_the_heading_names_the_tasks_on_which_learning_rates_differ(tmp_path: Path) -> None:
+    for task, rates in (("cola", (1e-4, 1e-4, 1e-4)), ("sst", (8e-5, 8e-5, 3e-4)), ("rte", (1e-4, 2e-4, 3e-4))):
+        for method, rate in zip(("vanilla", "noisytune", "pats"), rates, strict=True):
+            write_run(tmp_path, task, method, learning_rate=rate)
+    said = (
+        "Learning rates differ on RTE (vanilla 0.0001; NoisyTune 0.0002; PATS 0.0003), "
+        "SST-2 (vanilla, NoisyTune 8e-05; PATS 0.0003)."
+    )
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert said in text
+    write_run(tmp_path / "equal", "cola")
+    write_run(tmp_path / "equal", "cola", "pats")
+    assert "Learning rates differ" not in markdown(gather(tmp_path / "equal"), PAPER_TABLES)
+
+
 def test_a_lone_task_has_no_average_and_nothing_that_rounds_to_zero_a_minus(tmp_path: Path) -> None:
     for seed in (1, 2):
         write_run(tmp_path, seed=seed, best=60.0 + seed, last=-0.002 * seed)

@@ -65,6 +65,8 @@ def make_scorer(metric: Metric, predicted: NDArray[Any], labels: NDArray[Any]) -
         return _accuracy(predicted, labels)
     if metric is Metric.F1:
         return _f1(predicted, labels)
+    if metric is Metric.F1MAC:
+        return _macro_f1(predicted, labels)
     if metric is Metric.MCC:
         return _matthews(predicted, labels)
     return _pearson(predicted, labels) if metric is Metric.Pearson else _spearman(predicted, labels)
@@ -84,6 +86,21 @@ def _f1(predicted: NDArray[Any], labels: NDArray[Any]) -> Scorer:
     def score(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         below = weights @ positive + weights @ true
         return 100.0 * _ratio(2.0 * (weights @ hits), below)
+
+    return score
+
+
+def _macro_f1(predicted: NDArray[Any], labels: NDArray[Any]) -> Scorer:
+    """The mean F1 of the classes that a run predicts or a sample holds, as scikit-learn has it."""
+    classes = np.union1d(predicted, labels)
+    guesses = [(predicted == k).T.astype(np.float64) for k in classes]  # (N, S) each
+    truths = [(labels == k).astype(np.float64)[:, None] for k in classes]  # (N, 1) each
+
+    def score(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        totals = [weights @ guess + weights @ truth for guess, truth in zip(guesses, truths, strict=True)]
+        hits = [weights @ (guess * truth) for guess, truth in zip(guesses, truths, strict=True)]
+        summed = np.sum([_ratio(2.0 * hit, below) for hit, below in zip(hits, totals, strict=True)], axis=0)
+        return np.asarray(100.0 * summed / np.sum([below > 0 for below in totals], axis=0))
 
     return score
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from experiments.benchmark import DEFAULT, Benchmark
@@ -32,6 +32,8 @@ class Cell:
     """Settings that were tried to find this one, as the study says; 1: none was searched."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of its first seed, precision as it was resolved; a method's own setting as ``pats.noise_scale``."""
+    elsewhere: Mapping[int, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Seed -> set that gave no score -> metric -> percent, of the best epoch (``--evaluate_on``)."""
     descriptions: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """Seed -> ``run.json`` of each run that was started; empty where it cannot be read."""
 
@@ -47,6 +49,26 @@ class Cell:
             if result.done:
                 scores[result.seed] = math.nan if epoch is None else float(epoch.score)
         return scores
+
+    @property
+    def shown_sets(self) -> tuple[str, ...]:
+        """Sets that a run was scored on beside those that give its score."""
+        epochs = [result.best for result in self.results if result.done]
+        names = dict.fromkeys(name for epoch in epochs if epoch is not None for name in epoch.metrics)
+        names |= dict.fromkeys(name for scores in self.elsewhere.values() for name in scores)
+        scored = {name for result in self.results for name in result.datasets}
+        return tuple(name for name in names if name not in scored and not name.endswith("_holdout"))
+
+    def on(self, dataset: str) -> Cell | None:
+        """The cell judged by the best epochs' scores on one set; None where no run has one."""
+        results = []
+        for result in self.results:
+            if result.done and result.best is not None:
+                metrics = {**result.best.metrics, **self.elsewhere.get(result.seed, {})}.get(dataset, {})
+                if result.primary_metric in metrics:
+                    best = replace(result.best, score=float(metrics[result.primary_metric]), held_out=None)
+                    results.append(replace(result, datasets=[dataset], best=best, last=None))
+        return replace(self, results=tuple(results)) if results else None
 
     def n(self, selection: Selection) -> int:
         """Number of runs that count."""
@@ -110,6 +132,16 @@ class Table:
     def cell(self, encoder: str, method: str, task: str) -> Cell | None:
         """The cell, or None where nothing was run."""
         return self.cells.get((encoder, method, task))
+
+    @property
+    def shown_sets(self) -> tuple[str, ...]:
+        """Sets that runs were scored on beside those that give their scores."""
+        return tuple(dict.fromkeys(name for cell in self.cells.values() for name in cell.shown_sets))
+
+    def on(self, dataset: str) -> Table:
+        """The table judged by the best epochs' scores on one set, with the tasks that were scored on it."""
+        cells = {key: judged for key, cell in self.cells.items() if (judged := cell.on(dataset)) is not None}
+        return replace(self, cells=cells, tasks=tuple(t for t in self.tasks if any(key[2] == t for key in cells)))
 
     def metric(self, task: str) -> str:
         """Primary metric of a task, e.g. ``MCC``; empty when no run of it has finished."""

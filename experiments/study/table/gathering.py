@@ -18,6 +18,7 @@ from experiments.study.table.wanted import Wanted
 from mt_dnn.config import LATER_SETTINGS, NOT_IDENTITY
 from mt_dnn.identity import Identity
 from mt_dnn.results import RunDirectory, RunResult
+from mt_dnn.scores_elsewhere import read_elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = 
         trials = wanted.trials.get(key, 1) if wanted is not None else 1
         descriptions = {seed: run.description for seed, run in started.items()}
         settings = _settings(descriptions.values())
-        cells[key] = Cell(*key, run_id, shown, tuple(sorted(expected)), trials, settings, descriptions)
+        elsewhere = {seed: _elsewhere(run) for seed, run in started.items()}
+        cells[key] = Cell(*key, run_id, shown, tuple(sorted(expected)), trials, settings, elsewhere, descriptions)
     refuse_mixture(run for cell in cells.values() for run in finished_runs(cell, runs))
     encoders, methods, tasks = ({key[i] for key in cells} for i in range(3))
     return Table(
@@ -136,6 +138,13 @@ def _read(seed_dir: Path) -> _Run:
                 f"{', '.join(result.datasets)} ({mean}); delete the file to run again"
             )
     return _Run(seed_dir, result, description)
+
+
+def _elsewhere(run: _Run) -> dict[str, Mapping[str, float]]:
+    """Scores on other sets; set -> metric -> percent."""
+    if run.result is None or not run.result.done:
+        return {}
+    return {name: score.metrics for name, score in read_elsewhere(run.path, run.result).items()}
 
 
 def _choose(key: tuple[str, str, str], by_id: Mapping[str, Mapping[int, _Run]], run_ids: Collection[str]) -> str:

@@ -10,7 +10,7 @@ from experiments.study.statistics.difference import Difference
 from experiments.study.statistics.intervals import Interval
 from experiments.study.table.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
 from experiments.study.table.paper import Paper, PaperRow
-from experiments.study.table.protocol import about_protocol, about_recipes, about_settings
+from experiments.study.table.protocol import about_protocol, about_rates, about_recipes, about_settings
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 from mt_dnn.results import Status
 
@@ -33,6 +33,9 @@ class Entry:
     """A difference, shown with its sign."""
     interval: Interval | None = None
     """Stands where the deviation would."""
+
+
+_DASH = Entry(None, printed="-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
         blocks.append((SELECTION_TITLES[selection], _with_bold(rows, len(table.tasks))))
         if gains := _gains(table, encoder, selection, seeds):
             blocks.append((f"{SELECTION_TITLES[selection]}, minus the control", gains))
+    blocks += _shown_blocks(table, encoder, seeds)
     columns = [" ".join(filter(None, (task_title(t), metric_title(table.metric(t))))) for t in table.tasks]
     return EncoderTable(
         encoder=encoder,
@@ -95,6 +99,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
         + about_settings(table, encoder)
         + _about_controls(table, encoder)
         + about_recipes(table, encoder)
+        + about_rates(table, encoder)
         + about_protocol(table, encoder)
         + (" Step time: over plain fine-tuning's, measured apart." if table.step_times else ""),
         columns=(
@@ -106,6 +111,22 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
         blocks=tuple(blocks),
         notes=tuple(f"{task_title(task)}, {method_title(m)}: {notes[m, task]}" for m, task in notes),
     )
+
+
+def _shown_blocks(table: Table, encoder: str, seeds: int) -> list[tuple[str, tuple[TableRow, ...]]]:
+    """A block for each set that was scored and is not in the score; tasks without it have a dash."""
+    blocks = []
+    for dataset in table.shown_sets:
+        judged, rows = table.on(dataset), []
+        if not any(key[0] == encoder for key in judged.cells):
+            continue
+        for method in table.rows_of(encoder):
+            cells = [judged.cell(encoder, method, task) for task in table.tasks]
+            entries = [_DASH if cell is None else _cell_entry(cell, "best", seeds, None) for cell in cells]
+            entries += [_DASH] * (len(table.tasks) > 1) + _time_entries(table, method)
+            rows.append(TableRow(_label(table, encoder, method), tuple(entries), method=method))
+        blocks.append((f"{SELECTION_TITLES['best']}, on {dataset}, which is not in the score", tuple(rows)))
+    return blocks
 
 
 def _label(table: Table, encoder: str, method: str) -> str:
@@ -153,15 +174,26 @@ def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
     datasets = {dataset for cell in cells for result in cell.results for dataset in result.datasets}
     splits = sorted({"dev" if name.endswith("dev") else name for name in datasets}) or ["dev"]
     fewer = " (fewer where a cell says so)" if any(cell.missing for cell in cells) else ""
-    mnli = " MNLI is the mean of matched and mismatched." if any(cell.task == "mnli" for cell in cells) else ""
+    means = "".join(f" {task_title(task)} is the mean of {sets}." for task, sets in _means(cells).items())
     chosen_on = _chosen_on(cells)
     average = " The average is the mean of the task means." if len({cell.task for cell in cells}) > 1 else ""
     published = " Rows marked paper: the published means of 5 seeds, best dev epoch." if in_paper else ""
     return (
         f"Split: {', '.join(splits)}. Percent, mean ± sample standard deviation over n = {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{mnli} Best dev epoch: each run's best epoch, {chosen_on}. "
+        f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{means} Best dev epoch: each run's best epoch, {chosen_on}. "
         f"Last epoch: no choice.{average}{published}"
     )
+
+
+def _means(cells: Sequence[Cell]) -> dict[str, str]:
+    """Task -> the dev sets whose mean its score is, where they are several."""
+    found = {}
+    for cell in cells:
+        names = dict.fromkeys(name for result in cell.results for name in result.datasets)
+        sets = [name.removeprefix(f"{cell.task}_").removesuffix("_dev") for name in names]
+        if len(sets) > 1:
+            found[cell.task] = f"{', '.join(sets[:-1])} and {sets[-1]}"
+    return found
 
 
 def _chosen_on(cells: Sequence[Cell]) -> str:

@@ -96,6 +96,21 @@ def _is_of_another(table: Table, encoder: str, method: str, recipe: str) -> bool
     return (slug(own.text("encoder")), own.text("method")) != (encoder, method)
 
 
+def about_rates(table: Table, encoder: str) -> str:
+    """A sentence that names the tasks on which methods have different learning rates; empty where there are none."""
+    parts = []
+    for task in _tasks(table, encoder):
+        methods: dict[str, list[str]] = {}
+        for method in table.rows_of(encoder):
+            cell = table.cell(encoder, method, task)
+            if cell is not None and "learning_rate" in cell.settings:
+                methods.setdefault(_text(cell.settings["learning_rate"]), []).append(method_title(method))
+        if len(methods) > 1:
+            listed = "; ".join(f"{', '.join(names)} {rate}" for rate, names in methods.items())
+            parts.append(f"{task_title(task)} ({listed})")
+    return f" Learning rates differ on {', '.join(parts)}." if parts else ""
+
+
 def about_protocol(table: Table, encoder: str) -> str:
     """A sentence with each method's settings unlike its control's; empty where there are none."""
     parts = []

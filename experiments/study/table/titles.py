@@ -4,7 +4,7 @@ from experiments.benchmark import task_titles
 from experiments.study.table.cells import Selection
 from module.methods import METHODS
 
-METRIC_TITLES = {"ACC": "acc", "F1": "F1", "MCC": "mcc", "Pearson": "pcc", "Spearman": "scc"}
+METRIC_TITLES = {"ACC": "acc", "F1": "F1", "F1MAC": "macro-F1", "MCC": "mcc", "Pearson": "pcc", "Spearman": "scc"}
 SELECTION_TITLES: dict[Selection, str] = {"best": "best dev epoch", "last": "last epoch"}
 
 

@@ -1,0 +1,1 @@
+"""Natural-language inference beyond GLUE: SNLI, SciTail, SICK, ANLI and CommitmentBank."""

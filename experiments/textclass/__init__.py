@@ -1,0 +1,1 @@
+"""Classification of texts: BoolQ, TREC, AG News, MR and SST-5."""

@@ -1,0 +1,114 @@
+"""Scores of a trained model on a labelled file: every metric that fits its task."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from data_utils.canonical_tsv import label_value, read_canonical
+from data_utils.errors import SettingError, shown
+from data_utils.labelled_texts import ColumnNames, labelled_texts
+from data_utils.metrics import compute_metrics
+from data_utils.table_file import RawTable
+from data_utils.task_def import TaskDef, TaskType, fitting_metrics
+from data_utils.text_rows import TextRows
+from mt_dnn.trained.load import TrainedModel
+from mt_dnn.trained.prediction import PIECE, predict
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRows:
+    """N rows to be scored against their labels."""
+
+    rows: TextRows
+    labels: Sequence[float]
+    """(N,) class numbers of the model's task, or scores."""
+
+
+def canonical_rows(path: Path, task_def: TaskDef) -> LabelledRows:
+    """Read a canonical file of the model's task.
+
+    Raises:
+        SettingError: a malformed row, or a label that the task has not.
+    """
+    found = read_canonical(path, task_def)
+    return LabelledRows(TextRows(found.uids, found.premise, found.hypothesis), found.labels.tolist())
+
+
+def table_rows(
+    table: RawTable,
+    names: ColumnNames,
+    task_def: TaskDef,
+    skip: Collection[str] = (),
+    label_map: Mapping[str, str] = {},
+) -> LabelledRows:
+    """Make rows of a table, its labels mapped by name to the task's.
+
+    Args:
+        table: the file.
+        names: its columns.
+        task_def: the model's task.
+        skip: labels whose rows are left out; the empty text stands for no label.
+        label_map: label of the file -> label of the task, where they are called otherwise.
+
+    Raises:
+        SettingError: a row without a label, one that the task has not, or texts that are more or fewer than its.
+    """
+    if (names.text_pair is not None) is not task_def.pair:
+        raise SettingError(f"--text_pair: task {task_def.name} has {'two texts' if task_def.pair else 'one text'}")
+    scores = task_def.task_type is TaskType.Regression
+    found = labelled_texts([table], names, scores, skip)
+    values = []
+    remedy = "" if scores else "; name the one that it is with --label_map, such as neg=0,pos=1"
+    for row, label in enumerate(found.labels):
+        if label is None:
+            raise SettingError(f"{found.place(row)} has no label; --skip_label '' leaves such rows out")
+        try:
+            values.append(label_value((label_map or {}).get(label, label), task_def))
+        except SettingError as error:
+            raise SettingError(f"{found.place(row)}: {error}{remedy}") from None
+    hypothesis = found.texts[1] if task_def.pair else None
+    return LabelledRows(TextRows(found.uids, found.texts[0], hypothesis), values)
+
+
+def parse_label_map(text: str | None) -> dict[str, str]:
+    """Read pairs such as ``neg=0,pos=1``.
+
+    Raises:
+        SettingError: a part without ``=``.
+    """
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    if bad := ["".join(pair) for pair in pairs if not pair[1]]:
+        raise SettingError(f"--label_map: {shown(bad[0])} is not FILE_LABEL=TASK_LABEL, such as neg=0,pos=1")
+    return {given.strip(): label.strip() for given, _, label in pairs}
+
+
+def score(model: TrainedModel, labelled: LabelledRows, batch_tokens: int, name: str) -> dict[str, float]:
+    """Score a model on labelled rows.
+
+    Args:
+        model: from ``mt_dnn.trained.load``.
+        labelled: the rows, at least one.
+        batch_tokens: tokens of a batch.
+        name: source of the texts, for messages.
+
+    Returns:
+        Metric -> percent, every one that fits the task, its primary one first.
+
+    Raises:
+        SettingError: a text does not fit into the encoder's tables.
+    """
+    task_def, rows = model.task_def, labelled.rows
+
+    def pieces() -> Iterator[TextRows]:
+        for start in range(0, len(rows.uids), PIECE):
+            part = slice(start, start + PIECE)
+            hypothesis = None if rows.hypothesis is None else rows.hypothesis[part]
+            yield TextRows(rows.uids[part], rows.premise[part], hypothesis)
+
+    logits = np.concatenate([found for _, found in predict(model, pieces(), batch_tokens, name)])
+    metrics = dict.fromkeys((task_def.primary_metric, *fitting_metrics(task_def.task_type, task_def.n_class)))
+    return compute_metrics(replace(task_def, metric_meta=tuple(metrics)), logits, np.asarray(labelled.labels))

@@ -1,0 +1,151 @@
+"""--evaluate_on: finished runs scored on sets that gave them no score, beside the dev scores in tables."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import predict
+from data_utils.errors import SettingError
+from experiments.glue import advglue
+from experiments.study.__main__ import main as study
+from experiments.study.elsewhere import find_sets, parse_sets, score_elsewhere
+from experiments.study.launch.job import Job
+from experiments.study.significance import main as significance
+from experiments.study.table.gathering import gather
+from experiments.study.table.markdown import markdown
+from experiments.study.table.paper import load_paper
+from mt_dnn.config import run_dir
+from mt_dnn.run import run
+from tests.edits import edit_json
+from tests.experiments.fake_runs import write_run
+
+
+@pytest.fixture
+def job(tiny_run: Any, tiny_task: Path, tmp_path: Path) -> Job:
+    """A short run with data of its own, which has another set, harder_dev."""
+    shutil.copytree(tiny_task, tmp_path / "data")
+    rows = [line.split("\t") for line in (tiny_task / "toy_dev.tsv").read_text().splitlines()]
+    (tmp_path / "data/harder_dev.tsv").write_text(
+        "".join(f"{uid}\t{label}\tnever {text}\n" for uid, label, text in rows)
+    )
+    config = tiny_run(data_dir=tmp_path / "data", task_def=tmp_path / "data/task_def.yml", epochs=1, save="best")
+    return Job(config, run_dir(config), steps=1, cost=1.0)
+
+
+def test_a_finished_run_is_scored_once_and_the_table_shows_it(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = find_sets([job], ["toy:harder"])
+    assert sets == {"toy": {"harder_dev": job.config.data_dir / "harder_dev.tsv"}}
+    score_elsewhere([job], sets, "cpu")
+    assert capsys.readouterr().err == "", "nothing to score before the run is done"
+    run(job.config)
+    score_elsewhere([job], sets, "cpu")
+    assert "scored on harder_dev" in capsys.readouterr().err
+    score_elsewhere([job], sets, "cpu")
+    assert capsys.readouterr().err == "", "what is there stays"
+
+    found = json.loads((job.folder / "evaluations.json").read_text())["harder_dev"]
+    assert (
+        predict.main(
+            [str(job.folder), str(sets["toy"]["harder_dev"]), "--score", "--format", "jsonl", "--device", "cpu"]
+        )
+        == 0
+    )
+    assert found["metrics"] == json.loads(capsys.readouterr().out)["metrics"]
+    assert found["n"] == 30
+    text = " ".join(markdown(gather(job.config.output_dir), load_paper()).split())
+    after = text.partition("### Best dev epoch, on harder_dev, which is not in the score")[2]
+    assert f"| vanilla | {found['metrics']['MCC']:.2f} |" in after
+
+    with (job.config.data_dir / "harder_dev.tsv").open("a") as file:
+        file.write("new\t1\tgood\n")
+    score_elsewhere([job], sets, "cpu")
+    assert "scored on harder_dev" in capsys.readouterr().err, "another file is scored anew"
+    edit_json(job.folder / "evaluations.json", harder_dev={**found, "weights": "another run's"})
+    assert "harder_dev" not in markdown(gather(job.config.output_dir), load_paper())
+
+
+def test_methods_are_tested_on_another_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method, scores in (("vanilla", (50.0, 51.0, 53.0)), ("pats", (52.0, 52.0, 56.0))):
+        for seed, score in enumerate(scores, start=1):
+            folder = write_run(tmp_path, method=method, seed=seed, best=60.0, last=59.0)
+            best = json.loads((folder / "result.json").read_text())["best"]
+            shown = best | {"metrics": {**best["metrics"], "cola_hard_dev": {"MCC": score}}}
+            edit_json(folder / "result.json", best=shown)
+    assert significance([str(tmp_path), "--on", "cola_hard_dev", "--resamples", "100"]) == 0
+    text = capsys.readouterr().out
+    assert "+2.00" in text, "2, 1 and 3 points over the seeds"
+    assert significance([str(tmp_path), "--on", "cola_dev"]) == 2
+    assert "--on 'cola_dev': legal: with best epochs, one of the sets scored: cola_hard_dev" in capsys.readouterr().err
+
+
+def test_mistakes_are_told_before_anything_is_computed(job: Job) -> None:
+    assert parse_sets(["mnli:a, b", "mnli:c", "rte:d"]) == {"mnli": ("a", "b", "c"), "rte": ("d",)}
+    for given, told in (
+        ("toy", "'toy': give TASK:SET,SET"),
+        ("toy:", "'toy:': give TASK:SET,SET"),
+        ("rte:x", "--evaluate_on rte: the study has no run of it"),
+        ("toy:nowhere", r"no file .*nowhere_dev\.tsv"),
+        ("toy:toy", "every run is scored on toy_dev already"),
+        ("toy:toyscore", "4 columns instead of 3"),
+    ):
+        with pytest.raises(SettingError, match=told):
+            find_sets([job], [given])
+    (job.config.data_dir / "named_dev.tsv").write_text("1\tpos\ta\n")
+    with pytest.raises(SettingError, match="label 'pos' is none of 0, 1"):
+        find_sets([job], ["toy:named"])
+    weightless = SimpleNamespace(config=SimpleNamespace(task="toy", save="none"))
+    with pytest.raises(SettingError, match="its runs keep no weights"):
+        find_sets([weightless], ["toy:harder"])  # type: ignore[list-item]
+
+
+def test_the_command_checks_its_sets(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--task_def", str(job.config.task_def), "--data_dir", str(job.config.data_dir), "--tasks", "toy"]
+    arguments += ["--encoder", "all-MiniLM-L6-v2", "--methods", "vanilla", "--dry_run"]
+    assert study([*arguments, "--evaluate_on", "toy:harder"]) == 0
+    assert study([*arguments, "--evaluate_on", "toy:nowhere"]) == 2
+    assert study([*arguments, "--evaluate_on", "toy:harder", "--search", "grid"]) == 2
+    assert "--evaluate_on is for a table" in capsys.readouterr().err
+
+
+def test_advglue_becomes_canonical_files_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = {"premise": "a", "hypothesis": "b", "idx": 7}
+    content = {
+        "sst2": [{"sentence": "a", "label": 1, "idx": 3}, {"sentence": "b", "label": 0, "idx": 3}],
+        "mnli": [pair | {"label": 0}, pair | {"label": 2}],
+        "mnli-mm": [pair | {"label": 1}],
+        "rte": [{"sentence1": "a", "sentence2": "b", "label": 1, "idx": 0}],
+    }
+    (tmp_path / "dev.json").write_text(json.dumps(content))
+    assert advglue.main([str(tmp_path / "dev.json"), "--out", str(tmp_path)]) == 0
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.tsv")} == {
+        "advglue_sst_dev.tsv": "0\t1\ta\n1\t0\tb\n",
+        "advglue_mnli_dev.tsv": "0\tentailment\ta\tb\n1\tcontradiction\ta\tb\n",
+        "advglue_mnli-mm_dev.tsv": "0\tneutral\ta\tb\n",
+        "advglue_rte_dev.tsv": "0\tnot_entailment\ta\tb\n",
+    }
+    assert "1 rows of rte, the official file has 81" in capsys.readouterr().err
+    (tmp_path / "dev.json").write_text("[]")
+    assert advglue.main([str(tmp_path / "dev.json"), "--out", str(tmp_path)]) == 2
+    assert "not AdvGLUE's dev.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (["x"], "dev.json/rte: row 1 is 'x'; a row is an object"),
+        ({"a": 1}, "dev.json/rte: no table; it must be a list of objects"),
+        ([{"sentence1": "a", "sentence2": "b", "label": None}], "dev.json/rte: row 1: label '' is none of"),
+        ([{"sentence1": "a", "label": 0}], "dev.json/rte: no column 'sentence2'"),
+    ],
+)
+def test_a_malformed_advglue_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: Any, told: str
+) -> None:
+    (tmp_path / "dev.json").write_text(json.dumps({"sst2": [{"sentence": "a", "label": 1}], "rte": rows}))
+    assert advglue.main([str(tmp_path / "dev.json"), "--out", str(tmp_path / "out")]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
