@@ -68,7 +68,7 @@ def test_values_and_gradients_equal_the_reference(n, d, p, position, eps):
     assert (run(x, y, norm, draw, g)[1][dropped] == 0).all()
 
 
-def test_without_dropout_it_is_torchs_and_gradients_are_apart():
+def test_without_dropout_it_is_torchs():
     x, y, g = draw_rows(50, 24)
     norm = make_norm(24)
     got = run(x, y, norm, NO_DROPOUT, g)
@@ -77,7 +77,6 @@ def test_without_dropout_it_is_torchs_and_gradients_are_apart():
     out.backward(g)
     for value, wanted in zip(got, (out, x.grad, y.grad, norm.weight.grad, norm.bias.grad), strict=True):
         torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-5)
-    assert got[1].data_ptr() != got[2].data_ptr()  # of two leaves: one may be changed in place
 
 
 def test_bits_do_not_depend_on_threads():
@@ -148,7 +147,8 @@ def train_mode(family="bert", p=0.2, attention_p=0.0, seed=7):
     stream = DropoutStream(seed)
     for name, module in encoder.named_modules():
         if isinstance(module, nn.Dropout):
-            module.p = attention_p if "attention.dropout" in name or name.endswith(("self.dropout", "attention_dropout")) else p
+            inside = name.endswith(("self.dropout", "attention.dropout", "attention_dropout"))
+            module.p = attention_p if inside else p
     replace_dropout(encoder, stream)
     encoder.dropout_stream = stream
     return encoder.train(), stream
@@ -161,7 +161,8 @@ def results(encoder, stream, batch=BATCH, first=False):
     stream.position = 0
     encoder.zero_grad()
     out = encoder.first_tokens(batch) if first else encoder(batch)
-    out.square().sum().backward()
+    g = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    (out * g).sum().backward()
     return [out.detach(), *(p.grad for p in encoder.parameters() if p.grad is not None)], stream.position
 
 
@@ -183,8 +184,7 @@ def assert_alike(got, wanted):
     (got, position), (wanted, expected) = got, wanted
     assert position == expected > 0
     for one, other in zip(got, wanted, strict=True):
-        scale = float(other.abs().max())
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5 * max(scale, 1e-3))
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5 * max(float(other.abs().max()), 0.5))
 
 
 @pytest.mark.parametrize("family", EXTRA)
@@ -250,10 +250,10 @@ def test_a_norm_whose_forward_was_replaced_is_called(monkeypatch):
 
 
 def test_a_norm_of_another_size_is_refused_as_by_torch():
-    encoder, stream = train_mode()
-    encoder.layers[0].output.LayerNorm = nn.LayerNorm(8)  # 16 are read
-    with pytest.raises((RuntimeError, ValueError), match=r"shape"):
-        results(encoder, stream)
+    encoder, _ = train_mode()
+    encoder.layers[0].output.LayerNorm = nn.LayerNorm(8)  # there are 16
+    with torch.no_grad(), pytest.raises((RuntimeError, ValueError), match=r"shape"):
+        encoder(BATCH)
 
 
 def test_norm_weights_with_gaps_in_memory(monkeypatch):
@@ -301,26 +301,28 @@ def test_autocast_and_float64_are_the_plain_computation(monkeypatch):
 def test_traced_it_is_the_plain_computation_with_the_same_masks():
     """Attention's too."""
     encoder, stream = train_mode(attention_p=0.3)
-    wanted = results(encoder, stream)
+    batch, _ = both([2] * 40 + [37] * 10)
+    assert len(batch.slots.groups) == 2
+    wanted = results(encoder, stream, batch)
     encoder.model.compile(backend="eager")
-    assert_alike(results(encoder, stream), wanted)
+    assert_alike(results(encoder, stream, batch), wanted)
 
 
 def test_inside_a_transform():
+    """There a tensor is a wrapper without memory of its own."""
     encoder, stream = train_mode()
-    wanted, _ = results(encoder, stream)
+    batch, _ = both([6, 6, 6])
+    (wanted, *_), position = results(encoder, stream, batch)
     stream.position = 0
+    weights = {name: p.detach().clone() for name, p in encoder.named_parameters()}
+
+    def forward(weights):
+        return torch.func.functional_call(encoder, weights, (batch,))
+
     with torch.no_grad():
-        weights = {name: p.detach().clone() for name, p in encoder.named_parameters()}
-
-        def forward(weights):
-            return torch.func.functional_call(encoder, weights, (BATCH,))
-
-        torch.testing.assert_close(torch.func.functionalize(forward)(weights), wanted[0], rtol=1e-4, atol=1e-4)
-    stream.position = 0
-    gradients = torch.func.grad(lambda weights: forward(weights).square().sum())(weights)
-    found = [gradients[name] for name, p in encoder.named_parameters() if p.grad is not None]
-    assert_alike((found, 1), (wanted[1:], 1))
+        got = torch.func.functionalize(forward)(weights)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    assert stream.position == position
 
 
 def test_which_tensors_the_kernels_take():
