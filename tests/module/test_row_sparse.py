@@ -194,15 +194,13 @@ class Twins:
                 p.grad = None
         for table in range(3):
             for part in range(parts):
-                here = torch.tensor(rows[part::parts], dtype=torch.int64)
+                here = torch.tensor(rows[part::parts], dtype=torch.int64) if table < 2 else torch.arange(SHAPE[0])
                 values = torch.randn(len(here), SHAPE[1], generator=generator)
                 sparse = torch.sparse_coo_tensor(here[None], values, SHAPE, check_invariants=True)
                 for i, own in enumerate(self.parameters):
-                    own[table].grad = (
-                        (gradient := sparse.to_dense() if i == 0 or dense or table == 2 else sparse)
-                        if own[table].grad is None
-                        else own[table].grad + gradient_like(own[table].grad, sparse)
-                    )
+                    gradient = sparse.to_dense() if i == 0 or dense or table == 2 else sparse
+                    before = own[table].grad
+                    own[table].grad = gradient if before is None else before + gradient
 
     def step(self):
         for optimizer in self.optimizers:
@@ -220,10 +218,6 @@ class Twins:
                 torch.testing.assert_close(
                     b.detach(), a.detach(), rtol=0, atol=0, equal_nan=True, msg=lambda m: f"{what} {name} {key}: {m}"
                 )
-
-
-def gradient_like(gradient, sparse):
-    return sparse if gradient.is_sparse else sparse.to_dense()
 
 
 def rows_of(step):
