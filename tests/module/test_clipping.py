@@ -165,6 +165,17 @@ def test_finite_gradients_whose_norm_overflows_or_nearly_so(name, huge, max_norm
     compare(both, optimizers)
 
 
+@pytest.mark.parametrize("entry", [1e18, 1e37, 3e38])
+def test_a_norm_that_is_finite_but_not_over_a_small_limit(entry):
+    """The norm over the limit, which the step divides by, must not overflow before the limit over the norm is 0."""
+    both = [make_parameters(shapes={"classifier.weight": (1, 1)}) for _ in range(2)]
+    optimizers = [Adamax(own.items(), 1e-2) for own in both]
+    for own, optimizer, step in zip(both, optimizers, (step_in_place, step_inside), strict=True):
+        own["classifier.weight"].grad = torch.full((1, 1), entry)
+        step(optimizer, own, 1e-2)
+    compare(both, optimizers)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bit_parameters(dtype):
     """Their gradients are rounded where they are clipped in place, so equal to that rounding alone."""
