@@ -56,9 +56,7 @@ def compare(both, optimizers, exactly=False):
         assert states[0].keys() == states[1].keys()
         for key, value in states[0].items():
             scale = {} if exactly else {"atol": 1e-6 * float(value.abs().max())}
-            torch.testing.assert_close(
-                states[1][key], value, **(tolerance | scale), msg=lambda m: f"{name} {key}: {m}"
-            )
+            torch.testing.assert_close(states[1][key], value, **(tolerance | scale), msg=lambda m: f"{name} {key}: {m}")
 
 
 @everywhere

@@ -1,5 +1,6 @@
 """Regions of compiled code: every block once, on any number of threads, in torch's runtime or beside it, cached by content."""
 
+import ast
 import multiprocessing
 import os
 import shutil
@@ -15,9 +16,10 @@ from numba import carray
 from module.kernels import threads as threads_module
 from module.kernels.compiled import integers_at, job_at, next_chunk, region
 from tests.module.models import assert_same_bits, make_parameters, train
-from tests.module.test_threads import SHAPES, pats
+from tests.module.test_threads import pats
 
 ROOT = Path(__file__).resolve().parents[2]
+SHAPES = {"encoder.layer.0.output.dense.weight": (300, 700), "encoder.layer.0.output.dense.bias": (700,)}
 
 
 @region(("counts", np.int64))
@@ -82,7 +84,7 @@ def test_the_pool_gives_the_same_bits(monkeypatch):
 FORKED = """
 import multiprocessing, sys, torch
 from tests.module.models import make_gradients, set_gradients
-from tests.module.test_threads import SHAPES, pats, make_parameters
+from tests.module.test_compiled import SHAPES, make_parameters, pats
 torch.set_num_threads(2)
 kernels_before = sys.argv[1] == "kernels"
 parameters = make_parameters(shapes=SHAPES)
@@ -121,8 +123,21 @@ def test_a_forked_child_steps_whatever_ran_in_its_parent(first):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# What a kernel takes in at compile time: functions of these files, the layout of a row, the sizes of a block.
-SOURCES = ["cpu.py", "cpu_layers.py", "cpu_stream.py", "compiled.py", "rows.py", "../noise.py"]
+KERNELS = Path("module/kernels")
+
+
+def sources():
+    """The files of compiled code, and those whose functions, tables and constants it takes in."""
+    own = {*(ROOT / KERNELS).glob("cpu*.py"), ROOT / KERNELS / "compiled.py"}
+    nodes = [node for path in own for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    taken = {
+        (ROOT / KERNELS if node.level == 1 else ROOT / KERNELS.parent) / f"{node.module}.py"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.level
+    }
+    return sorted(path.relative_to(ROOT) for path in own | taken if path.name != "threads.py")
+
+
 NAMES = """
 import importlib, sys
 from pathlib import Path
@@ -143,13 +158,15 @@ print(name())
 def test_cached_code_is_not_that_of_other_sources(tmp_path):
     """numba looks at the file of the kernel alone."""
     shutil.copytree(ROOT / "module", tmp_path / "module", ignore=shutil.ignore_patterns("__pycache__"))
-    paths = [str(tmp_path / "module" / "kernels" / source) for source in SOURCES]
+    assert {"cpu.py", "cpu_layers.py", "cpu_stream.py", "compiled.py", "rows.py", "noise.py"} <= {
+        path.name for path in sources()
+    }
     done = subprocess.run(
-        [sys.executable, "-c", NAMES, *paths],
+        [sys.executable, "-c", NAMES, *map(str, sources())],
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     first, *changed, last = done.stdout.split()
     assert first == last
     assert first.startswith("module.kernels.")
-    assert [source for source, name in zip(SOURCES, changed, strict=True) if name == first] == []
+    assert [path for path, name in zip(sources(), changed, strict=True) if name == first] == []

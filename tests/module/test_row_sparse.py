@@ -242,16 +242,8 @@ def edit_norm(optimizer, own):
     optimizer.state[own[1]]["exp_inf"][71].mul_(3.0).add_(1.0)
 
 
-def edit_data(optimizer, own):
-    optimizer.state[own[0]]["exp_avg"].data[70:72] = 0.25
-
-
 def edit_detached(optimizer, own):
     optimizer.state[own[0]]["exp_inf"].detach().view(-1)[1700:1720] = 0.25
-
-
-def edit_in_numpy(optimizer, own):
-    optimizer.state[own[0]]["exp_avg"].numpy()[70:72] = 0.25
 
 
 def edit_in_inference_mode(optimizer, own):
@@ -305,9 +297,10 @@ def set_infinite(optimizer, own):
         own[0][70:75] = torch.inf
 
 
+# Not in it: what is written through .data or .numpy(), which nobody counts.
 CHANGES = {
-    "nothing": change_nothing, "momentum": edit_momentum, "norm": edit_norm, "data": edit_data,
-    "detached": edit_detached, "numpy": edit_in_numpy, "inference mode": edit_in_inference_mode, "foreach": edit_many,
+    "nothing": change_nothing, "momentum": edit_momentum, "norm": edit_norm,
+    "detached": edit_detached, "inference mode": edit_in_inference_mode, "foreach": edit_many,
     "replaced": replace_state, "forgotten": forget_state, "loaded": load_state, "loaded the same": load_the_same,
     "lr": set_all(lr=0.3), "lr 0": set_all(lr=0.0), "eps": set_all(eps=1e-3), "eps smaller": set_all(eps=1e-9),
     "betas": set_all(betas=(0.5, 0.9)), "decay on": set_all(weight_decay=0.1), "decay off": set_all(weight_decay=0.0),

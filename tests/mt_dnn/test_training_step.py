@@ -41,7 +41,7 @@ def largest_norm(parts):
         ({"method": "recadam", "recadam": {"gamma": 1.0}}, INSIDE),
         ({"optimizer": "adamw"}, IN_PLACE),
         ({"method": "pats", "optimizer": "adamw"}, IN_PLACE),
-        ({"method": "l2sp"}, IN_PLACE),
+        ({"method": "l2sp"}, INSIDE),
         ({"method": "child_tuning"}, IN_PLACE),
         ({"method": "component_clip", "component_clip": {"max_norm": 1e-3}}, IN_PLACE),
     ],
