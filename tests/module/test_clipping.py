@@ -48,15 +48,20 @@ def sparse_rows(gradient, rows=(0, 3, 39)):
     return torch.sparse_coo_tensor(rows[None], gradient[rows], gradient.shape, check_invariants=True)
 
 
+def behind(what):
+    """A message that says where."""
+    return lambda message: f"{what}: {message}"
+
+
 def compare(both, optimizers, exactly=False):
     tolerance = {"rtol": 0, "atol": 0} if exactly else {"rtol": 1e-5, "atol": 1e-9}
     for name, expected, got in zip(both[0], *(own.values() for own in both), strict=True):
-        torch.testing.assert_close(got, expected, **tolerance, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(got, expected, **tolerance, msg=behind(name))
         states = [optimizer.state[p] for optimizer, p in zip(optimizers, (expected, got), strict=True)]
         assert states[0].keys() == states[1].keys()
         for key, value in states[0].items():
             scale = {} if exactly else {"atol": 1e-6 * float(value.abs().max())}
-            torch.testing.assert_close(states[1][key], value, **(tolerance | scale), msg=lambda m: f"{name} {key}: {m}")
+            torch.testing.assert_close(states[1][key], value, **(tolerance | scale), msg=behind(f"{name} {key}"))
 
 
 @everywhere

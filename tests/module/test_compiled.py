@@ -1,4 +1,4 @@
-"""Regions of compiled code: every block once, on any number of threads, in torch's runtime or beside it, cached by content."""
+"""Regions of compiled code: every block once, on any threads, in torch's runtime or beside it, cached by content."""
 
 import ast
 import multiprocessing

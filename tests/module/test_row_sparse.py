@@ -178,6 +178,11 @@ MAKERS = {
 NAMES = ("embeddings.word_embeddings.weight", "embeddings.other.weight", "encoder.layer.0.output.dense.weight")
 
 
+def behind(what):
+    """A message that says where."""
+    return lambda message: f"{what}: {message}"
+
+
 class Twins:
     """Two optimizers of equal tensors, one of whom gets dense gradients; actions are done to both."""
 
@@ -216,7 +221,7 @@ class Twins:
             assert states[0].keys() == states[1].keys()
             for key, a, b in [("parameter", expected, got), *((k, states[0][k], states[1][k]) for k in states[0])]:
                 torch.testing.assert_close(
-                    b.detach(), a.detach(), rtol=0, atol=0, equal_nan=True, msg=lambda m: f"{what} {name} {key}: {m}"
+                    b.detach(), a.detach(), rtol=0, atol=0, equal_nan=True, msg=behind(f"{what} {name} {key}")
                 )
 
 

@@ -16,13 +16,12 @@ INSIDE, IN_PLACE = "clip_in_step", "clip_gradients"
 def used(monkeypatch):
     """Which way was gone, at each step."""
     calls = []
+
+    def note(name, function):
+        monkeypatch.setattr(training_step, name, lambda *arguments: (calls.append(name), function(*arguments))[1])
+
     for name in (INSIDE, IN_PLACE):
-
-        def noted(*arguments, name=name, function=getattr(training_step, name)):
-            calls.append(name)
-            return function(*arguments)
-
-        monkeypatch.setattr(training_step, name, noted)
+        note(name, getattr(training_step, name))
     return calls
 
 

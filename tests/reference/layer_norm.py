@@ -1,4 +1,4 @@
-"""Layer normalisation (Ba, Kiros and Hinton, 2016) of a residual sum a = r x + y, in float64; r is dropout's factors."""
+"""Layer normalisation (Ba, Kiros and Hinton, 2016) of a = r x + y, in float64; r is dropout's factors."""
 
 import numpy as np
 
