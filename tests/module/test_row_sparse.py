@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -430,3 +431,57 @@ def test_memory_of_what_was_replaced_is_freed(how):
         optimizer.step()
     gc.collect()
     assert [found for ref in old if (found := ref()) is not None] == []
+
+
+def pickled(twin):
+    return pickle.loads(pickle.dumps(twin))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, pickled])
+def test_copies_go_on_alike_and_apart(again):
+    twins = Twins(MAKERS["mtdnn"], weight_decay=0.0)
+    for step in range(4):
+        twins.set_gradients(step, [1, 2])
+        twins.step()
+    other = again(twins)
+    for both in (twins, other):
+        for step in range(4, 8):
+            both.set_gradients(step, [1, 60])
+            both.step()
+        both.assert_equal()
+    assert all(map(torch.equal, twins.parameters[1], other.parameters[1]))
+    assert twins.parameters[1][0] is not other.parameters[1][0]
+
+
+def test_threads_step_row_sparse_tables_alike():
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            twins = Twins(MAKERS["pats"], weight_decay=0.0)
+            for step in range(6):
+                twins.set_gradients(step, rows_of(step))
+                twins.step()
+            results.append(twins.parameters[1])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+def test_a_group_added_later_and_another_number_of_rows():
+    """Tables are made anew; what rests is found again."""
+    twins = Twins(MAKERS["mtdnn"], weight_decay=0.0)
+    for step in range(4):
+        twins.set_gradients(step, [1, 2])
+        twins.step()
+    added = [nn.Parameter(torch.ones(7, 5)) for _ in range(2)]
+    for optimizer, parameter in zip(twins.optimizers, added, strict=True):
+        optimizer.add_param_group({"params": [("more", parameter)]})
+    for step in range(4, 9):
+        twins.set_gradients(step, [1, 60] if step % 2 else [step, 70, 71, 72])
+        for parameter in added:
+            parameter.grad = torch.full((7, 5), float(step))
+        twins.step()
+        twins.assert_equal(f"step {step}:")
+    assert torch.equal(*added)

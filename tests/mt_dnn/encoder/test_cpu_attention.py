@@ -64,7 +64,7 @@ def assert_near(got, wanted, tolerance=2e-5):
         np.testing.assert_allclose(x.numpy(), y, rtol=tolerance, atol=tolerance * max(np.abs(y).max(), 1e-6))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.one_of(st.integers(1, 20), st.integers(1, 130)), min_size=1, max_size=12),
     st.integers(1, 4), st.integers(4, 32), st.sampled_from([0.0, 0.1, 0.5]), st.integers(1, 5), st.integers(0, 1 << 40),

@@ -157,6 +157,7 @@ def train_mode(family="bert", p=0.2, attention_p=0.0, seed=7):
 
 
 BATCH, PADDED = both([9, 3, 14, 1, 6])
+TWO_LENGTHS = [2] * 40 + [37] * 10  # so different that there are two rectangles
 
 
 def results(encoder, stream, batch=BATCH, first=False):
@@ -201,6 +202,15 @@ def test_training_with_dropout_equals_the_unfused_computation(family, batch, fir
     calls = fused_calls(monkeypatch)
     assert_alike(results(encoder, stream, batch, first), wanted)
     assert len(calls) == (4 if family in FUSED else 0)  # two of each layer
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "distilbert"])
+@pytest.mark.parametrize("first", [False, True], ids=["all", "first"])
+def test_attention_operation_by_operation_has_the_same_masks(family, first, monkeypatch):
+    encoder, stream = train_mode(family, attention_p=0.3)
+    batch, _ = both(TWO_LENGTHS)
+    assert len(batch.slots.groups) == 2
+    assert_alike(results(encoder, stream, batch, first), plainly(monkeypatch, encoder, stream, batch, first))
 
 
 @pytest.mark.parametrize("kind", ["dense", "dropout", "LayerNorm", "output"])
@@ -304,7 +314,7 @@ def test_traced_it_is_the_plain_computation_with_the_same_masks():
     """Attention's too."""
     encoder, stream = train_mode(attention_p=0.3)
     encoder.model.encoder.layer = encoder.model.encoder.layer[:1]  # tracing takes seconds
-    batch, _ = both([2] * 40 + [37] * 10)
+    batch, _ = both(TWO_LENGTHS)
     assert len(batch.slots.groups) == 2
     wanted = results(encoder, stream, batch)
     encoder.model.compile(backend="eager")
