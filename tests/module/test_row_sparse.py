@@ -298,19 +298,14 @@ def move_parameter(optimizer, own):
     own[0].data = own[0].data.clone()
 
 
-def set_infinite(optimizer, own):
-    with torch.no_grad():
-        own[0][70:75] = torch.inf
-
-
-# Not in it: what is written through .data or .numpy(), which nobody counts.
+# Not in it: what is written through .data or .numpy(), which nobody counts; parameters that are set to infinity.
 CHANGES = {
     "nothing": change_nothing, "momentum": edit_momentum, "norm": edit_norm,
     "detached": edit_detached, "inference mode": edit_in_inference_mode, "foreach": edit_many,
     "replaced": replace_state, "forgotten": forget_state, "loaded": load_state, "loaded the same": load_the_same,
     "lr": set_all(lr=0.3), "lr 0": set_all(lr=0.0), "eps": set_all(eps=1e-3), "eps smaller": set_all(eps=1e-9),
     "betas": set_all(betas=(0.5, 0.9)), "decay on": set_all(weight_decay=0.1), "decay off": set_all(weight_decay=0.0),
-    "parameter": edit_parameter, "moved": move_parameter, "infinite": set_infinite,
+    "parameter": edit_parameter, "moved": move_parameter,
 }  # fmt: skip
 
 
