@@ -1,0 +1,135 @@
+"""Where gradients are clipped inside of the step, and where in place."""
+
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from module.clipping import clip_gradients, gradient_values
+from module.kernels.member import NonFiniteGradient
+from mt_dnn import training_step
+from tests.mt_dnn.method_runs import build
+
+INSIDE, IN_PLACE = "clip_in_step", "clip_gradients"
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """Which way was gone, at each step."""
+    calls = []
+
+    def note(name, function):
+        monkeypatch.setattr(training_step, name, lambda *arguments: (calls.append(name), function(*arguments))[1])
+
+    for name in (INSIDE, IN_PLACE):
+        note(name, getattr(training_step, name))
+    return calls
+
+
+def largest_norm(parts):
+    return torch.nn.utils.get_total_norm(
+        [g for p in parts.network.parameters() if (g := gradient_values(p)) is not None]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "way"),
+    [
+        ({}, INSIDE),
+        ({"method": "pats"}, INSIDE),
+        ({"method": "sage"}, INSIDE),
+        ({"method": "recadam", "recadam": {"gamma": 1.0}}, INSIDE),
+        ({"optimizer": "adamw"}, IN_PLACE),
+        ({"method": "pats", "optimizer": "adamw"}, IN_PLACE),
+        ({"method": "l2sp"}, INSIDE),
+        ({"method": "child_tuning"}, IN_PLACE),
+        ({"method": "component_clip", "component_clip": {"max_norm": 1e-3}}, IN_PLACE),
+    ],
+    ids=str,
+)
+def test_which_way(tiny_run, used, changes, way):
+    parts, step, batches = build(tiny_run(global_grad_clipping=1e-3, **changes))
+    for batch in batches[:2]:
+        _, norm = step(batch)
+        assert norm > 1e-3
+        assert not hasattr(parts.optimizer, "grad_scale")
+        if way == IN_PLACE:
+            assert largest_norm(parts) <= 1e-3 * (1 + 1e-4)
+    assert used == [way] * 2
+
+
+@pytest.mark.parametrize("method", ["vanilla", "pats", "sage"])
+def test_both_ways_are_one(tiny_run, used, method):
+    found = []
+    for way in (INSIDE, IN_PLACE):
+        parts, step, batches = build(tiny_run(global_grad_clipping=1e-3, method=method))
+        if way == IN_PLACE:
+            parts.optimizer.register_step_pre_hook(lambda *_: None)  # it may look at gradients
+        norms = [step(batch)[1] for batch in batches[:3]]
+        found.append((torch.stack(norms), [p.detach() for p in parts.network.parameters()]))
+    assert used == [INSIDE] * 3 + [IN_PLACE] * 3
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("register", [register_optimizer_step_pre_hook, register_optimizer_step_post_hook])
+def test_hooks_of_every_optimizer_see_clipped_gradients(tiny_run, register):
+    parts, step, batches = build(tiny_run(global_grad_clipping=1e-3))
+    norms = []
+    handle = register(lambda *_: norms.append(largest_norm(parts)))
+    try:
+        step(batches[0])
+    finally:
+        handle.remove()
+    assert norms
+    assert norms[0] <= 1e-3 * (1 + 1e-4)
+
+
+def test_hooks_behind_the_step_see_clipped_gradients(tiny_run):
+    parts, step, batches = build(tiny_run(global_grad_clipping=1e-3))
+    norms = []
+    parts.optimizer.register_step_post_hook(lambda *_: norms.append(largest_norm(parts)))
+    step(batches[0])
+    assert norms[0] <= 1e-3 * (1 + 1e-4)
+
+
+def test_a_scaler_clips_in_place(tiny_run, used):
+    parts, step, batches = build(tiny_run(global_grad_clipping=1e-3))
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+    _, norm = step(batches[0])
+    assert used == [IN_PLACE]
+    assert norm > 1e-3
+    assert largest_norm(parts) <= 1e-3 * (1 + 1e-4)
+    assert not hasattr(parts.optimizer, "grad_scale")
+
+
+def spoil(gradient, bad):
+    gradient.fill_(bad)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_refused_step_leaves_nothing_behind(tiny_run, bad):
+    parts, step, batches = build(tiny_run(global_grad_clipping=1e-3))
+    step(batches[0])
+    name, parameter = [*parts.network.named_parameters()][-1]
+    parameter.register_post_accumulate_grad_hook(lambda p: spoil(p.grad, bad))
+    before = [p.detach().clone() for p in parts.network.parameters()]
+    with pytest.raises(NonFiniteGradient, match=name):
+        step(batches[1])
+    assert not hasattr(parts.optimizer, "grad_scale")
+    assert all(map(torch.equal, before, parts.network.parameters()))
+
+
+def test_component_clipping_is_of_clipped_gradients(tiny_run):
+    """The order is that of the hooks: the global norm first, then each component's."""
+    largest, small = 0.1, {"method": "component_clip", "component_clip": {"max_norm": 0.03}}
+    parts, step, batches = build(tiny_run(global_grad_clipping=largest, **small))
+    _, norm = step(batches[0])
+    assert norm > largest
+    got = [gradient_values(p).clone() for p in parts.network.parameters() if p.grad is not None]
+    parts, step, batches = build(tiny_run(global_grad_clipping=0.0, **small))
+    parts.network.train()
+    parts.optimizer.zero_grad(set_to_none=True)
+    step.accumulate_all(batches[0])
+    clip_gradients(parts.network.parameters(), largest)
+    parts.method.after_backward(parts.context)
+    wanted = [gradient_values(p).clone() for p in parts.network.parameters() if p.grad is not None]
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-9)
