@@ -43,7 +43,8 @@ def clip_in_step(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Te
         () the norm before clipping.
     """
     norm = torch.nn.utils.get_total_norm([g for p in parameters if (g := gradient_values(p)) is not None])
-    scale = torch.clamp((norm + 1e-6) / max_norm, min=1.0)
+    # Of a huge norm the quotient fits in float64 alone, which the CPU reads as well.
+    scale = torch.clamp(((norm.double() if norm.device.type == "cpu" else norm) + 1e-6) / max_norm, min=1.0)
     # Of gradients that are not finite the step itself tells which.
     optimizer.grad_scale = torch.nan_to_num(scale, nan=1.0, posinf=torch.inf)  # type: ignore[attr-defined]
     return norm

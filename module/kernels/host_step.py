@@ -52,7 +52,7 @@ class HostStep:
     def set(self, groups: Sequence[GroupSettings], grad_scale: Tensor | None) -> None:
         """Take the settings of the parameter groups; gradients are divided by ``grad_scale``, a tensor of one entry."""
         scale = 1.0 if grad_scale is None else float(one_entry("grad_scale", grad_scale))
-        self._rows["inverse_scale"] = np.float32(1.0) / np.float32(scale)
+        self._rows["inverse_scale"] = 1.0 / scale
         table = settings_table(groups)
         stated = table.tobytes()
         if stated != self._stated:
