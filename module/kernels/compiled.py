@@ -1,4 +1,4 @@
-"""What numba's kernels share: how they are compiled, cached and run, and access to memory by address.
+"""Compilation, caching and running of numba's kernels, and their access to memory by address.
 
 Kernels are compiled at their first use and cached on disk. All arithmetic is float32 without contraction or
 reassociation, so results do not depend on the vector width, the machine or the number of threads. Inner loops are

@@ -119,7 +119,7 @@ def by_one_pass(*tensors: Tensor) -> bool:
 
 
 def place(tensor: Tensor, shape: torch.Size) -> int:
-    """Where a contiguous float32 tensor on the CPU lies."""
+    """Return where a contiguous float32 tensor on the CPU lies."""
     return address("the encoder", "activation", tensor, shape, torch.float32, _CPU)
 
 

@@ -54,7 +54,8 @@ def test_a_method_without_kernels_on_the_device_is_refused_before_data_and_encod
 def test_a_study_on_gpus_says_so_too(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(slots, "_cuda_devices", lambda: 1)
     monkeypatch.setattr(study, "_train_run", lambda: pytest.fail("torch was imported"))
-    (tmp_path / "rte_train.tsv").write_text("1\t1\tsome\twords\n" * 40)
+    for split in ("train", "dev"):
+        (tmp_path / f"rte_{split}.tsv").write_text("1\t1\tsome\twords\n" * 40)
     place = ["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "r"), "--results_dir", str(tmp_path / "s")]
     common = ["--encoder", "all-MiniLM-L6-v2", "--tasks", "rte", "--seeds", "1", *place]
     assert study_main([*common, "--methods", "matched_noise"]) == 2
@@ -84,7 +85,8 @@ def test_tf32_is_for_cuda():
 def test_a_study_says_so_before_anything_slow(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.setitem(sys.modules, "peft", None)
     monkeypatch.setattr(study, "_train_run", lambda: pytest.fail("torch was imported"))
-    (tmp_path / "rte_train.tsv").write_text("1\t1\tsome\twords\n" * 40)
+    for split in ("train", "dev"):
+        (tmp_path / f"rte_{split}.tsv").write_text("1\t1\tsome\twords\n" * 40)
     place = ["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "r"), "--results_dir", str(tmp_path / "s")]
     common = ["--encoder", "all-MiniLM-L6-v2", "--tasks", "rte", "--seeds", "1", "--devices", "cpu", *place]
     assert study_main([*common, *arguments]) == 2
