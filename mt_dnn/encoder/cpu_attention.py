@@ -5,13 +5,16 @@ Legend: B examples, n_tokens real tokens, H heads, d size of a head, D = H d, T 
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
 
-from module.dropout import Draw
+from module.dropout import NO_DROPOUT, Draw, DropoutStream
+from module.kernels.cpu_first_tokens import first_backward, first_forward
 from module.kernels.cpu_layers import merge_heads, softmax_backward, softmax_forward, split_heads
+from module.kernels.cpu_stream import DROPOUT_BLOCK
 from module.kernels.guard import address, is_plain_float
 from mt_dnn.encoder.slot_layout import SlotLayout
 
@@ -109,6 +112,32 @@ class _Attention(torch.autograd.Function):
         return (*made.merge((d_q, d_k, d_v), ctx.scale), None, None, None, None)
 
 
+class _FirstTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: SlotLayout, own: Any, draw: Draw, heads: int, scale: float
+    ) -> Tensor:
+        ctx.head = (len(own), 2, layout.examples.ctypes.data, heads, q.shape[1] // heads, own.ctypes.data)
+        ctx.sizes = (layout.widest, scale)
+        ctx.alive = layout.examples, own  # while their addresses are in use
+        probabilities, out = torch.empty(heads * len(k)), torch.empty_like(q)
+        dropped = probabilities if draw.threshold == 0 else torch.empty_like(probabilities)
+        places = [place(tensor, tensor.shape) for tensor in (q, k, v, probabilities, dropped)]
+        first_forward(*ctx.head, *ctx.sizes, *places, *draw.fields, place(out, q.shape))
+        ctx.save_for_backward(q, k, v, probabilities, dropped)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, probabilities, dropped = ctx.saved_tensors
+        gradients = (grad.contiguous(), *(torch.empty_like(x) for x in (q, k, v)))
+        places = [place(tensor, tensor.shape) for tensor in (q, k, v, probabilities, dropped)]
+        shapes = (q.shape, q.shape, k.shape, k.shape)
+        first_backward(*ctx.head, *ctx.sizes, *places, *map(place, gradients, shapes))
+        return (*gradients[1:], None, None, None, None, None)
+
+
 def by_one_pass(*tensors: Tensor) -> bool:
     """Whether the kernels of this file take these tensors: plain float32 on the CPU, and nothing is being compiled."""
     return not torch.compiler.is_compiling() and all(map(is_plain_float, tensors))
@@ -136,4 +165,33 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: SlotLayout, draw: Draw, head
         (n_tokens, D).
     """
     out: Tensor = _Attention.apply(q, k, v, layout, draw, heads, scale)  # type: ignore[no-untyped-call]
+    return out
+
+
+@_disable_dynamo
+def attend_first(
+    q: Tensor, k: Tensor, v: Tensor, layout: SlotLayout, stream: DropoutStream | None, p: float, heads: int, scale: float
+) -> Tensor:
+    """Softmax attention of each example's first token, with dropout of the probabilities.
+
+    Args:
+        q: (B, D) contiguous float32 on the CPU.
+        k: (n_tokens, D), like v.
+        v: see k.
+        layout: of the batch.
+        stream: the source of the masks, which are those of the rectangles; None: there is no dropout.
+        p: of dropout.
+        heads: H.
+        scale: of the scores.
+
+    Returns:
+        (B, D).
+    """
+    starts, end = [], 0
+    for group in layout.groups:  # a mask of its own, as it is drawn for a rectangle of rows of scores
+        starts.append(end + heads * group.length * np.arange(group.size))
+        end += -(-heads * group.length * group.size // DROPOUT_BLOCK) * DROPOUT_BLOCK
+    own = np.stack([np.argsort(layout.rows.numpy()), np.concatenate(starts)], axis=1)
+    draw = NO_DROPOUT if stream is None else stream.draw(end, p)
+    out: Tensor = _FirstTokens.apply(q, k, v, layout, own, draw, heads, scale)  # type: ignore[no-untyped-call]
     return out
