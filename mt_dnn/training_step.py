@@ -59,7 +59,8 @@ class TrainingStep:
         multiplier = 1.0 if self.schedule is None else self.schedule(context.step)
         for group in parts.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiplier
-        parts.network.train()
+        if not all(module.training for module in parts.network.modules()):  # setting it takes longer than looking
+            parts.network.train()
         parts.optimizer.zero_grad(set_to_none=True)
         self._begin(sum(batch.size for batch in batches) if examples is None else examples)
         loss = self._gradients(batches)
@@ -72,7 +73,7 @@ class TrainingStep:
             parts.method.after_backward(context)
             self.scaler.step(parts.optimizer)
             if "max_norm" in left:
-                norm = torch.tensor(left["norm"], dtype=torch.float32)
+                norm = torch.tensor(left["norm"], dtype=torch.float32, device=parts.streams.device)
         finally:
             for name in ("grad_scale", "max_norm", "norm"):
                 left.pop(name, None)

@@ -3,6 +3,7 @@
 Legend: B examples, n_tokens real tokens, H heads, d size of a head, D = H d, T slots of an example's rectangle.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,8 @@ from module.dropout import NO_DROPOUT, Draw, DropoutStream
 from module.kernels.cpu_first_tokens import first_backward, first_forward
 from module.kernels.cpu_layers import merge_heads, softmax_backward, softmax_forward, split_heads
 from module.kernels.cpu_stream import DROPOUT_BLOCK
-from module.kernels.guard import address, is_plain_float
+from module.kernels.guard import float_address, is_plain_float
 from mt_dnn.encoder.slot_layout import SlotLayout
-
-_CPU = torch.device("cpu")
 
 
 class _Rectangles:
@@ -33,13 +32,13 @@ class _Rectangles:
 
     def split(self, tokens: tuple[Tensor, ...], scale: float = 1.0) -> tuple[Tensor, ...]:
         """(n_tokens, D) each -> (slots * D,) each, the first times ``scale``; one or three of them."""
-        slots = tuple(torch.empty(self.layout.n_slots * self.tokens[1]) for _ in tokens)
+        slots = tuple(new(self.layout.n_slots * self.tokens[1]) for _ in tokens)
         split_heads(*self._head, *self._pairs(tokens, slots), scale)
         return slots
 
     def merge(self, slots: tuple[Tensor, ...], scale: float = 1.0) -> tuple[Tensor, ...]:
         """(slots * D,) each -> (n_tokens, D) each, the first times ``scale``; one or three of them."""
-        tokens = tuple(torch.empty(self.tokens) for _ in slots)
+        tokens = tuple(new(self.tokens) for _ in slots)
         merge_heads(*self._head, *self._pairs(tokens, slots), scale)
         return tokens
 
@@ -73,7 +72,7 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         made = _Rectangles(layout, heads, *q.shape)
         q, k, v = made.split((q, k, v), scale)
-        scores = torch.empty(layout.n_scores * heads)
+        scores = new(layout.n_scores * heads)
         for out, left, right in zip(made.squares_of(scores), made.heads_of(q), made.heads_of(k), strict=True):
             torch.bmm(left, right.mT, out=out)
         dropped = scores if draw.threshold == 0 else torch.empty_like(scores)
@@ -120,7 +119,7 @@ class _FirstTokens(torch.autograd.Function):
         ctx.head = (len(own), 2, layout.examples.ctypes.data, heads, q.shape[1] // heads, own.ctypes.data)
         ctx.sizes = (layout.widest, scale)
         ctx.alive = layout.examples, own  # while their addresses are in use
-        probabilities, out = torch.empty(heads * len(k)), torch.empty_like(q)
+        probabilities, out = new(heads * len(k)), torch.empty_like(q)
         dropped = probabilities if draw.threshold == 0 else torch.empty_like(probabilities)
         places = [place(tensor, tensor.shape) for tensor in (q, k, v, probabilities, dropped)]
         first_forward(*ctx.head, *ctx.sizes, *places, *draw.fields, place(out, q.shape))
@@ -143,9 +142,14 @@ def by_one_pass(*tensors: Tensor) -> bool:
     return not torch.compiler.is_compiling() and all(map(is_plain_float, tensors))
 
 
+def new(shape: torch.Size | Sequence[int] | int) -> Tensor:
+    """Make room for float32 numbers on the CPU."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def place(tensor: Tensor, shape: torch.Size) -> int:
     """Where a contiguous float32 tensor on the CPU lies."""
-    return address("the encoder", "activation", tensor, shape, torch.float32, _CPU)
+    return float_address("the encoder", "activation", tensor, shape)
 
 
 @_disable_dynamo

@@ -14,7 +14,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from module.dropout import NO_DROPOUT, Draw, StreamDropout
 from module.kernels.cpu_layers import NORM_CHUNK, norm_backward, norm_forward
-from mt_dnn.encoder.cpu_attention import by_one_pass, place
+from mt_dnn.encoder.cpu_attention import by_one_pass, new, place
 from mt_dnn.encoder.hooks import hooked
 
 # Families whose layers have such outputs (a test each).
@@ -23,31 +23,50 @@ _FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 
 class _ResidualNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, draw: Draw) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        draw: Draw,
+        linear: Tensor | None,
+        linear_bias: Tensor | None,
+    ) -> Tensor:
+        product = () if linear is None else (x, linear)
+        if linear is not None:
+            x = torch.mm(x, linear.t())
         n, d = x.shape
-        normed, out, inverse = torch.empty_like(x), torch.empty_like(x), torch.empty(n)
-        mask = torch.empty((n, d), dtype=torch.uint8) if draw.threshold else None
+        normed, out, inverse = torch.empty_like(x), torch.empty_like(x), new(n)
+        mask = torch.empty((n, d), dtype=torch.uint8, device="cpu") if draw.threshold else None
         norm = (d, place(weight, weight.shape), place(normed, x.shape), place(inverse, inverse.shape), _bytes(mask))
         places = (place(tensor, x.shape) for tensor in (x, y, out))
-        norm_forward(n, NORM_CHUNK, *norm, *draw.fields, place(bias, weight.shape), eps, *places)
-        ctx.save_for_backward(weight, normed, inverse, mask)
+        biases = (0 if linear_bias is None else place(linear_bias, weight.shape), place(bias, weight.shape))
+        norm_forward(n, NORM_CHUNK, *norm, *draw.fields, *biases, eps, *places)
+        ctx.save_for_backward(weight, normed, inverse, mask, *product)
         ctx.kept = draw.kept
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, normed, inverse, mask = ctx.saved_tensors
+        weight, normed, inverse, mask, *product = ctx.saved_tensors
         grad = grad.contiguous()
         n, d = grad.shape
         dy = torch.empty_like(grad)
         dx = dy if mask is None else torch.empty_like(grad)
-        sums = torch.empty((-(-n // NORM_CHUNK), 2, d))
+        sums = new((-(-n // NORM_CHUNK), 3, d))
         norm = (d, place(weight, weight.shape), place(normed, grad.shape), place(inverse, inverse.shape), _bytes(mask))
         places = (place(tensor, grad.shape) for tensor in (grad, dx, dy))
         norm_backward(n, NORM_CHUNK, *norm, ctx.kept, *places, place(sums, sums.shape))
-        d_weight, d_bias = sums.sum(0)
-        return dx, dy, d_weight, d_bias, None, None
+        d_weight, d_bias, d_linear_bias = sums.sum(0)
+        if not product:
+            return dx, dy, d_weight, d_bias, None, None, None, None
+        (x, linear), needed = product, ctx.needs_input_grad
+        d_linear = torch.mm(dx.t(), x) if needed[6] else None
+        d_x = torch.mm(dx, linear) if needed[0] else None
+        return d_x, dy, d_weight, d_bias, None, None, d_linear, d_linear_bias
 
 
 def _bytes(mask: Tensor | None) -> int:
@@ -55,11 +74,12 @@ def _bytes(mask: Tensor | None) -> int:
 
 
 @_disable_dynamo
-def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, draw: Draw) -> Tensor:
-    """Layer norm of dropout(x) + y, of any one shape (..., D)."""
+def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, draw: Draw, dense: nn.Linear | None = None) -> Tensor:
+    """Layer norm of dropout(x) + y, of any one shape (..., D); with ``dense``, whose x (..., F) is the input, of its x."""
     rows, others = (tensor.reshape(-1, tensor.shape[-1]).contiguous() for tensor in (x, y))
-    out: Tensor = _ResidualNorm.apply(rows, others, norm.weight, norm.bias, norm.eps, draw)  # type: ignore[no-untyped-call]
-    return out.view(x.shape)
+    linear = (None, None) if dense is None else (dense.weight, dense.bias)
+    out: Tensor = _ResidualNorm.apply(rows, others, norm.weight, norm.bias, norm.eps, draw, *linear)  # type: ignore[no-untyped-call]
+    return out.view(y.shape)
 
 
 def fuse(model: nn.Module) -> None:
@@ -77,8 +97,11 @@ def _forward(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
     if not _is_plain(dropout, norm):
         whole: Tensor = type(self).forward(self, hidden_states, input_tensor)
         return whole
-    x = self.dense(hidden_states)
     p = dropout.p if dropout.training else 0.0
+    if _takes_product(self.dense, hidden_states, input_tensor, norm) and (p == 0.0 or type(dropout) is StreamDropout):
+        draw = dropout.stream.draw(input_tensor.numel(), p) if p > 0.0 else NO_DROPOUT
+        return residual_norm(hidden_states, input_tensor, norm, draw, self.dense)
+    x = self.dense(hidden_states)
     trained = torch.is_grad_enabled() and x.requires_grad  # else it saves nothing
     fits = x.shape == input_tensor.shape and norm.normalized_shape == x.shape[-1:]
     one_pass = trained and fits and by_one_pass(x, input_tensor, norm.weight, norm.bias)
@@ -86,6 +109,17 @@ def _forward(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         out: Tensor = norm(dropout(x) + input_tensor)
         return out
     return residual_norm(x, input_tensor, norm, dropout.stream.draw(x.numel(), p) if p > 0.0 else NO_DROPOUT)
+
+
+def _takes_product(dense: nn.Module, x: Tensor, y: Tensor, norm: nn.LayerNorm) -> bool:
+    """Whether the product before the norm is a plain one, whose bias the norm's pass adds and sums the gradient of."""
+    if type(dense) is not nn.Linear or hooked(dense) or "forward" in vars(dense) or dense.bias is None:
+        return False
+    if not torch.is_grad_enabled() or not (x.requires_grad or dense.weight.requires_grad):
+        return False
+    fits = (*x.shape[:-1], dense.out_features) == y.shape and norm.normalized_shape == y.shape[-1:]
+    whole = dense.weight.is_contiguous() and dense.bias.is_contiguous() and not torch.is_autocast_enabled("cpu")
+    return fits and whole and by_one_pass(x, y, dense.weight, dense.bias, norm.weight, norm.bias)
 
 
 def _is_plain(dropout: nn.Module, norm: nn.Module) -> bool:
