@@ -1,6 +1,6 @@
 """Attention of each example's first token on the CPU: keys and values are read where they lie.
 
-Legend: as in :mod:`module.kernels.cpu_layers`; entries of probabilities lie by example, head and key, n_tokens H of them.
+Legend: as in :mod:`module.kernels.cpu_layers`. Probabilities lie by example, head and key, n_tokens H of them.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return"

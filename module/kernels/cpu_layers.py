@@ -144,12 +144,17 @@ def _head(tokens, slots, job, number, head):
 
 
 @inlined
-def _split(tokens, slots, job, number, scale):
+def _split(tokens, slots, bias, job, number, scale):
+    added = carray(floats_at(bias), (job.heads, job.head_size))
     for head in range(job.heads):
         rows, square = _head(tokens, slots, job, number, head)
         for t in range(len(rows)):
-            for j in range(job.head_size):
-                square[t, j] = rows[t, j] * scale
+            if bias != 0:
+                for j in range(job.head_size):
+                    square[t, j] = (rows[t, j] + added[head, j]) * scale
+            else:
+                for j in range(job.head_size):
+                    square[t, j] = rows[t, j] * scale
         for t in range(len(rows), len(square)):
             for j in range(job.head_size):
                 square[t, j] = _ZERO
@@ -164,19 +169,22 @@ def _merge(tokens, slots, job, number, scale):
                 rows[t, j] = square[t, j] * scale
 
 
-@region(*_HEADS, *_PAIRS, ("scale", np.float32))
+@region(*_HEADS, *_PAIRS, *((f"bias_{number}", np.int64) for number in range(3)), ("scale", np.float32))
 def split_heads(jobs):
-    """Rows of tokens, (n_tokens, D), to rectangles of (B, H, T, d), padding 0, up to three; the first is scaled."""
+    """Rows of tokens, (n_tokens, D), to rectangles of (B, H, T, d), padding 0, up to three; the first is scaled.
+
+    Biases (D,) are added to rows of tokens before; 0: there are none.
+    """
     job = job_at(jobs)
     while True:
         first, last = next_chunk(jobs)
         if first >= last:
             return
         for number in range(first, last):
-            _split(job.tokens_0, job.slots_0, job, number, job.scale)
+            _split(job.tokens_0, job.slots_0, job.bias_0, job, number, job.scale)
             if job.tokens_1 != 0:
-                _split(job.tokens_1, job.slots_1, job, number, _ONE)
-                _split(job.tokens_2, job.slots_2, job, number, _ONE)
+                _split(job.tokens_1, job.slots_1, job.bias_1, job, number, _ONE)
+                _split(job.tokens_2, job.slots_2, job.bias_2, job, number, _ONE)
 
 
 @region(*_HEADS, *_PAIRS, ("scale", np.float32))

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
 
@@ -30,10 +31,16 @@ class _Rectangles:
         self._head = (len(self._table), 1, self._table.ctypes.data, heads, width // heads)
         self.scores_head = (len(self._table), 2, self._table.ctypes.data, heads, width // heads)
 
-    def split(self, tokens: tuple[Tensor, ...], scale: float = 1.0) -> tuple[Tensor, ...]:
-        """(n_tokens, D) each -> (slots * D,) each, the first times ``scale``; one or three of them."""
+    def split(
+        self, tokens: tuple[Tensor, ...], scale: float = 1.0, biases: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
+        """(n_tokens, D) each -> (slots * D,) each, the first times ``scale``; one or three of them.
+
+        ``biases``, (D,) each, are added before: three or none.
+        """
         slots = tuple(new(self.layout.n_slots * self.tokens[1]) for _ in tokens)
-        split_heads(*self._head, *self._pairs(tokens, slots), scale)
+        added = [place(bias, self.tokens[1:]) for bias in biases] or [0, 0, 0]
+        split_heads(*self._head, *self._pairs(tokens, slots), *added, scale)
         return slots
 
     def merge(self, slots: tuple[Tensor, ...], scale: float = 1.0) -> tuple[Tensor, ...]:
@@ -70,45 +77,89 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: SlotLayout, draw: Draw, heads: int, scale: float
     ) -> Tensor:
-        made = _Rectangles(layout, heads, *q.shape)
-        q, k, v = made.split((q, k, v), scale)
-        scores = new(layout.n_scores * heads)
-        for out, left, right in zip(made.squares_of(scores), made.heads_of(q), made.heads_of(k), strict=True):
-            torch.bmm(left, right.mT, out=out)
-        dropped = scores if draw.threshold == 0 else torch.empty_like(scores)
-        softmax_forward(
-            *made.scores_head, *draw.fields, layout.widest, place(scores, scores.shape), place(dropped, scores.shape)
-        )
-        context = torch.empty_like(q)
-        for out, left, right in zip(made.heads_of(context), made.squares_of(dropped), made.heads_of(v), strict=True):
-            torch.bmm(left, right, out=out)
-        ctx.save_for_backward(q, k, v, scores, dropped)
-        ctx.made, ctx.scale = made, scale
-        return made.merge((context,))[0]
+        return _forward(ctx, (q, k, v), (), layout, draw, heads, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        made: _Rectangles = ctx.made
-        q, k, v, scores, dropped = ctx.saved_tensors
-        (grad,) = made.split((grad.contiguous(),))
-        d_q, d_k, d_v, d_scores = (torch.empty_like(x) for x in (q, k, v, scores))
-        heads, squares = made.heads_of, made.squares_of
-        for one, g, v_g, p, d_v_g in zip(
-            squares(d_scores), heads(grad), heads(v), squares(dropped), heads(d_v), strict=True
-        ):
-            torch.bmm(p.mT, g, out=d_v_g)
-            torch.bmm(g, v_g.mT, out=one)
-        shape = scores.shape
-        softmax_backward(
-            *made.scores_head, made.layout.widest, place(scores, shape), place(dropped, shape), place(d_scores, shape)
-        )
-        for one, q_g, k_g, d_q_g, d_k_g in zip(
-            squares(d_scores), heads(q), heads(k), heads(d_q), heads(d_k), strict=True
-        ):
-            torch.bmm(one, k_g, out=d_q_g)
-            torch.bmm(one.mT, q_g, out=d_k_g)
-        return (*made.merge((d_q, d_k, d_v), ctx.scale), None, None, None, None)
+        return (*_backward(ctx, grad, ctx.saved_tensors), None, None, None, None)
+
+
+class _SelfAttention(torch.autograd.Function):
+    """With the products that make queries, keys and values of the hidden states."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, layout: SlotLayout, draw: Draw, heads: int, scale: float, *layers: Tensor
+    ) -> Tensor:
+        weights, biases = layers[::2], layers[1::2]
+        tokens = tuple(F.linear(hidden, weight) for weight in weights)
+        return _forward(ctx, tokens, biases, layout, draw, heads, scale, hidden, *weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *saved, hidden, w_q, w_k, w_v = ctx.saved_tensors
+        gradients, needed = _backward(ctx, grad, saved), ctx.needs_input_grad
+        d_hidden = None
+        if needed[0]:
+            d_hidden = torch.mm(gradients[0], w_q)
+            d_hidden.addmm_(gradients[1], w_k).addmm_(gradients[2], w_v)
+        layers: list[Tensor | None] = []
+        for i, gradient in enumerate(gradients):
+            layers.append(torch.mm(gradient.t(), hidden) if needed[5 + 2 * i] else None)
+            layers.append(gradient.sum(0) if needed[6 + 2 * i] else None)
+        return (d_hidden, None, None, None, None, *layers)
+
+
+def _forward(
+    ctx: Any,
+    tokens: tuple[Tensor, ...],
+    biases: Sequence[Tensor],
+    layout: SlotLayout,
+    draw: Draw,
+    heads: int,
+    scale: float,
+    *others: Tensor,
+) -> Tensor:
+    """Contexts of queries, keys and values; keeps what their gradients need, and ``others``."""
+    made = _Rectangles(layout, heads, *tokens[0].shape)
+    q, k, v = made.split(tokens, scale, biases)
+    scores = new(layout.n_scores * heads)
+    for out, left, right in zip(made.squares_of(scores), made.heads_of(q), made.heads_of(k), strict=True):
+        torch.bmm(left, right.mT, out=out)
+    dropped = scores if draw.threshold == 0 else torch.empty_like(scores)
+    softmax_forward(
+        *made.scores_head, *draw.fields, layout.widest, place(scores, scores.shape), place(dropped, scores.shape)
+    )
+    context = torch.empty_like(q)
+    for out, left, right in zip(made.heads_of(context), made.squares_of(dropped), made.heads_of(v), strict=True):
+        torch.bmm(left, right, out=out)
+    ctx.save_for_backward(q, k, v, scores, dropped, *others)
+    ctx.made, ctx.scale = made, scale
+    return made.merge((context,))[0]
+
+
+def _backward(ctx: Any, grad: Tensor, saved: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of queries, keys and values, (n_tokens, D) each."""
+    made: _Rectangles = ctx.made
+    q, k, v, scores, dropped = saved
+    (grad,) = made.split((grad.contiguous(),))
+    d_q, d_k, d_v, d_scores = (torch.empty_like(x) for x in (q, k, v, scores))
+    heads, squares = made.heads_of, made.squares_of
+    for one, g, v_g, p, d_v_g in zip(
+        squares(d_scores), heads(grad), heads(v), squares(dropped), heads(d_v), strict=True
+    ):
+        torch.bmm(p.mT, g, out=d_v_g)
+        torch.bmm(g, v_g.mT, out=one)
+    shape = scores.shape
+    softmax_backward(
+        *made.scores_head, made.layout.widest, place(scores, shape), place(dropped, shape), place(d_scores, shape)
+    )
+    for one, q_g, k_g, d_q_g, d_k_g in zip(squares(d_scores), heads(q), heads(k), heads(d_q), heads(d_k), strict=True):
+        torch.bmm(one, k_g, out=d_q_g)
+        torch.bmm(one.mT, q_g, out=d_k_g)
+    return made.merge((d_q, d_k, d_v), ctx.scale)
 
 
 class _FirstTokens(torch.autograd.Function):
@@ -173,8 +224,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: SlotLayout, draw: Draw, head
 
 
 @_disable_dynamo
+def attend_to_itself(
+    hidden: Tensor, layers: Sequence[nn.Linear], layout: SlotLayout, draw: Draw, heads: int, scale: float
+) -> Tensor:
+    """Like ``attend`` of hidden states (n_tokens, D), of which ``layers`` make queries, keys and values."""
+    own = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+    out: Tensor = _SelfAttention.apply(hidden, layout, draw, heads, scale, *own)  # type: ignore[no-untyped-call]
+    return out
+
+
+@_disable_dynamo
 def attend_first(
-    q: Tensor, k: Tensor, v: Tensor, layout: SlotLayout, stream: DropoutStream | None, p: float, heads: int, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: SlotLayout,
+    stream: DropoutStream | None,
+    p: float,
+    heads: int,
+    scale: float,
 ) -> Tensor:
     """Softmax attention of each example's first token, with dropout of the probabilities.
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
@@ -18,7 +19,7 @@ from mt_dnn.encoder.cpu_attention import by_one_pass, new, place
 from mt_dnn.encoder.hooks import hooked
 
 # Families whose layers have such outputs (a test each).
-_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 
 
 class _ResidualNorm(torch.autograd.Function):
@@ -36,7 +37,7 @@ class _ResidualNorm(torch.autograd.Function):
     ) -> Tensor:
         product = () if linear is None else (x, linear)
         if linear is not None:
-            x = torch.mm(x, linear.t())
+            x = F.linear(x, linear)
         n, d = x.shape
         normed, out, inverse = torch.empty_like(x), torch.empty_like(x), new(n)
         mask = torch.empty((n, d), dtype=torch.uint8, device="cpu") if draw.threshold else None
@@ -75,7 +76,7 @@ def _bytes(mask: Tensor | None) -> int:
 
 @_disable_dynamo
 def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, draw: Draw, dense: nn.Linear | None = None) -> Tensor:
-    """Layer norm of dropout(x) + y, of any one shape (..., D); with ``dense``, whose x (..., F) is the input, of its x."""
+    """Layer norm of dropout(x) + y, (..., D) each; with ``dense`` x (..., F) is its input."""
     rows, others = (tensor.reshape(-1, tensor.shape[-1]).contiguous() for tensor in (x, y))
     linear = (None, None) if dense is None else (dense.weight, dense.bias)
     out: Tensor = _ResidualNorm.apply(rows, others, norm.weight, norm.bias, norm.eps, draw, *linear)  # type: ignore[no-untyped-call]
@@ -85,7 +86,7 @@ def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, draw: Draw, dense: n
 def fuse(model: nn.Module) -> None:
     """Make the outputs of a transformers model's layers compute in one pass where that is possible."""
     config: Any = model.config
-    if config.model_type not in _FAMILIES:
+    if config.model_type not in FAMILIES:
         return
     for module in model.modules():
         if [name for name, _ in module.named_children()] == ["dense", "LayerNorm", "dropout"]:
@@ -111,15 +112,22 @@ def _forward(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
     return residual_norm(x, input_tensor, norm, dropout.stream.draw(x.numel(), p) if p > 0.0 else NO_DROPOUT)
 
 
-def _takes_product(dense: nn.Module, x: Tensor, y: Tensor, norm: nn.LayerNorm) -> bool:
-    """Whether the product before the norm is a plain one, whose bias the norm's pass adds and sums the gradient of."""
-    if type(dense) is not nn.Linear or hooked(dense) or "forward" in vars(dense) or dense.bias is None:
+def is_plain_linear(module: Any) -> bool:
+    """Whether a module is torch's linear layer with a bias, and nothing looks into it or lowers its precision."""
+    if type(module) is not nn.Linear or hooked(module) or "forward" in vars(module) or module.bias is None:
         return False
-    if not torch.is_grad_enabled() or not (x.requires_grad or dense.weight.requires_grad):
+    whole = module.weight.is_contiguous() and module.bias.is_contiguous()
+    return whole and not torch.is_autocast_enabled("cpu")
+
+
+def _takes_product(dense: Any, x: Tensor, y: Tensor, norm: nn.LayerNorm) -> bool:
+    """Whether the product before the norm is a plain one, whose bias the norm's pass adds and sums the gradient of."""
+    if not is_plain_linear(dense) or not torch.is_grad_enabled():
+        return False
+    if not (x.requires_grad or dense.weight.requires_grad):
         return False
     fits = (*x.shape[:-1], dense.out_features) == y.shape and norm.normalized_shape == y.shape[-1:]
-    whole = dense.weight.is_contiguous() and dense.bias.is_contiguous() and not torch.is_autocast_enabled("cpu")
-    return fits and whole and by_one_pass(x, y, dense.weight, dense.bias, norm.weight, norm.bias)
+    return fits and by_one_pass(x, y, dense.weight, dense.bias, norm.weight, norm.bias)
 
 
 def _is_plain(dropout: nn.Module, norm: nn.Module) -> bool:

@@ -1,5 +1,7 @@
 """Attention of the first tokens in one pass on the CPU: float64 written out, example by example."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -34,7 +36,7 @@ def written_out(batch, p):
         shape = torch.empty(group.size, HEADS, group.length)
         masks += [*(stream.factors(shape, p) if p else torch.ones_like(shape))]
     outs, ends = [], batch.cu_seqlens.tolist()
-    for example, (start, end) in enumerate(zip(ends, ends[1:], strict=False)):
+    for example, (start, end) in enumerate(pairwise(ends)):
         k, v = key[0, :, start:end], value[0, :, start:end]
         scores = SCALE * torch.einsum("hd,htd->ht", query[0, :, example], k)
         mask = masks[batch.slots.rows[example]][:, : end - start].double()
