@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
 
@@ -225,10 +225,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: SlotLayout, draw: Draw, head
 
 @_disable_dynamo
 def attend_to_itself(
-    hidden: Tensor, layers: Sequence[nn.Linear], layout: SlotLayout, draw: Draw, heads: int, scale: float
+    hidden: Tensor, layers: Sequence[tuple[Tensor, Tensor]], layout: SlotLayout, draw: Draw, heads: int, scale: float
 ) -> Tensor:
-    """Like ``attend`` of hidden states (n_tokens, D), of which ``layers`` make queries, keys and values."""
-    own = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+    """Like ``attend`` of hidden states (n_tokens, D), of which weights and biases make queries, keys and values."""
+    own = [tensor for layer in layers for tensor in layer]
     out: Tensor = _SelfAttention.apply(hidden, layout, draw, heads, scale, *own)  # type: ignore[no-untyped-call]
     return out
 

@@ -78,7 +78,7 @@ def _bytes(mask: Tensor | None) -> int:
 def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, draw: Draw, dense: nn.Linear | None = None) -> Tensor:
     """Layer norm of dropout(x) + y, (..., D) each; with ``dense`` x (..., F) is its input."""
     rows, others = (tensor.reshape(-1, tensor.shape[-1]).contiguous() for tensor in (x, y))
-    linear = (None, None) if dense is None else (dense.weight, dense.bias)
+    linear = (None, None) if dense is None else (weight_of(dense), dense.bias)
     out: Tensor = _ResidualNorm.apply(rows, others, norm.weight, norm.bias, norm.eps, draw, *linear)  # type: ignore[no-untyped-call]
     return out.view(y.shape)
 
@@ -113,11 +113,22 @@ def _forward(self: Any, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
 
 
 def is_plain_linear(module: Any) -> bool:
-    """Whether a module is torch's linear layer with a bias, and nothing looks into it or lowers its precision."""
-    if type(module) is not nn.Linear or hooked(module) or "forward" in vars(module) or module.bias is None:
+    """Whether a module is a linear layer with a bias, and nothing looks into it or lowers its precision.
+
+    It is torch's own, or one that says which weight a pass uses (``weight_in_use``).
+    """
+    if type(module) is not nn.Linear and not hasattr(module, "weight_in_use"):
+        return False
+    if hooked(module) or "forward" in vars(module) or module.bias is None:
         return False
     whole = module.weight.is_contiguous() and module.bias.is_contiguous()
     return whole and not torch.is_autocast_enabled("cpu")
+
+
+def weight_of(module: Any) -> Tensor:
+    """The weight of a linear layer in this pass."""
+    weight: Tensor = module.weight if type(module) is nn.Linear else module.weight_in_use()
+    return weight
 
 
 def _takes_product(dense: Any, x: Tensor, y: Tensor, norm: nn.LayerNorm) -> bool:

@@ -14,7 +14,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from module.dropout import NO_DROPOUT
 from mt_dnn.encoder.attention import PACKED
 from mt_dnn.encoder.cpu_attention import attend_to_itself, by_one_pass
-from mt_dnn.encoder.residual_norm import FAMILIES, is_plain_linear
+from mt_dnn.encoder.residual_norm import FAMILIES, is_plain_linear, weight_of
 
 
 def fuse(model: nn.Module) -> None:
@@ -41,7 +41,7 @@ def _forward(self: Any, hidden_states: Tensor, *args: Any, **named: Any) -> Any:
         return type(self).forward(self, hidden_states, *args, **named)
     heads, layout = self.num_attention_heads, packed.slots
     draw = NO_DROPOUT if stream is None else stream.draw(layout.n_scores * heads, p)
-    layers = self.query, self.key, self.value
+    layers = [(weight_of(layer), layer.bias) for layer in (self.query, self.key, self.value)]
     return attend_to_itself(hidden_states[0], layers, layout, draw, heads, self.scaling)[None], None
 
 
