@@ -1,4 +1,8 @@
-"""The matrix products of a step: recorded as they are made, then computed alone."""
+"""The matrix products of a step: recorded as they are made, then computed alone.
+
+The few products of attention from first tokens alone are made inside of its pass on the CPU, a row at a time: they are
+not in the list, so the floor is that much lower.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-PRODUCTS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1}
+PRODUCTS = {"mm": 0, "addmm": 1, "addmm_": 1, "bmm": 0, "baddbmm": 1}
 """Operations that are one matrix product, with the place of its first factor among the arguments."""
 
 

@@ -22,7 +22,8 @@ KINDS = {
     "matrix_products": tuple(PRODUCTS),
     "attention_rest": (
         "_softmax", "_softmax_backward_data", "_Unpack", "_UnpackBackward", "_Pack", "_PackBackward", "SliceBackward0",
-        "cat", "_Attention", "_AttentionBackward",
+        "cat", "_Attention", "_AttentionBackward", "_SelfAttention", "_SelfAttentionBackward", "_FirstTokens",
+        "_FirstTokensBackward",
     ),
     "norms": ("native_layer_norm", "native_layer_norm_backward", "_ResidualNorm", "_ResidualNormBackward"),
     "activation": ("gelu", "gelu_backward", "tanh", "tanh_backward", "relu", "threshold_backward"),

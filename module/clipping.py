@@ -50,6 +50,19 @@ def clip_in_step(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Te
     return norm
 
 
+def measures_itself(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor]) -> bool:
+    """Whether an optimizer's steps can find the norm of these parameters' gradients and clip to it, without a pass.
+
+    They do where ``max_norm`` is set on the optimizer, and leave the norm before clipping there as ``norm``. They read
+    all gradients on the CPU anyway.
+    """
+    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    given = [*parameters]
+    trained = {id(parameter) for parameter in given if parameter.requires_grad}
+    on_cpu = all(parameter.device.type == "cpu" for parameter in given)
+    return on_cpu and trained <= own <= {*map(id, given)}
+
+
 def gradient_values(parameter: torch.Tensor) -> torch.Tensor | None:
     """Return the values of a parameter's gradient as one dense tensor, to be measured or changed in place.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from module.clipping import clip_gradients, clip_in_step
+from module.clipping import clip_gradients, clip_in_step, measures_itself
 from mt_dnn.assembly import Parts
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.batch import Batch
@@ -35,6 +36,7 @@ class TrainingStep:
         self.parts, self.max_norm, self.ranks, self.schedule = parts, max_norm, ranks, schedule
         self.scaler = parts.model.precision.grad_scaler()
         parts.context.accumulate = self.accumulate_all
+        self._step_measures = measures_itself(parts.optimizer, parts.network.parameters())
         self._gradients = parts.method.around(parts.context, self._accumulate)
         if ranks.size > 1:
             self._trained = [(name, p) for name, p in parts.network.named_parameters() if p.requires_grad]
@@ -58,7 +60,8 @@ class TrainingStep:
         multiplier = 1.0 if self.schedule is None else self.schedule(context.step)
         for group in parts.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiplier
-        parts.network.train()
+        if not all(module.training for module in parts.network.modules()):  # setting it takes longer than looking
+            parts.network.train()
         parts.optimizer.zero_grad(set_to_none=True)
         self._begin(sum(batch.size for batch in batches) if examples is None else examples)
         loss = self._gradients(batches)
@@ -66,22 +69,29 @@ class TrainingStep:
             loss = self._over_all_ranks(loss)
         self.scaler.unscale_(parts.optimizer)
         norm = self._clip() if self.max_norm > 0 else None
+        left = parts.optimizer.__dict__
         try:
             parts.method.after_backward(context)
             self.scaler.step(parts.optimizer)
+            if "max_norm" in left:
+                norm = torch.tensor(left["norm"], dtype=torch.float32, device=parts.streams.device)
         finally:
-            parts.optimizer.__dict__.pop("grad_scale", None)
+            for name in ("grad_scale", "max_norm", "norm"):
+                left.pop(name, None)
         self.scaler.update()
         parts.method.after_step(context)
         return loss, norm
 
-    def _clip(self) -> Tensor:
-        """Clip the gradients, inside of the step where nobody else reads them."""
-        optimizer, parameters = self.parts.optimizer, self.parts.network.parameters()
+    def _clip(self) -> Tensor | None:
+        """Clip the gradients, inside of the step where nobody else reads them; None: the step finds their norm."""
+        optimizer: Any = self.parts.optimizer
         own = getattr(optimizer, "takes_row_sparse", False) and not self.scaler.is_enabled()
         if own and not self.parts.method.reads_clipped_gradients and not _hooked(optimizer):
-            return clip_in_step(optimizer, parameters, self.max_norm)
-        return clip_gradients(parameters, self.max_norm)
+            if self._step_measures:
+                optimizer.max_norm = self.max_norm
+                return None
+            return clip_in_step(optimizer, self.parts.network.parameters(), self.max_norm)
+        return clip_gradients(self.parts.network.parameters(), self.max_norm)
 
     def accumulate_all(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
         """Add the gradients of the mean objective over these batches, outside a step, in this process alone."""

@@ -8,10 +8,12 @@ written for LLVM's vectoriser: no calls, no branches, structure of arrays.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return"
 # mypy: disable-error-code="attr-defined, call-arg"
 
+import ctypes
 import hashlib
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from .threads import run_on_threads
 
 # Fields that every job begins with: chunks taken so far, blocks in all, blocks of a chunk.
 _HEAD = [("taken", np.int64), ("blocks", np.int64), ("chunk", np.int64)]
+
+_CODES = str.maketrans("lL", "qQ")  # numpy's letters of 64-bit integers on Linux, those of struct everywhere
 
 # numba's cache notices changes of a function's own file, not of those whose functions and tables it takes in: their
 # sum is part of the name. So is the package: the same file in an installation of the library must not get code that
@@ -53,6 +57,8 @@ class Region:
     def __init__(self, function: Callable[..., Any], job: list[tuple[str, Any]]) -> None:
         function.__qualname__ = f"{_VERSION}.{function.__qualname__}"
         self._function, self._job = function, np.dtype(_HEAD + job)
+        # A table of one row in numpy takes several times as long to make.
+        self._record = Struct("=" + "".join(np.dtype(kind).char for _, kind in _HEAD + job).translate(_CODES))
 
     @cached_property
     def _compiled(self) -> Any:
@@ -61,6 +67,10 @@ class Region:
             return cfunc(signature, error_model="numpy", cache=True)(self._function)
         except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
             return cfunc(signature, error_model="numpy")(self._function)
+
+    @cached_property
+    def _address(self) -> int:
+        return int(self._compiled.address)
 
     def __call__(self, blocks: int, chunk: int, *values: Any) -> None:
         """Run all blocks.
@@ -72,8 +82,9 @@ class Region:
             values: Of the job's fields, in their order.
         """
         if blocks:
-            job = np.array([(0, blocks, chunk, *values)], self._job)
-            run_on_threads(self._compiled.address, job.ctypes.data, -(-blocks // chunk))
+            job = ctypes.create_string_buffer(self._record.size)
+            self._record.pack_into(job, 0, 0, blocks, chunk, *values)
+            run_on_threads(self._address, ctypes.addressof(job), -(-blocks // chunk))
 
 
 def region(*job: tuple[str, Any]) -> Callable[[Callable[..., Any]], Region]:

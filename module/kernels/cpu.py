@@ -57,6 +57,22 @@ def _sum_block(row, start, products):
     else:
         for j in range(n):
             products[j] = gradient[j] * _ZERO
+    return _halved(products, n)
+
+
+@inlined
+def _square_block(row, start, products):
+    n, inverse = min(BLOCK, row.size - start), row.inverse_scale
+    gradient = carray(floats_at(row.gradient + row.gradient_stride * start), (n,))
+    for j in range(n):
+        scaled = gradient[j] * inverse
+        products[j] = scaled * scaled
+    return _halved(products, n)
+
+
+@inlined
+def _halved(products, n):
+    """Sum of the first n numbers of a block."""
     for j in range(n, BLOCK):
         products[j] = _ZERO
     width = BLOCK // 2  # halving: the same tree whatever the vector width
@@ -67,11 +83,12 @@ def _sum_block(row, start, products):
     return float64(products[0])
 
 
-@region(*_TABLE, ("sums", np.int64))
+@region(*_TABLE, ("sums", np.int64), ("squares", np.int64))
 def _partial_sums(jobs):
-    """Sum of |theta g| (tracked rows) or of 0 g (others: NaN where g is not finite) of each block."""
+    """Sum of |theta g| (tracked rows) or of 0 g (others: NaN where g is not finite) of each block, and of g^2."""
     job = job_at(jobs)
     rows, sums = _table(job), carray(doubles_at(job.sums), (job.blocks,))
+    squares = carray(doubles_at(job.squares), (job.blocks,))
     products = np.empty(BLOCK, np.float32)
     while True:
         first, last = next_chunk(jobs)
@@ -81,7 +98,10 @@ def _partial_sums(jobs):
         for block in range(first, last):
             while i + 1 < len(rows) and rows[i + 1].first_block <= block:
                 i += 1
-            sums[block] = _sum_block(rows[i], (block - rows[i].first_block) * BLOCK, products)
+            start = (block - rows[i].first_block) * BLOCK
+            sums[block] = _sum_block(rows[i], start, products)
+            if job.squares != 0:
+                squares[block] = _square_block(rows[i], start, products)
 
 
 @inlined
@@ -253,14 +273,25 @@ def store_scalars(rows: np.ndarray, steps: np.ndarray, means: np.ndarray) -> Non
     _store_scalars(1, 1, rows.ctypes.data, len(rows), steps.ctypes.data, means.ctypes.data)
 
 
-def sum_rows(rows: np.ndarray) -> np.ndarray:
+def sum_rows(rows: np.ndarray, squares: np.ndarray | None = None) -> np.ndarray:
     """First pass: per row the sum of ``|theta g|`` in float64; NaN or infinite where a gradient is not finite.
 
-    Rows without ``track`` give 0 (or NaN). Nothing is written. The sum is over fixed blocks in a fixed order.
+    Rows without ``track`` give 0 (or NaN). Nothing else is written. The sum is over fixed blocks in a fixed order.
+
+    Args:
+        rows: The table.
+        squares: float64 (rows,), to be filled with the sums of ``g^2``; None: they are not needed.
     """
-    blocks = np.empty(count_blocks(rows), np.float64)
-    _partial_sums(len(blocks), CHUNK, rows.ctypes.data, len(rows), blocks.ctypes.data)
-    return np.add.reduceat(blocks, rows["first_block"]) if len(rows) else blocks
+    wanted = 1 if squares is None else 2
+    blocks = np.empty((wanted, count_blocks(rows)), np.float64)
+    places = [part.ctypes.data for part in blocks] + [0] * (2 - wanted)
+    _partial_sums(blocks.shape[1], CHUNK, rows.ctypes.data, len(rows), *places)
+    if not len(rows):
+        return blocks[0]
+    if squares is not None:
+        squares[:] = np.add.reduceat(blocks[1], rows["first_block"])
+    sums: np.ndarray = np.add.reduceat(blocks[0], rows["first_block"])
+    return sums
 
 
 def update_rows(rows: np.ndarray) -> None:

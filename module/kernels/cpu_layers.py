@@ -144,12 +144,17 @@ def _head(tokens, slots, job, number, head):
 
 
 @inlined
-def _split(tokens, slots, job, number, scale):
+def _split(tokens, slots, bias, job, number, scale):
+    added = carray(floats_at(bias), (job.heads, job.head_size))
     for head in range(job.heads):
         rows, square = _head(tokens, slots, job, number, head)
         for t in range(len(rows)):
-            for j in range(job.head_size):
-                square[t, j] = rows[t, j] * scale
+            if bias != 0:
+                for j in range(job.head_size):
+                    square[t, j] = (rows[t, j] + added[head, j]) * scale
+            else:
+                for j in range(job.head_size):
+                    square[t, j] = rows[t, j] * scale
         for t in range(len(rows), len(square)):
             for j in range(job.head_size):
                 square[t, j] = _ZERO
@@ -164,19 +169,22 @@ def _merge(tokens, slots, job, number, scale):
                 rows[t, j] = square[t, j] * scale
 
 
-@region(*_HEADS, *_PAIRS, ("scale", np.float32))
+@region(*_HEADS, *_PAIRS, *((f"bias_{number}", np.int64) for number in range(3)), ("scale", np.float32))
 def split_heads(jobs):
-    """Rows of tokens, (n_tokens, D), to rectangles of (B, H, T, d), padding 0, up to three; the first is scaled."""
+    """Rows of tokens, (n_tokens, D), to rectangles of (B, H, T, d), padding 0, up to three; the first is scaled.
+
+    Biases (D,) are added to rows of tokens before; 0: there are none.
+    """
     job = job_at(jobs)
     while True:
         first, last = next_chunk(jobs)
         if first >= last:
             return
         for number in range(first, last):
-            _split(job.tokens_0, job.slots_0, job, number, job.scale)
+            _split(job.tokens_0, job.slots_0, job.bias_0, job, number, job.scale)
             if job.tokens_1 != 0:
-                _split(job.tokens_1, job.slots_1, job, number, _ONE)
-                _split(job.tokens_2, job.slots_2, job, number, _ONE)
+                _split(job.tokens_1, job.slots_1, job.bias_1, job, number, _ONE)
+                _split(job.tokens_2, job.slots_2, job.bias_2, job, number, _ONE)
 
 
 @region(*_HEADS, *_PAIRS, ("scale", np.float32))
@@ -276,14 +284,19 @@ _NORM = (
 )
 
 
-@region(*_NORM, *_DROPOUT, ("bias", np.int64), ("eps", np.float32), ("x", np.int64), ("y", np.int64), ("out", np.int64))
+_BIASES = (("x_bias", np.int64), ("bias", np.int64))  # (D,) each, the first may be 0: there is none
+
+
+@region(*_NORM, *_DROPOUT, *_BIASES, ("eps", np.float32), ("x", np.int64), ("y", np.int64), ("out", np.int64))
 def norm_forward(jobs):
-    """Layer norm of dropout(x) + y, row by row."""
+    """Layer norm of dropout(x + x_bias) + y, row by row."""
     job = job_at(jobs)
     d, n = job.width, job.blocks
     weight, bias = carray(floats_at(job.weight), (d,)), carray(floats_at(job.bias), (d,))
     words, held = np.empty((4, LANES), np.uint32), np.zeros(2, np.int64)
-    buffer, squares = _buffer(d), np.empty(d, np.float32)
+    buffer, squares, x_bias = _buffer(d), np.empty(d, np.float32), np.zeros(d, np.float32)
+    if job.x_bias != 0:
+        x_bias[:] = carray(floats_at(job.x_bias), (d,))
     inverses = carray(floats_at(job.inverse), (n,))
     count = np.float32(d)
     while True:
@@ -297,7 +310,7 @@ def norm_forward(jobs):
             place = _factors(job, at, d, words, buffer, held)
             factors = buffer[place : place + d]
             for j in range(d):
-                normed[j] = x[j] * factors[j] + y[j]
+                normed[j] = (x[j] + x_bias[j]) * factors[j] + y[j]
             if job.mask != 0:
                 mask = carray(bytes_at(job.mask + at), (d,))
                 for j in range(d):
@@ -315,7 +328,7 @@ def norm_forward(jobs):
 
 @region(*_NORM, ("kept", np.float32), ("gradient", np.int64), ("dx", np.int64), ("dy", np.int64), ("sums", np.int64))
 def norm_backward(jobs):
-    """Gradients of x and y, and of weight and bias a sum for each chunk of rows, (chunks, 2, D)."""
+    """Gradients of x and y, and of weight, bias and x_bias a sum for each chunk of rows, (chunks, 3, D)."""
     job = job_at(jobs)
     d, n = job.width, job.blocks
     weight, inverses = carray(floats_at(job.weight), (d,)), carray(floats_at(job.inverse), (n,))
@@ -325,10 +338,9 @@ def norm_backward(jobs):
         first, last = next_chunk(jobs)
         if first >= last:
             return
-        sums = carray(floats_at(job.sums + 8 * d * (first // job.chunk)), (2, d))
-        d_weight, d_bias = sums[0], sums[1]
-        d_weight[:] = _ZERO
-        d_bias[:] = _ZERO
+        sums = carray(floats_at(job.sums + 12 * d * (first // job.chunk)), (3, d))
+        d_weight, d_bias, d_x_bias = sums[0], sums[1], sums[2]
+        sums[:] = _ZERO
         for row in range(first, last):
             at = 4 * row * d
             gradient, normed = carray(floats_at(job.gradient + at), (d,)), carray(floats_at(job.normed + at), (d,))
@@ -345,3 +357,5 @@ def norm_backward(jobs):
                 mask = carray(bytes_at(job.mask + row * d), (d,))
                 for j in range(d):
                     dx[j] = dy[j] * (job.kept * np.float32(mask[j]))
+            for j in range(d):
+                d_x_bias[j] += dx[j]  # without dropout dx is dy

@@ -124,7 +124,8 @@ class Engine:
         """Check everything that a step reads and writes; then advance counts and means, and keep the states.
 
         Args:
-            optimizer: On which a gradient scaler leaves ``grad_scale`` and ``found_inf``.
+            optimizer: On which a gradient scaler leaves ``grad_scale`` and ``found_inf``, and clipping ``max_norm``,
+                for which the norm found is left there as ``norm``.
             candidates: Those with a gradient are in the step. The same list as before means the same tensors.
             store: Of their states.
             groups: Settings of the parameter groups, as the members number them.
@@ -141,13 +142,25 @@ class Engine:
             found = [(m, gradient) for m in candidates if (gradient := m.parameter.grad) is not None]
             self._lay_out(found, store)
         self._set(groups, getattr(optimizer, "grad_scale", None))
-        for step in self._steps:
-            step.measure(getattr(optimizer, "found_inf", None))
+        found_inf, max_norm = getattr(optimizer, "found_inf", None), getattr(optimizer, "max_norm", None)
+        if max_norm is None:
+            for step in self._steps:
+                step.measure(found_inf)
+        else:
+            optimizer.norm = self._measure_clipped(found_inf, max_norm)  # type: ignore[attr-defined]
         if self._kept is None:
             store.update((member.key, member.state) for member in self.live)
             plain = any(isinstance(step, PlainStep) for step in self._steps)
             if self._steps and not self._copied and not plain and all(step.live for step in self._steps):
                 self._kept = _Kept(candidates, self._steps, store)
+
+    def _measure_clipped(self, found_inf: Tensor | None, max_norm: float) -> float:
+        if not self._steps:
+            return 0.0
+        step, *others = self._steps
+        if others or not isinstance(step, HostStep):
+            raise ValueError("Clipping in the step needs all parameters on the CPU: use clip_gradients")
+        return step.measure(found_inf, max_norm)
 
     def again(self, store: Store, groups: Sequence[GroupSettings]) -> None:
         """Check once more, after others' changes, what the rest of the step reads and writes; gradients are not."""

@@ -71,19 +71,26 @@ class HostStep:
         rows["mask_threshold"] = np.where(settings["tensor_mask"], MASK_LEVELS, settings["mask_threshold"])
         self._settings = settings
 
-    def measure(self, found_inf: Tensor | None) -> None:
+    def measure(self, found_inf: Tensor | None, max_norm: float | None = None) -> float:
         """Sum |theta g|, refuse gradients that are not finite, and advance counts and means.
 
         A step that a gradient scaler has found unfit (``found_inf`` is not 0) is left out.
+
+        Args:
+            found_inf: Of the gradient scaler; None: there is none.
+            max_norm: Largest joint 2-norm of the gradients, to which the step clips them; None: it does not.
+
+        Returns:
+            The norm before clipping; 0 where nothing is clipped.
         """
         self.live = found_inf is None or not found_inf.item()
         if not self.live:
-            return
+            return 0.0
         rows, tracked = self._rows, self._tracked
         steps, means = self._load_scalars()
         check_steps(self._names, steps)
         rows["track"] = tracked
-        sums = self._sum(rows)
+        norm, sums = (0.0, self._sum(rows)) if max_norm is None else self._clip(max_norm)
         finite = np.isfinite(sums)
         if not finite.all():
             raise NonFiniteGradient(self.members[int(np.argmin(finite))].name)
@@ -91,6 +98,22 @@ class HostStep:
         now = sums / np.maximum(rows["size"], 1)
         means = self._settings["beta"] * means + self._settings["one_minus_beta"] * now
         self._store_scalars(steps + 1.0, means)
+        return norm
+
+    def _clip(self, max_norm: float) -> tuple[float, np.ndarray]:
+        """Divide the gradients by what clipping asks for; returns their norm before and the sums of |theta g| after."""
+        rows, squares = self._rows, np.empty(len(self._rows))
+        sums = self._sum(rows, squares)
+        with np.errstate(over="ignore"):  # infinite, as with torch's float32: then all gradients count as 0
+            norm = np.sqrt(np.float32(math.fsum(squares)))
+        inverse = np.float32(1.0) / max((norm + np.float32(1e-6)) / np.float32(max_norm), np.float32(1.0))
+        if np.isfinite(norm) and np.isfinite(sums).all():
+            sums = sums * float(inverse)
+            rows["inverse_scale"] *= inverse
+        else:  # which gradients are not finite, or were too large for the sums alone
+            rows["inverse_scale"] *= inverse if np.isfinite(norm) else np.float32(0.0)
+            sums = self._sum(rows)
+        return float(norm), sums
 
     def update(self, before: bool, after: bool) -> None:
         """Do the step itself; ``before``: update sensitivities, ``after``: subtract the noise."""
@@ -151,16 +174,16 @@ class HostStep:
     def _store_scalars(self, steps: np.ndarray, means: np.ndarray) -> None:
         _kernels().store_scalars(self._rows, steps, means)
 
-    def _sum(self, rows: np.ndarray) -> np.ndarray:
-        return sum_rows(rows)
+    def _sum(self, rows: np.ndarray, squares: np.ndarray | None = None) -> np.ndarray:
+        return sum_rows(rows, squares)
 
     def _apply(self, rows: np.ndarray) -> None:
         update_rows(rows)
 
 
-def sum_rows(rows: np.ndarray) -> np.ndarray:
-    """Per row the sum of ``|theta g|``; not finite where a gradient is not."""
-    sums: np.ndarray = _kernels().sum_rows(rows)
+def sum_rows(rows: np.ndarray, squares: np.ndarray | None = None) -> np.ndarray:
+    """Per row the sum of ``|theta g|``; not finite where a gradient is not. ``squares`` is filled with those of g^2."""
+    sums: np.ndarray = _kernels().sum_rows(rows, squares)
     return sums
 
 

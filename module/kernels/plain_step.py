@@ -59,19 +59,16 @@ class PlainStep(HostStep):
             if tracked:
                 state[SENSITIVITY_MEAN].fill_(float(mean))
 
-    def _sum(self, rows: np.ndarray) -> np.ndarray:
-        sums = []
+    def _sum(self, rows: np.ndarray, squares: np.ndarray | None = None) -> np.ndarray:
+        sums, of_squares = [], []
         for row, (theta, gradient, *_) in zip(rows, self._tensors, strict=True):
-            products = (theta * (gradient * float(row["inverse_scale"]))).abs() if row["track"] else gradient * 0.0
-            padded = products.new_zeros(-(-products.numel() // BLOCK) * BLOCK)
-            padded[: products.numel()] = products.flatten()
-            blocks = padded.view(-1, BLOCK)
-            while (width := blocks.shape[1] // 2) >= 1:  # halving, in the kernels' order
-                blocks = blocks[:, :width] + blocks[:, width:]
-            sums.append(blocks[:, 0])
-        by_block = torch.cat(sums).cpu().double().numpy()
-        result: np.ndarray = np.add.reduceat(by_block, rows["first_block"])
-        return result
+            scaled = gradient * float(row["inverse_scale"])
+            sums.append(_by_block((theta * scaled).abs() if row["track"] else gradient * 0.0))
+            if squares is not None:
+                of_squares.append(_by_block(scaled * scaled))
+        if squares is not None:
+            squares[:] = _by_row(of_squares, rows)
+        return _by_row(sums, rows)
 
     def _apply(self, rows: np.ndarray) -> None:
         for row, (theta, gradient, update_gradient, state) in zip(rows, self._tensors, strict=True):
@@ -86,6 +83,21 @@ class PlainStep(HostStep):
                 for start, z, mask in _draws(row, theta.numel(), theta.device):
                     part = slice(start, start + len(z))
                     _subtract_noise(row, flat[part], sensitivity[part], z, mask)
+
+
+def _by_block(entries: Tensor) -> Tensor:
+    """Sums of the blocks of a tensor."""
+    padded = entries.new_zeros(-(-entries.numel() // BLOCK) * BLOCK)
+    padded[: entries.numel()] = entries.flatten()
+    blocks = padded.view(-1, BLOCK)
+    while (width := blocks.shape[1] // 2) >= 1:  # halving, in the kernels' order
+        blocks = blocks[:, :width] + blocks[:, width:]
+    return blocks[:, 0]
+
+
+def _by_row(blocks: list[Tensor], rows: np.ndarray) -> np.ndarray:
+    sums: np.ndarray = np.add.reduceat(torch.cat(blocks).cpu().double().numpy(), rows["first_block"])
+    return sums
 
 
 def _track(row: np.void, theta: Tensor, gradient: Tensor, sensitivity: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from module.dropout import NO_DROPOUT, DropoutStream
 from mt_dnn.encoder.batch import PackedBatch
-from mt_dnn.encoder.cpu_attention import attend, by_one_pass
+from mt_dnn.encoder.cpu_attention import attend, attend_first, by_one_pass
 from mt_dnn.encoder.slot_layout import SlotLayout
 from mt_dnn.encoder.varlen import varlen_attention
 
@@ -140,9 +140,13 @@ def first_token_attention(
     without_padding = varlen_attention(query, key, value, dropout, scaling, packed)
     if without_padding is not None:
         return without_padding
-    heads, n_tokens, d = key.shape[1:]
+    heads, _, d = key.shape[1:]
     layout, size = packed.slots, packed.size
-    k, v = (_to_slots(x.transpose(1, 2).reshape(n_tokens, heads * d), layout) for x in (key, value))
+    q, k, v = (x.transpose(1, 2).reshape(-1, heads * d) for x in (query, key, value))
+    if by_one_pass(q, k, v) and (dropout == 0.0 or dropout_stream is not None):
+        scale = d**-0.5 if scaling is None else scaling
+        return attend_first(q, k, v, layout, dropout_stream, dropout, heads, scale).view(1, size, heads, d)
+    k, v = (_to_slots(x, layout) for x in (k, v))
     by_example = query.transpose(1, 2).reshape(size, heads, 1, d)
     q = torch.empty_like(by_example).index_copy(0, layout.rows, by_example)  # by row of the rectangles
     stream = dropout_stream if query.device.type == "cpu" else None

@@ -23,7 +23,8 @@ from mt_dnn.encoder.files import read_config, read_model, set_dropouts, weights_
 from mt_dnn.encoder.hooks import hooked
 from mt_dnn.encoder.last_layer import Countdown, LastLayer
 from mt_dnn.encoder.limits import EncoderLimits
-from mt_dnn.encoder.residual_norm import fuse
+from mt_dnn.encoder.residual_norm import fuse as fuse_norms
+from mt_dnn.encoder.self_attention import fuse as fuse_attention
 from mt_dnn.encoder.source import EncoderSource
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ class Encoder(nn.Module):
         self.limits = EncoderLimits.of(model)
         self.token_types: int = getattr(config, "type_vocab_size", 0) or 0
         self._last_layer = LastLayer(model)
-        fuse(model)
+        fuse_norms(model)
+        fuse_attention(model)
 
     @property
     def layers(self) -> Sequence[nn.Module]:

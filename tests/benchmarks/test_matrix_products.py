@@ -29,8 +29,7 @@ def attention(pairs: int, queries: int, keys: int) -> list[tuple[int, ...]]:
     """Those of examples x heads; scores and their output, then gradients of probabilities, values, queries and keys."""
     d = D // HEADS
     forward = [(queries, keys, d), (queries, d, keys)]
-    of_keys = (d, keys, queries) if queries == 1 else (keys, d, queries)  # by torch's backward, and by ours
-    backward = [(queries, keys, d), (keys, d, queries), (queries, d, keys), of_keys]
+    backward = [(queries, keys, d), (keys, d, queries), (queries, d, keys), (keys, d, queries)]
     return [(pairs, *size) for size in forward + backward]
 
 
@@ -39,8 +38,8 @@ def layer(batch: PackedBatch, first_tokens: bool = False) -> list[tuple[int, ...
     n = len(batch.input_ids)
     rows = B if first_tokens else n
     sizes = 2 * linear(n, D, D) + 2 * linear(rows, D, D) + linear(rows, D, FEED_FORWARD) + linear(rows, FEED_FORWARD, D)
-    for group in batch.slots.groups:
-        sizes += attention(group.size * HEADS, 1 if first_tokens else group.length, group.length)
+    for group in () if first_tokens else batch.slots.groups:  # attention of the first ones is a pass of its own
+        sizes += attention(group.size * HEADS, group.length, group.length)
     return sizes
 
 

@@ -53,4 +53,5 @@ def test_shares_of_a_real_step(tiny_run: Callable[..., RunConfig]) -> None:
     found = shares(partial(step, batch))
     assert list(found) == list(KINDS)
     assert sum(found.values()) == pytest.approx(1.0)
-    assert all(share > 0.0 for share in found.values())
+    assert found.pop("clipping") == 0.0  # on the CPU it is a part of the optimizer's step
+    assert [kind for kind, share in found.items() if not share > 0.0] == []

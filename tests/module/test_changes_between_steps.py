@@ -354,13 +354,13 @@ def watched(world):
     """Rows that the kernels are given must lead to what is there now."""
 
     def seen(kernel, columns):
-        def call(rows):
+        def call(rows, *squares):
             for row, member in zip(rows, world.engine._host.members, strict=True):
                 if member.direct:
                     there = {"theta": member.parameter, "gradient": member.parameter.grad}
                     assert all(row[column] == there[column].data_ptr() for column in columns)
                     assert all(row[COLUMNS[key]] == member.state[key].data_ptr() for key in member.keys)
-            return kernel(rows)
+            return kernel(rows, *squares)
 
         return call
 

@@ -60,10 +60,14 @@ class MixoutLinear(nn.Linear):
         self.train(dense.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., in) -> (..., out); W itself when evaluating."""
+        """(..., in) -> (..., out)."""
+        return F.linear(input, self.weight_in_use(), self.bias)
+
+    def weight_in_use(self) -> Tensor:
+        """Draw the weight of a pass, (out, in); W itself when evaluating."""
         if not self.training or self.probability == 0.0:
-            return super().forward(input)
+            return self.weight
         like = self.weight[:1] if self.granularity == "column" else self.weight  # (1, in) or (out, in)
         kept = self.stream.kept(like, 1.0 - self.probability).to(self.weight.dtype)
-        mixed = _Mix.apply(self.weight, self.anchor, kept, self.official_gradient)  # type: ignore[no-untyped-call]
-        return F.linear(input, mixed, self.bias)
+        mixed: Tensor = _Mix.apply(self.weight, self.anchor, kept, self.official_gradient)  # type: ignore[no-untyped-call]
+        return mixed
