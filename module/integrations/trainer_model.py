@@ -190,8 +190,8 @@ class TrainerModel:
             raise ValueError(f"{type(self.network).__name__} has no word embeddings, which the method perturbs")
         if getattr(getattr(self.network, "config", None), "is_encoder_decoder", False):
             raise ValueError(
-                f"{type(self.network).__name__} is an encoder-decoder, which looks up words twice: methods that perturb "
-                "word embeddings have no form on it"
+                f"{type(self.network).__name__} is an encoder-decoder, which looks up words twice: methods that "
+                "perturb word embeddings have no form on it"
             )
 
     def logits(self, batch: TrainerBatch, inputs_embeds: Tensor | None = None) -> Tensor:

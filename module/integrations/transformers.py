@@ -49,7 +49,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         arguments: Of ``Trainer``: ``model``, ``args``, ``train_dataset`` and so on.
 
     Raises:
-        ValueError: The method, a setting or an argument of ``Trainer`` is wrong, or the method cannot be right under it.
+        ValueError: The method, a setting or an argument of ``Trainer`` is wrong, or the two cannot be right together.
     """
 
     def __init__(
@@ -111,7 +111,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
     def _set_up(self) -> None:
         """Let the method change the loaded model, and build the optimizer."""
         args, model = self.args, self.model
-        epochs, *_, steps = self.set_initial_training_values(args, self.get_train_dataloader())
+        with torch.random.fork_rng(devices=[]):  # the order of the data is Trainer's
+            epochs, *_, steps = self.set_initial_training_values(args, self.get_train_dataloader())
         configure_dropout(model, self.method.configure)
         streams = RandomStreams(args.seed, args.device)
         replace_dropout(model, streams.dropout)
@@ -201,8 +202,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         """Leave the weights that were evaluated in the model; a best checkpoint that was loaded has them already."""
         best = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
         if self.method.evaluates_other_weights and not best:
-            self._kept = self._evaluated()  # not to be left again
-            self._kept.__enter__()
+            parameters = [parameter.detach() for parameter in self.model.parameters()]
+            with self._evaluated():
+                evaluated = [parameter.clone() for parameter in parameters]
+            torch._foreach_copy_(parameters, evaluated)
         self._final = True
 
     def _first_pass(self) -> Iterator[list[TrainerBatch]]:
@@ -214,7 +217,12 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
             self.train_dataset, "First pass", self._train_batch_size, sampler_fn=lambda _: order.tolist()
         )
         window: list[TrainerBatch] = []
-        for inputs in loader:
+        rows = iter(loader)
+        while True:
+            with torch.random.fork_rng(devices=[]):  # a loader draws from the generator that dropout draws from
+                inputs = next(rows, None)
+            if inputs is None:
+                break
             window.append(self._model.batch(self._prepare_inputs(inputs)))
             if len(window) == self.args.gradient_accumulation_steps:
                 yield window
