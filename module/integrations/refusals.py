@@ -1,4 +1,4 @@
-"""What Trainer can do and a method in it cannot: refused before training, in one line with the way out."""
+"""Refusals of arguments that Trainer takes and no method is right under: in one line, with the way out."""
 
 from __future__ import annotations
 

@@ -157,3 +157,11 @@ def test_an_adapted_model_of_peft_trains_its_adapters_alone(tmp_path, method, se
     assert any("lora_B" in name for name in names)
     frozen = {name for name in names if "lora_" not in name and "classifier" not in name}
     assert not frozen or method.startswith("noisytune")  # which moves the weights before training
+
+
+@pytest.mark.parametrize("method", ["rdrop", "smart", "hype", "sam", "neftune"])
+def test_a_compiled_model_trains_as_the_plain_one(tmp_path, method):
+    compiled = {"torch_compile": True, "torch_compile_backend": "aot_eager", "max_steps": 3}
+    one, other = (trained(tmp_path, method, {}, args=args) for args in (compiled, {"max_steps": 3}))
+    for name, value in other.model.state_dict().items():
+        torch.testing.assert_close(one.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
