@@ -103,7 +103,7 @@ def test_examples_run_from_an_empty_folder(environment: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"from {site_packages(environment) / PACKAGE}" in done.stdout
     accuracies = re.findall(r"accuracy (\d\.\d\d)", done.stdout)
-    assert len(accuracies) == len(EXAMPLES) == 4
+    assert len(accuracies) == len(EXAMPLES) == 6
     assert all(float(accuracy) > 0.9 for accuracy in accuracies), done.stdout
 
 
