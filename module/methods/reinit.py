@@ -39,7 +39,7 @@ class Reinit(FineTuningMethod[ReinitSettings]):
         if wanted > layers:
             raise ValueError(f"Invalid n_layers: {wanted}: this encoder has {layers}")
         homes = (getattr(context.network, name, None) for name in ("encoder", "config"))  # ours, transformers'
-        std = next((home.initializer_range for home in homes if hasattr(home, "initializer_range")), 0.02)
+        std = next((found for home in homes if (found := getattr(home, "initializer_range", None)) is not None), 0.02)
         for info in context.params:
             if info.layer is None or info.layer < layers - wanted:
                 continue

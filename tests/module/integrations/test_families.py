@@ -3,6 +3,7 @@
 import functools
 import io
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from module.methods import METHODS
 from tests.module.integrations.models import make, rows, trainer
 from tests.module.integrations.test_parity import STRONG
 
+OWN = [name for name in METHODS.own if name != "lora" or find_spec("peft") is not None]  # requirements-lora.txt
 MODELS = {
     "ModernBertForSequenceClassification": {},
     "DebertaV2ForSequenceClassification": {},
@@ -42,7 +44,7 @@ def weights_after(method, model, optimizer):
 
 
 @pytest.mark.parametrize("model", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODELS])
-@pytest.mark.parametrize("method", METHODS.own)
+@pytest.mark.parametrize("method", OWN)
 def test_every_method_trains_every_kind(tmp_path, monkeypatch, method, model):
     monkeypatch.chdir(tmp_path)
     optimizer = "adamax" if method == "sage" else "adamw"
