@@ -93,6 +93,7 @@ class RandomStreams:
         self._named: dict[str, RandomStream] = {}
         self._kept: dict[str, Any] = {}  # restored states of streams that nobody has asked for yet
         self._apart: dict[str, Any] = {}  # where dropout of the extra passes of a name stands
+        self._own: dict[str, Any] = {}  # torch's generators, as this run left them in ``separate``
 
     def __getitem__(self, name: str) -> RandomStream:
         """Return the stream of this name, which starts when it is first asked for."""
@@ -172,6 +173,23 @@ class RandomStreams:
             self._apart[name] = self._sources()
             self._set_sources(outside)
 
+    @contextmanager
+    def separate(self) -> Iterator[None]:
+        """Draw from torch's generators as this run left them: what others draw outside shifts nothing inside.
+
+        For loops whose data loaders, samplers or callbacks draw from them too. The first time the run's seed is set.
+        """
+        outside = self._generators()
+        if self._own:
+            self._set_generators(self._own)
+        else:
+            torch.manual_seed(self.dropout.seed)
+        try:
+            yield
+        finally:
+            self._own = self._generators()
+            self._set_generators(outside)
+
     def _seed_of(self, name: str) -> int:
         return self._seed_of_rank(name) if name in self._per_rank else stream_seed(self.seed, name)
 
@@ -180,13 +198,20 @@ class RandomStreams:
 
     def _sources(self) -> dict[str, Any]:
         """States of the generators that dropout draws from."""
-        states = {"seed": self.dropout.seed, "dropout": self.dropout.position, "cpu": torch.get_rng_state()}
+        return {"seed": self.dropout.seed, "dropout": self.dropout.position, **self._generators()}
+
+    def _set_sources(self, states: dict[str, Any]) -> None:
+        self.dropout.seed, self.dropout.position = states["seed"], states["dropout"]
+        self._set_generators(states)
+
+    def _generators(self) -> dict[str, Any]:
+        """States of torch's own."""
+        states: dict[str, Any] = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.device)
         return states
 
-    def _set_sources(self, states: dict[str, Any]) -> None:
-        self.dropout.seed, self.dropout.position = states["seed"], states["dropout"]
+    def _set_generators(self, states: dict[str, Any]) -> None:
         torch.set_rng_state(states["cpu"])
         if self.device.type == "cuda" and "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"], self.device)

@@ -10,8 +10,9 @@ from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef
 from module.composition import Composition
 from module.context import DropoutRates, MethodContext
+from module.driver import prepare
 from module.methods import build_method
-from module.param_index import ParamIndex, weight_decay_groups
+from module.param_index import ParamIndex
 from module.random_streams import RandomStreams
 from module.seeds import stream_seed
 from mt_dnn.config import RunConfig, check_device
@@ -88,22 +89,16 @@ def assemble(
             total_steps=total_steps,
             total_epochs=config.epochs,
         )
-        for kind in method.anchors & {"pretrained"}:
-            context.anchor(kind)
-        method.setup(context)
-        context.params = ParamIndex(network.named_parameters())  # parameters may have come or gone
-        groups = weight_decay_groups(context.params, config.weight_decay)
-        groups = method.param_groups(context, [{**group, "lr": config.learning_rate} for group in groups])
-        optimizer = method.make_optimizer(groups, optimizer_settings(config))
+        prepare(method, context, optimizer_settings(config))
     except ValueError as error:  # a tree whose roles are not known, a method that the optimizer cannot carry
         raise SettingError(f"method {config.method} on {config.encoder}: {error}") from None
+    optimizer = context.optimizer
     if getattr(optimizer, "takes_row_sparse", False) and not method.needs_dense_gradients:
         encoder.use_row_sparse_gradients()
     if config.compile:
         encoder.model.compile(dynamic=True)  # in place: parameters keep their names
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    context.optimizer = optimizer
     return Parts(network, model, method, optimizer, context, streams)
 
 

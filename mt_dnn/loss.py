@@ -30,23 +30,3 @@ def task_loss(task_def: TaskDef, logits: Tensor, labels: Tensor, reduction: Redu
         # (B, 1) against (B,) would broadcast to (B, B).
         return F.mse_loss(logits[:, 0].float(), labels.float(), reduction=reduction)
     return F.cross_entropy(logits.float(), labels, reduction=reduction)
-
-
-def divergence(task_def: TaskDef, logits: Tensor, other: Tensor) -> Tensor:
-    """Distance of two predictions, summed over the examples.
-
-    KL(p || q) + KL(q || p) of classes, p = softmax(logits) and q = softmax(other); the squared difference of scores.
-
-    Args:
-        task_def: says whether the outputs are classes or a score.
-        logits: (B, K).
-        other: (B, K); gradients flow into both, detach the one that shall stay.
-
-    Returns:
-        () float32, >= 0 up to rounding.
-    """
-    if task_def.loss is LossCriterion.MseCriterion:
-        return F.mse_loss(logits.float(), other.float(), reduction="sum")
-    log_p = F.log_softmax(logits.float(), dim=-1)
-    log_q = F.log_softmax(other.float(), dim=-1)
-    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum()

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from data_utils.task_def import TaskDef
+from module.losses import divergence
 from mt_dnn.encoder.batch import Batch
 from mt_dnn.encoder.model import EmbeddingHook
-from mt_dnn.loss import divergence, task_loss
+from mt_dnn.loss import task_loss
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision
 
@@ -69,7 +70,7 @@ class TrainingModel:
 
     def divergence(self, logits: Tensor, other: Tensor) -> Tensor:
         """() summed over the examples."""
-        return divergence(self.task_def, logits, other)
+        return divergence(logits, other, self.regression)
 
     def training_batches(self) -> Iterable[list[Batch]]:
         """One pass over the training set, a list of micro-batches per optimizer step."""

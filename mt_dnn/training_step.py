@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from module.clipping import clip_gradients, clip_in_step, measures_itself
+from module.driver import StepGradients
 from mt_dnn.assembly import Parts
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.batch import Batch
@@ -35,12 +36,14 @@ class TrainingStep:
     ) -> None:
         self.parts, self.max_norm, self.ranks, self.schedule = parts, max_norm, ranks, schedule
         self.scaler = parts.model.precision.grad_scaler()
-        parts.context.accumulate = self.accumulate_all
         self._step_measures = measures_itself(parts.optimizer, parts.network.parameters())
-        self._gradients = parts.method.around(parts.context, self._accumulate)
+        self._gradients = StepGradients(
+            parts.method, parts.context, self._backward, self._loss_scale, self._check_incomplete
+        )
+        self._complete = False
         if ranks.size > 1:
             self._trained = [(name, p) for name, p in parts.network.named_parameters() if p.requires_grad]
-            self._gradient_sum, self._complete = GradientSum(ranks, self._trained), False
+            self._gradient_sum = GradientSum(ranks, self._trained)
             # Buffers that forward passes change (R4F's power iteration): ranks make different numbers of them.
             state = parts.network.state_dict()
             self._buffers = [buffer for name, buffer in parts.network.named_buffers() if name in state]
@@ -63,8 +66,7 @@ class TrainingStep:
         if not all(module.training for module in parts.network.modules()):  # setting it takes longer than looking
             parts.network.train()
         parts.optimizer.zero_grad(set_to_none=True)
-        self._begin(sum(batch.size for batch in batches) if examples is None else examples)
-        loss = self._gradients(batches)
+        loss = self._gradients(batches, sum(batch.size for batch in batches) if examples is None else examples)
         if self.ranks.size > 1:
             loss = self._over_all_ranks(loss)
         self.scaler.unscale_(parts.optimizer)
@@ -93,16 +95,13 @@ class TrainingStep:
             return clip_in_step(optimizer, self.parts.network.parameters(), self.max_norm)
         return clip_gradients(self.parts.network.parameters(), self.max_norm)
 
-    def accumulate_all(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
-        """Add the gradients of the mean objective over these batches, outside a step, in this process alone."""
-        self._begin(sum(batch.size for batch in batches))
-        return self._accumulate(batches, weight)
+    def _backward(self, objective: Tensor) -> None:
+        self.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
 
-    def _begin(self, examples: int) -> None:
-        self.parts.context.examples = examples
-        if self.scaler.is_enabled():
-            one = torch.ones((), dtype=torch.float32, device=self.parts.streams.device)
-            self.parts.context.gradient_scale = self.scaler.scale(one)
+    def _loss_scale(self) -> Tensor | None:
+        if not self.scaler.is_enabled():
+            return None
+        return self.scaler.scale(torch.ones((), dtype=torch.float32, device=self.parts.streams.device))
 
     def _over_all_ranks(self, loss: Tensor) -> Tensor:
         """Give all ranks the gradients and buffers of the whole step; returns the sum of their losses."""
@@ -119,24 +118,12 @@ class TrainingStep:
         self._gradient_sum(torch.zeros((), dtype=torch.float32, device=self.parts.streams.device))
         self._complete = True
 
-    def _accumulate(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
-        """Add these batches' share of the step's gradients; returns the sum of the task's losses."""
-        parts, context = self.parts, self.parts.context
-        if self.ranks.size > 1 and self._complete:
+    def _check_incomplete(self) -> None:
+        """Refuse a pass that adds to gradients which are summed over the ranks already."""
+        if self._complete:
             if any(parameter.grad is not None for _, parameter in self._trained):
                 raise RuntimeError("a method adds a pass to complete gradients: it must set them to None before")
             self._complete = False
-        total = torch.zeros((), dtype=torch.float32, device=self.parts.streams.device)
-        for batch in batches:
-            logits = parts.model.logits(batch)
-            loss = parts.model.loss(logits, batch)
-            total += loss.detach()
-            extra = parts.method.extra_loss(context, batch, logits)
-            objective = (loss if extra is None else loss + extra) / context.examples
-            if weight != 1.0:
-                objective = objective * weight
-            self.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
-        return total
 
 
 def _hooked(optimizer: torch.optim.Optimizer) -> bool:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+HAS_PEFT = find_spec("peft") is not None  # requirements-lora.txt
+EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.py")) if HAS_PEFT or "lora" not in path.name]
 PACKAGE = "pats_finetuning"
 # Stands for a machine without triton; transformers and torch do without it too.
 RUN = """
@@ -57,7 +59,42 @@ def test_it_takes_one_name_and_ships_its_types(environment: Path) -> None:
     assert {name for name in found if not name.endswith(".dist-info")} == {PACKAGE}
     package = site_packages(environment) / PACKAGE
     assert (package / "py.typed").is_file()
-    assert not (package / "methods").exists(), "its registry would look for the study's plug-ins"
+    folders = {path.parent.relative_to(ROOT / "module") for path in (ROOT / "module").rglob("__init__.py")}
+    assert folders == {path.parent.relative_to(package) for path in package.rglob("__init__.py")}
+
+
+PLUG_IN = """
+from {package}.method import FineTuningMethod
+from {package}.methods.sam import SAM
+
+class Mine(FineTuningMethod):
+    name = "mine"
+    base = SAM
+"""
+
+
+@pytest.mark.parametrize("written_against", ["module", PACKAGE])
+@pytest.mark.parametrize("used_in", ["module", PACKAGE])
+def test_a_plug_in_works_under_both_names(
+    environment: Path, tmp_path: Path, used_in: str, written_against: str
+) -> None:
+    (tmp_path / "plug_in.py").write_text(PLUG_IN.format(package=written_against), encoding="utf-8")
+    folder = tmp_path / "plug_in-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: plug-in\nVersion: 1.0\n", encoding="utf-8")
+    (folder / "entry_points.txt").write_text("[pats.methods]\nmine = plug_in:Mine\n", encoding="utf-8")
+    (site_packages(environment) / "this_environment.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    code = f"""
+import sys
+sys.path[:0] = [{str(tmp_path)!r}, *[{str(ROOT)!r}] * {used_in == "module"}]
+from {used_in}.methods import METHODS, build_method
+from {used_in}.methods.sam import SAM
+assert METHODS["mine"].base is SAM
+print([method.name for method in build_method("sam+mine").methods])
+"""
+    python = environment / "bin" / "python"
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.strip() == "['sam', 'mine']", done.stderr[-2000:]
 
 
 def test_examples_run_from_an_empty_folder(environment: Path, tmp_path: Path) -> None:
@@ -68,7 +105,7 @@ def test_examples_run_from_an_empty_folder(environment: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"from {site_packages(environment) / PACKAGE}" in done.stdout
     accuracies = re.findall(r"accuracy (\d\.\d\d)", done.stdout)
-    assert len(accuracies) == len(EXAMPLES) == 3
+    assert len(accuracies) == len(EXAMPLES) == 5 + HAS_PEFT
     assert all(float(accuracy) > 0.9 for accuracy in accuracies), done.stdout
 
 
@@ -82,16 +119,19 @@ def test_what_is_required_is_what_is_imported_in_the_studys_ranges() -> None:
     study = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert set(required.values()) <= set(study)
     imported = set()
-    for folder in (ROOT / "module", ROOT / "module" / "kernels"):
-        for path in folder.glob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Import):
-                    imported |= {alias.name.partition(".")[0] for alias in node.names}
-                elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                    imported.add(str(node.module).partition(".")[0])
-    others = imported - sys.stdlib_module_names
+    for path in (ROOT / "module").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {(path.name, alias.name.partition(".")[0]) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add((path.name, str(node.module).partition(".")[0]))
+    others = {(file, name) for file, name in imported if name not in sys.stdlib_module_names}
+    # What alone needs the user's own libraries; nobody else may ask for them.
+    assert {pair for pair in others if pair[1] in ("transformers", "peft")} == {
+        ("transformers.py", "transformers"), ("lora.py", "peft"),
+    }  # fmt: skip
     # llvmlite is numba's own; triton comes with torch on CUDA, and is imported there alone.
-    assert others - {"llvmlite", "triton"} == set(required)
+    assert {name for _, name in others} - {"llvmlite", "triton", "transformers", "peft"} == set(required)
 
 
 def test_public_names_are_those_of_the_declaration() -> None:

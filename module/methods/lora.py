@@ -12,8 +12,11 @@ from ..lazy import torch
 from ..method import FineTuningMethod, OptimizerSettings, Resource
 
 _ADAPTER = "default"
-# Names of the layers that make queries and values: BERT and its kin, DeBERTa-v2, DistilBERT.
-_QUERY_VALUE = ["query", "value", "query_proj", "value_proj", "q_lin", "v_lin"]
+# Names of the layers that make queries and values: BERT and its kin, DeBERTa-v2, DistilBERT; Llama, Qwen, BART; MPNet,
+# T5; ModernBERT and GPT-2, where one layer makes the keys too.
+_QUERY_VALUE = [
+    "query", "value", "query_proj", "value_proj", "q_lin", "v_lin", "q_proj", "v_proj", "q", "v", "Wqkv", "c_attn",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class LoRASettings(CheckedSettings):
 class LoRA(FineTuningMethod[LoRASettings]):
     """``W x + (alpha / r) B A x`` with W frozen; A is drawn from a stream of the method's own, B starts at 0.
 
-    Trained are A, B, pooler and head. Nothing else is: the encoder starts as it was loaded.
+    Trained are A, B, head, and a pooler of our own. Nothing else is: the encoder starts as it was loaded.
     """
 
     name = "lora"
@@ -54,7 +57,7 @@ class LoRA(FineTuningMethod[LoRASettings]):
         """Insert the adapters and freeze the pretrained weights.
 
         Raises:
-            ValueError: If peft finds no such layers.
+            ValueError: If peft finds no such layers, or has adapted the model already.
         """
         from peft import LoraConfig, inject_adapter_in_model
 
@@ -76,11 +79,14 @@ class LoRA(FineTuningMethod[LoRASettings]):
 
 
 def _transformers_model(network: torch.nn.Module) -> torch.nn.Module:
-    """Find the pretrained model inside a network: the outermost module with a configuration."""
+    """Find the pretrained model inside a network: the outermost module with a configuration, without its task head."""
     found = next((module for module in network.modules() if hasattr(module, "config")), None)
     if found is None:
         raise ValueError("Method lora needs a model of transformers inside the network, and finds none")
-    return found
+    if hasattr(found, "peft_config"):
+        raise ValueError("Method lora makes adapters of its own, and the model has some of peft already: give it plain")
+    base: torch.nn.Module = getattr(found, "base_model", found)
+    return base
 
 
 def _draw(context: MethodContext, model: torch.nn.Module) -> None:

@@ -59,12 +59,13 @@ class Mixout(FineTuningMethod[MixoutSettings]):
         settings = self.settings
         infos = {id(info.parameter): info for info in context.params}
         replaced = 0
-        for module in list(context.network.modules()):
+        for path, module in list(context.network.named_modules()):
             for name, child in module.named_children():
                 if type(child) is not torch.nn.Linear:
                     continue
                 info = infos[id(child.weight)]
-                if not (info.pretrained or settings.include_head):
+                tied = info.name != f"{path}.{name}.weight".removeprefix(".")  # to a table of word embeddings
+                if tied or not (info.pretrained or settings.include_head):
                     continue
                 mixing = MixoutLinear(
                     child,

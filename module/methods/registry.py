@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from ..method import AnyMethod, FineTuningMethod
+from .twin import answer_to_both_names
 
 
 class Registry(Mapping[str, type[AnyMethod]]):
@@ -76,6 +77,7 @@ class Registry(Mapping[str, type[AnyMethod]]):
 
 
 def _load(point: EntryPoint, where: str) -> type[AnyMethod]:
+    answer_to_both_names()
     try:
         found = point.load()
     except (Exception, SystemExit) as error:

@@ -38,7 +38,8 @@ class Reinit(FineTuningMethod[ReinitSettings]):
         layers, wanted = context.params.num_layers, self.settings.n_layers
         if wanted > layers:
             raise ValueError(f"Invalid n_layers: {wanted}: this encoder has {layers}")
-        std = getattr(getattr(context.network, "encoder", None), "initializer_range", 0.02)
+        homes = (getattr(context.network, name, None) for name in ("encoder", "config"))  # ours, transformers'
+        std = next((found for home in homes if (found := getattr(home, "initializer_range", None)) is not None), 0.02)
         for info in context.params:
             if info.layer is None or info.layer < layers - wanted:
                 continue

@@ -49,7 +49,7 @@ def test_clipping_is_its_reference_and_keeps_directions(tiny_run):
     for window in batches * 5:
         parts.optimizer.zero_grad()
         parts.network.train()
-        step.accumulate_all(window)
+        step.parts.context.accumulate(window)
         before = gradients_of(parts)
         expected = reference_clip({n: g.double().numpy() for n, g in before.items()}, 0.05)
         parts.method.after_backward(parts.context)
@@ -80,7 +80,7 @@ def test_the_fisher_information_and_its_entries_are_the_references(tiny_run):
     seen = []
     for window in batches:
         parts.network.zero_grad()
-        step.accumulate_all(window)
+        step.parts.context.accumulate(window)
         layers = [info for info in parts.context.params if info.in_layer]
         seen.append({info.name: info.parameter.grad.double().numpy().copy() for info in layers})
     expected = reference_child(reference_fisher(seen, 0.05), 0.25)
@@ -98,7 +98,7 @@ def masked_and_whole(tiny_run, settings, method="child_tuning"):
     parts, step, batches = build(tiny_run(method=method, child_tuning=settings))
     parts.method.before_fit(parts.context)
     parts.network.train()
-    step.accumulate_all(batches[0])
+    step.parts.context.accumulate(batches[0])
     before = gradients_of(parts)
     parts.method.after_backward(parts.context)
     return parts, before, gradients_of(parts)

@@ -1,0 +1,313 @@
+"""Every method in ``transformers.Trainer``; needs transformers 5 and the accelerate that its Trainer needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from ..context import MethodContext
+from ..driver import StepGradients, prepare
+from ..dropout import replace_dropout
+from ..method import OptimizerSettings, Resource
+from ..methods import build_method, parse_method
+from ..param_index import ParamIndex
+from ..random_streams import RandomStreams
+from ..seeds import stream_seed
+from .method_settings import method_settings
+from .model_dropout import configure_dropout
+from .refusals import refuse
+from .trainer_model import Task, TrainerBatch, TrainerModel, task_of
+
+STATE = "method.pt"
+"""File of a checkpoint with the method's state and the random streams."""
+
+
+class MethodTrainer(Trainer):  # type: ignore[misc]
+    """``transformers.Trainer`` with a method, or several joined with ``+``.
+
+    The method's hooks come as in this project's own loop: what it does to the loaded weights at the start of ``train``;
+    the gradients of a whole optimizer step, all its micro-batches, at the last of them; what it does after clipping and
+    after the step. The loss is the mean over the step's examples (labelled tokens, where each has a prediction).
+
+    All of its randomness, dropout too, follows from ``args.seed``; a data loader that draws shifts nothing. With an
+    average of weights evaluation and saved models are the average's; checkpoints hold both.
+
+    Args:
+        method: Names of methods, such as ``noisytune+pats``.
+        settings: Theirs: ``{"pats.noise_scale": 5e-3}`` or ``{"pats": {"noise_scale": 5e-3}}``; the latter may be
+            keywords too, ``pats={"noise_scale": 5e-3}``.
+        optimizer: ``adamw``, or this project's ``adamax``; with learning rate, betas and weight decay of ``args``.
+        adamax_rule: Of ``adamax``: MT-DNN's or torch's.
+        task: What the model predicts; None: its class tells.
+        arguments: Of ``Trainer``: ``model``, ``args``, ``train_dataset`` and so on.
+
+    Raises:
+        ValueError: The method, a setting or an argument of ``Trainer`` is wrong, or the two cannot be right together.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        optimizer: Literal["adamw", "adamax"] = "adamw",
+        adamax_rule: Literal["mtdnn", "torch"] = "mtdnn",
+        task: Task | str | None = None,
+        **arguments: Any,
+    ) -> None:
+        names = parse_method(method)
+        own = {name: arguments.pop(name) for name in names if name in arguments}
+        given = {**dict(settings or {}), **own}
+        if double := own.keys() & (settings or {}).keys():
+            raise ValueError(f"settings of {', '.join(sorted(double))} are given twice: give them once")
+        self.method_name, self.method = method, build_method(method, method_settings(names, given))
+        self._context: MethodContext | None = None
+        self._window: list[Any] = []
+        self._seen, self._resumed, self._final, self._loss_checked = 0, False, False, False
+        callbacks = [_Hooks(self), *(arguments.pop("callbacks", None) or [])]
+        refuse(arguments)
+        super().__init__(callbacks=callbacks, **arguments)
+        refuse(arguments, self.args, self.model, type(self).compute_loss is not Trainer.compute_loss)
+        self._task = task_of(self.model) if task is None else Task(task)
+        self._optimizer_settings = _optimizer_settings(self.args, optimizer, adamax_rule)
+        self.method.check_run(self._optimizer_settings)
+        self.method.check_device(self.args.device.type)
+        if self.args.label_smoothing_factor and self._task is Task.REGRESSION:
+            raise ValueError("label_smoothing_factor is for classes, this is a regression: leave it out")
+        self._model = TrainerModel(
+            self.model,
+            self._task,
+            self.label_names[0] if len(self.label_names) == 1 else "labels",
+            self.accelerator.autocast,
+            len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0,
+            self._first_pass,
+            self.args.label_smoothing_factor,
+        )
+        if any(Resource.EMBEDDINGS in part.exclusive for part in self.method.methods):
+            self._model.check_embeddings()
+
+    def train(self, *arguments: Any, **named: Any) -> Any:
+        """Train; arguments and result as Trainer's.
+
+        Raises:
+            ValueError: The method does not fit the model or the run, a checkpoint is another method's, or this is the
+                second call.
+        """
+        if self._context is not None:
+            raise ValueError(
+                "train() was called before: the method has changed the model already: make a new MethodTrainer, and "
+                "resume_from_checkpoint to go on"
+            )
+        self._set_up()
+        return super().train(*arguments, **named)
+
+    def _set_up(self) -> None:
+        """Let the method change the loaded model, and build the optimizer."""
+        args, model = self.args, self.model
+        with torch.random.fork_rng(devices=[]):  # the order of the data is Trainer's
+            epochs, *_, steps = self.set_initial_training_values(args, self.get_train_dataloader())
+        configure_dropout(model, self.method.configure)
+        streams = RandomStreams(args.seed, args.device)
+        replace_dropout(model, streams.dropout)
+        self._context = context = MethodContext(
+            model,
+            ParamIndex(model.named_parameters()),
+            args.seed,
+            streams=streams,
+            model=self._model,
+            total_steps=steps,
+            total_epochs=epochs,
+        )
+        prepare(self.method, context, self._optimizer_settings)
+        if self._model.embedding_hooks:
+            self._model.check_embeddings()
+        self.optimizer = context.optimizer
+        self._gradients = StepGradients(self.method, context, self.accelerator.backward, self._loss_scale)
+
+    def get_batch_samples(self, *arguments: Any, **named: Any) -> Any:
+        """Keep the micro-batches of the next step."""
+        found = super().get_batch_samples(*arguments, **named)
+        self._window, self._seen = found[0], 0
+        return found
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Take the gradients of the whole step at its last micro-batch.
+
+        Returns:
+            () its loss, detached; 0 at the micro-batches before.
+        """
+        self._seen += 1
+        if self._seen < len(self._window):
+            return torch.zeros((), device=self.args.device)
+        context = self._run
+        context.step, context.epoch = self.state.global_step, int(self.state.epoch or 0)
+        batches = [self._model.batch(self._prepare_inputs(each)) for each in self._window]
+        self._window = []
+        model.train()
+        context.optimizer.zero_grad(set_to_none=True)
+        self._model.forward = model
+        examples = max(sum(batch.size for batch in batches), 1)
+        with context.streams.separate():
+            if not self._loss_checked:
+                with context.streams.preserved():
+                    self._model.check_loss(batches[0])
+                self._loss_checked = True
+            loss = self._gradients(batches, examples)
+        return loss / examples
+
+    def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
+        """Log the method's numbers with the loss of training steps."""
+        if "loss" in logs and self._context is not None:
+            logs = {**logs, **self.method.metrics(self._context)}
+            self.method.check_step(self._context)
+        super().log(logs, *arguments, **named)
+
+    def evaluation_loop(self, *arguments: Any, **named: Any) -> Any:
+        """Evaluate the weights that the method says."""
+        with self._evaluated():
+            return super().evaluation_loop(*arguments, **named)
+
+    def save_model(self, *arguments: Any, **named: Any) -> None:
+        """Save the weights that are evaluated."""
+        with self._evaluated():
+            super().save_model(*arguments, **named)
+
+    @property
+    def _run(self) -> MethodContext:
+        assert self._context is not None
+        return self._context
+
+    def _evaluated(self) -> Any:
+        """Context in which the model has the weights that are evaluated."""
+        if self._context is None or self._final:
+            return nullcontext()
+        return self.method.evaluation(self._context)
+
+    def _begin(self) -> None:
+        """Let the method prepare from the data, unless it was resumed."""
+        self._run.total_steps = self.state.max_steps
+        if not self._resumed:
+            streams = self._run.streams
+            with streams.separate(), streams.preserved():
+                self.method.before_fit(self._run)
+
+    def _end(self) -> None:
+        """Leave the weights that were evaluated in the model; a best checkpoint that was loaded has them already."""
+        best = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
+        if self.method.evaluates_other_weights and not best:
+            parameters = [parameter.detach() for parameter in self.model.parameters()]
+            with self._evaluated():
+                evaluated = [parameter.clone() for parameter in parameters]
+            torch._foreach_copy_(parameters, evaluated)
+        self._final = True
+
+    def _first_pass(self) -> Iterator[list[TrainerBatch]]:
+        """The training set once, in an order that no epoch has."""
+        if not self._model.n_rows:
+            raise ValueError("the method goes through the training set beforehand: give one with a length")
+        order = np.random.default_rng(stream_seed(self.args.seed, "first pass")).permutation(self._model.n_rows)
+        loader = self._get_dataloader(
+            self.train_dataset, "First pass", self._train_batch_size, sampler_fn=lambda _: order.tolist()
+        )
+        window: list[TrainerBatch] = []
+        rows = iter(loader)
+        while True:
+            with torch.random.fork_rng(devices=[]):  # a loader draws from the generator that dropout draws from
+                inputs = next(rows, None)
+            if inputs is None:
+                break
+            window.append(self._model.batch(self._prepare_inputs(inputs)))
+            if len(window) == self.args.gradient_accumulation_steps:
+                yield window
+                window = []
+        if window:
+            yield window
+
+    def _loss_scale(self) -> Tensor | None:
+        scaler = self.accelerator.scaler
+        one = torch.ones((), dtype=torch.float32, device=self.args.device)
+        return None if scaler is None or not scaler.is_enabled() else scaler.scale(one)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Save the method's state beside the optimizer's."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        context = self._run
+        with context.streams.separate():
+            random = context.streams.state()
+        state = {"name": self.method_name, "method": self.method.state_dict(), "random": random}
+        if self.method.evaluates_other_weights:  # the model's file has those
+            state["trained"] = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+        torch.save(state, Path(output_dir) / STATE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the method's state behind the optimizer's."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        file = Path(checkpoint) / STATE
+        if not file.is_file():
+            raise ValueError(f"{checkpoint} has no {STATE}: it is no checkpoint of MethodTrainer: start anew")
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if state["name"] != self.method_name:
+            raise ValueError(
+                f"{checkpoint} is of the method {state['name']}, this run of {self.method_name}: use the same, or "
+                "start anew"
+            )
+        self.method.load_state_dict(state["method"])
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if name in state.get("trained", {}):
+                    parameter.copy_(state["trained"][name])
+        with self._run.streams.separate():
+            self._run.streams.restore(state["random"])
+        self._resumed = True
+
+
+class _Hooks(TrainerCallback):  # type: ignore[misc]
+    """Calls the method's hooks where Trainer has events for them."""
+
+    def __init__(self, trainer: MethodTrainer) -> None:
+        self._trainer = trainer
+
+    @contextmanager
+    def _drawing(self) -> Iterator[MethodContext]:
+        with self._trainer._run.streams.separate():
+            yield self._trainer._run
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Before the first step."""
+        self._trainer._begin()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Behind clipping."""
+        with self._drawing() as context:
+            self._trainer.method.after_backward(context)
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Behind the optimizer's step."""
+        with self._drawing() as context:
+            self._trainer.method.after_step(context)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Behind the last step."""
+        self._trainer._end()
+
+
+def _optimizer_settings(args: TrainingArguments, optimizer: Any, adamax_rule: Any) -> OptimizerSettings:
+    own_eps = optimizer == "adamax" and args.adam_epsilon == TrainingArguments.adam_epsilon
+    return OptimizerSettings(
+        optimizer=optimizer,
+        learning_rate=args.learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=None if own_eps else args.adam_epsilon,
+        weight_decay=args.weight_decay,
+        adamax_rule=adamax_rule,
+        noise_seed=stream_seed(args.seed, "noise"),
+    )

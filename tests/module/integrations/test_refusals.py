@@ -1,0 +1,118 @@
+"""What MethodTrainer refuses, in one line and before a step."""
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from module.integrations.method_settings import method_settings
+from module.integrations.transformers import MethodTrainer
+from module.pats_rule import PATSRule
+from tests.module.integrations.models import arguments, collate, make, rows, trainer
+
+BERT = "BertForSequenceClassification"
+
+
+def refused(text, call):
+    with pytest.raises(ValueError, match=text) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ({"gradient_checkpointing": True}, "gradient checkpointing makes each pass twice"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size"),
+        ({"neftune_noise_alpha": 5.0}, "use the method neftune"),
+        ({"optim": "adafactor"}, "optim is .*the method builds the optimizer"),
+    ],
+)
+def test_arguments_under_which_no_method_is_right(tmp_path, args, text):
+    refused(text, lambda: trainer(tmp_path, "vanilla", make(BERT), args=args))
+
+
+@pytest.mark.parametrize(
+    ("named", "text"),
+    [
+        ({"optimizers": (torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]), None)}, "optimizers is given"),
+        ({"compute_loss_func": lambda *_: 0}, "compute_loss_func is given"),
+        ({"task": "translation"}, "'translation' is not a valid Task"),
+    ],
+)
+def test_what_trainer_takes_and_a_method_cannot(tmp_path, named, text):
+    refused(text, lambda: trainer(tmp_path, "vanilla", make(BERT), **named))
+
+
+def test_a_loss_of_ones_own(tmp_path):
+    class Own(MethodTrainer):
+        def compute_loss(self, *arguments, **named):
+            raise AssertionError
+
+    refused("compute_loss", lambda: Own("sam", model=make(BERT), args=arguments(tmp_path), train_dataset=rows()))
+
+    class Focal(type(make(BERT))):
+        def forward(self, input_ids, attention_mask=None, labels=None):
+            outputs = super().forward(input_ids=input_ids, attention_mask=attention_mask)
+            if labels is not None:
+                outputs["loss"] = outputs["logits"].square().sum()
+            return outputs
+
+    made = trainer(tmp_path, "sam", Focal(make(BERT).config), task="classification")
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    refused("the model's own loss of the first batch is", made.train)
+    assert all(torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
+
+
+def test_tasks_and_models(tmp_path):
+    refused(
+        "whose task is unknown: give task='classification'", lambda: trainer(tmp_path, "vanilla", make("BertModel"))
+    )
+    several = make(BERT, problem_type="multi_label_classification", num_labels=3)
+    refused("multi_label_classification with 3 labels", lambda: trainer(tmp_path, "vanilla", several))
+    vision = make("ViTForImageClassification", image_size=8, patch_size=4)
+    refused("has no word embeddings", lambda: trainer(tmp_path, "smart", vision))
+    refused("has no word embeddings", trainer(tmp_path, "neftune", vision).train)
+    smoothed = {"label_smoothing_factor": 0.1}
+    refused("label_smoothing_factor is for classes", lambda: trainer(tmp_path, "sam", make(BERT, num_labels=1),
+                                                                    args=smoothed))  # fmt: skip
+    gpt = make("GPT2LMHeadModel")
+    refused("mixout finds no nn.Linear", trainer(tmp_path, "mixout", gpt, data=rows(per_token=True)).train)
+
+
+def test_one_training_each(tmp_path):
+    made = trainer(tmp_path, "noisytune", make(BERT), args={"save_strategy": "steps", "save_steps": 3})
+    made.train()
+    refused("train\\(\\) was called before", made.train)
+    again = trainer(tmp_path, "sam", make(BERT))
+    refused("is of the method noisytune", lambda: again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3")))
+    (tmp_path / "checkpoint-3" / "method.pt").unlink()
+    again = trainer(tmp_path, "noisytune", make(BERT))
+    refused(
+        "no checkpoint of MethodTrainer", lambda: again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    )
+
+
+def test_settings():
+    assert method_settings(["pats"], {"pats.noise_scale": 0.1}) == {"pats": PATSRule(noise_scale=0.1)}
+    assert method_settings(["pats"], {"pats": {"noise_scale": 0.1}}) == {"pats": PATSRule(noise_scale=0.1)}
+    assert method_settings(["pats", "sam"], {"pats": PATSRule(noise_scale=0.1)}) == {"pats": PATSRule(noise_scale=0.1)}
+    for given, text in (
+        ({"noise_scale": 0.1}, "noise_scale is no setting of this method .did you mean pats.noise_scale"),
+        ({"pats.noise": 0.1}, "pats.noise is no setting of this method"),
+        ({"sam.rho": 0.1}, "sam.rho is no setting of this method"),
+        ({"pats": 5}, "pats is 5: a mapping of its settings, or PATSRule"),
+        ({"pats.noise_scale": -1.0}, "Invalid noise_scale: -1.0"),
+        ({"pats.noise_scale": "much"}, "Invalid noise_scale: 'much'"),
+        ({"pats.perturb_biases": "no"}, "pats.perturb_biases is 'no': True or False is needed"),
+        ({"pats": {"noise_scale": 0.1}, "pats.noise_scale": 0.1}, "pats.noise_scale is given twice"),
+    ):
+        refused(text, lambda given=given: method_settings(["pats"], given))
+
+
+def test_keywords_are_settings_too(tmp_path):
+    made = trainer(tmp_path, "pats", make(BERT), pats={"noise_scale": 0.25})
+    assert made.method.methods[0].settings.noise_scale == 0.25
+    refused("given twice", lambda: trainer(tmp_path, "pats", make(BERT), {"pats": {}}, pats={"noise_scale": 0.25}))
+    refused("no form on 'adamw'", lambda: trainer(tmp_path, "sage", make(BERT)))
+    assert isinstance(made.args, TrainingArguments)
+    assert made.data_collator is collate
