@@ -27,7 +27,7 @@ from mt_dnn.run import run
 DEMO = ROOT / "experiments" / "demo"
 # Name of a part -> file and function that it is spent in.
 PARTS = {
-    "forward and backward": ("training_step.py", "_accumulate"),
+    "forward and backward": ("driver.py", "_accumulate"),
     "optimizer step": ("kernel_optimizer.py", "step"),
     "evaluation": ("score_keeper.py", "scores"),
     "building network, method and optimizer": ("assembly.py", "assemble"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from .lazy import torch
@@ -26,6 +27,27 @@ def clip_gradients(parameters: Iterable[torch.Tensor], max_norm: float) -> torch
     if norm.device.type != "cpu" or float(scale) != 1.0:
         torch._foreach_mul_(values, scale)
     return norm
+
+
+def clip_as_the_step(parameters: Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:
+    """Clip by the norm and the factor that a step which measures itself uses, to the bit.
+
+    So a run in which somebody looks at the gradients before the step is the same run.
+
+    Args:
+        parameters: On the CPU; those without a gradient are left out.
+        max_norm: Above 0.
+
+    Returns:
+        () the norm before clipping.
+    """
+    from .kernels.host_step import clipping_factor, sum_squares  # torch
+
+    values = [found for parameter in parameters if (found := gradient_values(parameter)) is not None and found.numel()]
+    norm, factor = clipping_factor(sum_squares([value.float().contiguous() for value in values]), max_norm)
+    if factor != 1.0 and not math.isnan(norm):  # what is no number is told by the step
+        torch._foreach_mul_(values, float(factor))
+    return torch.tensor(norm, dtype=torch.float32, device="cpu")
 
 
 def clip_in_step(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from module.clipping import clip_gradients, clip_in_step, measures_itself
+from module.clipping import clip_as_the_step, clip_gradients, clip_in_step, measures_itself
 from module.driver import StepGradients
 from mt_dnn.assembly import Parts
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
@@ -87,13 +87,17 @@ class TrainingStep:
     def _clip(self) -> Tensor | None:
         """Clip the gradients, inside of the step where nobody else reads them; None: the step finds their norm."""
         optimizer: Any = self.parts.optimizer
+        parameters = self.parts.network.parameters()
         own = getattr(optimizer, "takes_row_sparse", False) and not self.scaler.is_enabled()
-        if own and not self.parts.method.reads_clipped_gradients and not _hooked(optimizer):
-            if self._step_measures:
-                optimizer.max_norm = self.max_norm
-                return None
-            return clip_in_step(optimizer, self.parts.network.parameters(), self.max_norm)
-        return clip_gradients(self.parts.network.parameters(), self.max_norm)
+        if not own:
+            return clip_gradients(parameters, self.max_norm)
+        if self.parts.method.reads_clipped_gradients or _hooked(optimizer):
+            clip = clip_as_the_step if self._step_measures else clip_gradients
+            return clip(parameters, self.max_norm)
+        if not self._step_measures:
+            return clip_in_step(optimizer, parameters, self.max_norm)
+        optimizer.max_norm = self.max_norm
+        return None
 
     def _backward(self, objective: Tensor) -> None:
         self.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]

@@ -145,7 +145,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         """
         self._seen += 1
         if self._seen < len(self._window):
-            return torch.zeros((), device=self.args.device)
+            return torch.zeros((), dtype=torch.float32, device=self.args.device)
         context = self._run
         context.step, context.epoch = self.state.global_step, int(self.state.epoch or 0)
         batches = [self._model.batch(self._prepare_inputs(each)) for each in self._window]

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..noise import MASK_LEVELS, tensor_mask_bits
-from .guard import one_entry
+from .guard import float_address, one_entry
 from .member import Member, NonFiniteGradient, tensor_table
 from .rows import AS_STATED, ROW, GroupSettings, new_table, number_blocks, settings_table
 from .sparse import RowSparse
@@ -104,16 +104,11 @@ class HostStep:
         """Divide the gradients by what clipping asks for; returns their norm before and the sums of |theta g| after."""
         rows, squares = self._rows, np.empty(len(self._rows))
         sums = self._sum(rows, squares)
-        with np.errstate(over="ignore"):  # infinite, as with torch's float32: then all gradients count as 0
-            norm = np.sqrt(np.float32(math.fsum(squares)))
-        inverse = np.float32(1.0) / max((norm + np.float32(1e-6)) / np.float32(max_norm), np.float32(1.0))
-        if np.isfinite(norm) and np.isfinite(sums).all():
-            sums = sums * float(inverse)
-            rows["inverse_scale"] *= inverse
-        else:  # which gradients are not finite, or were too large for the sums alone
-            rows["inverse_scale"] *= inverse if np.isfinite(norm) else np.float32(0.0)
-            sums = self._sum(rows)
-        return float(norm), sums
+        norm, factor = clipping_factor(squares, max_norm)
+        rows["inverse_scale"] *= factor
+        # Sums of clipped gradients, to the bit. They also tell which gradients are not finite.
+        again = factor != 1.0 and (self._tracked.any() or not np.isfinite(norm))
+        return float(norm), self._sum(rows) if again else sums
 
     def update(self, before: bool, after: bool) -> None:
         """Do the step itself; ``before``: update sensitivities, ``after``: subtract the noise."""
@@ -197,6 +192,33 @@ def _kernels() -> Any:
     from . import cpu
 
     return cpu
+
+
+def clipping_factor(squares: np.ndarray, max_norm: float) -> tuple[np.float32, np.float32]:
+    """Norm of all gradients, and the factor that clips them to ``max_norm``.
+
+    Args:
+        squares: Of each tensor the sum of its gradient's squares; their order does not matter.
+        max_norm: Above 0.
+
+    Returns:
+        The norm; infinite where it passes float32, and then a factor of 0, as with torch. A factor of 0 also where a
+        gradient is no number.
+    """
+    with np.errstate(over="ignore"):
+        norm = np.sqrt(np.float32(math.fsum(squares)))
+    if not np.isfinite(norm):
+        return norm, np.float32(0.0)
+    return norm, np.float32(1.0) / max((norm + np.float32(1e-6)) / np.float32(max_norm), np.float32(1.0))
+
+
+def sum_squares(gradients: Sequence[Tensor]) -> np.ndarray:
+    """Sum of squares of each of some contiguous float32 tensors on the CPU, none of them empty, as a step finds it."""
+    rows = new_table([gradient.numel() for gradient in gradients])
+    rows["gradient"] = [float_address("a parameter", "gradient", gradient, gradient.shape) for gradient in gradients]
+    squares = np.empty(len(rows))
+    sum_rows(rows, squares)
+    return squares
 
 
 def model_mean(means: np.ndarray, sizes: np.ndarray) -> float:

@@ -163,7 +163,10 @@ def test_an_adapted_model_of_peft_trains_its_adapters_alone(tmp_path, method, se
     assert not frozen or method.startswith("noisytune")  # which moves the weights before training
 
 
-@pytest.mark.parametrize("method", ["rdrop", "smart", "hype", "sam", "neftune"])
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("rdrop", "smart", "hype")]  # 5 to 20 s each
+
+
+@pytest.mark.parametrize("method", ["sam", "neftune", *SLOW])
 def test_a_compiled_model_trains_as_the_plain_one(tmp_path, method):
     compiled = {"torch_compile": True, "torch_compile_backend": "aot_eager", "max_steps": 3}
     one, other = (trained(tmp_path, method, {}, args=args) for args in (compiled, {"max_steps": 3}))
