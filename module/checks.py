@@ -32,6 +32,11 @@ class Range:
     verb: str = "is"
 
 
+def short_repr(value: object) -> str:
+    """A value as messages show it: short, and in one line."""
+    return " ".join(reprlib.repr(value).split())
+
+
 def at_least(low: float, kind: str = "a number") -> Range:
     """Finite numbers from ``low`` on."""
     return Range(lambda value: low <= value < math.inf, f"{kind} of at least {low:g}")
@@ -86,7 +91,7 @@ def check(name: str, value: object, legal: Range) -> None:
     except (TypeError, RuntimeError):  # no number; a tensor of several, or on meta
         holds = False
     if not holds:
-        shown = value if isinstance(value, float) else " ".join(reprlib.repr(value).split())
+        shown = value if isinstance(value, float) else short_repr(value)
         raise ValueError(f"Invalid {name}: {shown}: {legal.legal} {legal.verb} needed")
 
 

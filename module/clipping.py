@@ -21,7 +21,7 @@ def clip_gradients(parameters: Iterable[torch.Tensor], max_norm: float) -> torch
     Returns:
         () the norm before clipping.
     """
-    values = [found for parameter in parameters if (found := gradient_values(parameter)) is not None]
+    values = _all_values(parameters)
     norm = torch.nn.utils.get_total_norm(values)
     scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
     if norm.device.type != "cpu" or float(scale) != 1.0:
@@ -43,7 +43,7 @@ def clip_as_the_step(parameters: Iterable[torch.Tensor], max_norm: float) -> tor
     """
     from .kernels.host_step import clipping_factor, sum_squares  # torch
 
-    values = [found for parameter in parameters if (found := gradient_values(parameter)) is not None and found.numel()]
+    values = [value for value in _all_values(parameters) if value.numel()]
     norm, factor = clipping_factor(sum_squares([value.float().contiguous() for value in values]), max_norm)
     if factor != 1.0 and not math.isnan(norm):  # what is no number is told by the step
         torch._foreach_mul_(values, float(factor))
@@ -64,7 +64,7 @@ def clip_in_step(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Te
     Returns:
         () the norm before clipping.
     """
-    norm = torch.nn.utils.get_total_norm([g for p in parameters if (g := gradient_values(p)) is not None])
+    norm = torch.nn.utils.get_total_norm(_all_values(parameters))
     # Of a huge norm the quotient fits in float64 alone, which the CPU reads as well.
     scale = torch.clamp(((norm.double() if norm.device.type == "cpu" else norm) + 1e-6) / max_norm, min=1.0)
     # Of gradients that are not finite the step itself tells which.
@@ -83,6 +83,10 @@ def measures_itself(optimizer: torch.optim.Optimizer, parameters: Iterable[torch
     trained = {id(parameter) for parameter in given if parameter.requires_grad}
     on_cpu = all(parameter.device.type == "cpu" for parameter in given)
     return on_cpu and trained <= own <= {*map(id, given)}
+
+
+def _all_values(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return [found for parameter in parameters if (found := gradient_values(parameter)) is not None]
 
 
 def gradient_values(parameter: torch.Tensor) -> torch.Tensor | None:

@@ -19,7 +19,7 @@ from .noise import WORD, check_seed
 
 _LEVELS = 1 << 16
 _CHUNK = 16  # blocks a thread takes at a time
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class DropoutStream:
             TypeError: For another dtype.
             ValueError: For ``p`` out of range.
         """
-        if like.dtype not in DTYPES:
+        if like.dtype not in _DTYPES:
             raise TypeError(f"Dropout of {like.dtype}: float32, bfloat16 or float16 is needed")
         if not p > 0.0:
             raise ValueError(f"Invalid dropout probability: {p}: a number above 0 is needed")

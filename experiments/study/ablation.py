@@ -40,6 +40,7 @@ from experiments.study.comparison.comparisons import compare_seeds, pairs
 from experiments.study.fields import Fields
 from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_launcher
+from experiments.study.launch.pool import Report
 from experiments.study.launch.stopping import study_status
 from experiments.study.launch.worker import RunFunction
 from experiments.study.plan import cells_of, command_line, describe, make_job, names_of, parse_seeds
@@ -148,18 +149,13 @@ def main(arguments: Sequence[str] | None = None, run: RunFunction | None = None)
 def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | None) -> int:
     check_launcher(chosen)
     jobs_of = {label: _plan(label, recipe, chosen) for label, recipe in ablation.variants.items()}
-    jobs = list({job.folder: job for some in jobs_of.values() for job in some}.values())
     if chosen.dry_run:
-        return list_jobs(jobs)
+        return list_jobs(jobs_to_run(jobs_of))
     out = chosen.results_dir / check_name("ablation", chosen.name or ablation.name)
-    out.mkdir(parents=True, exist_ok=True)
-    cells = {label: cells_of(some) for label, some in jobs_of.items()}
-    write_json(out / "study.json", describe(chosen, variants=cells))
-    report, stopped = compute(jobs, chosen, run)
-    if stopped:
-        return stopped
-    table, logged = read_variants(cells, chosen.output_dir)
-    table = replace(table, command=command_line())
+    found = compute_variants(jobs_of, out, chosen, run)
+    if isinstance(found, int):
+        return found
+    table, logged, report = found
     files = write_tables(table, out)
     files += write_texts(out, {"logged.md": logged_markdown(logged) + "\n", "logged.csv": logged_csv(logged)})
     compared = pairs(table, ablation.baseline)
@@ -170,6 +166,35 @@ def _compare(ablation: Ablation, chosen: argparse.Namespace, run: RunFunction | 
     print("\n".join(map(str, files)))
     list_failures(report)
     return 0 if table.complete else 1
+
+
+def jobs_to_run(jobs_of: Mapping[str, Sequence[Job]]) -> list[Job]:
+    """The jobs of all variants, each once."""
+    return list({job.folder: job for some in jobs_of.values() for job in some}.values())
+
+
+def compute_variants(
+    jobs_of: Mapping[str, Sequence[Job]], out: Path, chosen: argparse.Namespace, run: RunFunction | None
+) -> tuple[Table, dict[tuple[str, str], dict[str, Logged]], Report] | int:
+    """Run what is missing of a comparison of variants, and gather it.
+
+    Args:
+        jobs_of: Label of a variant, a row of the table -> its runs.
+        out: Folder of the comparison, made here; ``study.json`` is written there first.
+        chosen: The command line.
+        run: Of the workers.
+
+    Returns:
+        Table, logged values and report of the runs; or the exit status, where the runs were stopped.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    cells = {label: cells_of(some) for label, some in jobs_of.items()}
+    write_json(out / "study.json", describe(chosen, variants=cells))
+    report, stopped = compute(jobs_to_run(jobs_of), chosen, run)
+    if stopped:
+        return stopped
+    table, logged = read_variants(cells, chosen.output_dir)
+    return replace(table, command=command_line()), logged, report
 
 
 def _plan(label: str, recipe: Recipe, chosen: argparse.Namespace) -> list[Job]:

@@ -17,19 +17,18 @@ from dataclasses import replace
 
 from data_utils.command_line import CommandParser
 from data_utils.errors import SettingError, shown
-from data_utils.json_file import write_json
 from data_utils.names import check_name, slug
 from experiments.benchmark import Benchmark
-from experiments.study.ablation import read_variants
+from experiments.study.ablation import compute_variants, jobs_to_run
 from experiments.study.arguments import add_place_arguments, add_seed_arguments
 from experiments.study.launch.job import Job
 from experiments.study.launch.launcher import check_launcher
 from experiments.study.launch.stopping import study_status
 from experiments.study.launch.worker import RunFunction
-from experiments.study.plan import cells_of, command_line, describe, make_job, names_of, parse_seeds
+from experiments.study.plan import make_job, names_of, parse_seeds
 from experiments.study.recipe import find_recipes, run_configs
 from experiments.study.settings import parse_overrides
-from experiments.study.study import compute, list_failures, list_jobs
+from experiments.study.study import list_failures, list_jobs
 from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
 from experiments.study.table.titles import method_title
@@ -93,17 +92,13 @@ def _plan(chosen: argparse.Namespace) -> dict[str, list[Job]]:
 
 def _compare(chosen: argparse.Namespace, run: RunFunction | None) -> int:
     jobs_of = _plan(chosen)
-    jobs = [job for some in jobs_of.values() for job in some]
     if chosen.dry_run:
-        return list_jobs(jobs)
+        return list_jobs(jobs_to_run(jobs_of))
     out = chosen.results_dir / check_name("study", chosen.name or f"{slug(chosen.encoder)}-few-shot"[:100])
-    out.mkdir(parents=True, exist_ok=True)
-    cells = {label: cells_of(some) for label, some in jobs_of.items()}
-    write_json(out / "study.json", describe(chosen, variants=cells))
-    report, stopped = compute(jobs, chosen, run)
-    if stopped:
-        return stopped
-    table = replace(read_variants(cells, chosen.output_dir)[0], command=command_line())
+    found = compute_variants(jobs_of, out, chosen, run)
+    if isinstance(found, int):
+        return found
+    table, _, report = found
     files = write_tables(table, out)
     print(markdown(table, load_paper(table.benchmark)))
     print("\n".join(map(str, files)))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
+from ..checks import short_repr
 from ..methods import METHODS
 
 
@@ -35,7 +35,7 @@ def method_settings(names: Iterable[str], given: Mapping[str, Any]) -> dict[str,
         if not isinstance(value, Mapping):
             if not isinstance(value, METHODS[name].Settings):
                 wanted = METHODS[name].Settings.__name__
-                raise ValueError(f"{name} is {_shown(value)}: a mapping of its settings, or {wanted}, is needed")
+                raise ValueError(f"{name} is {short_repr(value)}: a mapping of its settings, or {wanted}, is needed")
             values[name] = value
             continue
         own = values.setdefault(name, {})
@@ -55,7 +55,7 @@ def _built(name: str, values: Mapping[str, Any]) -> Any:
             raise ValueError(_unknown(f"{name}.{setting}", [f"{name}.{field}" for field in legal]))
         if hints[setting] in (bool, int) and type(value) is not hints[setting]:
             wanted = "True or False" if hints[setting] is bool else "a whole number"
-            raise ValueError(f"{name}.{setting} is {_shown(value)}: {wanted} is needed")
+            raise ValueError(f"{name}.{setting} is {short_repr(value)}: {wanted} is needed")
     try:
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     except ValueError as error:
@@ -71,7 +71,3 @@ def _unknown(key: str, legal: list[str]) -> str:
     near = difflib.get_close_matches(key, legal, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     return f"{key} is no setting of this method{meant}: there are {', '.join(legal) or 'none'}"
-
-
-def _shown(value: object) -> str:
-    return " ".join(reprlib.repr(value).split())

@@ -1,8 +1,9 @@
 """Compilation, caching and running of numba's kernels, and their access to memory by address.
 
 Kernels are compiled at their first use and cached on disk. All arithmetic is float32 without contraction or
-reassociation, so results do not depend on the vector width, the machine or the number of threads. Inner loops are
-written for LLVM's vectoriser: no calls, no branches, structure of arrays.
+reassociation, so results do not depend on the vector width, the machine or the number of threads; layers alone sum a
+row in whatever order is fast (:mod:`module.kernels.cpu_layers`). Inner loops are written for LLVM's vectoriser: no
+calls, no branches, structure of arrays.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return"

@@ -47,6 +47,14 @@ def _row_of(rows, block):
 
 
 @inlined
+def _advance(rows, i, block):
+    """The row of a block that is row i's or a later one's."""
+    while i + 1 < len(rows) and rows[i + 1].first_block <= block:
+        i += 1
+    return i
+
+
+@inlined
 def _sum_block(row, start, products):
     n = min(BLOCK, row.size - start)
     gradient = carray(floats_at(row.gradient + row.gradient_stride * start), (n,))
@@ -96,8 +104,7 @@ def _partial_sums(jobs):
             return
         i = _row_of(rows, first)
         for block in range(first, last):
-            while i + 1 < len(rows) and rows[i + 1].first_block <= block:
-                i += 1
+            i = _advance(rows, i, block)
             start = (block - rows[i].first_block) * BLOCK
             sums[block] = _sum_block(rows[i], start, products)
             if job.squares != 0:
@@ -231,8 +238,7 @@ def _update_blocks(jobs):
             return
         i = _row_of(rows, first)
         for block in range(first, last):
-            while i + 1 < len(rows) and rows[i + 1].first_block <= block:
-                i += 1
+            i = _advance(rows, i, block)
             _update_block(rows[i], block - rows[i].first_block, words, z, mask, factor, direction)
 
 

@@ -27,7 +27,7 @@ _MULTIPLIER0, _MULTIPLIER1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _KEY_STEP0, _KEY_STEP1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW = np.uint64(WORD)
 _SHIFT32 = np.uint64(32)
-_SQRT_HALF_BITS, _ONE_BITS = np.int32(SQRT_HALF_BITS), np.int32(0x3F800000)
+_SQRT_HALF_BITS = np.int32(SQRT_HALF_BITS)
 DROPOUT_BLOCK = 8 * LANES  # 16 bits of each of a generator call's four words per entry
 
 

@@ -28,8 +28,7 @@ class _Rectangles:
         self.layout, self.heads = layout, heads
         self.tokens = torch.Size((n_tokens, width))
         self._table = layout.examples  # kept alive while its address is in use
-        self._head = (len(self._table), 1, self._table.ctypes.data, heads, width // heads)
-        self.scores_head = (len(self._table), 2, self._table.ctypes.data, heads, width // heads)
+        self.job = (len(self._table), 2, self._table.ctypes.data, heads, width // heads)  # how each of them begins
 
     def split(
         self, tokens: tuple[Tensor, ...], scale: float = 1.0, biases: Sequence[Tensor] = ()
@@ -40,13 +39,13 @@ class _Rectangles:
         """
         slots = tuple(new(self.layout.n_slots * self.tokens[1]) for _ in tokens)
         added = [place(bias, self.tokens[1:]) for bias in biases] or [0, 0, 0]
-        split_heads(*self._head, *self._pairs(tokens, slots), *added, scale)
+        split_heads(*self.job, *self._pairs(tokens, slots), *added, scale)
         return slots
 
     def merge(self, slots: tuple[Tensor, ...], scale: float = 1.0) -> tuple[Tensor, ...]:
         """(slots * D,) each -> (n_tokens, D) each, the first times ``scale``; one or three of them."""
         tokens = tuple(new(self.tokens) for _ in slots)
-        merge_heads(*self._head, *self._pairs(tokens, slots), scale)
+        merge_heads(*self.job, *self._pairs(tokens, slots), scale)
         return tokens
 
     def _pairs(self, tokens: tuple[Tensor, ...], slots: tuple[Tensor, ...]) -> list[int]:
@@ -129,9 +128,7 @@ def _forward(
     for out, left, right in zip(made.squares_of(scores), made.heads_of(q), made.heads_of(k), strict=True):
         torch.bmm(left, right.mT, out=out)
     dropped = scores if draw.threshold == 0 else torch.empty_like(scores)
-    softmax_forward(
-        *made.scores_head, *draw.fields, layout.widest, place(scores, scores.shape), place(dropped, scores.shape)
-    )
+    softmax_forward(*made.job, *draw.fields, layout.widest, place(scores, scores.shape), place(dropped, scores.shape))
     context = torch.empty_like(q)
     for out, left, right in zip(made.heads_of(context), made.squares_of(dropped), made.heads_of(v), strict=True):
         torch.bmm(left, right, out=out)
@@ -153,9 +150,7 @@ def _backward(ctx: Any, grad: Tensor, saved: Sequence[Tensor]) -> tuple[Tensor, 
         torch.bmm(p.mT, g, out=d_v_g)
         torch.bmm(g, v_g.mT, out=one)
     shape = scores.shape
-    softmax_backward(
-        *made.scores_head, made.layout.widest, place(scores, shape), place(dropped, shape), place(d_scores, shape)
-    )
+    softmax_backward(*made.job, made.layout.widest, place(scores, shape), place(dropped, shape), place(d_scores, shape))
     for one, q_g, k_g, d_q_g, d_k_g in zip(squares(d_scores), heads(q), heads(k), heads(d_q), heads(d_k), strict=True):
         torch.bmm(one, k_g, out=d_q_g)
         torch.bmm(one.mT, q_g, out=d_k_g)

@@ -14,10 +14,9 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from mt_dnn.encoder.attention import PACKED, first_token_attention, packed_attention
-from mt_dnn.encoder.hooks import hooked, sees_output
+from mt_dnn.encoder.hooks import every_call_hooked, hooked, sees_output
 
 _Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries of the first tokens (R, Q, D), keys and values of all (R, K, D), dropout -> (R, Q, D)."""
@@ -93,8 +92,7 @@ class LastLayer:
         It stays whole where a hook would not be called or would see fewer rows, and where parts of the layer are not
         those of transformers.
         """
-        everywhere = _has_any_global_hook()  # type: ignore[no-untyped-call]
-        if self._stack is None or everywhere or any(sees_output(module) for module in self._around):
+        if self._stack is None or every_call_hooked() or any(sees_output(module) for module in self._around):
             return None
         return Countdown(self._calls) if all(_is_plain(layer) for layer in self._layers()) else None
 

@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.module import _has_any_global_hook
 
 from module.dropout import NO_DROPOUT, Draw, StreamDropout
 from module.kernels.cpu_layers import NORM_CHUNK, norm_backward, norm_forward
 from mt_dnn.encoder.cpu_attention import by_one_pass, new, place
-from mt_dnn.encoder.hooks import hooked
+from mt_dnn.encoder.hooks import every_call_hooked, must_be_called
 
 # Families whose layers have such outputs (a test each).
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -119,7 +118,7 @@ def is_plain_linear(module: Any) -> bool:
     """
     if type(module) is not nn.Linear and not hasattr(module, "weight_in_use"):
         return False
-    if hooked(module) or "forward" in vars(module) or module.bias is None:
+    if must_be_called(module) or module.bias is None:
         return False
     whole = module.weight.is_contiguous() and module.bias.is_contiguous()
     return whole and not torch.is_autocast_enabled("cpu")
@@ -146,5 +145,4 @@ def _is_plain(dropout: nn.Module, norm: nn.Module) -> bool:
         return False
     if not norm.weight.is_contiguous() or not norm.bias.is_contiguous():
         return False
-    everywhere = _has_any_global_hook()  # type: ignore[no-untyped-call]
-    return not everywhere and not any(hooked(module) or "forward" in vars(module) for module in (dropout, norm))
+    return not every_call_hooked() and not must_be_called(dropout) and not must_be_called(norm)

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from module.dropout import NO_DROPOUT
 from mt_dnn.encoder.attention import PACKED
 from mt_dnn.encoder.cpu_attention import attend_to_itself, by_one_pass
+from mt_dnn.encoder.hooks import every_call_hooked
 from mt_dnn.encoder.residual_norm import FAMILIES, is_plain_linear, weight_of
 
 
@@ -50,7 +50,7 @@ def _takes_products(own: Any, hidden: Tensor) -> bool:
     layers = own.query, own.key, own.value
     if own.config._attn_implementation != PACKED or not torch.is_grad_enabled():
         return False
-    if _has_any_global_hook() or not all(map(is_plain_linear, layers)):  # type: ignore[no-untyped-call]
+    if every_call_hooked() or not all(map(is_plain_linear, layers)):
         return False
     tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
     trained = hidden.requires_grad or any(tensor.requires_grad for tensor in tensors)
