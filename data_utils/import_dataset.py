@@ -106,6 +106,9 @@ def import_dataset(args: argparse.Namespace) -> None:
 
 def _tables(args: argparse.Namespace) -> dict[str, list[RawTable]]:
     """Split -> its tables; a file alone is ``train`` unless ``--split`` says otherwise."""
+    for path in args.files:
+        if not path.exists():
+            raise SettingError(f"FILE {path} does not exist; name a table, or a folder of a data set from the Hub")
     folders = [path for path in args.files if path.is_dir()]
     if folders:
         if len(args.files) > 1 or args.split is not None:

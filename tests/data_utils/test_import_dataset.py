@@ -280,3 +280,11 @@ def test_half_a_character_in_a_label_is_refused_before_anything_is_written(
     assert run(tmp_path / "a.jsonl", "--split", "train", "--out", tmp_path / "out") == 2
     assert "row 2: y holds half of a surrogate pair" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_file_names_the_setting_and_the_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path / "no.csv", "--out", tmp_path / "out") == 2
+    assert capsys.readouterr().err == (
+        f"error: FILE {tmp_path / 'no.csv'} does not exist; name a table, or a folder of a data set from the Hub\n"
+    )
+    assert not (tmp_path / "out").exists()
