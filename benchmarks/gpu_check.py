@@ -132,7 +132,7 @@ def tiny_config(scratch: Path, **changes: Any) -> RunConfig:
         random_encoder.make_encoder(encoder, "tiny")
         data.mkdir()
         for split, rows in (("train", 96), ("dev", 32)):
-            random_encoder.write_rows(data / f"cola_{split}.tsv", rows)
+            random_encoder.write_rows(data / f"cola_{split}.tsv", rows, telling=True)
     config = RunConfig(
         task_def=GLUE_TASK_DEF, data_dir=data, train_datasets="cola", init_checkpoint=str(encoder), epochs=2,
         batch_size=16, learning_rate=1e-3, precision="fp32", tensorboard=False, log_per_updates=1, save="last",

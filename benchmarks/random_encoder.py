@@ -39,12 +39,19 @@ def make_encoder(folder: Path, shape: str) -> Path:
     return folder
 
 
-def write_rows(tsv: Path, rows: int) -> None:
-    """Write a canonical file of single sentences of log-normal lengths with labels 0 and 1 (CoLA's columns)."""
+def write_rows(tsv: Path, rows: int, *, telling: bool = False) -> None:
+    """Write a canonical file of single sentences of log-normal lengths with labels 0 and 1 (CoLA's columns).
+
+    Args:
+        tsv: The file.
+        rows: Their number.
+        telling: Whether a row's words are of one half of the vocabulary, by its label, which can be learned.
+    """
     generator = np.random.default_rng(0)
     mean, spread = LENGTHS
     lengths = np.exp(generator.normal(np.log(mean) - spread**2 / 2, spread, rows)).round().clip(2, MOST_WORDS)
-    words = np.array(WORDS)
+    words = np.array(WORDS).reshape(2, -1) if telling else np.array(WORDS)[None].repeat(2, axis=0)
     with tsv.open("w", encoding="utf-8") as file:
         for row, length in enumerate(lengths.astype(int)):
-            file.write(f"{row}\t{row % 2}\t{' '.join(words[generator.integers(len(words), size=length)])}\n")
+            own = words[row % 2]
+            file.write(f"{row}\t{row % 2}\t{' '.join(own[generator.integers(len(own), size=length)])}\n")

@@ -13,6 +13,9 @@ from .context import MethodContext
 from .method import OptimizerSettings
 from .param_index import ParamIndex, weight_decay_groups
 
+OfBatch = Callable[[Any, float], Tensor]
+"""A micro-batch and a factor on its gradients, which are added -> () the task's loss summed over its examples."""
+
 
 def prepare(method: Composition, context: MethodContext, settings: OptimizerSettings) -> None:
     """Call the hooks between the loaded weights and the first step; the context has its optimizer afterwards.
@@ -43,6 +46,7 @@ class StepGradients:
         backward: Adds the gradients of a loss, multiplied by the loss scale where there is one.
         loss_scale: Gives that scale, (); None: there is none.
         before_pass: Called before each pass over micro-batches.
+        around_batch: Gets the function that adds the gradients of one micro-batch; what it returns is called instead.
     """
 
     def __init__(
@@ -52,9 +56,11 @@ class StepGradients:
         backward: Callable[[Tensor], object],
         loss_scale: Callable[[], Tensor | None],
         before_pass: Callable[[], None] = lambda: None,
+        around_batch: Callable[[OfBatch], OfBatch] = lambda plain: plain,
     ) -> None:
         self._method, self._context = method, context
         self._backward, self._loss_scale, self._before_pass = backward, loss_scale, before_pass
+        self._of_batch = around_batch(self._plain)
         self._around = method.around(context, self._accumulate)
         context.accumulate = self._alone
 
@@ -83,16 +89,20 @@ class StepGradients:
 
     def _accumulate(self, batches: Sequence[Any], weight: float = 1.0) -> Tensor:
         """Add these batches' share of the step's gradients; returns the sum of the task's losses."""
-        context, model = self._context, self._context.model
         self._before_pass()
-        total = torch.zeros((), dtype=torch.float32, device=context.streams.device)
+        total = torch.zeros((), dtype=torch.float32, device=self._context.streams.device)
         for batch in batches:
-            logits = model.logits(batch)
-            loss = model.loss(logits, batch)
-            total += loss.detach()
-            extra = self._method.extra_loss(context, batch, logits)
-            objective = (loss if extra is None else loss + extra) / context.examples
-            if weight != 1.0:
-                objective = objective * weight
-            self._backward(objective)
+            total += self._of_batch(batch, weight)
         return total
+
+    def _plain(self, batch: Any, weight: float) -> Tensor:
+        """Add the gradients of one micro-batch; returns the task's loss."""
+        context, model = self._context, self._context.model
+        logits = model.logits(batch)
+        loss = model.loss(logits, batch)
+        extra = self._method.extra_loss(context, batch, logits)
+        objective = (loss if extra is None else loss + extra) / context.examples
+        if weight != 1.0:
+            objective = objective * weight
+        self._backward(objective)
+        return loss.detach()

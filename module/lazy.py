@@ -20,7 +20,9 @@ else:
         def __getattr__(self, attribute: str) -> Any:
             if attribute.startswith("__"):  # asked of every global of a file by whoever inspects it
                 raise AttributeError(attribute)
-            return getattr(import_module(self._name, __package__), attribute)
+            if "_module" not in self.__dict__:
+                self._module = import_module(self._name, __package__)
+            return getattr(self._module, attribute)
 
     torch, guard, sensitivity = _Lazy("torch"), _Lazy(".kernels.guard"), _Lazy(".sensitivity")
     bert_optim, pats = _Lazy(".bert_optim"), _Lazy(".pats")

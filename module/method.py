@@ -106,6 +106,12 @@ class FineTuningMethod(Generic[S]):
 
     Elsewhere an optimizer of this package clips as it reads them, and they stay as backward left them.
     """
+    plain_pass: bool = True
+    """Whether forward and backward of a micro-batch launch the same kernels as plain fine-tuning's, on other weights at
+    most; by default if none of ``setup``, ``gradients`` and ``extra_loss`` is overridden.
+
+    On CUDA they may then be recorded once and repeated (:mod:`mt_dnn.pass_graphs`).
+    """
     divisible: bool = True
     """Whether processes may divide a step's examples among them; by default if ``gradients`` is not overridden.
 
@@ -126,6 +132,8 @@ class FineTuningMethod(Generic[S]):
             cls.title = cls.name
         if "gradients" in own and "divisible" not in own:
             cls.divisible = False
+        if {"setup", "gradients", "extra_loss"} & own.keys() and "plain_pass" not in own:
+            cls.plain_pass = False
         if {"gradients", "after_backward"} & own.keys() and "needs_dense_gradients" not in own:
             cls.needs_dense_gradients = True
         if {"after_backward", "after_step"} & own.keys() and "reads_clipped_gradients" not in own:

@@ -38,6 +38,8 @@ class Parts:
     optimizer: torch.optim.Optimizer
     context: MethodContext
     streams: RandomStreams
+    graphs: bool = False
+    """Whether passes over micro-batches are recorded as CUDA graphs."""
 
 
 def assemble(
@@ -99,7 +101,10 @@ def assemble(
         encoder.model.compile(dynamic=True)  # in place: parameters keep their names
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    return Parts(network, model, method, optimizer, context, streams)
+    one_batch = ranks.size == 1 and config.grad_accumulation_step == 1
+    wanted = config.cuda_graphs and not config.compile and one_batch
+    graphs = wanted and method.plain_pass and encoder.attends_without_padding(device)
+    return Parts(network, model, method, optimizer, context, streams, graphs)
 
 
 def pick_device(setting: str) -> torch.device:

@@ -24,7 +24,7 @@ NOT_IDENTITY = frozenset(
     {
         "seed", "recipe", "task_def", "data_dir", "cache_dir", "output_dir", "device", "threads",
         "log_per_updates", "checkpoint_seconds", "save", "tensorboard", "eval_batch_tokens",
-        "compile", "sensitivity_beta", "deterministic",
+        "compile", "cuda_graphs", "sensitivity_beta", "deterministic",
     }
 )  # fmt: skip
 # Settings that came later: left at these values they change nothing, and runs made before them keep their identity.
@@ -111,6 +111,9 @@ class RunConfig:
     compile: bool = False
     """Compile the encoder with torch.compile. It takes a minute at the start (and a C++ compiler on the CPU, where the
     step then is slower); off by default, because the shapes of packed batches vary."""
+    cuda_graphs: bool = True
+    """On CUDA, record forward and backward of each size of batch once and repeat them: the host launches one graph
+    instead of a thousand kernels. Where method, encoder or number of processes do not allow it, nothing is recorded."""
     eval_batch_tokens: int = 8192
     """Tokens per evaluation batch."""
     sensitivity_beta: float | None = None

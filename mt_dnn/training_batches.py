@@ -65,9 +65,10 @@ class TrainingBatches:
             yield self._batches(window)
 
     def _per_rank(self, window: npt.NDArray[np.int64]) -> list[Batch]:
-        return self._batches(share_of(window, self.lengths, self.ranks.rank, self.ranks.size))
+        share = share_of(window, self.lengths, self.ranks.rank, self.ranks.size)
+        return self._batches(share, filled=self.parts.graphs)
 
-    def _batches(self, window: npt.NDArray[np.int64]) -> list[Batch]:
+    def _batches(self, window: npt.NDArray[np.int64], *, filled: bool = False) -> list[Batch]:
         rows, encoder, device = self.rows[window], self.parts.network.encoder, self.parts.streams.device
         parts = np.split(rows, range(self.config.batch_size, len(rows), self.config.batch_size))
-        return [encoder.batch(self.data.train, part, device) for part in parts if len(part)]
+        return [encoder.batch(self.data.train, part, device, filled=filled) for part in parts if len(part)]

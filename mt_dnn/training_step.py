@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from mt_dnn.assembly import Parts
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.batch import Batch
 from mt_dnn.gradient_sum import GradientSum
+from mt_dnn.pass_graphs import PassGraphs
 
 
 class TrainingStep:
@@ -36,9 +38,12 @@ class TrainingStep:
     ) -> None:
         self.parts, self.max_norm, self.ranks, self.schedule = parts, max_norm, ranks, schedule
         self.scaler = parts.model.precision.grad_scaler()
-        self._step_measures = measures_itself(parts.optimizer, parts.network.parameters())
+        # Walking through the network takes longer than looking at all of it.
+        self._modules, self._parameters = [*parts.network.modules()], [*parts.network.parameters()]
+        self._step_measures = measures_itself(parts.optimizer, self._parameters)
+        recorded = (partial(PassGraphs, parts.network, parts.context),) if parts.graphs else ()
         self._gradients = StepGradients(
-            parts.method, parts.context, self._backward, self._loss_scale, self._check_incomplete
+            parts.method, parts.context, self._backward, self._loss_scale, self._check_incomplete, *recorded
         )
         self._complete = False
         if ranks.size > 1:
@@ -63,7 +68,7 @@ class TrainingStep:
         multiplier = 1.0 if self.schedule is None else self.schedule(context.step)
         for group in parts.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiplier
-        if not all(module.training for module in parts.network.modules()):  # setting it takes longer than looking
+        if not all(module.training for module in self._modules):  # setting it takes longer than looking
             parts.network.train()
         parts.optimizer.zero_grad(set_to_none=True)
         loss = self._gradients(batches, sum(batch.size for batch in batches) if examples is None else examples)
@@ -87,7 +92,7 @@ class TrainingStep:
     def _clip(self) -> Tensor | None:
         """Clip the gradients, inside of the step where nobody else reads them; None: the step finds their norm."""
         optimizer: Any = self.parts.optimizer
-        parameters = self.parts.network.parameters()
+        parameters = self._parameters
         own = getattr(optimizer, "takes_row_sparse", False) and not self.scaler.is_enabled()
         if not own:
             return clip_gradients(parameters, self.max_norm)

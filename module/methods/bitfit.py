@@ -11,6 +11,7 @@ class BitFit(FineTuningMethod[NoSettings]):
 
     name = "bitfit"
     title = "BitFit"
+    plain_pass = True
 
     def setup(self, context: MethodContext) -> None:
         """Freeze the other parameters."""

@@ -53,6 +53,7 @@ class FrozenEmbeddings(FineTuningMethod[NoSettings]):
 
     name = "frozen_embeddings"
     title = "frozen embeddings"
+    plain_pass = True
     is_control = True
 
     def setup(self, context: MethodContext) -> None:

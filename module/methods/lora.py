@@ -39,6 +39,7 @@ class LoRA(FineTuningMethod[LoRASettings]):
 
     name = "lora"
     title = "LoRA"
+    plain_pass = True
     exclusive = frozenset({Resource.LINEAR_LAYERS})
     rank = -50  # after noise on the pretrained weights, before methods that look for trained parameters
 

@@ -26,6 +26,7 @@ class NoisyTune(FineTuningMethod[NoisyTuneSettings]):
 
     name = "noisytune"
     title = "NoisyTune"
+    plain_pass = True
     rank = -100  # before other methods look at the weights
 
     def setup(self, context: MethodContext) -> None:

@@ -67,6 +67,7 @@ class RecAdam(FineTuningMethod[RecAdamSettings]):
     title = "RecAdam"
     needs_dense_gradients = False  # after_backward does not look at gradients
     reads_clipped_gradients = False
+    plain_pass = True
 
     def __init__(self, settings: RecAdamSettings | None = None) -> None:
         super().__init__(settings)

@@ -27,6 +27,7 @@ class Reinit(FineTuningMethod[ReinitSettings]):
 
     name = "reinit"
     title = "re-init"
+    plain_pass = True
     rank = -90  # after NoisyTune, whose noise is made for pretrained weights
 
     def setup(self, context: MethodContext) -> None:

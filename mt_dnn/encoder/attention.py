@@ -141,7 +141,7 @@ def first_token_attention(
     if without_padding is not None:
         return without_padding
     heads, _, d = key.shape[1:]
-    layout, size = packed.slots, packed.size
+    layout, size = packed.slots, query.shape[2]
     q, k, v = (x.transpose(1, 2).reshape(-1, heads * d) for x in (query, key, value))
     if by_one_pass(q, k, v) and (dropout == 0.0 or dropout_stream is not None):
         scale = d**-0.5 if scaling is None else scaling

@@ -1,7 +1,7 @@
 """Batches of a token cache as tensors: packed (real tokens only, end to end) or padded.
 
 They are made by index arithmetic over the whole batch; there is no Python loop over examples or tokens.
-Legend: B examples, T tokens of the longest example, n_tokens real tokens of the batch, N rows of a cache.
+Legend: B examples, T tokens of the longest example, n_tokens tokens of the batch, N rows of a cache.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ from mt_dnn.encoder.slot_layout import SlotLayout, slot_layout
 # Four rectangles are as fast as more on GLUE's lengths; on CUDA each one would be more kernels to launch.
 CPU_GROUPS, CUDA_GROUPS = 4, 1
 _ALIGNMENT = 256  # bytes, as torch's allocator has it on CUDA
+_SMALLEST_SIZE = 64  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +60,20 @@ class PackedBatch(_Examples):
     Attributes:
         first_tokens: (B,) int64 place of each example's first token.
         cu_seqlens: (B + 1,) int32 place where each example starts, and n_tokens.
-        max_seqlen: T.
+        max_seqlen: T, or more.
         slots: where the tokens stand during attention.
+        filled: whether the tokens at the end belong to nobody (:func:`fill`): these three then count one example more.
     """
 
     first_tokens: Tensor
     cu_seqlens: Tensor
     max_seqlen: int
     slots: SlotLayout
+    filled: bool = False
 
     @property
     def n_tokens(self) -> int:
-        """Real tokens of the batch."""
+        """Tokens of the batch."""
         return self.input_ids.shape[0]
 
     @property
@@ -152,6 +155,39 @@ def pack(cache: TokenCache, indices: ArrayLike, max_groups: int = CPU_GROUPS) ->
         max_seqlen=int(lengths.max()),
         slots=slot_layout(cu_seqlens, max_groups),
     )
+
+
+def fill(batch: PackedBatch, max_groups: int) -> PackedBatch:
+    """Bring a batch to one of a few sizes by an example that nobody reads: its first token over and over, at place 0.
+
+    Gradients are what they were. Sizes are multiples of an eighth of the power of two below, of 64 at least; spans
+    that attention looks at are powers of two.
+
+    Args:
+        batch: On the CPU.
+        max_groups: As of :func:`pack`.
+    """
+    n = batch.n_tokens
+    added = filled_size(n) - n
+    nothing = torch.zeros(added, dtype=torch.int64, device="cpu")
+    starts = np.append(batch.cu_seqlens.numpy(), n + added).astype(np.int64)
+    return replace(
+        batch,
+        input_ids=torch.cat([batch.input_ids, batch.input_ids[:1].expand(added)]),
+        position_ids=torch.cat([batch.position_ids, nothing]),
+        token_type_ids=torch.cat([batch.token_type_ids, nothing]),
+        first_tokens=torch.from_numpy(starts[:-1]),
+        cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
+        max_seqlen=1 << (max(batch.max_seqlen, added, _SMALLEST_SIZE) - 1).bit_length(),
+        slots=slot_layout(starts, max_groups),
+        filled=True,
+    )
+
+
+def filled_size(n_tokens: int) -> int:
+    """Tokens of a filled batch, more than before."""
+    unit = max(_SMALLEST_SIZE, 1 << max(0, n_tokens.bit_length() - 4))
+    return (n_tokens // unit + 1) * unit
 
 
 def pad(cache: TokenCache, indices: ArrayLike, pad_id: int) -> PaddedBatch:

@@ -17,8 +17,9 @@ from data_utils.errors import SettingError
 from data_utils.token_cache import TokenCache
 from module.dropout import DropoutStream
 from module.row_sparse import RowSparseEmbedding, can_be_row_sparse
+from mt_dnn.encoder import varlen
 from mt_dnn.encoder.attention import PACKED
-from mt_dnn.encoder.batch import CPU_GROUPS, CUDA_GROUPS, Batch, PackedBatch, pack, pad
+from mt_dnn.encoder.batch import CPU_GROUPS, CUDA_GROUPS, Batch, PackedBatch, fill, pack, pad
 from mt_dnn.encoder.files import read_config, read_model, set_dropouts, weights_stamp
 from mt_dnn.encoder.hooks import hooked
 from mt_dnn.encoder.last_layer import Countdown, LastLayer
@@ -88,11 +89,20 @@ class Encoder(nn.Module):
             raise SettingError(f"encoder: {len(found)} lists of layers are found, one is needed")
         return list(found[0])
 
-    def batch(self, cache: TokenCache, indices: npt.NDArray[np.int64], device: torch.device) -> Batch:
-        """Rows of a token cache in the layout this encoder runs, on a device."""
+    def batch(
+        self, cache: TokenCache, indices: npt.NDArray[np.int64], device: torch.device, *, filled: bool = False
+    ) -> Batch:
+        """Rows of a token cache in the layout this encoder runs, on a device; packed ones ``filled`` if asked."""
         if not self.packed:
             return pad(cache, indices, self.pad_id).to(device)
-        return pack(cache, indices, CUDA_GROUPS if device.type == "cuda" else CPU_GROUPS).to(device)
+        groups = CUDA_GROUPS if device.type == "cuda" else CPU_GROUPS
+        batch = pack(cache, indices, groups)
+        return (fill(batch, groups) if filled else batch).to(device)
+
+    def attends_without_padding(self, device: torch.device) -> bool:
+        """Whether attention of packed batches works on their tokens alone on a device, whatever their lengths."""
+        config: Any = self.model.config
+        return self.packed and varlen.takes(device, config.hidden_size // config.num_attention_heads)
 
     def use_row_sparse_gradients(self) -> None:
         """Make the gradient of the word embeddings row-sparse, if they are a table on the CPU."""
@@ -137,17 +147,18 @@ class Encoder(nn.Module):
         if countdown is None:
             return self.first_token(self(batch, inputs_embeds=inputs_embeds), batch)
         hidden = self._hidden(batch, inputs_embeds, countdown)  # (B, D) packed, (B, 1, D) padded
-        return hidden if isinstance(batch, PackedBatch) else hidden[:, 0]
+        return _of_examples(hidden, batch) if isinstance(batch, PackedBatch) else hidden[:, 0]
 
     def first_token(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Hidden state of each example's first token, out of those of all tokens: (B, D)."""
         if isinstance(batch, PackedBatch):
-            return hidden.index_select(0, batch.first_tokens)
+            return _of_examples(hidden.index_select(0, batch.first_tokens), batch)
         return hidden[:, 0]
 
     def _hidden(self, batch: Batch, inputs_embeds: Tensor | None, countdown: Countdown | None) -> Tensor:
         most = self.limits.max_tokens
-        if most is not None and batch.max_seqlen > most:
+        filled = isinstance(batch, PackedBatch) and batch.filled  # whose spans are rounded up
+        if most is not None and batch.max_seqlen > most and not filled:
             raise SettingError(f"max_seq_len: an example has {batch.max_seqlen} tokens, this encoder takes {most}")
         if self.training and self.embedding_hooks:
             inputs_embeds = self.embed(batch) if inputs_embeds is None else inputs_embeds
@@ -181,6 +192,11 @@ class Encoder(nn.Module):
         elif self.token_types == 1:
             inputs["token_type_ids"] = torch.zeros_like(batch.token_type_ids)
         return inputs
+
+
+def _of_examples(first: Tensor, batch: PackedBatch) -> Tensor:
+    """First tokens without that of the example that fills a batch up."""
+    return first[: batch.size] if batch.filled else first
 
 
 # The weights as read, for the many runs of one worker: only the encoder that was loaded last.

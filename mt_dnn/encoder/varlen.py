@@ -1,7 +1,7 @@
 """Attention of a packed batch on CUDA without padding: torch's kernels for examples of any lengths.
 
 Without them attention works on rectangles (:mod:`mt_dnn.encoder.attention`), with copies into and out of their slots.
-Not run on a GPU where this was written. Legend: n_tokens tokens, H heads, d size of a head.
+Legend: n_tokens tokens, H heads, d size of a head.
 """
 
 import inspect
@@ -39,7 +39,7 @@ def varlen_attention(
         (1, n_tokens or B, H, d), or None.
     """
     d = query.shape[-1]
-    if not _on_cuda(query) or d % 8 != 0 or d > 256:
+    if not takes(query.device, d):
         return None
     scale = d**-0.5 if scaling is None else scaling
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (1, n_tokens, H, d)
@@ -53,12 +53,17 @@ def varlen_attention(
     return _efficient(q, k, v, dropout, scale, spans)
 
 
+def takes(device: torch.device, head_size: int) -> bool:
+    """Whether there is a kernel on a device for heads of a size, but under torch.compile."""
+    return _is_cuda(device) and head_size % 8 == 0 and head_size <= 256
+
+
 def _spans(packed: PackedBatch, queries: int) -> _Spans:
     """Say where the examples begin."""
     starts, longest = packed.cu_seqlens, packed.max_seqlen
     if queries == packed.n_tokens:
         return starts, starts, longest, longest
-    return torch.arange(packed.size + 1, dtype=starts.dtype, device=starts.device), starts, 1, longest
+    return torch.arange(len(starts), dtype=starts.dtype, device=starts.device), starts, 1, longest
 
 
 def _efficient(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float, spans: _Spans) -> Tensor:
@@ -97,5 +102,5 @@ def _scaled(kernel: Callable[..., Any]) -> Callable[..., Tensor]:
     return attend
 
 
-def _on_cuda(tensor: Tensor) -> bool:
-    return tensor.is_cuda
+def _is_cuda(device: torch.device) -> bool:
+    return device.type == "cuda"

@@ -39,11 +39,16 @@ def assert_same_weights(one, other):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def build(config, total_steps=10):
-    """Parts of a run, its step, and batches of the task's first 64 rows in 16s."""
+def assembled(config, total_steps=10):
+    """Parts of a run."""
     task_def = load_task_defs(config.task_def)[config.task]
     precision = resolve_precision(config.precision, CPU)
-    parts = assemble(config, task_def, resolve_encoder(config.init_checkpoint), CPU, precision, total_steps)
+    return assemble(config, task_def, resolve_encoder(config.init_checkpoint), CPU, precision, total_steps)
+
+
+def build(config, total_steps=10):
+    """Parts of a run, its step, and batches of the task's first 64 rows in 16s."""
+    parts = assembled(config, total_steps)
     data = open_datasets(config)
     rows = torch.arange(64).view(4, 16).numpy()
     batches = [[parts.network.encoder.batch(data.train, part, CPU)] for part in rows]

@@ -37,6 +37,7 @@ class WeightAveraging(FineTuningMethod[A]):
     rank = 100  # after everything that changes the weights
     evaluates_other_weights = True
     reads_clipped_gradients = False
+    plain_pass = True
 
     def __init__(self, settings: A | None = None) -> None:
         super().__init__(settings)

@@ -74,7 +74,7 @@ def gpu(monkeypatch):
             module.varlen_attn = kernel
         monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-        monkeypatch.setattr(varlen, "_on_cuda", lambda _: True)
+        monkeypatch.setattr(varlen, "_is_cuda", lambda _: True)
         monkeypatch.setattr(torch.ops.aten, "_efficient_attention_forward", efficient)
         varlen._flash_kernel.cache_clear()
         return calls
@@ -143,7 +143,7 @@ def test_heads_that_no_kernel_takes_and_compiled_models_keep_their_rectangles(gp
 
 def test_the_call_fits_the_operator_of_this_torch(monkeypatch):
     """Meta tensors go through its schema and its derivative; shapes are all that they have."""
-    monkeypatch.setattr(varlen, "_on_cuda", lambda _: True)
+    monkeypatch.setattr(varlen, "_is_cuda", lambda _: True)
     q, k, v = (x.detach().to("meta").requires_grad_() for x in qkv())
     out = varlen.varlen_attention(q, k, v, 0.1, None, batch().to(torch.device("meta")))
     assert out.shape == (1, sum(LENGTHS), HEADS, D)

@@ -1,0 +1,143 @@
+"""Forward and backward of a micro-batch as CUDA graphs: one launch for the host instead of a thousand.
+
+A GPU is through with a small batch before the host has launched half of its kernels. A graph repeats what was recorded
+once, on the same shapes and in the same memory: batches are filled up to a few sizes, and a new one is copied into the
+place of the one that was recorded. What follows (clipping, the method's hooks, the optimizer) is launched as ever.
+
+A graph computes what the same filled batch gives without it, bit for bit, dropout included: torch's generator goes on
+from where it stands. So nothing depends on when a graph was recorded, or whether it was, and a run may be resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from module.context import MethodContext
+from module.driver import OfBatch
+from mt_dnn.encoder.batch import Batch, PackedBatch
+from mt_dnn.encoder.hooks import every_call_hooked, hooked
+
+_Size = tuple[int, int, int]
+"""Examples, tokens, and the most of an example."""
+
+_SHARE_OF_MEMORY = 0.25
+"""Of the device, for the gradients of all graphs: each has its own."""
+
+
+class PassGraphs:
+    """Takes the place of a function that adds the gradients of one micro-batch.
+
+    A size is recorded when it comes for the second time. Whatever is not as it was recorded goes the plain way: batches
+    that are not filled, several to a step, hooks on modules.
+
+    Args:
+        network: All of whose parameters keep their places.
+        context: Of the run, whose methods all have a ``plain_pass``.
+        plain: The function.
+    """
+
+    def __init__(self, network: nn.Module, context: MethodContext, plain: OfBatch) -> None:
+        self._network, self._context, self._plain = network, context, plain
+        self._modules, self._parameters = [*network.modules()], [*network.parameters()]
+        self._graphs: dict[_Size, _PassGraph] = {}
+        self._seen: set[_Size] = set()
+        self._places: list[tuple[int, bool]] = []
+        self._memory = _Memory(self._parameters)
+
+    def __call__(self, batch: Batch, weight: float) -> Tensor:
+        """Add the gradients of a micro-batch; see :data:`module.driver.OfBatch`."""
+        if weight != 1.0 or not isinstance(batch, PackedBatch) or not self._is_plain(batch):
+            return self._plain(batch, weight)
+        places = [(parameter.data_ptr(), parameter.requires_grad) for parameter in self._parameters]
+        if places != self._places:
+            self._graphs, self._seen, self._places = {}, set(), places
+        size = batch.size, batch.n_tokens, batch.max_seqlen
+        graph = self._graphs.get(size)
+        if graph is None:
+            if size not in self._seen or not self._memory.suffices(len(self._graphs)):
+                self._seen.add(size)
+                return self._plain(batch, weight)
+            graph = self._graphs[size] = self._record(batch)
+        return graph(batch)
+
+    def _is_plain(self, batch: PackedBatch) -> bool:
+        """Whether a pass over a batch is one as it is recorded."""
+        return (
+            batch.filled
+            and self._context.examples == batch.size
+            and not every_call_hooked()
+            and not any(map(hooked, self._modules))
+            and all(map(_is_fresh, self._parameters))
+        )
+
+    def _record(self, batch: PackedBatch) -> _PassGraph:
+        with self._context.streams.preserved():
+            return _PassGraph(batch, self._plain, self._parameters, self._memory)
+
+
+class _PassGraph:
+    """A recorded pass: its inputs, its gradients and its loss lie where they did."""
+
+    def __init__(self, batch: PackedBatch, plain: OfBatch, parameters: Sequence[nn.Parameter], memory: _Memory) -> None:
+        self._parameters, self._batch = parameters, batch
+        # Libraries get what they need on this stream before it is recorded; torch asks for that.
+        stream = memory.stream
+        stream.wait_stream(torch.cuda.current_stream(stream.device))
+        with torch.cuda.stream(stream):
+            plain(batch, 1.0)
+        torch.cuda.current_stream(stream.device).wait_stream(stream)
+        _set(parameters, [None] * len(parameters))
+        self._graph = torch.cuda.CUDAGraph()
+        # The thread that makes the next batch allocates page-locked memory meanwhile.
+        with torch.cuda.graph(self._graph, pool=memory.pool, stream=stream, capture_error_mode="thread_local"):
+            self._loss = plain(batch, 1.0)
+        self._gradients = [parameter.grad for parameter in parameters]
+        _set(parameters, [None] * len(parameters))
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """Add the gradients of a batch of the same size."""
+        for there, new in zip(_inputs(self._batch), _inputs(batch), strict=True):
+            if there is not new:
+                there.copy_(new)
+        self._graph.replay()
+        _set(self._parameters, self._gradients)
+        return self._loss
+
+
+class _Memory:
+    """What the graphs of a run share: a stream, and the memory of all that lives within a pass."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._gradients = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
+        self._device = parameters[0].device
+        self.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self.pool: Any = torch.cuda.graph_pool_handle()
+
+    def suffices(self, graphs: int) -> bool:
+        """Whether there is room for one more graph beside so many."""
+        free, total = torch.cuda.mem_get_info(self._device)
+        allocated, reserved = torch.cuda.memory_allocated(self._device), torch.cuda.memory_reserved(self._device)
+        needed = self._gradients + torch.cuda.max_memory_allocated(self._device) - allocated
+        within_share = (graphs + 1) * self._gradients <= _SHARE_OF_MEMORY * total
+        return within_share and needed <= free + reserved - allocated
+
+
+def _inputs(batch: PackedBatch) -> list[Tensor]:
+    """What a pass over a batch reads."""
+    return [
+        batch.input_ids, batch.position_ids, batch.token_type_ids, batch.labels, batch.first_tokens, batch.cu_seqlens
+    ]  # fmt: skip
+
+
+def _is_fresh(parameter: Any) -> bool:
+    """Whether a parameter has no gradient yet, and nobody waits for one."""
+    return parameter.grad is None and not (parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
+def _set(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
