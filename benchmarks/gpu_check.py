@@ -5,8 +5,8 @@
 A line per check, and a verdict. Attention of packed batches is held to float64 on the CPU, its dropout to its share and
 to its generator. Methods train a tiny random encoder and are held to the same run on the CPU. A run that is stopped
 twice and resumed is held, bit for bit, to one in one piece, with --deterministic. Nothing is downloaded. Exit status: 0
-all is right, 1 something is not, 2 there is no GPU. How fast it is: ``python -m benchmarks.cuda_step`` and
-``python -m benchmarks.throughput --device cuda``.
+all is right, 1 something is not, 2 there is no GPU. How fast it is: ``python -m benchmarks.cuda_step``,
+``python -m benchmarks.cuda_pass`` and ``python -m benchmarks.throughput --device cuda``.
 """
 
 import logging
@@ -47,7 +47,7 @@ Checks = dict[str, Callable[[], str]]
 LENGTHS, HEADS, HEAD_SIZE = (3, 40, 1, 17), 4, 32
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 METHODS = ("vanilla", "pats", "sage", "child_tuning+pats", "freelb", "mixout", "rdrop")
-LOSS_TOLERANCE = 0.05  # between a run of a few steps on the GPU and on the CPU, without dropout
+LOSS_TOLERANCE = 0.02  # between a run of 24 steps on the GPU and on the CPU, without dropout; it falls from 0.69
 STOPS = (3, 9)
 
 
@@ -134,8 +134,8 @@ def tiny_config(scratch: Path, **changes: Any) -> RunConfig:
         for split, rows in (("train", 96), ("dev", 32)):
             random_encoder.write_rows(data / f"cola_{split}.tsv", rows, telling=True)
     config = RunConfig(
-        task_def=GLUE_TASK_DEF, data_dir=data, train_datasets="cola", init_checkpoint=str(encoder), epochs=2,
-        batch_size=16, learning_rate=1e-3, precision="fp32", tensorboard=False, log_per_updates=1, save="last",
+        task_def=GLUE_TASK_DEF, data_dir=data, train_datasets="cola", init_checkpoint=str(encoder), epochs=4,
+        batch_size=16, learning_rate=1e-2, precision="fp32", tensorboard=False, log_per_updates=1, save="last",
     )  # fmt: skip
     return replace(config, **changes)
 

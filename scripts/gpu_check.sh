@@ -9,8 +9,9 @@ bash scripts/gpu_check.sh [--out FOLDER]
 
 Uses the active virtual environment, or makes .venv; installs requirements.txt and requirements-dev.txt. On the first GPU
 (CUDA_VISIBLE_DEVICES chooses another) it runs the tests of the CUDA kernels, then attention, methods, and a run that is
-stopped and resumed (benchmarks.gpu_check), then times the optimizers' steps (benchmarks.cuda_step). The last line is the
-verdict; figures go to FOLDER, by default gpu_check. Every step runs even if an earlier one failed.
+stopped and resumed (benchmarks.gpu_check), then times the optimizers' steps (benchmarks.cuda_step) and whole training
+steps, recorded as CUDA graphs and not (benchmarks.cuda_pass). The last line is the verdict; figures go to FOLDER, by
+default gpu_check. Every step runs even if an earlier one failed.
 
 Exit status: 0 all is right, 1 something is not, 2 there is no NVIDIA GPU here or an argument is wrong.
 TEXT
@@ -33,14 +34,17 @@ source "$ROOT/scripts/venv.sh"
 use_environment
 install_once requirements.txt
 install_once requirements-dev.txt
+install_once experiments/demo/encoder.txt --no-deps --require-hashes --only-binary :all:
 mkdir -p -- "$out"
 out=$(cd -- "$out" && pwd)
 cd -- "$ROOT"
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 step "tests of the kernels" "$PY" -m pytest -q -n 2 -m "not slow" tests/module/test_cuda_gpu.py tests/module/test_cuda_step.py \
-  tests/module/test_cuda_stream.py tests/module/test_cuda_compile.py tests/module/test_unmasked.py
+  tests/module/test_cuda_stream.py tests/module/test_cuda_compile.py tests/module/test_unmasked.py \
+  tests/mt_dnn/test_pass_graphs_gpu.py
 step "attention, methods, resume" "$PY" -m benchmarks.gpu_check --out "$out/gpu_check.json"
-step "time of a step" "$PY" -m benchmarks.cuda_step --rounds 30 --out "$out/cuda_step.json"
+step "time of the optimizers" "$PY" -m benchmarks.cuda_step --rounds 30 --out "$out/cuda_step.json"
+step "time of a step" "$PY" -m benchmarks.cuda_pass --out "$out/cuda_pass.json"
 
 if ((${#failed[@]})); then
   printf 'WRONG on this GPU: %s; figures in %s\n' "$(IFS=,; printf '%s' "${failed[*]}")" "$out"

@@ -4,7 +4,7 @@ Same stream, same polynomials and same order of float32 operations as :mod:`modu
 multiply-adds, so only the sums of a tensor (and the means made of them) may differ, in the last bits of a float64.
 A program takes one block of 1,024 entries as four quarters of 256 lanes, as the stream does: see :mod:`module.noise`.
 
-Written and tested through Triton's interpreter on a CPU; not yet run on a GPU.
+Tested through Triton's interpreter on a CPU, and on a GPU where there is one.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc, no-any-return, name-defined"
