@@ -76,7 +76,10 @@ class PassGraphs:
 
     def _record(self, batch: PackedBatch) -> _PassGraph:
         with self._context.streams.preserved():
-            return _PassGraph(batch, self._plain, self._parameters, self._memory)
+            try:
+                return _PassGraph(batch, self._plain, self._parameters, self._memory)
+            except RuntimeError as error:
+                raise RuntimeError(f"a pass cannot be recorded ({error}); use --cuda_graphs false") from error
 
 
 class _PassGraph:

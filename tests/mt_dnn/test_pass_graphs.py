@@ -153,6 +153,16 @@ def test_without_room_nothing_is_recorded(graphs, seen, monkeypatch):
     assert kinds(seen) == ["plain"] * 3
 
 
+def test_what_cannot_be_recorded_names_the_switch(graphs, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(pass_graphs, "_PassGraph", fail)
+    graphs(batch(SIZES[0]), 1.0)
+    with pytest.raises(RuntimeError, match=r"\(operation not permitted .*\); use --cuda_graphs false"):
+        graphs(batch(SIZES[0]), 1.0)
+
+
 def test_every_entry_that_a_pass_reads_is_copied():
     """A new entry of a batch must be copied too, or be made from what is."""
     fields = set(batch(SIZES[0]).__dataclass_fields__)
