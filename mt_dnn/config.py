@@ -65,8 +65,9 @@ class RunConfig:
     """Peak learning rate, > 0."""
     warmup: float = 0.1
     """Share of the steps in which the learning rate rises from 0 to its peak, in [0, 1)."""
-    schedule: Literal["linear", "linear_legacy"] = "linear"
-    """Linear decay after warm-up; linear_legacy is pytorch-pretrained-bert's, which drops from 1 to 1 - warmup."""
+    schedule: Literal["linear", "cosine", "constant", "linear_legacy"] = "linear"
+    """Learning rate after warm-up: down to 0 in a line or half a cosine, or as it is; linear_legacy is
+    pytorch-pretrained-bert's, which drops from 1 to 1 - warmup."""
     optimizer: Literal["adamax", "adamw"] = "adamax"
     """The optimizer under the method."""
     adamax_rule: Literal["mtdnn", "torch"] = "mtdnn"

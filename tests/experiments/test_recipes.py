@@ -299,6 +299,7 @@ def test_overrides_are_yaml_values() -> None:
         ("betas=&a [*a]", r"betas: aliases \(\*\) are not read"),
         ("epoch=1", r"unknown setting 'epoch' \(did you mean epochs\?\)"),
         ("learning-rate=1", r"unknown setting 'learning-rate' \(did you mean learning_rate\?\)"),
+        ("lr_scheduler_type=cosine", r"unknown setting 'lr_scheduler_type' \(here it is schedule\)"),
         ("config=other.yml", "unknown setting 'config'"),
         ("cola.config=other.yml", r"'cola' is no method.*, and 'config' no setting of a task"),
         ("pats=other.yml", "unknown setting 'pats'"),
