@@ -17,6 +17,7 @@ from data_utils.names import check_name, slug
 from data_utils.task_def import split_dataset_name
 from module.checks import Range
 from module.methods import METHODS, build_method, parse_method
+from mt_dnn.loss_settings import LEGAL_WEIGHTS, are_weights, canonical_weights
 from mt_dnn.setting_types import described, fits, hints_of
 
 # Where a run is computed, stored and watched changes none of its numbers, so it is no part of its identity.
@@ -28,7 +29,9 @@ NOT_IDENTITY = frozenset(
     }
 )  # fmt: skip
 # Settings that came later: left at these values they change nothing, and runs made before them keep their identity.
-LATER_SETTINGS: dict[str, object] = {"holdout": None, "tf32": False, "train_balanced": False}
+LATER_SETTINGS: dict[str, object] = {
+    "holdout": None, "tf32": False, "train_balanced": False, "label_smoothing": 0.0, "class_weights": None,
+}  # fmt: skip
 
 MAX_THREADS = 1024
 """Of torch and the kernels in one process; from about 4,000 on OpenMP ends the process instead of refusing."""
@@ -80,6 +83,11 @@ class RunConfig:
     """Weight decay of everything but biases and layer norms, >= 0."""
     global_grad_clipping: float = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
+    label_smoothing: float = 0.0
+    """Share of the label's probability that the training loss spreads over all classes, in [0, 1). Classes only."""
+    class_weights: str | None = None
+    """Weights of the classes in the training loss: balanced (each class the same in sum, by the rows trained on), or
+    one for each label, such as negative=1,positive=3. The loss stays the mean over examples. Classes only."""
     dropout_p: float | None = None
     """Dropout before the task head, in [0, 1); default: the task definition's, else 0.1."""
     bert_dropout_p: float = 0.1
@@ -155,6 +163,7 @@ class RunConfig:
             )
         if self.train_balanced and self.train_size is None:
             raise SettingError("train_balanced is true, but train_size is not given; give the number of examples")
+        object.__setattr__(self, "class_weights", canonical_weights(self.class_weights))
         check_name("train_datasets", self.train_datasets)
         if self.recipe is not None:
             check_name("recipe", self.recipe)
@@ -244,6 +253,8 @@ _RANGES = {
     "betas": Range(lambda values: all(map(_SHARE.holds, values)), "two numbers in [0, 1)"),
     "weight_decay": _NOT_NEGATIVE,
     "global_grad_clipping": Range(_NOT_NEGATIVE.holds, "a number >= 0 (0 = off)"),
+    "label_smoothing": _SHARE,
+    "class_weights": Range(are_weights, LEGAL_WEIGHTS),
     "dropout_p": _PROBABILITY,
     "bert_dropout_p": _PROBABILITY,
     "max_seq_len": Range(lambda value: 8 <= value <= 65535, "an integer in [8, 65535]"),

@@ -17,6 +17,7 @@ from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
 from mt_dnn.config import RunConfig
 from mt_dnn.encoder.source import resolve_encoder
+from mt_dnn.loss_settings import check_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,11 @@ def open_datasets(config: RunConfig) -> Datasets:
     """Open the caches of a run, making those that are missing or out of date.
 
     Raises:
-        SettingError: unknown task or dev set, missing or malformed TSV file, damaged cache.
+        SettingError: unknown task or dev set, a loss that the task has no use for, missing or malformed TSV file,
+            damaged cache.
     """
     task_def = find_task_def(config)
+    check_loss(config.label_smoothing, config.class_weights, task_def)
     dev_names = dev_sets(config, task_def)
     source = resolve_encoder(config.init_checkpoint)
     tokenizer = load_tokenizer(source.folder)

@@ -12,6 +12,7 @@ OTHER_NAMES = {
     "bf16": "precision",
     "fp16": "precision",
     "gradient_accumulation_steps": "grad_accumulation_step",
+    "label_smoothing_factor": "label_smoothing",
     "logging_steps": "log_per_updates",
     "lr_scheduler": "schedule",
     "lr_scheduler_type": "schedule",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from mt_dnn.data import Datasets
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.source import EncoderSource
 from mt_dnn.interrupt import StopRequest
+from mt_dnn.loss_settings import changed_loss
 from mt_dnn.precision import Precision
 from mt_dnn.progress import Progress
 from mt_dnn.results import RunDirectory, RunResult, Status
@@ -71,6 +73,7 @@ class Trainer:
         self.parts = parts = assemble(config, data.task_def, source, device, precision, self.total_steps, ranks)
         self.batches = TrainingBatches(config, data, self.rows, parts, ranks)
         parts.model.n_examples, parts.model.passes = len(self.rows), self.batches.one_pass
+        parts.model.choose_loss(config, np.asarray(data.train.labels)[self.rows])
         self.watch = SensitivityWatch(parts.network, parts.optimizer, config.sensitivity_beta)
         schedule = partial(
             learning_rate_multiplier, total_steps=self.total_steps, warmup=config.warmup, schedule=config.schedule
@@ -144,11 +147,12 @@ class Trainer:
     def _log(self, epoch: int, norm: Tensor | None) -> None:
         """Log the running loss; this is the only place of a step at which the host waits for the device."""
         method, context = self.parts.method, self.parts.context
-        loss = self.state.take_loss()
+        loss, changed = self.state.take_loss(), changed_loss(self.config.as_dict())
         record = {
             "step": self.state.step,
             "epoch": epoch,
             "loss": loss,
+            **({"loss_by": changed} if changed else {}),
             "learning_rate": self.parts.optimizer.param_groups[0]["lr"],
             "grad_norm": None if norm is None else float(norm),
             **method.metrics(context),  # on every rank: it may refuse a step that a GPU has refused
