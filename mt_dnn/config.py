@@ -31,6 +31,7 @@ NOT_IDENTITY = frozenset(
 # Settings that came later: left at these values they change nothing, and runs made before them keep their identity.
 LATER_SETTINGS: dict[str, object] = {
     "holdout": None, "tf32": False, "train_balanced": False, "label_smoothing": 0.0, "class_weights": None,
+    "patience": None,
 }  # fmt: skip
 
 MAX_THREADS = 1024
@@ -59,6 +60,9 @@ class RunConfig:
 
     epochs: int = 10
     """Passes over the training set."""
+    patience: int | None = None
+    """Stop early after so many epochs without a better one, by the score that chooses the best; default: never. The
+    learning rate falls as for all epochs."""
     batch_size: int = 32
     """Examples per forward pass; one optimizer step sees batch_size x grad_accumulation_step examples, whatever the
     number of processes that divide them."""
@@ -244,6 +248,7 @@ _PROBABILITY = Range(_SHARE.holds, "a probability in [0, 1)")
 _NOT_NEGATIVE = Range(lambda value: 0.0 <= value < math.inf, "a number >= 0")
 _RANGES = {
     "epochs": _COUNT,
+    "patience": _COUNT,
     "batch_size": _COUNT,
     "grad_accumulation_step": _COUNT,
     # Above it optimizers leave float32.

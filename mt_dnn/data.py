@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from data_utils.batching import training_subset
 from data_utils.errors import SettingError, shown
 from data_utils.holdout import held_out_rows, take
 from data_utils.task_def import TaskDef, TaskDefs, TaskType, find_prepro, load_task_defs, split_dataset_name
@@ -47,6 +48,16 @@ class Datasets:
         """
         check_classes(self.task_def)
         return np.asarray(self.train.labels)[self.train_rows]
+
+    def rows_of(self, config: RunConfig) -> NDArray[np.int64]:
+        """The rows of ``train`` that a run trains on.
+
+        Raises:
+            SettingError: there are fewer, in all or of a class, than it asks for.
+        """
+        classes = self.train_classes() if config.train_balanced else None
+        size = (config.train_fraction, config.train_size)
+        return self.train_rows[training_subset(len(self.train_rows), config.seed, *size, classes)]
 
     @property
     def evaluated(self) -> dict[str, TokenCache]:

@@ -10,6 +10,7 @@ OTHER_NAMES = {
     # transformers' run_glue.py
     "adam_epsilon": "adam_eps",
     "bf16": "precision",
+    "early_stopping_patience": "patience",
     "fp16": "precision",
     "gradient_accumulation_steps": "grad_accumulation_step",
     "label_smoothing_factor": "label_smoothing",

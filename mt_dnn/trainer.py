@@ -8,11 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils.batching import training_subset
 from module.bert_optim import NonFiniteGradient
 from mt_dnn import checkpoint
 from mt_dnn.assembly import assemble
@@ -64,16 +62,12 @@ class Trainer:
         self.config, self.data, self.directory, self.ranks = config, data, directory, ranks
         self.on_progress, self.prune = on_progress, prune
         self.state = state = TrainState(loss_sum=torch.zeros((), dtype=torch.float32, device=device))
-        chosen = training_subset(
-            len(data.train_rows), config.seed, config.train_fraction, config.train_size,
-            data.train_classes() if config.train_balanced else None,
-        )  # fmt: skip
-        self.rows = data.train_rows[chosen]
+        self.rows = data.rows_of(config)
         self.total_steps = config.epochs * math.ceil(len(self.rows) / config.window)
         self.parts = parts = assemble(config, data.task_def, source, device, precision, self.total_steps, ranks)
         self.batches = TrainingBatches(config, data, self.rows, parts, ranks)
+        parts.model.choose_loss(config, data.train.labels[self.rows])
         parts.model.n_examples, parts.model.passes = len(self.rows), self.batches.one_pass
-        parts.model.choose_loss(config, np.asarray(data.train.labels)[self.rows])
         self.watch = SensitivityWatch(parts.network, parts.optimizer, config.sensitivity_beta)
         schedule = partial(
             learning_rate_multiplier, total_steps=self.total_steps, warmup=config.warmup, schedule=config.schedule
@@ -87,7 +81,7 @@ class Trainer:
         torch.manual_seed(parts.streams.dropout.seed)
 
     def fit(self) -> None:
-        """Train to the last epoch, from the newest checkpoint if there is one, and write the result.
+        """Train to the last epoch or until patience ends, from the newest checkpoint if there is one; write the result.
 
         Raises:
             SettingError: A checkpoint is damaged or a file cannot be written.
@@ -99,6 +93,8 @@ class Trainer:
         self.ranks.check_copies(self.parts.network.state_dict())
         try:
             for epoch in range(state.step // per_epoch, config.epochs):
+                if self.scores.is_over():
+                    break
                 if state.step % per_epoch == 0 and self._is_hopeless(epoch):
                     self._give_up()
                     return
@@ -112,7 +108,7 @@ class Trainer:
                     if end_of_epoch:
                         self.scores.evaluate(epoch + 1)
                     if self.on_progress is not None:
-                        best = None if state.best is None else state.best.score
+                        best = state.best and state.best.score
                         self.on_progress(Progress(state.step, self.total_steps, epoch + 1, best))
                     self.checkpoints.save_if_due()
             status, error = self.scores.verdict()
@@ -123,7 +119,7 @@ class Trainer:
 
     def outcome(self, status: Status, error: str | None) -> RunResult:
         """Return the result of the run so far; without its last epoch if that was never reached."""
-        config, state = self.config, self.state
+        config, state, is_over = self.config, self.state, self.scores.is_over()
         return RunResult(
             status=status,
             error=error,
@@ -140,7 +136,8 @@ class Trainer:
             train_examples=len(self.rows),
             seconds=round(state.spent(), 2),
             best=state.best,
-            last=state.last if state.last is not None and state.last.epoch == config.epochs else None,
+            last=state.last if is_over else None,
+            stopped_early=is_over and state.last is not None and state.last.epoch < config.epochs,
             sessions=state.sessions,
         )
 

@@ -81,8 +81,13 @@ def _task(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
 - **Encoder**: {_hub_name(run) or run.config.encoder}, with its own pooler and classification head drawn anew.
 - **Data**: the training set of {run.config.task}, {result.train_examples} examples; dev: {", ".join(result.datasets)}.
 - **Method**: `{run.config.method}`, seed {result.seed} (one run, n = 1), {result.steps} steps.
-- **Weights**: those of epoch {score.epoch} of {result.epochs} ({epoch} epoch).
+- **Weights**: those of epoch {score.epoch} of {result.epochs} ({epoch} epoch){_stop(run)}.
 """
+
+
+def _stop(run: FinishedRun) -> str:
+    last = run.result.last
+    return f"; it stopped early, after epoch {last.epoch}" if run.result.stopped_early and last is not None else ""
 
 
 def _scores(run: FinishedRun) -> str:

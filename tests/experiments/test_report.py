@@ -29,7 +29,7 @@ from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
 from experiments.study.table.which_runs import Runs
 from mt_dnn.results import RunDirectory, Status
-from tests.experiments.fake_runs import write_run
+from tests.experiments.fake_runs import stop_early, write_run
 from tests.experiments.report_runs import EVIL, call_method, edit_config, fail, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,6 +143,14 @@ def test_every_run_stands_with_its_state_and_reason(runs: Path) -> None:
     assert running["what happened"].startswith("epoch 3; last sign of life ")
     assert by_run["PATS", "RTE", 4]["state"] == "missing"
     assert by_run["PATS", "RTE", 4]["step"] == ""
+
+
+def test_a_run_that_stopped_early_says_where(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", seed=1, patience=2)
+    stop_early(write_run(tmp_path / "runs", seed=2, patience=2), epochs=8)
+    _, page = page_of(tmp_path / "runs")
+    _, *rows = page.table("all-runs")
+    assert [row[-1] for row in rows] == ["", "stopped early, after epoch 3 of 8"]
 
 
 def test_a_run_that_writes_nothing_for_two_checkpoints_is_silent(runs: Path) -> None:
