@@ -31,7 +31,7 @@ NOT_IDENTITY = frozenset(
 # Settings that came later: left at these values they change nothing, and runs made before them keep their identity.
 LATER_SETTINGS: dict[str, object] = {
     "holdout": None, "tf32": False, "train_balanced": False, "label_smoothing": 0.0, "class_weights": None,
-    "patience": None,
+    "patience": None, "gradient_checkpointing": False,
 }  # fmt: skip
 
 MAX_THREADS = 1024
@@ -121,6 +121,9 @@ class RunConfig:
     it does so anyway."""
     attention: Literal["auto", "packed", "padded"] = "auto"
     """packed: no padding tokens anywhere but inside attention; padded: the usual rectangle. Same numbers."""
+    gradient_checkpointing: bool = False
+    """Keep the inputs of the encoder's layers alone and compute the layers again in the backward pass: less memory, a
+    longer step, the same numbers. Not together with compile."""
     compile: bool = False
     """Compile the encoder with torch.compile. It takes a minute at the start (and a C++ compiler on the CPU, where the
     step then is slower); off by default, because the shapes of packed batches vary."""
@@ -161,12 +164,7 @@ class RunConfig:
             value = getattr(self, name)
             if not fits(value, hint) or (value is not None and name in _RANGES and not _RANGES[name].holds(value)):
                 raise SettingError(f"{name} is {shown(value)}; legal: {legal_values(name)}")
-        if self.train_fraction is not None and self.train_size is not None:
-            raise SettingError(
-                f"train_fraction is {self.train_fraction} and train_size is {self.train_size}; give one of the two"
-            )
-        if self.train_balanced and self.train_size is None:
-            raise SettingError("train_balanced is true, but train_size is not given; give the number of examples")
+        self._check_together()
         object.__setattr__(self, "class_weights", canonical_weights(self.class_weights))
         check_name("train_datasets", self.train_datasets)
         if self.recipe is not None:
@@ -197,6 +195,20 @@ class RunConfig:
                 if isinstance(value, int) and abs(value) >= 2**31:
                     raise SettingError(f"{name}.{key} is {shown(value)}; legal: {described(hint)} below 2^31")
         object.__setattr__(self, "method_settings", settings)
+
+    def _check_together(self) -> None:
+        """Refuse settings of which each is legal and their combination is not."""
+        if self.train_fraction is not None and self.train_size is not None:
+            raise SettingError(
+                f"train_fraction is {self.train_fraction} and train_size is {self.train_size}; give one of the two"
+            )
+        if self.train_balanced and self.train_size is None:
+            raise SettingError("train_balanced is true, but train_size is not given; give the number of examples")
+        if self.gradient_checkpointing and self.compile:
+            raise SettingError(
+                "gradient_checkpointing and compile are true, but a compiled encoder computes no layer again; give one "
+                "of the two"
+            )
 
     @property
     def task(self) -> str:
