@@ -32,9 +32,8 @@ def make_encoder(family: str, packed: bool, **changes: int) -> Encoder:
     register()
     config = AutoConfig.for_model(family, **{**SMALL, **EXTRA.get(family, {}), **changes})
     torch.manual_seed(3)
-    model = AutoModel.from_config(
-        config, attn_implementation=PACKED if packed else "sdpa" if family in EXTRA else "eager"
-    )
+    padded = "sdpa" if family in EXTRA else "eager"
+    model = AutoModel.from_config(config, attn_implementation=PACKED if packed else padded)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.2)
     return Encoder(model, packed).eval()

@@ -11,7 +11,7 @@ from mt_dnn.network import Network
 from tests.mt_dnn.encoder.small_encoders import both, make_encoder
 
 TASK = TaskDef("t", DataFormat.PremiseOnly, TaskType.Classification, 3, (Metric.ACC,))
-LAYERS = {"distilbert": {"n_layers": 3}}
+LAYERS = {"distilbert": {"n_layers": 3}}  # its own name, beside the one of all
 PACKED = ("bert", "roberta", "electra", "distilbert")
 CASES = [*((family, packed) for family in PACKED for packed in (True, False)), ("deberta-v2", False)]
 
@@ -20,7 +20,7 @@ class Built:
     """A network of three layers in training, with dropout from streams, and the calls of its layers."""
 
     def __init__(self, family="bert", packed=True, again=True, change=lambda layers, streams: None):
-        encoder = make_encoder(family, packed, **LAYERS.get(family, {"num_hidden_layers": 3}))
+        encoder = make_encoder(family, packed, num_hidden_layers=3, **LAYERS.get(family, {}))
         self.streams = RandomStreams(5)
         self.network = Network(encoder, TASK, 0.1, "tanh", torch.Generator().manual_seed(1)).train()
         self.network.draw_dropout_from(self.streams.dropout)
