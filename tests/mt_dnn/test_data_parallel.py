@@ -61,6 +61,7 @@ NOISY = [  # dropout on: only that the copies stay equal
     ("mixout+child_tuning+llrd", {"child_tuning": {"variant": "F"}}),
     ("child_tuning+pats", {"optimizer": "adamw"}),
     ("matched_noise", {}),
+    ("hype+rdrop", {"gradient_checkpointing": True}),
     ("r3f+bitfit", {"r3f": {"spectral_norm": True}}),
 ]
 BROKEN = {
