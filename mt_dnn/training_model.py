@@ -5,7 +5,6 @@ Legend: B examples, K classes, E size of a word embedding.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from mt_dnn.loss import Reduction, task_loss
 from mt_dnn.loss_settings import class_weights_of
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -56,10 +53,15 @@ class TrainingModel:
         self.label_smoothing = config.label_smoothing
         if config.class_weights is not None:
             weights = class_weights_of(config.class_weights, self.task_def, labels)
-            named = (f"{label} {weight:g}" for label, weight in zip(self.task_def.label_names, weights, strict=True))
-            log.info("class weights: %s", ", ".join(named))
             device = next(self.network.parameters()).device
             self.class_weights = torch.tensor(weights, dtype=torch.float32, device=device)
+
+    def describe(self) -> dict[str, dict[str, float]]:
+        """Numbers that the run's data gave, for ``run.json``: each label's weight, where classes have weights."""
+        if self.class_weights is None:
+            return {}
+        weights = zip(self.task_def.label_names, self.class_weights.tolist(), strict=True)
+        return {"resolved_class_weights": dict(weights)}
 
     @property
     def layers(self) -> Sequence[nn.Module]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from data_utils.task_def import DataFormat, Metric, TaskDef, TaskType
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.loss_settings import canonical_weights, changed_loss, check_loss, class_weights_of, parse_weights
@@ -141,7 +142,13 @@ def test_tensorboard_takes_the_log(tiny_run):
     assert list((run_dir(config) / "tb").iterdir())
 
 
-def test_weights_follow_the_rows_that_are_trained_on(tiny_run, caplog):
-    caplog.set_level("INFO", "mt_dnn.training_model")
-    run(tiny_run(epochs=1, train_size=10, train_balanced=True, class_weights="balanced"))
-    assert "class weights: 0 1, 1 1" in caplog.text
+def test_weights_follow_the_rows_that_are_trained_on_and_stand_in_run_json(tiny_run):
+    for changes, expected in (
+        ({"train_size": 10, "train_balanced": True, "class_weights": "balanced"}, {"0": 1.0, "1": 1.0}),
+        ({"train_size": 3, "train_balanced": True, "class_weights": "balanced"}, {"0": 0.75, "1": 1.5}),
+        ({"class_weights": "0=2,1=0.5"}, {"0": 2.0, "1": 0.5}),
+        ({}, None),
+    ):
+        config = tiny_run(epochs=1, save="none", **changes)
+        run(config)
+        assert read_json(run_dir(config) / "run.json").get("resolved_class_weights") == expected
