@@ -108,7 +108,7 @@ class Trainer:
                     if end_of_epoch:
                         self.scores.evaluate(epoch + 1)
                     if self.on_progress is not None:
-                        best = state.best and state.best.score
+                        best = None if state.best is None else state.best.score
                         self.on_progress(Progress(state.step, self.total_steps, epoch + 1, best))
                     self.checkpoints.save_if_due()
             status, error = self.scores.verdict()

@@ -60,6 +60,6 @@ def _forward(self: nn.Module, inner: Callable[..., Any], streams: RandomStreams,
         return inner(*inputs, **named)
 
     replay = _Replay(streams)
-    return checkpoint(  # type: ignore[no-untyped-call]
+    return checkpoint(
         compute, *args, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), replay)
     )
