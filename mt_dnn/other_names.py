@@ -36,7 +36,7 @@ OTHER_NAMES = {
 
 
 def meant(name: str, known: Iterable[str], group: str = "") -> str:
-    """What to say behind an unknown setting: our name for it, or the nearest of those that there are, or nothing.
+    """Return the hint behind an unknown setting: our name for it, or the nearest of those that there are, or nothing.
 
     Args:
         name: The unknown one.

@@ -131,7 +131,7 @@ def test_a_run_that_stopped_early_is_marked_wherever_it_stands(tmp_path: Path) -
     table = gather(tmp_path)
     text = markdown(table, PAPER_TABLES)
     assert "CoLA, PATS: seed 2: stopped early, after epoch 3 of 10" in text
-    assert "Last epoch: no choice, but runs that stopped early (notes) end where that was chosen on the split" in text
+    assert "Last epoch: no choice; of runs that stopped early (footnotes) the one at which they did, chosen on" in text
     minus = "Best dev epoch, minus the control"
     assert "stopped early by unlike patience" in line(text, "PATS - vanilla", minus)[0]
     assert "unlike" not in line(text, "SAGE - vanilla", minus)[0]

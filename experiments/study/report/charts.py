@@ -151,7 +151,7 @@ def loss_panel(views: Sequence[RunView]) -> Markup:
 
 
 def loss_kind(views: Sequence[RunView]) -> str:
-    """What the training loss of the seeds of one cell is, where that is not the task's own; else empty."""
+    """The kind of training loss of the seeds of one cell, where it is not the task's own; else empty."""
     changed = changed_loss(views[0].cell.settings) if views else ""
     return f" ({changed})" if changed else ""
 

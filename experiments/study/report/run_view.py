@@ -81,7 +81,7 @@ class RunView:
 
     @property
     def stop(self) -> str:
-        """Where patience ended the run; else empty."""
+        """The epoch at which patience ended the run, as a text; else empty."""
         if self.result is None or not self.result.stopped_early or self.result.last is None:
             return ""
         return f"stopped early, after epoch {self.result.last.epoch} of {self.result.epochs}"

@@ -213,7 +213,7 @@ def _about_stops(cells: Sequence[Cell]) -> str:
     """A clause on runs that stopped early; empty where none did."""
     if not any(cell.stopped_early for cell in cells):
         return ""
-    return f", but runs that stopped early (notes) end where that was {_chosen_on(cells)}"
+    return f"; of runs that stopped early (footnotes) the one at which they did, {_chosen_on(cells)}"
 
 
 def _about_controls(table: Table, encoder: str) -> str:

@@ -10,7 +10,7 @@ from mt_dnn.results import Status
 
 
 def cell_note(cell: Cell) -> str:
-    """What to know of a cell's runs beside their scores; empty where there is nothing."""
+    """The footnote of a cell: what happened to its runs; empty where there is nothing to know."""
     failed = [r.seed for r in cell.results if r.status is Status.FAILED]
     happened = {
         "one value predicted for every example, or labels all the same (counted)": [
