@@ -29,6 +29,7 @@ OTHER_NAMES = {
     "task_name": "train_datasets",
     "torch_compile": "compile",
     "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
     # MT-DNN
     "scheduler_type": "schedule",
     "warmup_schedule": "schedule",

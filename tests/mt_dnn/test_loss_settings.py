@@ -10,6 +10,7 @@ from data_utils.task_def import DataFormat, Metric, TaskDef, TaskType
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.loss_settings import canonical_weights, changed_loss, check_loss, class_weights_of, parse_weights
 from mt_dnn.run import run
+from mt_dnn.training_model import TrainingModel
 from tests.mt_dnn.method_runs import build, final_weights
 from tests.mt_dnn.test_loss import smoothed_and_weighted
 
@@ -109,6 +110,24 @@ def test_methods_get_the_changed_loss_and_distances_as_they_were(tiny_run):
     assert parts.model.example_losses(logits, batch).tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     assert parts.model.loss(logits, batch).item() == pytest.approx(expected.sum(), rel=1e-5)
     assert torch.equal(parts.model.divergence(logits, 2 * logits), plain.model.divergence(logits, 2 * logits))
+
+
+def test_rdrop_has_both_passes_smoothed_and_weighted_and_its_distance_plain(tiny_run, monkeypatch):
+    config = tiny_run(method="rdrop", rdrop={"alpha": 0.7}, label_smoothing=0.2, class_weights="0=1,1=4")
+    parts, _, ((batch,), *_) = build(config)
+    parts.model.choose_loss(config, np.zeros(1, np.int64))
+    parts.network.train()
+    passes = []
+    logits_of = TrainingModel.logits
+    monkeypatch.setattr(TrainingModel, "logits", lambda *a, **k: passes.append(logits_of(*a, **k)) or passes[-1])
+    first = parts.model.logits(batch)
+    extra = parts.method.extra_loss(parts.context, batch, first)
+    one, two = (z.detach().double().numpy() for z in passes)
+    assert np.abs(one - two).max() > 1e-3, "dropout masks differ"
+    losses = [smoothed_and_weighted(z, batch.labels.numpy(), 0.2, np.array([1.0, 4.0])).sum() for z in (one, two)]
+    log_p, log_q = (z - np.log(np.exp(z).sum(1, keepdims=True)) for z in (one, two))
+    distance = ((np.exp(log_p) - np.exp(log_q)) * (log_p - log_q)).sum()
+    assert extra.item() == pytest.approx((losses[1] - losses[0]) / 2 + 0.7 / 2 * distance, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["vanilla", "rdrop", "r3f"])
