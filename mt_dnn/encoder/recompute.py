@@ -37,7 +37,8 @@ class _Replay(AbstractContextManager[None]):
 def recompute(layers: Sequence[nn.Module], streams: RandomStreams) -> None:
     """Let layers compute themselves again in the backward pass.
 
-    The last one is spared: its backward pass is the first, when nothing has been freed yet, so it would save nothing.
+    The last one is spared: its backward pass is the first, when nothing has been freed yet, so it would save nothing. A
+    lone one may be called again and again (ALBERT's), and so is never divided (:mod:`mt_dnn.encoder.last_layer`).
 
     Args:
         layers: Of an encoder, in order, with all that methods put into them.
@@ -51,15 +52,8 @@ def _forward(self: nn.Module, inner: Callable[..., Any], streams: RandomStreams,
     """The layer's forward, which does not keep what it computes while it is trained."""
     if not (self.training and torch.is_grad_enabled()):
         return inner(*args, **named)
-    countdown = named.get("first_tokens")
-    left = None if countdown is None else countdown.left
-
-    def compute(*inputs: Any) -> Any:
-        if countdown is not None:
-            countdown.left = left  # which a layer that is called several times counts down
-        return inner(*inputs, **named)
-
-    replay = _Replay(streams)
+    replay = _Replay(streams)  # which has torch's generators too
     return checkpoint(
-        compute, *args, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), replay)
-    )
+        partial(inner, **named), *args,
+        use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), replay),
+    )  # fmt: skip

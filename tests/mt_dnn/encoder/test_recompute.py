@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from data_utils.task_def import DataFormat, Metric, TaskDef, TaskType
+from module.dropout import replace_dropout
 from module.random_streams import RandomStreams
 from mt_dnn.encoder.recompute import recompute
 from mt_dnn.network import Network
@@ -126,10 +127,21 @@ def test_less_is_kept_for_the_backward_pass():
     assert kept[True] < 0.6 * kept[False]
 
 
-def test_one_layer_alone_is_computed_again():
-    encoder = make_encoder("bert", True, num_hidden_layers=1)
-    streams = RandomStreams(5)
-    recompute(encoder.layers, streams)
-    out = encoder.train()(both([4, 7])[0])
-    out.sum().backward()
-    assert all(p.grad.isfinite().all() for p in encoder.layers[0].parameters() if p.grad is not None)
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_layer_that_is_called_again_and_again_is_computed_again_each_time(packed):
+    found, streams = [], []
+    for again in (False, True):
+        encoder, own = make_encoder("albert", packed, num_hidden_layers=3), RandomStreams(5)
+        for module in encoder.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.1
+        replace_dropout(encoder, own.dropout)
+        encoder.dropout_stream = own.dropout
+        if again:
+            recompute(list(encoder.model.encoder.albert_layer_groups[0].albert_layers), own)
+        out = encoder.train()(both([6, 11, 3, 8])[0 if packed else 1])
+        out.pow(2).sum().backward()
+        found.append((out.detach(), {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}))
+        streams.append(own.dropout.position)
+    assert_same((*found[0], *streams[:1], 0), (*found[1], *streams[1:], 0))
+    assert streams[0] > 0
