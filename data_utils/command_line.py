@@ -7,7 +7,7 @@ import os
 import re
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from data_utils.errors import SettingError, error_line, naming, one_line
@@ -42,12 +42,20 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"error: {one_line(plain(message, self))}; see {self.prog} --help\n")
 
 
-def plain(message: str, parser: argparse.ArgumentParser) -> str:
-    """Return argparse's message of a mistake; an unknown option is followed by the nearest known ones."""
+def plain(message: str, parser: argparse.ArgumentParser, others: Mapping[str, str] | None = None) -> str:
+    """Return argparse's message of a mistake; an unknown option is followed by the nearest known ones.
+
+    Args:
+        message: Of argparse.
+        parser: With the known options.
+        others: Name of an option elsewhere -> its name here, both without dashes.
+    """
     if not message.startswith(_UNKNOWN):
         return message
     arguments = message.removeprefix(_UNKNOWN)
     name = re.split("[ =]", arguments)[0]
+    if others and (ours := others.get(name.removeprefix("--"))) is not None:
+        return f"unknown setting {arguments} (here it is --{ours})"
     options = [option for option in parser._option_string_actions if option.startswith("--")]
     near = [option for option in options if len(name) > 2 and option.startswith(name)]
     near = near or difflib.get_close_matches(name, options, cutoff=0.75)

@@ -19,6 +19,7 @@ from mt_dnn.config import RunConfig, check_device
 from mt_dnn.cuda_build import check_kernels
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.model import load_encoder
+from mt_dnn.encoder.recompute import recompute
 from mt_dnn.encoder.source import EncoderSource
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision
@@ -97,6 +98,8 @@ def assemble(
     optimizer = context.optimizer
     if getattr(optimizer, "takes_row_sparse", False) and not method.needs_dense_gradients:
         encoder.use_row_sparse_gradients()
+    if config.gradient_checkpointing:
+        recompute(encoder.layers, streams)
     if config.compile:
         encoder.model.compile(dynamic=True)  # in place: parameters keep their names
     for group in optimizer.param_groups:

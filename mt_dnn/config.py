@@ -17,6 +17,7 @@ from data_utils.names import check_name, slug
 from data_utils.task_def import split_dataset_name
 from module.checks import Range
 from module.methods import METHODS, build_method, parse_method
+from mt_dnn.loss_settings import LEGAL_WEIGHTS, are_weights, canonical_weights
 from mt_dnn.setting_types import described, fits, hints_of
 
 # Where a run is computed, stored and watched changes none of its numbers, so it is no part of its identity.
@@ -28,7 +29,10 @@ NOT_IDENTITY = frozenset(
     }
 )  # fmt: skip
 # Settings that came later: left at these values they change nothing, and runs made before them keep their identity.
-LATER_SETTINGS: dict[str, object] = {"holdout": None, "tf32": False, "train_balanced": False}
+LATER_SETTINGS: dict[str, object] = {
+    "holdout": None, "tf32": False, "train_balanced": False, "label_smoothing": 0.0, "class_weights": None,
+    "patience": None, "gradient_checkpointing": False,
+}  # fmt: skip
 
 MAX_THREADS = 1024
 """Of torch and the kernels in one process; from about 4,000 on OpenMP ends the process instead of refusing."""
@@ -56,6 +60,9 @@ class RunConfig:
 
     epochs: int = 10
     """Passes over the training set."""
+    patience: int | None = None
+    """Stop early after so many epochs without a better one, by the score that chooses the best; default: never. The
+    learning rate falls as for all epochs."""
     batch_size: int = 32
     """Examples per forward pass; one optimizer step sees batch_size x grad_accumulation_step examples, whatever the
     number of processes that divide them."""
@@ -65,8 +72,9 @@ class RunConfig:
     """Peak learning rate, > 0."""
     warmup: float = 0.1
     """Share of the steps in which the learning rate rises from 0 to its peak, in [0, 1)."""
-    schedule: Literal["linear", "linear_legacy"] = "linear"
-    """Linear decay after warm-up; linear_legacy is pytorch-pretrained-bert's, which drops from 1 to 1 - warmup."""
+    schedule: Literal["linear", "cosine", "constant", "linear_legacy"] = "linear"
+    """Learning rate after warm-up: down to 0 in a line or half a cosine, or as it is; linear_legacy is
+    pytorch-pretrained-bert's, which drops from 1 to 1 - warmup."""
     optimizer: Literal["adamax", "adamw"] = "adamax"
     """The optimizer under the method."""
     adamax_rule: Literal["mtdnn", "torch"] = "mtdnn"
@@ -79,6 +87,11 @@ class RunConfig:
     """Weight decay of everything but biases and layer norms, >= 0."""
     global_grad_clipping: float = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
+    label_smoothing: float = 0.0
+    """Share of the label's probability that the training loss spreads over all classes, in [0, 1). Classes only."""
+    class_weights: str | None = None
+    """Weights of the classes in the training loss: balanced (each class the same in sum, by the rows trained on), or
+    one for each label, such as negative=1,positive=3. The loss stays the mean over examples. Classes only."""
     dropout_p: float | None = None
     """Dropout before the task head, in [0, 1); default: the task definition's, else 0.1."""
     bert_dropout_p: float = 0.1
@@ -108,6 +121,9 @@ class RunConfig:
     it does so anyway."""
     attention: Literal["auto", "packed", "padded"] = "auto"
     """packed: no padding tokens anywhere but inside attention; padded: the usual rectangle. Same numbers."""
+    gradient_checkpointing: bool = False
+    """Keep the inputs of the encoder's layers alone and compute the layers again in the backward pass: less memory, a
+    longer step, the same numbers. Not together with compile."""
     compile: bool = False
     """Compile the encoder with torch.compile. It takes a minute at the start (and a C++ compiler on the CPU, where the
     step then is slower); off by default, because the shapes of packed batches vary."""
@@ -151,12 +167,8 @@ class RunConfig:
             value = getattr(self, name)
             if not fits(value, hint) or (value is not None and name in _RANGES and not _RANGES[name].holds(value)):
                 raise SettingError(f"{name} is {shown(value)}; legal: {legal_values(name)}")
-        if self.train_fraction is not None and self.train_size is not None:
-            raise SettingError(
-                f"train_fraction is {self.train_fraction} and train_size is {self.train_size}; give one of the two"
-            )
-        if self.train_balanced and self.train_size is None:
-            raise SettingError("train_balanced is true, but train_size is not given; give the number of examples")
+        self._check_together()
+        object.__setattr__(self, "class_weights", canonical_weights(self.class_weights))
         check_name("train_datasets", self.train_datasets)
         if self.recipe is not None:
             check_name("recipe", self.recipe)
@@ -186,6 +198,20 @@ class RunConfig:
                 if isinstance(value, int) and abs(value) >= 2**31:
                     raise SettingError(f"{name}.{key} is {shown(value)}; legal: {described(hint)} below 2^31")
         object.__setattr__(self, "method_settings", settings)
+
+    def _check_together(self) -> None:
+        """Refuse settings of which each is legal and their combination is not."""
+        if self.train_fraction is not None and self.train_size is not None:
+            raise SettingError(
+                f"train_fraction is {self.train_fraction} and train_size is {self.train_size}; give one of the two"
+            )
+        if self.train_balanced and self.train_size is None:
+            raise SettingError("train_balanced is true, but train_size is not given; give the number of examples")
+        if self.gradient_checkpointing and self.compile:
+            raise SettingError(
+                "gradient_checkpointing and compile are true, but a compiled encoder computes no layer again; give one "
+                "of the two"
+            )
 
     @property
     def task(self) -> str:
@@ -237,6 +263,7 @@ _PROBABILITY = Range(_SHARE.holds, "a probability in [0, 1)")
 _NOT_NEGATIVE = Range(lambda value: 0.0 <= value < math.inf, "a number >= 0")
 _RANGES = {
     "epochs": _COUNT,
+    "patience": _COUNT,
     "batch_size": _COUNT,
     "grad_accumulation_step": _COUNT,
     # Above it optimizers leave float32.
@@ -246,6 +273,8 @@ _RANGES = {
     "betas": Range(lambda values: all(map(_SHARE.holds, values)), "two numbers in [0, 1)"),
     "weight_decay": _NOT_NEGATIVE,
     "global_grad_clipping": Range(_NOT_NEGATIVE.holds, "a number >= 0 (0 = off)"),
+    "label_smoothing": _SHARE,
+    "class_weights": Range(are_weights, LEGAL_WEIGHTS),
     "dropout_p": _PROBABILITY,
     "bert_dropout_p": _PROBABILITY,
     "max_seq_len": Range(lambda value: 8 <= value <= 65535, "an integer in [8, 65535]"),

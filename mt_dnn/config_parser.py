@@ -16,10 +16,10 @@ import yaml
 
 from data_utils.command_line import plain
 from data_utils.errors import SettingError, shown
-from data_utils.names import did_you_mean
 from data_utils.yaml_file import read_yaml
 from module.methods import METHODS, parse_method
 from mt_dnn.config import RunConfig, legal_values
+from mt_dnn.other_names import OTHER_NAMES, meant
 from mt_dnn.setting_types import described, hints_of
 
 _DESCRIPTION = """\
@@ -117,7 +117,8 @@ def config_from_arguments(arguments: Sequence[str], **defaults: Any) -> RunConfi
         _refuse_nested(rest)
         config = _to_config(names, build_parser(names).parse_args(rest, namespace=below))
     except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
-        raise SettingError(f"{plain(_message(error), build_parser())}; see python train.py --help") from None
+        told = plain(_message(error), build_parser(), OTHER_NAMES)
+        raise SettingError(f"{told}; see python train.py --help") from None
     except OverflowError:
         raise SettingError(f"{shown(max(arguments, key=len))} is too large for a number") from None
     if known.print_config:
@@ -201,10 +202,10 @@ def _check_keys(values: Mapping[str, Any], legal: Sequence[str], group: str) -> 
     for key, value in values.items():
         if key not in legal:
             method, dot, name = str(key).partition(".")
-            meant = did_you_mean(str(key), legal, group)
+            told = meant(str(key), legal, group)
             if dot and method in METHODS:
-                meant = f" (write {method}: {{{name}: ...}})"
-            raise SettingError(f"unknown setting {group}{' '.join(str(key).split())[:120]}{meant}")
+                told = f" (write {method}: {{{name}: ...}})"
+            raise SettingError(f"unknown setting {group}{' '.join(str(key).split())[:120]}{told}")
         is_method = not group and key in METHODS and key not in _SETTINGS
         if not is_method and not _is_plain(value):
             raise SettingError(f"{group}{key} is {shown(value)}; legal: {_legal(group + key)}")

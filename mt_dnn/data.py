@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from data_utils.batching import training_subset
 from data_utils.errors import SettingError, shown
 from data_utils.holdout import held_out_rows, take
 from data_utils.task_def import TaskDef, TaskDefs, TaskType, find_prepro, load_task_defs, split_dataset_name
@@ -17,6 +18,7 @@ from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
 from mt_dnn.config import RunConfig
 from mt_dnn.encoder.source import resolve_encoder
+from mt_dnn.loss_settings import check_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,16 @@ class Datasets:
         check_classes(self.task_def)
         return np.asarray(self.train.labels)[self.train_rows]
 
+    def rows_of(self, config: RunConfig) -> NDArray[np.int64]:
+        """The rows of ``train`` that a run trains on.
+
+        Raises:
+            SettingError: there are fewer, in all or of a class, than it asks for.
+        """
+        classes = self.train_classes() if config.train_balanced else None
+        size = (config.train_fraction, config.train_size)
+        return self.train_rows[training_subset(len(self.train_rows), config.seed, *size, classes)]
+
     @property
     def evaluated(self) -> dict[str, TokenCache]:
         """Every set that is scored after an epoch."""
@@ -62,9 +74,11 @@ def open_datasets(config: RunConfig) -> Datasets:
     """Open the caches of a run, making those that are missing or out of date.
 
     Raises:
-        SettingError: unknown task or dev set, missing or malformed TSV file, damaged cache.
+        SettingError: unknown task or dev set, a loss that the task has no use for, missing or malformed TSV file,
+            damaged cache.
     """
     task_def = find_task_def(config)
+    check_loss(config.label_smoothing, config.class_weights, task_def)
     dev_names = dev_sets(config, task_def)
     source = resolve_encoder(config.init_checkpoint)
     tokenizer = load_tokenizer(source.folder)

@@ -88,7 +88,9 @@ class RunResult:
     """Time spent, over all sessions of the run."""
     best: EpochScore | None = None
     last: EpochScore | None = None
-    """None when the run did not get to its last epoch."""
+    """None when the run did not get to its last epoch, of all or by its patience."""
+    stopped_early: bool = False
+    """Whether patience ended it before all epochs were made."""
     recipe: str | None = None
     error: str | None = None
     sessions: int = field(default=1)
@@ -114,6 +116,8 @@ class RunResult:
                 raise ValueError(f"{name} is {shown(values[name])}")
         for name in ("seed", "epochs", "steps", "train_examples"):
             _number(values[name], int)
+        if not isinstance(values.get("stopped_early", False), bool):
+            raise ValueError(f"stopped_early is {shown(values['stopped_early'])}")
         datasets, metric = values["datasets"], Metric(values["primary_metric"])
         if not isinstance(datasets, list) or not datasets:
             raise ValueError(f"datasets is {shown(datasets)}")

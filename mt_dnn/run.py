@@ -108,7 +108,8 @@ def open_run(
             # Before run.json is written: what the method refuses leaves none behind either.
             trainer = Trainer(config, data, source, directory, device, precision, stop, on_progress, prune, ranks)
             ranks.on_first(lambda: clear(directory))
-            ranks.on_first(lambda: directory.start(_description(config, identity, precision, ranks)))
+            description = {**_description(config, identity, precision, ranks), **trainer.parts.model.describe()}
+            ranks.on_first(lambda: directory.start(description))
             with _failure_recorded(trainer):
                 yield trainer
         except OSError as error:

@@ -96,7 +96,7 @@ class ScoreKeeper:
                 state.logits |= {f"{name}.best_logits": values for name, values in logits.items()}
                 if config.save in ("best", "both"):
                     self._keep_weights("best", epoch)
-            if epoch == config.epochs and config.save in ("last", "both"):
+            if self.is_over() and config.save in ("last", "both"):
                 self._keep_weights("last", epoch)
         best = state.best or last
         if self.ranks.first:
@@ -106,6 +106,13 @@ class ScoreKeeper:
             config.task, config.encoder, config.method, config.seed, epoch, config.epochs,
             self.data.task_def.primary_metric, f"{last.score:z.2f}", f"{best.score:z.2f}", best.epoch,
         )  # fmt: skip
+
+    def is_over(self) -> bool:
+        """Whether the newest epoch is the last: no more are wanted, or too many were no better than the best."""
+        best, last, patience = self.state.best, self.state.last, self.config.patience
+        if last is None or best is None:
+            return False
+        return last.epoch == self.config.epochs or (patience is not None and last.epoch - best.epoch >= patience)
 
     def scores(self, epoch: int) -> tuple[EpochScore, dict[str, Tensor]]:
         """Scores of the weights as they are, and each set's (N, K) logits.

@@ -79,5 +79,5 @@ class Tracker:
 
             self._writer = SummaryWriter(str(self._directory.tensorboard), purge_step=self._purge_step)
         for name, value in values.items():
-            if name not in ("step", "epoch") and value is not None and math.isfinite(value):
+            if name not in ("step", "epoch") and isinstance(value, int | float) and math.isfinite(value):
                 self._writer.add_scalar(prefix + name, value, step)

@@ -11,7 +11,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from data_utils.batching import training_subset
 from module.bert_optim import NonFiniteGradient
 from mt_dnn import checkpoint
 from mt_dnn.assembly import assemble
@@ -20,6 +19,7 @@ from mt_dnn.data import Datasets
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.source import EncoderSource
 from mt_dnn.interrupt import StopRequest
+from mt_dnn.loss_settings import changed_loss
 from mt_dnn.precision import Precision
 from mt_dnn.progress import Progress
 from mt_dnn.results import RunDirectory, RunResult, Status
@@ -62,14 +62,11 @@ class Trainer:
         self.config, self.data, self.directory, self.ranks = config, data, directory, ranks
         self.on_progress, self.prune = on_progress, prune
         self.state = state = TrainState(loss_sum=torch.zeros((), dtype=torch.float32, device=device))
-        chosen = training_subset(
-            len(data.train_rows), config.seed, config.train_fraction, config.train_size,
-            data.train_classes() if config.train_balanced else None,
-        )  # fmt: skip
-        self.rows = data.train_rows[chosen]
+        self.rows = data.rows_of(config)
         self.total_steps = config.epochs * math.ceil(len(self.rows) / config.window)
         self.parts = parts = assemble(config, data.task_def, source, device, precision, self.total_steps, ranks)
         self.batches = TrainingBatches(config, data, self.rows, parts, ranks)
+        parts.model.choose_loss(config, data.train.labels[self.rows])
         parts.model.n_examples, parts.model.passes = len(self.rows), self.batches.one_pass
         self.watch = SensitivityWatch(parts.network, parts.optimizer, config.sensitivity_beta)
         schedule = partial(
@@ -84,7 +81,7 @@ class Trainer:
         torch.manual_seed(parts.streams.dropout.seed)
 
     def fit(self) -> None:
-        """Train to the last epoch, from the newest checkpoint if there is one, and write the result.
+        """Train to the last epoch or until patience ends, from the newest checkpoint if there is one; write the result.
 
         Raises:
             SettingError: A checkpoint is damaged or a file cannot be written.
@@ -96,6 +93,8 @@ class Trainer:
         self.ranks.check_copies(self.parts.network.state_dict())
         try:
             for epoch in range(state.step // per_epoch, config.epochs):
+                if self.scores.is_over():
+                    break
                 if state.step % per_epoch == 0 and self._is_hopeless(epoch):
                     self._give_up()
                     return
@@ -120,7 +119,7 @@ class Trainer:
 
     def outcome(self, status: Status, error: str | None) -> RunResult:
         """Return the result of the run so far; without its last epoch if that was never reached."""
-        config, state = self.config, self.state
+        config, state, is_over = self.config, self.state, self.scores.is_over()
         return RunResult(
             status=status,
             error=error,
@@ -137,18 +136,20 @@ class Trainer:
             train_examples=len(self.rows),
             seconds=round(state.spent(), 2),
             best=state.best,
-            last=state.last if state.last is not None and state.last.epoch == config.epochs else None,
+            last=state.last if is_over else None,
+            stopped_early=is_over and state.last is not None and state.last.epoch < config.epochs,
             sessions=state.sessions,
         )
 
     def _log(self, epoch: int, norm: Tensor | None) -> None:
         """Log the running loss; this is the only place of a step at which the host waits for the device."""
         method, context = self.parts.method, self.parts.context
-        loss = self.state.take_loss()
+        loss, changed = self.state.take_loss(), changed_loss(self.config.as_dict())
         record = {
             "step": self.state.step,
             "epoch": epoch,
             "loss": loss,
+            **({"loss_by": changed} if changed else {}),
             "learning_rate": self.parts.optimizer.param_groups[0]["lr"],
             "grad_norm": None if norm is None else float(norm),
             **method.metrics(context),  # on every rank: it may refuse a step that a GPU has refused

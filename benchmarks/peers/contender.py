@@ -31,6 +31,7 @@ class Contender:
     method: str = "vanilla"
     """Fine-tuning method of this project, and whose recipe gives the run's numbers."""
     arguments: tuple[tuple[str, Any], ...] = ()
+    """Of a peer's ``prepare``; of ours, settings of the run."""
 
     @property
     def ours(self) -> bool:
@@ -58,6 +59,12 @@ CONTENDERS = {
     contender.name: contender
     for contender in (
         *(Contender(name, "ours", f"this project, {name}", name) for name in ("vanilla", "noisytune", "sage", "pats")),
+        Contender(
+            "recompute",
+            "ours",
+            "this project, vanilla with --gradient_checkpointing",
+            arguments=(("gradient_checkpointing", True),),
+        ),
         Contender("trainer", "trainer_peer", "transformers.Trainer, AdamW, padded to the longest of a batch"),
         Contender(
             "trainer128",
@@ -90,7 +97,8 @@ def open_run(
     """
     (recipe,) = find_recipes(encoder, [contender.method])
     (config,) = run_configs(recipe, [task], [0], {}, data_dir=data_dir)
-    config = replace(config, epochs=1, cache_dir=cache_dir, **changes)
+    own = dict(contender.arguments) if contender.ours else {}
+    config = replace(config, epochs=1, cache_dir=cache_dir, **own, **changes)
     data = open_datasets(config)
     n = min(rows, len(data.train))
     dev = {

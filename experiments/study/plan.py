@@ -28,6 +28,7 @@ from experiments.study.settings import check_method, parse_overrides
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import check_classes, dev_sets, find_task_def, held_out_of, missing_file, tsv_of
+from mt_dnn.loss_settings import check_loss
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MOST_SEEDS = 1000  # of a cell; a table of more is a slip of the keyboard
@@ -206,13 +207,15 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
     """The job of a run, with its steps and cost.
 
     Raises:
-        SettingError: a file of its task is missing, or the training set has fewer rows, in all or of a class, than
-            the run asks for.
+        SettingError: a file of its task is missing, the task has no use for a setting of the loss, or the training set
+            has fewer rows, in all or of a class, than the run asks for.
     """
     tsv = config.data_dir / f"{config.task}_train.tsv"
     if not tsv.is_file():
         raise SettingError(f"{missing_file(config, tsv.stem)}; or leave {config.task} out of --tasks")
-    for dataset in dev_sets(config, find_task_def(config)):
+    task_def = find_task_def(config)
+    check_loss(config.label_smoothing, config.class_weights, task_def)
+    for dataset in dev_sets(config, task_def):
         tsv_of(config, dataset)
     rows = _count_rows(tsv)
     left = rows - round(rows * (config.holdout or 0.0))
@@ -222,7 +225,7 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
             f"train_size is {config.train_size}, but {tsv} has {left} rows{less}; legal: at most that many"
         )
     if config.train_balanced and config.train_size is not None:
-        _check_balance(tsv, find_task_def(config), config.train_size, config.holdout)
+        _check_balance(tsv, task_def, config.train_size, config.holdout)
     used = config.train_size or math.ceil(left * (config.train_fraction or 1.0))
     steps = config.epochs * math.ceil(used / config.window)
     return Job(config, folder, steps, cost=config.epochs * tsv.stat().st_size * used / max(rows, 1), trials=trials)

@@ -15,6 +15,7 @@ from data_utils.yaml_file import yaml_value
 from experiments.study.fields import Fields
 from module.methods import METHODS, parse_method
 from mt_dnn.config import RunConfig
+from mt_dnn.other_names import meant
 
 # What the study itself decides for every run, and by which flag.
 _OWNED = {
@@ -175,5 +176,5 @@ def _check_name(key: object, where: str) -> None:
     if key in _OWNED:
         raise SettingError(f"{where}: {key} is not set here; the study sets it ({_OWNED[key]})")
     if key not in _SETTINGS:
-        near = did_you_mean(key, _FREE) if isinstance(key, str) else ""
+        near = meant(key, _FREE) if isinstance(key, str) else ""
         raise SettingError(f"{where}: unknown setting {shown(key)}{near}; python train.py --help lists them")

@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from data_utils.task_def import Metric, TaskType
+from mt_dnn.config import LATER_SETTINGS
 from mt_dnn.encoder.source import PACKAGED
 from mt_dnn.results import Status
 from mt_dnn.trained.load import FinishedRun, TrainedModel
@@ -24,7 +25,7 @@ _HUB_METRICS = {
 _SETTINGS = (
     "learning_rate", "epochs", "batch_size", "grad_accumulation_step", "optimizer", "adamax_rule", "betas",
     "weight_decay", "warmup", "schedule", "global_grad_clipping", "dropout_p", "bert_dropout_p", "pooler_actf",
-    "max_seq_len", "sampler", "train_fraction", "train_size", "precision",
+    "max_seq_len", "sampler", "train_fraction", "train_size", "precision", *LATER_SETTINGS,
 )  # fmt: skip
 
 
@@ -80,8 +81,13 @@ def _task(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
 - **Encoder**: {_hub_name(run) or run.config.encoder}, with its own pooler and classification head drawn anew.
 - **Data**: the training set of {run.config.task}, {result.train_examples} examples; dev: {", ".join(result.datasets)}.
 - **Method**: `{run.config.method}`, seed {result.seed} (one run, n = 1), {result.steps} steps.
-- **Weights**: those of epoch {score.epoch} of {result.epochs} ({epoch} epoch).
+- **Weights**: those of epoch {score.epoch} of {result.epochs} ({epoch} epoch){_stop(run)}.
 """
+
+
+def _stop(run: FinishedRun) -> str:
+    last = run.result.last
+    return f"; it stopped early, after epoch {last.epoch}" if run.result.stopped_early and last is not None else ""
 
 
 def _scores(run: FinishedRun) -> str:
@@ -109,6 +115,7 @@ def _dev_examples(run: FinishedRun, dataset: str) -> int:
 
 def _settings(run: FinishedRun) -> str:
     values = {name: getattr(run.config, name) for name in _SETTINGS}
+    values = {name: value for name, value in values.items() if (name, value) not in LATER_SETTINGS.items()}
     for method, settings in run.config.method_settings.items():
         values |= {f"{method}.{key}": value for key, value in dataclasses.asdict(settings).items()}
     rows = "\n".join(f"| {name} | {value} |" for name, value in values.items() if value is not None)

@@ -145,7 +145,7 @@ def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str 
         SettingError: the run kept no weights of this epoch, or its encoder is not found.
     """
     _check_kept(run, epoch)
-    config = replace(run.config, compile=False, device=device)
+    config = replace(run.config, compile=False, gradient_checkpointing=False, device=device)
     where = pick_device(device)
     used = resolve_precision(precision or config.precision, where)
     source, task_def = resolve_encoder(config.init_checkpoint), run.task_def

@@ -16,6 +16,7 @@ from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.identity import Identity, finished_result, identity_of
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
+from tests.edits import edit_json
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ def write_run(
         if score is not None and math.isfinite(score):
             directory.append_metrics({"step": number, "epoch": number, "score": score, "evaluation": {}})
     return directory.path
+
+
+def stop_early(folder: Path, epochs: int) -> Path:
+    """Let a finished run have stopped before so many epochs, after its third; returns its folder."""
+    edit_json(folder / "result.json", stopped_early=True, epochs=epochs)
+    return folder
 
 
 def behave(output_dir: Path, **behaviour: str) -> None:

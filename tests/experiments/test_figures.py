@@ -99,6 +99,16 @@ def test_losses_stand_at_the_share_of_the_epochs_that_has_passed(tmp_path: Path,
     assert list(line.get_ydata()) == pytest.approx([1.0, 0.9, 0.8, 0.7])
 
 
+def test_another_loss_than_the_tasks_own_is_named(tmp_path: Path, saved: list[Figure]) -> None:
+    for task, methods in (("cola", ("vanilla", "pats")), ("rte", ("vanilla",))):
+        for method in methods:
+            write_run(tmp_path / "runs", task, method, label_smoothing=0.1)
+    write_run(tmp_path / "runs", "rte", "pats")
+    learning_curves(gather(tmp_path / "runs"), tmp_path / "runs", tmp_path / "curves")
+    named = [axis.get_ylabel() for axis in saved[0].axes if axis.get_ylabel().startswith("training loss")]
+    assert named == ["training loss\n(label_smoothing 0.1)", "training loss\n(another one in some rows)"]
+
+
 @pytest.mark.parametrize("encoder", ["bert-base-uncased", "a-folder-with-quite-a-long-name-of-an-encoder-in-it"])
 def test_a_table_of_one_cell_has_room(tmp_path: Path, saved: list[Figure], encoder: str) -> None:
     write_run(tmp_path / "runs", init_checkpoint=encoder)

@@ -282,6 +282,21 @@ def test_overrides_are_yaml_values() -> None:
     }  # fmt: skip
 
 
+def test_recipes_and_overrides_give_schedule_loss_stopping_and_memory(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_text(
+        "encoder: bert-base-uncased\nmethod: vanilla\nsource: ours\n"
+        "settings: {schedule: cosine, patience: 2, class_weights: balanced}\n"
+        "tasks: {cola: {label_smoothing: 0.1}, rte: {}}\n"
+    )
+    pairs = ["cola.class_weights=1=2,0=1", "gradient_checkpointing=true", "patience=3"]
+    cola, rte = run_configs(load_recipe(path), ["cola", "rte"], [1], parse_overrides(pairs))
+    assert (cola.schedule, cola.label_smoothing, cola.class_weights) == ("cosine", 0.1, "0=1.0,1=2.0")
+    assert (rte.label_smoothing, rte.class_weights, rte.patience) == (0.0, "balanced", 3)
+    assert cola.gradient_checkpointing
+    assert rte.gradient_checkpointing
+
+
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
@@ -299,6 +314,7 @@ def test_overrides_are_yaml_values() -> None:
         ("betas=&a [*a]", r"betas: aliases \(\*\) are not read"),
         ("epoch=1", r"unknown setting 'epoch' \(did you mean epochs\?\)"),
         ("learning-rate=1", r"unknown setting 'learning-rate' \(did you mean learning_rate\?\)"),
+        ("lr_scheduler_type=cosine", r"unknown setting 'lr_scheduler_type' \(here it is schedule\)"),
         ("config=other.yml", "unknown setting 'config'"),
         ("cola.config=other.yml", r"'cola' is no method.*, and 'config' no setting of a task"),
         ("pats=other.yml", "unknown setting 'pats'"),

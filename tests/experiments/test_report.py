@@ -28,8 +28,8 @@ from experiments.study.table.gathering import gather
 from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
 from experiments.study.table.which_runs import Runs
-from mt_dnn.results import Status
-from tests.experiments.fake_runs import write_run
+from mt_dnn.results import RunDirectory, Status
+from tests.experiments.fake_runs import stop_early, write_run
 from tests.experiments.report_runs import EVIL, call_method, edit_config, fail, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,6 +145,14 @@ def test_every_run_stands_with_its_state_and_reason(runs: Path) -> None:
     assert by_run["PATS", "RTE", 4]["step"] == ""
 
 
+def test_a_run_that_stopped_early_says_where(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", seed=1, patience=2)
+    stop_early(write_run(tmp_path / "runs", seed=2, patience=2), epochs=8)
+    _, page = page_of(tmp_path / "runs")
+    _, *rows = page.table("all-runs")
+    assert [row[-1] for row in rows] == ["", "stopped early, after epoch 3 of 8"]
+
+
 def test_a_run_that_writes_nothing_for_two_checkpoints_is_silent(runs: Path) -> None:
     (folder,) = [path.parent for path in runs.glob("rte/*/pats/*/seed=3/run.json")]
     edit_config(folder, checkpoint_seconds=1000.0)
@@ -231,6 +239,15 @@ def test_settings_that_differ_are_found_and_marked(tmp_path: Path) -> None:
     head, *rows = page.table("differing")
     assert head == ["method", "task", "batch_size", "learning_rate", "threads", "the method's own"]
     assert ["SAGE", "RTE", "16", "0.0002", "null | 8"] in [row[:5] for row in rows]
+
+
+def test_another_training_loss_than_the_tasks_own_is_named(tmp_path: Path) -> None:
+    for method, changes in (("vanilla", {"label_smoothing": 0.1, "class_weights": "balanced"}), ("pats", {})):
+        directory = RunDirectory(write_run(tmp_path / "runs", method=method, **changes))
+        directory.append_metrics({"step": 4, "epoch": 4, "loss": 0.5})
+    text, _ = page_of(tmp_path / "runs")
+    assert "Training loss (label_smoothing 0.1, class_weights balanced) of every seed" in text
+    assert "Training loss of every seed" in text
 
 
 def test_equal_settings_are_said_to_be_equal(tmp_path: Path) -> None:

@@ -23,13 +23,14 @@ from experiments.study.__main__ import main as study_main
 from experiments.study.launch.pool import Pool
 from experiments.study.recipe import load_recipe, run_configs
 from experiments.study.search.__main__ import main as tables_main
-from experiments.study.search.pruning import below_median
+from experiments.study.search.pruning import below_median, read_choices
 from experiments.study.search.samplers import grid_points, quasi_random_points
 from experiments.study.search.space import Axis, Point, Space
 from experiments.study.search.trials import read_search
 from mt_dnn.config import run_id
 from mt_dnn.results import RunDirectory, Status
 from tests.edits import edit_json
+from tests.experiments.fake_runs import stop_early, write_run
 from tests.experiments.search_runs import PoolInProcess, scored_run
 
 RECIPE = """
@@ -494,6 +495,17 @@ def test_the_median_of_others_that_came_as_far_decides() -> None:
     assert not below_median(0.0, 3, others), "none came as far"
     assert below_median(math.nan, 1, others)
     assert not below_median(0.0, 1, [[math.nan]] * 4 + [[1.0]] * 3)
+
+
+def test_a_trial_that_stopped_early_has_come_as_far_as_any(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path, seed=seed, best=60.0 + seed) for seed in range(1, 5)]
+    assert read_choices(folders[0]) == [50.0, 61.0, 59.0]
+    assert not below_median(60.0, 5, map(read_choices, folders)), "they have three epochs"
+    for folder in folders:
+        stop_early(folder, epochs=5)
+    assert len(read_choices(folders[0])) == 5
+    assert below_median(60.0, 5, map(read_choices, folders))
+    assert not below_median(70.0, 5, map(read_choices, folders))
 
 
 def test_pruning_goes_through_the_real_pool(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

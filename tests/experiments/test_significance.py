@@ -19,7 +19,7 @@ from experiments.study.statistics.stochastic_order import almost_stochastic_orde
 from experiments.study.table.gathering import gather
 from mt_dnn.results import RunDirectory, Status
 from tests.edits import replace_in_json
-from tests.experiments.fake_runs import DATASETS, METRICS, write_run
+from tests.experiments.fake_runs import DATASETS, METRICS, stop_early, write_run
 
 ENCODER = "bert-base-uncased"
 N = 60
@@ -72,6 +72,19 @@ def f1(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_comparison_of_runs_that_stopped_by_other_rules_says_so(tmp_path: Path) -> None:
+    for method, patience in (("vanilla", None), ("pats", 3), ("sage", None)):
+        for task in ("cola", "rte"):
+            write_run(tmp_path, task, method, patience=patience)
+    stop_early(next(tmp_path.glob("rte/*/pats/*/seed=1")), epochs=10)
+    table = gather(tmp_path)
+    unlike = {(c.pair.method, c.pair.task) for c in compare_seeds(table, pairs(table), resamples=10) if c.stops_unlike}
+    assert unlike == {("pats", "rte"), ("pats", AVERAGE)}
+    text = markdown(compare_seeds(table, pairs(table), resamples=10), [], [])
+    said = "Stopped early by unlike patience, so not after the same training: PATS - vanilla RTE acc; PATS - vanilla"
+    assert said in text
 
 
 def test_each_method_is_compared_with_its_control_else_with_plain_fine_tuning(tmp_path: Path) -> None:

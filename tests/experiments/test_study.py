@@ -187,6 +187,8 @@ def test_overrides_reach_the_runs_and_their_identity(place: Place, capsys: pytes
         (["--set", "learning_rate=-1"], "error: --set learning_rate=-1: learning_rate is -1.0; legal: a number > 0"),
         (["--set", "config=other.yml"], "--set: unknown setting 'config'"),
         (["--holdout", "nan"], "--holdout is nan; legal: a share in (0, 1)"),
+        (["--set", "class_weights=acceptable=2"], "class_weights: task cola has no label 'acceptable'"),
+        (["--set", "label_smoothing=1"], "label_smoothing is 1.0; legal: a share in [0, 1)"),
         (["--set", "train_size=41"], "cola_train.tsv has 40 rows; legal: at most that many"),
         (["--set", "train_size=37", "--holdout", "0.1"], "cola_train.tsv has 36 rows beside the 4 held out; legal: at"),
     ],

@@ -27,7 +27,7 @@ from experiments.study.tables import main, write_tables
 from experiments.study.texts import csv_text
 from mt_dnn.results import Status
 from tests.edits import edit_json
-from tests.experiments.fake_runs import write_run
+from tests.experiments.fake_runs import stop_early, write_run
 
 ENCODER = "bert-base-uncased"
 PAPER_TABLES = load_paper()
@@ -117,6 +117,38 @@ def test_a_pruned_run_is_missing(tmp_path: Path) -> None:
     text = markdown(gather(tmp_path), PAPER_TABLES)
     assert line(text, "vanilla")[0].startswith("60.00 (n=1)")
     assert "seed 2: not finished" in text
+
+
+def test_a_run_that_stopped_early_is_marked_wherever_it_stands(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path, method="vanilla", seed=seed)
+        write_run(tmp_path, method="pats", seed=seed, patience=2)
+        write_run(tmp_path, method="sage", seed=seed)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert "stopped early" not in text, "none did"
+    assert "settings: PATS (patience 2, not default)" in text
+    stop_early(next(tmp_path.glob("cola/*/pats/*/seed=2")), epochs=10)
+    table = gather(tmp_path)
+    text = markdown(table, PAPER_TABLES)
+    assert "CoLA, PATS: seed 2: stopped early, after epoch 3 of 10" in text
+    assert "Last epoch: no choice; of runs that stopped early (footnotes) the one at which they did, chosen on" in text
+    minus = "Best dev epoch, minus the control"
+    assert "stopped early by unlike patience" in line(text, "PATS - vanilla", minus)[0]
+    assert "unlike" not in line(text, "SAGE - vanilla", minus)[0]
+    assert "stopped early, after epoch 3 of 10" in latex(table, PAPER_TABLES)
+    stopped = {(row["method"], row["seed"]) for row in rows(seeds_csv(table)) if row["stopped_early"] == "True"}
+    assert stopped == {("pats", "2")}
+    counted = {(row["method"], row["stopped_early"]) for row in rows(cells_csv(table, PAPER_TABLES))}
+    assert counted == {("vanilla", "0"), ("pats", "1"), ("sage", "0")}
+
+
+def test_the_same_patience_of_all_is_no_difference(tmp_path: Path) -> None:
+    for method in ("vanilla", "pats"):
+        stop_early(write_run(tmp_path, method=method, patience=2), epochs=10)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert "all methods: patience 2." in text
+    assert text.count("seed 1: stopped early, after epoch 3 of 10") == 2
+    assert "unlike" not in text
 
 
 def test_a_cell_is_the_mean_and_sample_deviation_of_its_seeds(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ PARITY = {
         "method": "pats", "optimizer": "adamw", "attention": "padded", "batch_size": 8, "grad_accumulation_step": 2,
         "train_datasets": "toyscore", **{**TWENTY, "epochs": 3},
     },
+    "smoothed and weighted": {"label_smoothing": 0.1, "class_weights": "balanced", **LAST_ALONE},
     "sam": {"method": "sam", "sam": {"rho": 0.5}, **LAST_ALONE},
     "asam and l2sp": {"method": "sam+l2sp", "sam": {"adaptive": True}, "l2sp": {"alpha": 0.1}, **LAST_ALONE},
     "pgd": {"method": "pgd", "pgd": {"two_point": True}, **LAST_ALONE},
@@ -60,6 +61,7 @@ NOISY = [  # dropout on: only that the copies stay equal
     ("mixout+child_tuning+llrd", {"child_tuning": {"variant": "F"}}),
     ("child_tuning+pats", {"optimizer": "adamw"}),
     ("matched_noise", {}),
+    ("hype+rdrop", {"gradient_checkpointing": True}),
     ("r3f+bitfit", {"r3f": {"spectral_norm": True}}),
 ]
 BROKEN = {

@@ -1,14 +1,19 @@
 """Runs whose scores tell nothing are degenerate, runs whose numbers burst are diverged; neither is ok."""
 
+import json
 import logging
 import math
 import shutil
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
+from experiments.study.table.gathering import gather
+from experiments.study.table.markdown import markdown
+from experiments.study.table.paper import Paper
 from mt_dnn.config import run_dir
-from mt_dnn.results import Status
+from mt_dnn.results import RunDirectory, Status
 from mt_dnn.run import run
 from mt_dnn.score_keeper import ScoreKeeper
 from mt_dnn.training_step import TrainingStep
@@ -144,3 +149,31 @@ def test_a_run_whose_only_step_has_no_learning_rate_says_so(tiny_run, caplog):
         run(tiny_run(epochs=1, batch_size=70, warmup=0.0))
         run(tiny_run(epochs=2, batch_size=70))
     assert not [line for line in caplog.messages if "warm-up" in line]
+
+
+def test_macro_f1_of_three_classes_is_the_score_and_chooses_the_epoch(tiny_task, tiny_run, tmp_path):
+    folder = tmp_path / "three"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        rows = [line.split("\t") for line in (tiny_task / f"toy_{split}.tsv").read_text().splitlines()]
+        for i, row in enumerate(rows):
+            row[1] = "neutral" if i % 3 == 0 else ("neg", "pos")[int(row[1])]
+        (folder / f"three_{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    (folder / "task_def.yml").write_text(
+        "three: {data_format: PremiseOnly, enable_san: false, metric_meta: [ACC, F1MAC], n_class: 3, "
+        "labels: [neg, neutral, pos], task_type: Classification}\n"
+    )
+    config = tiny_run(
+        task_def=folder / "task_def.yml", data_dir=folder, train_datasets="three", epochs=4, save="none",
+        class_weights="balanced", label_smoothing=0.1,
+    )  # fmt: skip
+    result = run(config)
+    assert result.primary_metric == "F1MAC"
+    arrays = RunDirectory(run_dir(config)).read_predictions(result)
+    for which, epoch in (("best", result.best), ("last", result.last)):
+        predicted = arrays[f"three_dev.{which}_logits"].argmax(axis=1)
+        expected = 100 * f1_score(arrays["three_dev.labels"], predicted, average="macro")
+        assert epoch.score == epoch.metrics["three_dev"]["F1MAC"] == pytest.approx(expected)
+    lines = map(json.loads, (run_dir(config) / "metrics.jsonl").open())
+    assert result.best.score == max(line["score"] for line in lines if "evaluation" in line)
+    assert "macro-F1" in markdown(gather(config.output_dir), Paper({}))

@@ -83,7 +83,7 @@ def test_a_plug_in_is_asked_for_refused_steps_at_every_logging_step(tiny_run, mo
     assert [line["step"] for line in lines(run_dir(config))] == list(range(1, step + 1))
 
 
-@pytest.mark.parametrize("schedule", ["linear", "linear_legacy"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "linear_legacy"])
 def test_every_step_has_the_learning_rate_of_its_schedule(tiny_run, schedule):
     config = tiny_run(schedule=schedule, warmup=0.2, log_per_updates=1, learning_rate=1e-3)
     run(config)

@@ -43,6 +43,8 @@ class SeedComparison:
     """The sign-flip p after Holm's correction over the pairs of this encoder and selection rule."""
     order: StochasticOrder | None
     """Scores of all seeds of both, unpaired; None for the average."""
+    stops_unlike: bool = False
+    """Whether runs of the two stopped early by a rule that was not the same for both."""
 
 
 def pairs(table: Table, baseline: str | None = None, selections: Sequence[Selection] = SELECTIONS) -> list[Pair]:
@@ -99,7 +101,9 @@ def compare_seeds(
         metric = table.metric(pair.task) if pair.task != AVERAGE else ""
         bca = bca_interval(values, resamples=resamples, seed=seed)
         flips = sign_flip(values, seed)
-        found.append(SeedComparison(pair, metric, difference, bca, flips, flips.p, order))
+        tasks = table.tasks if pair.task == AVERAGE else (pair.task,)
+        unlike = any(table.stops_unlike(pair.encoder, pair.method, pair.baseline, task) for task in tasks)
+        found.append(SeedComparison(pair, metric, difference, bca, flips, flips.p, order, unlike))
     corrected = correct([c.pair for c in found], [c.sign_flip.p for c in found])
     return [replace(c, p_holm=p) for c, p in zip(found, corrected, strict=True)]
 

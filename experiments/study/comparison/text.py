@@ -153,6 +153,8 @@ def _remarks(family: Sequence[SeedComparison]) -> list[str]:
         if c.bca.degenerate:
             what = "No interval" if math.isnan(c.bca.low) else "Not to be relied on"
             found.setdefault(f"{what}, {c.bca.degenerate}", []).append(name)
+        if c.stops_unlike:
+            found.setdefault("Stopped early by unlike patience, so not after the same training", []).append(name)
         if c.order is not None and (reason := c.order.degenerate):
             found.setdefault(f"{'No ε' if math.isnan(c.order.violation) else 'No ε_min'}, {reason}", []).append(name)
     remarks = [f"{reason}: {'; '.join(names)}." for reason, names in found.items()]

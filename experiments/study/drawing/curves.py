@@ -12,6 +12,7 @@ from experiments.study.drawing import plotting
 from experiments.study.table.cells import Cell, Table
 from experiments.study.table.gathering import run_folders
 from experiments.study.table.titles import method_title, metric_title, task_title
+from mt_dnn.loss_settings import changed_loss
 from mt_dnn.results import RunDirectory
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def learning_curves(table: Table, runs: Path, stem: Path) -> list[Path]:
             encoder, task = panels[place]
             pair[0].set_title(task_title(task) + (f", {encoder}" if len(table.encoders) > 1 else ""), fontweight="bold")
             pair[0].set_ylabel(f"dev {metric_title(table.metric(task)) or 'score'} (%)")
-            pair[1].set_ylabel("training loss")
+            pair[1].set_ylabel(_loss_name(table, encoder, task))
             for axis, quantity in zip(pair, _QUANTITIES, strict=True):
                 rows += _panel(axis, table, runs, (encoder, task), quantity)
             pair[0].sharex(pair[1])
@@ -59,6 +60,14 @@ def learning_curves(table: Table, runs: Path, stem: Path) -> list[Path]:
             pair[1].set_xlim(left=0.0)
         plotting.legend_of_lines(figure, map(method_title, table.methods))
         return [*plotting.save(figure, stem), plotting.save_data(stem, rows)]
+
+
+def _loss_name(table: Table, encoder: str, task: str) -> str:
+    """The training loss, with what it is where that is not the task's own loss."""
+    cells = [cell for method in table.methods if (cell := table.cell(encoder, method, task)) is not None]
+    changed = {changed_loss(cell.settings) for cell in cells}
+    said = "another one in some rows" if len(changed) > 1 else "".join(changed)
+    return f"training loss\n({said})" if said else "training loss"
 
 
 def _panel(axis: Axes, table: Table, runs: Path, place: tuple[str, str], quantity: Quantity) -> list[list[object]]:

@@ -15,6 +15,7 @@ from experiments.study.report.svg import Point, Scale, element, polyline, scale_
 from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 from experiments.study.texts import number_text
+from mt_dnn.loss_settings import changed_loss
 
 WIDTH = 360.0  # a phone's width less its margins, so that text is not scaled there
 _COLOURS = 7
@@ -145,8 +146,14 @@ def loss_panel(views: Sequence[RunView]) -> Markup:
         )
         for i, (seed, points) in enumerate(curves.items())
     ]
-    return _panel(height, "training loss of every seed by step", _frame(x, y, x.ticks(5), height, "step"),
-                  element("g", *lines, class_="losses"))  # fmt: skip
+    label = f"training loss{loss_kind(views)} of every seed by step"
+    return _panel(height, label, _frame(x, y, x.ticks(5), height, "step"), element("g", *lines, class_="losses"))
+
+
+def loss_kind(views: Sequence[RunView]) -> str:
+    """The kind of training loss of the seeds of one cell, where it is not the task's own; else empty."""
+    changed = changed_loss(views[0].cell.settings) if views else ""
+    return f" ({changed})" if changed else ""
 
 
 def thin(points: Sequence[tuple[int, float]]) -> list[Point]:

@@ -79,6 +79,13 @@ class RunView:
         """The reason of a failure or divergence, in one line; else empty."""
         return (self.result.error or "") if self.result is not None else ""
 
+    @property
+    def stop(self) -> str:
+        """The epoch at which patience ended the run, as a text; else empty."""
+        if self.result is None or not self.result.stopped_early or self.result.last is None:
+            return ""
+        return f"stopped early, after epoch {self.result.last.epoch} of {self.result.epochs}"
+
 
 def view_runs(table: Table, runs: Path, now: float) -> list[RunView]:
     """Every run that the table wants, in its order.

@@ -13,6 +13,7 @@ from typing import Any
 from experiments.study.launch.worker import RunFunction
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.metrics_log import read_records
+from mt_dnn.results import RunDirectory
 
 MIN_OTHERS = 4
 """Trials that must have come as far before one is measured by their median."""
@@ -57,9 +58,15 @@ def below_median(best: float, epoch: int, others: Iterable[Sequence[float]]) -> 
 
 
 def read_choices(folder: Path) -> list[float]:
-    """The score by which epochs are chosen, by epoch, from a run's ``metrics.jsonl``; empty when there is none."""
+    """The score by which epochs are chosen, by epoch, from a run's ``metrics.jsonl``; empty when there is none.
+
+    A run that stopped early has come as far as any: it has NaN for the epochs that it left out.
+    """
     evaluations = [record for record in read_records(folder / "metrics.jsonl") if "evaluation" in record]
-    return [float(record.get("held_out", record["score"])) for record in evaluations]
+    scores = [float(record.get("held_out", record["score"])) for record in evaluations]
+    result = RunDirectory(folder).read_result()
+    left_out = result.epochs - len(scores) if result is not None and result.stopped_early else 0
+    return scores + [math.nan] * left_out
 
 
 def _best(scores: Sequence[float]) -> float:

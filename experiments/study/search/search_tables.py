@@ -131,6 +131,8 @@ def _about(search: Search, encoder: str) -> str:
         )
     if search.prune_after is not None:
         text += f" Median pruning after epoch {search.prune_after}: pruned trials made fewer epochs and are not chosen."
+    if any(r is not None and r.stopped_early for cell in cells for trial in cell.trials for r in trial.results):
+        text += " Some trials stopped early, by their patience: they made fewer epochs."
     return text
 
 

@@ -84,6 +84,11 @@ class Cell:
         return sample_std(list(self.scores(selection).values()))
 
     @property
+    def stopped_early(self) -> tuple[RunResult, ...]:
+        """Runs that patience ended before all their epochs were made."""
+        return tuple(result for result in self.results if result.stopped_early)
+
+    @property
     def missing(self) -> tuple[int, ...]:
         """Seeds without a result that counts."""
         there = {result.seed for result in self.results if result.done}
@@ -173,6 +178,12 @@ class Table:
         a, b = ours.scores(selection), theirs.scores(selection)
         by_seed = {seed: a[seed] - b[seed] for seed in a if seed in b}
         return Difference(other, by_seed) if by_seed else None
+
+    def stops_unlike(self, encoder: str, method: str, other: str, task: str) -> bool:
+        """Whether runs of two methods stopped early by a rule that was not the same for both."""
+        cells = [self.cells[key] for key in ((encoder, m, task) for m in (method, other)) if key in self.cells]
+        rules = {cell.settings.get("patience") for cell in cells}
+        return len(rules) > 1 and any(cell.stopped_early for cell in cells)
 
     def average_minus(self, encoder: str, method: str, other: str, selection: Selection) -> Difference | None:
         """The difference of each seed's averages over the tasks; None unless every task has the same pairs."""

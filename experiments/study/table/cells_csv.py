@@ -13,7 +13,8 @@ def cells_csv(table: Table, paper: Paper) -> str:
     rows: list[list[object]] = [
         ["encoder", "method", "task", "metric", "selection", "n", "expected", "mean", "std", "control", "minus_control",
          "minus_control_std", "minus_control_n", "minus_control_low", "minus_control_high", "trials", "paper",
-         "paper_inferred", "degenerate", "diverged", "failed", "missing_seeds", "run_id"]
+         "paper_inferred", "degenerate", "diverged", "failed", "missing_seeds", "run_id",
+         "stopped_early"]
     ]  # fmt: skip
     for (encoder, method, task), cell in _sorted_cells(table):
         published = paper.row(encoder, method, table.tasks)
@@ -30,7 +31,7 @@ def cells_csv(table: Table, paper: Paper) -> str:
                  cell.mean(selection), cell.std(selection), *against, cell.trials,
                  score, published.inferred if score and published else None,
                  *(cell.count(s) for s in (Status.DEGENERATE, Status.DIVERGED, Status.FAILED)),
-                 " ".join(map(str, cell.missing)), cell.run_id]
+                 " ".join(map(str, cell.missing)), cell.run_id, len(cell.stopped_early)]
             )  # fmt: skip
     return csv_text(rows)
 
@@ -38,7 +39,19 @@ def cells_csv(table: Table, paper: Paper) -> str:
 def seeds_csv(table: Table) -> str:
     """One line per run and selection rule; failed runs have a status and no score."""
     rows: list[list[object]] = [
-        ["encoder", "method", "task", "run_id", "seed", "selection", "epoch", "score", "status", "error"]
+        [
+            "encoder",
+            "method",
+            "task",
+            "run_id",
+            "seed",
+            "selection",
+            "epoch",
+            "score",
+            "status",
+            "error",
+            "stopped_early",
+        ]
     ]
     for key, cell in _sorted_cells(table):
         for result in cell.results:
@@ -46,7 +59,7 @@ def seeds_csv(table: Table) -> str:
                 epoch = result.best if selection == "best" else result.last
                 score = cell.scores(selection).get(result.seed)
                 rows.append([*key, cell.run_id, result.seed, selection, epoch.epoch if epoch else None, score,
-                             result.status.value, result.error])  # fmt: skip
+                             result.status.value, result.error, result.stopped_early])  # fmt: skip
     return csv_text(rows)
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from experiments.study.statistics.difference import Difference
 from experiments.study.statistics.intervals import Interval
 from experiments.study.table.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
+from experiments.study.table.notes import cell_note
 from experiments.study.table.paper import Paper, PaperRow
 from experiments.study.table.protocol import about_protocol, about_rates, about_recipes, about_settings
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
-from mt_dnn.results import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def layout(table: Table, paper: Paper) -> list[EncoderTable]:
 def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
     cells = [c for m in table.methods for t in table.tasks if (c := table.cell(encoder, m, t)) is not None]
     seeds = max((len(cell.expected) for cell in cells), default=0)
-    notes = {(c.method, c.task): text for c in cells if (text := _note(c))}
+    notes = {(c.method, c.task): text for c in cells if (text := cell_note(c))}
     numbers = {key: i for i, key in enumerate(notes, start=1)}
     blocks: list[tuple[str, tuple[TableRow, ...]]] = []
     for selection in SELECTIONS:
@@ -146,12 +146,13 @@ def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tupl
         there = [difference for difference in found if difference is not None]
         if not there:
             continue
-        entries = [_difference_entry(difference, seeds) for difference in found]
+        unlike = [table.stops_unlike(encoder, method, control, task) for task in table.tasks]
+        entries = [_difference_entry(d, seeds, stop) for d, stop in zip(found, unlike, strict=True)]
         if len(found) > 1:
             average = table.average_minus(encoder, method, control, selection)
             remark = f"{len(there)}/{len(found)} tasks" if len(there) < len(found) else ""
             entries.append(
-                _difference_entry(average, seeds)
+                _difference_entry(average, seeds, any(unlike))
                 if average is not None
                 else Entry(math.fsum(d.mean for d in there) / len(there), remark=remark or "seeds differ", signed=True)
             )
@@ -160,11 +161,13 @@ def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tupl
     return tuple(rows)
 
 
-def _difference_entry(difference: Difference | None, seeds: int) -> Entry:
+def _difference_entry(difference: Difference | None, seeds: int, stops_unlike: bool) -> Entry:
     if difference is None:
         return Entry(None, printed="missing")
     interval = difference.interval
     remarks = [f"n={difference.n}"] if difference.n != seeds else []
+    if stops_unlike:
+        remarks.append("stopped early by unlike patience")
     if difference.n > 1 and math.isnan(interval.low) and not math.isnan(difference.mean):
         remarks.append(f"no interval: {interval.degenerate}")
     return Entry(difference.mean, remark=", ".join(remarks), signed=True, interval=interval)
@@ -181,7 +184,7 @@ def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
     return (
         f"Split: {', '.join(splits)}. Percent, mean ± sample standard deviation over n = {seeds} "
         f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{means} Best dev epoch: each run's best epoch, {chosen_on}. "
-        f"Last epoch: no choice.{average}{published}"
+        f"Last epoch: no choice{_about_stops(cells)}.{average}{published}"
     )
 
 
@@ -206,6 +209,13 @@ def _chosen_on(cells: Sequence[Cell]) -> str:
     return f"chosen on the split that is scored{some}"
 
 
+def _about_stops(cells: Sequence[Cell]) -> str:
+    """A clause on runs that stopped early; empty where none did."""
+    if not any(cell.stopped_early for cell in cells):
+        return ""
+    return f"; of runs that stopped early (footnotes) the one at which they did, {_chosen_on(cells)}"
+
+
 def _about_controls(table: Table, encoder: str) -> str:
     methods = table.rows_of(encoder)
     wanted = {method: control for method in methods if (control := known_control(method)) is not None}
@@ -217,29 +227,6 @@ def _about_controls(table: Table, encoder: str) -> str:
             "fine-tuning with the same changes of protocol."
         )
     return text + (f" Without their control in this table: {', '.join(absent)}." if absent else "")
-
-
-def _note(cell: Cell) -> str:
-    failed = [r.seed for r in cell.results if r.status is Status.FAILED]
-    happened = {
-        "one value predicted for every example, or labels all the same (counted)": [
-            r.seed for r in cell.results if r.status is Status.DEGENERATE
-        ],
-        "diverged (counted; NaN where there is no score)": [
-            r.seed for r in cell.results if r.status is Status.DIVERGED
-        ],
-        "failed (not counted)": failed,
-        "not finished": [seed for seed in cell.missing if seed not in failed],
-    }
-    for selection in SELECTIONS:
-        scores = cell.scores(selection)
-        if len(scores) > 1 and (cell.std(selection) or 0.0) < 1e-9:
-            happened[f"the same score, {SELECTION_TITLES[selection]}: no spread to judge by"] = list(scores)
-    return "; ".join(f"{_seeds(seeds)} {what}" for what, seeds in happened.items() if seeds)
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}:"
 
 
 def _cell_entry(cell: Cell | None, selection: Selection, seeds: int, note: int | None) -> Entry:

@@ -25,14 +25,15 @@ EXTRA = {
 }
 
 
-def make_encoder(family: str, packed: bool) -> Encoder:
-    """An encoder of two small layers with weights large enough that differences show."""
+def make_encoder(family: str, packed: bool, **changes: int) -> Encoder:
+    """An encoder with weights large enough that differences show; of two small layers where nothing is changed."""
     from transformers import AutoConfig, AutoModel
 
     register()
-    config = AutoConfig.for_model(family, **SMALL, **EXTRA[family])
+    config = AutoConfig.for_model(family, **{**SMALL, **EXTRA.get(family, {}), **changes})
     torch.manual_seed(3)
-    model = AutoModel.from_config(config, attn_implementation=PACKED if packed else "sdpa")
+    padded = "sdpa" if family in EXTRA else "eager"
+    model = AutoModel.from_config(config, attn_implementation=PACKED if packed else padded)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.2)
     return Encoder(model, packed).eval()

@@ -4,6 +4,7 @@ import shutil
 import stat
 
 import pytest
+import torch
 import yaml
 
 import predict
@@ -12,9 +13,11 @@ from data_utils.json_file import read_json
 from data_utils.task_def import load_task_defs, to_settings
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.config import run_dir
+from mt_dnn.data import open_datasets
 from mt_dnn.run import run
 from mt_dnn.trained.export import export
 from mt_dnn.trained.load import load_exported, load_run, read_run
+from mt_dnn.trained.prediction import logits_of
 from tests.edits import edit_json, flip
 
 SHARES = (0.0, 0.01, 0.2, 0.5, 0.8, 1.0)
@@ -194,3 +197,24 @@ def test_a_run_json_of_another_form_is_one_line(run_folder, content, capsys):
     status, out, errors = answer(capsys, run_folder, run_folder.parent / "rows.tsv")
     assert (status, out, len(errors)) == (2, "", 1)
     assert "run.json" in errors[0]
+
+
+def test_every_setting_of_training_is_read_back_and_changes_no_prediction(tiny_run, tmp_path):
+    config = tiny_run(
+        epochs=3, patience=1, schedule="cosine", label_smoothing=0.1, class_weights="0=1,1=2.5",
+        gradient_checkpointing=True, learning_rate=1e-20,
+    )  # fmt: skip
+    result = run(config)
+    assert result.stopped_early
+    found = read_run(run_dir(config))
+    assert found.config == config
+    export(found, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "epoch 1 of 3 (best epoch); it stopped early, after epoch 2." in card
+    assert "| label_smoothing | 0.1 |" in card
+    assert "| class_weights | 0=1.0,1=2.5 |" in card
+    assert "| tf32 |" not in card, "left at its default"
+    model = load_run(found, "best", device="cpu")
+    cache = open_datasets(config).dev["toy_dev"]
+    expected = found.directory.read_predictions(result)["toy_dev.best_logits"]
+    torch.testing.assert_close(torch.from_numpy(logits_of(model, cache, 8192)), torch.from_numpy(expected))
