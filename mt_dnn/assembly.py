@@ -105,7 +105,8 @@ def assemble(
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     one_batch = ranks.size == 1 and config.grad_accumulation_step == 1
-    wanted = config.cuda_graphs and not config.compile and one_batch
+    # Layers computed again set random states, which cannot be recorded.
+    wanted = config.cuda_graphs and one_batch and not (config.compile or config.gradient_checkpointing)
     graphs = wanted and method.plain_pass and encoder.attends_without_padding(device)
     return Parts(network, model, method, optimizer, context, streams, graphs)
 

@@ -209,6 +209,7 @@ def test_one_method_of_a_composition_decides():
         ({"method": "rdrop"}, False),
         ({"grad_accumulation_step": 2}, False),
         ({"compile": True}, False),
+        ({"gradient_checkpointing": True}, False),
         ({"cuda_graphs": False}, False),
         ({"attention": "padded"}, False),
     ],
