@@ -25,7 +25,7 @@ from data_utils.delimited_file import QUOTINGS, delimiter_of
 from data_utils.errors import SettingError
 from data_utils.hub_folder import read_hub_folder, split_in_name
 from data_utils.imported_task import TASK_DEF_FILE, ImportedTask, hold_out_dev, known_task, make_task
-from data_utils.labelled_texts import ColumnNames, LabelledTexts, labelled_texts
+from data_utils.labelled_texts import ColumnNames, LabelledTexts, labelled_texts, unused_skips
 from data_utils.table_file import RawTable, read_table
 from data_utils.task_def import Metric, TaskType
 from data_utils.tokenizer import MAX_MAX_SEQ_LEN, encode_batches, load_tokenizer
@@ -88,6 +88,7 @@ def import_dataset(args: argparse.Namespace) -> None:
         for split, some in tables.items()
     }
     counts = {split: rows.counts for split, rows in splits.items()}
+    unused = unused_skips(args.skip_label, splits.values())
     if args.split is None:
         splits = _with_dev(splits, args)
     task = make_task(
@@ -95,7 +96,7 @@ def import_dataset(args: argparse.Namespace) -> None:
         known=known_task(args.out, args.task) if args.split is not None else None,
     )  # fmt: skip
     notes = [f"{split}: {n} {what}" for split, found in counts.items() for what, n in found.items() if n]
-    notes += _about_labels(task) + _about_lengths(task, args)
+    notes += unused + _about_labels(task) + _about_lengths(task, args)
     for path, rows in zip(task.write(args.out), [*map(len, splits.values()), None], strict=True):
         print(f"{path}: {rows} rows" if rows is not None else f"{path}: {_described(task)}")
     print("".join(f"note: {note}\n" for note in notes), end="")

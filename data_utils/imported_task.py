@@ -119,7 +119,7 @@ def hold_out_dev(rows: LabelledTexts, share: float, seed: int, stratify: bool) -
     try:
         chosen = held_out_rows([codes[label or ""] for label in rows.labels], share, stratify, seed)
     except SettingError as error:
-        raise SettingError(str(error).replace("holdout is", "--dev_share", 1)) from None
+        raise SettingError(str(error).replace("holdout is", "a share of", 1), "--dev_share") from None
     rest = np.setdiff1d(np.arange(len(rows)), chosen)
     return {"train": rows.take(rest.tolist()), "dev": rows.take(chosen.tolist())}
 
@@ -186,8 +186,8 @@ def _check_labelled(split: str, rows: LabelledTexts) -> None:
     if missing and not (split.endswith("test") and len(missing) == len(rows)):
         first = rows.place(min(missing, key=rows.places.__getitem__))
         raise SettingError(
-            f"{first} has no label, the first of {len(missing)} without among {len(rows)} of {split}; label them, or "
-            "leave them out with --skip_label ''"
+            f"{first} has no label, the first of {len(missing)} without among {len(rows)} of {split}",
+            remedy="label them, or leave them out with --skip_label ''",
         )
 
 
@@ -203,4 +203,4 @@ def _fill_labels(rows: LabelledTexts, task_def: TaskDef) -> None:
         try:
             label_value(label or "", task_def)
         except SettingError as error:
-            raise SettingError(f"{rows.place(row)}: {error}; {remedy}") from None
+            raise SettingError(f"{rows.place(row)}: {error}", remedy=remedy) from None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_utils.canonical_tsv import write_canonical
 from data_utils.command_line import CommandParser, status_of
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, published
 from data_utils.hub_folder import read_hub_folder
 from data_utils.imported_task import ImportedTask, hold_out_dev, make_task
 from data_utils.labelled_texts import ColumnNames, LabelledTexts, labelled_texts
@@ -54,6 +54,11 @@ def read_set(root: Path, source: OfficialSet, task_def: TaskDef) -> ImportedTask
         SettingError: a malformed file, column or label.
         OSError: a file cannot be read.
     """
+    with published():
+        return _read_set(root, source, task_def)
+
+
+def _read_set(root: Path, source: OfficialSet, task_def: TaskDef) -> ImportedTask | None:
     folder = root / source.folder
     present = {split: folder / file for split, file in source.files.items() if (folder / file).is_file()}
     names = source.columns

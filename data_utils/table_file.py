@@ -37,11 +37,9 @@ class RawTable:
             SettingError: there is none; lists those there are.
         """
         if name not in self.columns:
-            one = "; --delimiter says what stands between columns" if len(self.columns) == 1 else ""
-            raise SettingError(
-                f"{setting}: {self.path} has no column {shown(name)}; it has "
-                f"{shown(', '.join(map(str, self.columns)))}{one}"
-            )
+            there = shown(", ".join(map(str, self.columns)))
+            one = "--delimiter says what stands between columns" if len(self.columns) == 1 else ""
+            raise SettingError(f"{self.path} has no column {shown(name)}; it has {there}", setting, one)
         return self.columns[name]
 
 

@@ -232,9 +232,7 @@ class RunDirectory:
 
     def write_predictions(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Write each set's ``uids``, ``labels`` (N,), ``best_logits``, ``last_logits`` (N, K) as ``<set>.<name>``."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no ** mapping
-        write_bytes_atomic(self.predictions_npz, buffer.getvalue())
+        write_bytes_atomic(self.predictions_npz, arrays_bytes(arrays))
 
     def read_predictions(self, result: RunResult) -> dict[str, np.ndarray]:
         """Read the arrays of :meth:`write_predictions`.
@@ -243,11 +241,7 @@ class RunDirectory:
             SettingError: the file is damaged or missing, or was not written with this result.
         """
         self.check_file(self.predictions_npz, result)
-        try:
-            with np.load(self.predictions_npz, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise nearly anything
-            raise SettingError(f"{self.predictions_npz} is damaged ({_reason(error)}); {self._again}") from None
+        return read_arrays(self.predictions_npz, self._again)
 
     def read_metrics(self, result: RunResult) -> list[dict[str, Any]]:
         """Lines of a finished run's ``metrics.jsonl``; none if it was not kept.
@@ -291,6 +285,26 @@ class RunDirectory:
     def write_result(self, result: RunResult) -> None:
         """Write ``result.json``: from now on the run is done (or has failed)."""
         write_json(self.result_json, asdict(result))
+
+
+def arrays_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return the content of a file of named arrays."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no ** mapping
+    return buffer.getvalue()
+
+
+def read_arrays(file: Path, remedy: str) -> dict[str, np.ndarray]:
+    """Read a file of named arrays.
+
+    Raises:
+        SettingError: it is damaged; ends in the remedy.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise nearly anything
+        raise SettingError(f"{file} is damaged ({_reason(error)}); {remedy}") from None
 
 
 def _reason(error: Exception) -> str:

@@ -46,7 +46,7 @@ def test_a_tab_separated_file_is_read_as_it_was_written(text: str, column: list[
 
 def test_quotes_that_could_be_meant_either_way_are_refused_until_it_is_said() -> None:
     text = 'a\tb\n1\t"hello"\n'
-    with pytest.raises(SettingError, match=r"a\.tsv: 1 texts stand in quotes, such as '\"hello\"': give --quoting csv"):
+    with pytest.raises(SettingError, match=r"a\.tsv: 1 texts stand in quotes, such as '\"hello\"'; give --quoting csv"):
         read(text)
     assert read(text, quoting="csv")["b"] == ["hello"]
     assert read(text, quoting="none")["b"] == ['"hello"']

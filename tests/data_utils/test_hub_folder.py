@@ -109,7 +109,7 @@ def test_several_configurations_want_one_to_be_chosen(tmp_path: Path) -> None:
     for name in ("cola", "mnli"):
         put(tmp_path / f"{name}/train-00000-of-00001.parquet")
     put(tmp_path / "mnli/validation_matched-00000-of-00001.parquet")
-    with pytest.raises(SettingError, match="holds several data sets: give --config, one of cola, mnli"):
+    with pytest.raises(SettingError, match="holds several data sets: cola, mnli; give one of them as --config"):
         read_hub_folder(tmp_path)
     assert list(read_hub_folder(tmp_path, "mnli")) == ["train", "matched_dev"]
     with pytest.raises(SettingError, match=r"--config 'x': no folder .*; there are cola, mnli"):

@@ -119,6 +119,10 @@ def test_what_is_odd_is_counted(write: Callable[..., Path], tmp_path: Path, caps
         "at least 1 examples are beyond 12 tokens and will be cut",
     ):  # fmt: skip
         assert f"note: train: {note}\n" in told
+    assert run(file, *arguments, "--skip_label", "- ", "--skip_label", "", "--out", tmp_path / "out") == 0
+    told = capsys.readouterr().out
+    assert "note: --skip_label '- ': no row has it\nnote: --skip_label '': no row has it\n" in told
+    assert "--skip_label '-'" not in told
     make_wordpiece().save(str(tmp_path / "tokenizer.json"))
     assert (
         run(
@@ -156,7 +160,7 @@ def test_what_is_odd_is_counted(write: Callable[..., Path], tmp_path: Path, caps
         (rows_of(9), ["--split", "train", "--metrics", "AUC"], "metric_meta is 'AUC'; legal values: MCC, F1, F1MAC"),
         (rows_of(9), ["--split", "train", "--metrics", "Pearson"], "metric_meta Pearson does not fit Classification"),
         (rows_of(9), ["--dev_share", "1.5"], r"--dev_share is 1\.5; legal: a share in \(0, 1\)"),
-        (rows_of(3), ["--dev_share", "0.01"], r"--dev_share 0\.01: that is 0 of 3 training rows"),
+        (rows_of(3), ["--dev_share", "0.01"], r"--dev_share: a share of 0\.01: that is 0 of 3 training rows"),
         (rows_of(9), ["--max_seq_len", "0"], "--max_seq_len is 0; legal: 1 to 65535"),
         (rows_of(9), ["--config", "x"], "--config is for a folder"),
         (rows_of(9), ["--delimiter", "ab"], "--delimiter 'ab': legal: one character"),

@@ -161,6 +161,34 @@ def test_sets_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.Captur
     assert "--tasks: x is none of snli, scitail, sick, sickrel, anlir1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "text", "told"),
+    [
+        ("snli", "snli_1.0_dev.jsonl", lines({"premise": "a"}), "has no column 'gold_label'; it has 'premise'; "),
+        ("snli", "snli_1.0_dev.jsonl", lines(snli("maybe", "a", "b")), "row 1: label 'maybe' is none of contradiction"),
+        ("cb", "val.jsonl", lines({"premise": "a", "hypothesis": "b"}), "has no column 'label'; it has"),
+        ("cb", "val.jsonl", lines({"premise": "a", "hypothesis": "b", "label": None}), "row 1 has no label, the first"),
+        ("anlir1", "R1/dev.jsonl", lines(*[{"uid": "u", "context": "a", "hypothesis": "b", "label": "c"}] * 2),
+         "row 1: 1 rows repeat the uid of another"),
+        ("sick", "SICK.txt", SICK.replace("\t", ";"), "line 1 has no '\\t', but ';'; "),
+        ("agnews", "test.csv", '"3","a"b","c"\n', "line 1: "),
+        ("trec", "train_5500.label", "NUM:dist How far ?\n", "a share of 0.1: that is 0 of 1 training rows"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_no_flag_that_the_command_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, file: str, text: str, told: str
+) -> None:
+    path = tmp_path / SETS[name].folder / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert main_of(name)(["--root_dir", str(tmp_path), "--out", str(tmp_path / "out"), "--tasks", name]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "; is it the published file? Any other table: python -m data_utils.import_dataset\n" in error
+    assert "--" not in error
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("name", "source"), SETS.items())
 def test_every_set_has_a_definition_a_title_and_the_names_of_its_labels(name: str, source: OfficialSet) -> None:
     task = DEFINITIONS[name]
