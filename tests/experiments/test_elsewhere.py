@@ -201,6 +201,22 @@ def test_advglue_becomes_canonical_files_by_name(tmp_path: Path, capsys: pytest.
     assert "not AdvGLUE's dev.json" in capsys.readouterr().err
 
 
+def test_advglue_is_read_from_the_hubs_folder_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (requirements-parquet.txt)")
+    from pyarrow import parquet
+
+    rows = {"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [0, 2], "idx": [7, 7]}
+    for config in ("adv_mnli", "adv_mnli_mismatched"):
+        (tmp_path / "hub" / config).mkdir(parents=True)
+        parquet.write_table(pa.table(rows), tmp_path / "hub" / config / "validation-00000-of-00001.parquet")
+    assert advglue.main([str(tmp_path / "hub"), "--out", str(tmp_path)]) == 0
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.tsv")} == dict.fromkeys(
+        ("advglue_mnli_dev.tsv", "advglue_mnli-mm_dev.tsv"), "0\tentailment\ta\tc\n1\tcontradiction\tb\td\n"
+    )
+    assert advglue.main([str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "no validation file of adv_sst2, adv_qqp, adv_mnli, adv_mnli_mismatched" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
