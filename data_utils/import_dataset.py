@@ -14,6 +14,7 @@ Exit status: 0 done, 2 a setting or file is wrong.
 """
 
 import argparse
+import csv
 import shlex
 import sys
 from collections import Counter
@@ -79,6 +80,7 @@ def import_dataset(args: argparse.Namespace) -> None:
         SettingError: a setting, file or row is wrong; nothing is written.
         OSError: a file cannot be read or written.
     """
+    _refuse_idle(args)
     tables = _tables(args)
     names = ColumnNames(args.text, args.label, args.text_pair, args.uid)
     splits = {
@@ -97,12 +99,48 @@ def import_dataset(args: argparse.Namespace) -> None:
     )  # fmt: skip
     notes = [f"{split}: {n} {what}" for split, found in counts.items() for what, n in found.items() if n]
     notes += unused + _about_labels(task) + _about_lengths(task, args)
+    notes += _stale(task, args)
     for path, rows in zip(task.write(args.out), [*map(len, splits.values()), None], strict=True):
         print(f"{path}: {rows} rows" if rows is not None else f"{path}: {_described(task)}")
     print("".join(f"note: {note}\n" for note in notes), end="")
+    print(f"next: {_next_command(task, args)}")
+
+
+def _next_command(task: ImportedTask, args: argparse.Namespace) -> str:
+    """The command of a study, or of the import of a split that it would miss."""
+    files = {split: args.out / f"{task.task_def.dataset_name(split)}.tsv" for split in task.task_def.split_names}
+    for part in ("train", "dev"):
+        if not any(file.exists() for split, file in files.items() if split.endswith(part)):
+            columns = ["--text", args.text, *(["--text_pair", args.text_pair] if args.text_pair else [])]
+            columns += ["--label", args.label, *(["--regression"] if args.regression else [])]
+            command = ["python", "-m", "data_utils.import_dataset", "FILE", "--task", args.task, *columns]
+            return shlex.join([*command, "--split", part, "--out", str(args.out)])
     where = ["--task_def", str(args.out / TASK_DEF_FILE), "--data_dir", str(args.out), "--tasks", args.task]
     study = ["python", "-m", "experiments.study", *where, "--encoder", "all-MiniLM-L6-v2", "--methods", "vanilla,pats"]
-    print(f"next: {shlex.join(study)}")
+    return shlex.join(study)
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    """Refuse settings that would do nothing beside the others.
+
+    Raises:
+        SettingError: there is one.
+    """
+    if args.split is not None and args.dev_share is not None:
+        raise SettingError(
+            f"--dev_share divides a file of its own, and --split says that this is {args.split}; drop one"
+        )
+    if args.regression and args.labels is not None:
+        raise SettingError("--labels names classes, and --regression takes scores; drop one of the two")
+
+
+def _stale(task: ImportedTask, args: argparse.Namespace) -> list[str]:
+    """Notes on files of the task that an earlier import left and this one does not write."""
+    if args.split is not None:
+        return []
+    files = [args.out / f"{task.task_def.dataset_name(split)}.tsv" for split in task.task_def.split_names]
+    written = {args.out / f"{task.task_def.dataset_name(split)}.tsv" for split in task.splits}
+    return [f"{file} is of an earlier import and stays" for file in files if file.exists() and file not in written]
 
 
 def _tables(args: argparse.Namespace) -> dict[str, list[RawTable]]:
@@ -112,6 +150,10 @@ def _tables(args: argparse.Namespace) -> dict[str, list[RawTable]]:
             raise SettingError(f"FILE {path} does not exist; name a table, or a folder of a data set from the Hub")
     folders = [path for path in args.files if path.is_dir()]
     if folders:
+        if given := next(
+            (name for name in ("delimiter", "quoting") if getattr(args, name) not in (None, "auto")), None
+        ):
+            raise SettingError(f"--{given} is for CSV and TSV files by name, FILE {folders[0]} is a folder; drop it")
         if len(args.files) > 1 or args.split is not None:
             raise SettingError(f"FILE {folders[0]} is a folder; give it alone, without --split: its files tell splits")
         return read_hub_folder(folders[0], args.config)
@@ -143,7 +185,7 @@ def _with_dev(splits: dict[str, LabelledTexts], args: argparse.Namespace) -> dic
 
 
 def _listed(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",")]
+    return None if text is None else [part.strip() for part in next(csv.reader([text], skipinitialspace=True), [])]
 
 
 def _described(task: ImportedTask) -> str:

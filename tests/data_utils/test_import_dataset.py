@@ -159,6 +159,8 @@ def test_what_is_odd_is_counted(write: Callable[..., Path], tmp_path: Path, caps
         ([{"text": "a", "y": "x"}] * 3, ["--uid", "no"], "--uid: .* has no column 'no'; it has 'text, y'"),
         (rows_of(9), ["--split", "train", "--metrics", "AUC"], "metric_meta is 'AUC'; legal values: MCC, F1, F1MAC"),
         (rows_of(9), ["--split", "train", "--metrics", "Pearson"], "metric_meta Pearson does not fit Classification"),
+        (rows_of(9), ["--split", "train", "--dev_share", "0.2"], "--split says that this is train; drop one of the two"),
+        (rows_of(9), ["--regression", "--labels", "1,2"], "--labels names classes, and --regression takes scores; drop"),
         (rows_of(9), ["--dev_share", "1.5"], r"--dev_share is 1\.5; legal: a share in \(0, 1\)"),
         (rows_of(3), ["--dev_share", "0.01"], r"--dev_share: a share of 0\.01: that is 0 of 3 training rows"),
         (rows_of(9), ["--max_seq_len", "0"], "--max_seq_len is 0; legal: 1 to 65535"),
@@ -232,6 +234,47 @@ def test_a_test_set_may_lack_the_column_of_labels(
     assert "note: test: 1 rows have no label and get no\n" in capsys.readouterr().out
     assert run(test, "--split", "test", "--out", tmp_path / "out") == 2, "alone, the column may be a slip"
     assert "--label: " in capsys.readouterr().err
+
+
+def test_delimiter_and_quoting_are_refused_where_they_say_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "y": "x"}\n')
+    for setting, value in (("--delimiter", ";"), ("--quoting", "none")):
+        assert run(tmp_path / "a.jsonl", setting, value, "--out", tmp_path / "out") == 2
+        told = f"{setting}: {tmp_path / 'a.jsonl'} is a .jsonl file, which has neither delimiters nor quotes; drop it\n"
+        assert capsys.readouterr().err == f"error: {told}"
+        assert run(tmp_path, setting, value, "--out", tmp_path / "out") == 2
+        assert f"{setting} is for CSV and TSV files by name, FILE {tmp_path} is a folder" in capsys.readouterr().err
+
+
+def test_a_label_may_hold_a_comma(write: Callable[..., Path], tmp_path: Path) -> None:
+    rows = [row | {"y": ("b, c", "a")[i % 2]} for i, row in enumerate(rows_of(20))]
+    assert run(write(rows), "--labels", '"b, c", a', "--out", tmp_path / "out") == 0
+    assert load_task_defs(tmp_path / "out/task_def.yml")["mine"].labels == ("b, c", "a")
+
+
+def test_the_next_command_imports_a_split_that_a_study_would_miss(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def after(*arguments: object) -> str:
+        assert run(write(rows_of(20)), *arguments, "--out", tmp_path / "out") == 0
+        return capsys.readouterr().out.partition("next: python -m ")[2]
+
+    wanted = f"data_utils.import_dataset FILE --task mine --text text --label y --split {{}} --out {tmp_path / 'out'}\n"
+    assert after("--split", "test") == wanted.format("train")
+    assert after("--split", "train") == wanted.format("dev")
+    assert after("--split", "dev").startswith("experiments.study --task_def ")
+
+
+def test_files_that_an_earlier_import_left_are_named(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in ([], ["--split", "test"], ["--split", "dev"]):
+        assert run(write(rows_of(20)), *arguments, "--out", tmp_path / "out") == 0
+        assert "earlier import" not in capsys.readouterr().out
+    assert run(write(rows_of(20)), "--out", tmp_path / "out") == 0
+    assert f"note: {tmp_path / 'out/mine_test.tsv'} is of an earlier import and stays\n" in capsys.readouterr().out
 
 
 def test_a_message_names_the_row_of_the_file_whatever_was_held_out_or_left_out(
