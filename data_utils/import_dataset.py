@@ -127,9 +127,7 @@ def _refuse_idle(args: argparse.Namespace) -> None:
         SettingError: there is one.
     """
     if args.split is not None and args.dev_share is not None:
-        raise SettingError(
-            f"--dev_share divides a file of its own, and --split says that this is {args.split}; drop one"
-        )
+        raise SettingError(f"--dev_share divides a file, and --split says that it is {args.split}; drop one of the two")
     if args.regression and args.labels is not None:
         raise SettingError("--labels names classes, and --regression takes scores; drop one of the two")
 

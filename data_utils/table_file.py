@@ -57,7 +57,8 @@ def read_table(
         header: names of the columns of a CSV or TSV file that has no header.
 
     Raises:
-        SettingError: an unknown kind, one without delimiters where one is given, a malformed or damaged file, or a missing package; names file and fix.
+        SettingError: an unknown kind, one without delimiters where one is given, a malformed or damaged file, or a
+            missing package; names file and fix.
         OSError: the file cannot be read.
     """
     kind = kind or kind_of(path)
