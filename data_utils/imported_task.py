@@ -1,5 +1,6 @@
 """A task made of tables: its definition and canonical files, from labelled texts."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from data_utils.yaml_file import read_yaml
 TASK_DEF_FILE = "task_def.yml"
 """Name of the task definition file beside imported canonical files."""
 _SPLIT_ORDER = ("train", "dev", "test")
+_LIST_MARKS = re.compile(r"[,;|]")
+_LIST = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)")  # as JSON and Python write them in a cell of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ def _class_names(splits: Mapping[str, LabelledTexts]) -> list[str]:
     if named is not None:
         return list(named)
     counts = Counter(label for rows in splits.values() for label in rows.labels if label is not None)
+    _refuse_lists(counts)
     once = sum(count == 1 for count in counts.values())
     if len(counts) > 20 and 2 * once > len(counts):
         raise SettingError(
@@ -179,6 +183,17 @@ def _class_names(splits: Mapping[str, LabelledTexts]) -> list[str]:
         return sorted(counts, key=int)
     except ValueError:
         return sorted(counts)
+
+
+def _refuse_lists(labels: Collection[str]) -> None:
+    """Refuse labels that are lists of labels: ``sport,politics`` beside ``sport`` and ``politics``, or ``[1, 2]``."""
+    for label in labels:
+        parts = [part.strip() for part in _LIST_MARKS.split(label)]
+        if (len(parts) > 1 and all(part in labels for part in parts)) or _LIST.fullmatch(label):
+            raise SettingError(
+                f"--label: {shown(label)} is a list of labels; a row has one label: tasks with several are not "
+                "supported; if it is a class of its own, name all classes with --labels"
+            )
 
 
 def _check_labelled(split: str, rows: LabelledTexts) -> None:

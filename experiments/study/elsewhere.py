@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.canonical_tsv import read_canonical
+from data_utils.canonical_tsv import read_canonical, unique_uids
 from data_utils.errors import SettingError, error_line, shown
 from data_utils.file_hash import remembered_sha256
 from experiments.study.launch.job import Job
@@ -69,7 +69,7 @@ def find_sets(jobs: Sequence[Job], given: Sequence[str]) -> dict[str, dict[str, 
             task_def = find_task_def(config)
             if path.stem in dev_sets(config, task_def):
                 raise SettingError(f"--evaluate_on {task}:{name}: every run is scored on {path.stem} already; drop it")
-            read_canonical(path, task_def)
+            unique_uids(np.char.encode(read_canonical(path, task_def).uids), path)
             found.setdefault(task, {})[path.stem] = path
     return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_utils.canonical_tsv import label_value, read_canonical
+from data_utils.canonical_tsv import label_value, read_canonical, unique_uids
 from data_utils.errors import SettingError, shown
 from data_utils.labelled_texts import ColumnNames, labelled_texts, unused_skips
 from data_utils.metrics import compute_metrics
@@ -35,9 +35,10 @@ def canonical_rows(path: Path, task_def: TaskDef) -> LabelledRows:
     """Read a canonical file of the model's task.
 
     Raises:
-        SettingError: a malformed row, or a label that the task has not.
+        SettingError: a malformed row, a repeated uid, or a label that the task has not.
     """
     found = read_canonical(path, task_def)
+    unique_uids(np.char.encode(found.uids), path)
     return LabelledRows(TextRows(found.uids, found.premise, found.hypothesis), found.labels.tolist())
 
 

@@ -157,6 +157,8 @@ def test_what_is_odd_is_counted(write: Callable[..., Path], tmp_path: Path, caps
         ([{"text": "a", "y": "x"}, {"text": "b", "y": "x\ny"}], [], r"row 2: y is 'x\\ny'; a label holds no tab"),
         ([{"text": "a", "y": "x"}] * 3, ["--labels", "y,z"], "row 1: label 'x' is none of y, z; --labels names all"),
         ([{"text": "a", "y": "x"}] * 3, ["--uid", "no"], "--uid: .* has no column 'no'; it has 'text, y'"),
+        (rows_of(9, "a b b,a"), [], "'b,a' is a list of labels; a row has one label: tasks with several are not"),
+        (rows_of(9, "[1,2] [2]"), [], r"--label: '\[1,2\]' is a list of labels;"),
         (rows_of(9), ["--split", "train", "--metrics", "AUC"], "metric_meta is 'AUC'; legal values: MCC, F1, F1MAC"),
         (rows_of(9), ["--split", "train", "--metrics", "Pearson"], "metric_meta Pearson does not fit Classification"),
         (rows_of(9), ["--split", "dev", "--dev_share", "0.2"], "--split says that it is dev; drop one of the two"),
@@ -249,9 +251,9 @@ def test_delimiter_and_quoting_are_refused_where_they_say_nothing(
 
 
 def test_a_label_may_hold_a_comma(write: Callable[..., Path], tmp_path: Path) -> None:
-    rows = [row | {"y": ("b, c", "a")[i % 2]} for i, row in enumerate(rows_of(20))]
-    assert run(write(rows), "--labels", '"b, c", a', "--out", tmp_path / "out") == 0
-    assert load_task_defs(tmp_path / "out/task_def.yml")["mine"].labels == ("b, c", "a")
+    rows = [row | {"y": ("b, c", "b", "c")[i % 3]} for i, row in enumerate(rows_of(30))]
+    assert run(write(rows), "--labels", '"b, c", c, b', "--out", tmp_path / "out") == 0
+    assert load_task_defs(tmp_path / "out/task_def.yml")["mine"].labels == ("b, c", "c", "b")
 
 
 def test_the_next_command_imports_a_split_that_a_study_would_miss(

@@ -165,6 +165,9 @@ def test_mistakes_are_told_before_anything_is_computed(job: Job) -> None:
     (job.config.data_dir / "named_dev.tsv").write_text("1\tpos\ta\n")
     with pytest.raises(SettingError, match="label 'pos' is none of 0, 1"):
         find_sets([job], ["toy:named"])
+    (job.config.data_dir / "twice_dev.tsv").write_text("1\t1\ta\n1\t0\tb\n")
+    with pytest.raises(SettingError, match=r"twice_dev\.tsv: 1 rows repeat the uid of another, the first '1'"):
+        find_sets([job], ["toy:twice"])
     weightless = SimpleNamespace(config=SimpleNamespace(task="toy", save="none"))
     with pytest.raises(SettingError, match="its runs keep no weights"):
         find_sets([weightless], ["toy:harder"])  # type: ignore[list-item]
