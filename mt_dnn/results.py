@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from data_utils.atomic import write_bytes_atomic
 from data_utils.errors import SettingError, shown
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
+from data_utils.named_arrays import arrays_bytes, read_arrays
 from data_utils.task_def import Metric
 from mt_dnn.metrics_log import read_records
 
@@ -285,26 +285,6 @@ class RunDirectory:
     def write_result(self, result: RunResult) -> None:
         """Write ``result.json``: from now on the run is done (or has failed)."""
         write_json(self.result_json, asdict(result))
-
-
-def arrays_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Return the content of a file of named arrays."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no ** mapping
-    return buffer.getvalue()
-
-
-def read_arrays(file: Path, remedy: str) -> dict[str, np.ndarray]:
-    """Read a file of named arrays.
-
-    Raises:
-        SettingError: it is damaged; ends in the remedy.
-    """
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise nearly anything
-        raise SettingError(f"{file} is damaged ({_reason(error)}); {remedy}") from None
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,8 @@ from data_utils.atomic import write_bytes_atomic
 from data_utils.errors import SettingError
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
-from mt_dnn.results import RunResult, arrays_bytes, read_arrays
+from data_utils.named_arrays import arrays_bytes, read_arrays
+from mt_dnn.results import RunResult
 
 FILE = "evaluations.json"
 FOLDER = "evaluations"

@@ -78,7 +78,7 @@ def test_tests_and_files_hold_the_other_set_beside_dev(job: Job, capsys: pytest.
     jobs = []
     for method in ("vanilla", "sage"):
         for seed in (1, 2):
-            config = replace(job.config, method=method, seed=seed)
+            config = replace(job.config, method=method, seed=seed, epochs=3 if method == "vanilla" else 1)
             run(config)
             jobs.append(Job(config, run_dir(config), steps=1, cost=1.0))
     score_elsewhere(jobs, find_sets(jobs, ["toy:harder"]), "cpu")
@@ -105,6 +105,10 @@ def test_tests_and_files_hold_the_other_set_beside_dev(job: Job, capsys: pytest.
     assert int(first["only_baseline_right"]) == (right["vanilla", 1] & ~right["sage", 1]).sum()
 
     write_tables(gather(runs), out)
+    text = " ".join((out / "table.md").read_text().split())
+    after = text.partition("on harder_dev, which is not in the score, minus the control")[2]
+    assert f"| SAGE - vanilla | {mean:+.2f} [" in after
+    assert abs(mean) > 1, "the two differ, so that the figures say something"
     found = [row for row in rows(out / "table.csv") if row["method"] == "sage"]
     assert [(row["selection"], row["on"]) for row in found] == [("best", ""), ("last", ""), ("best", "harder_dev")]
     assert float(found[2]["mean"]) == pytest.approx(np.mean([scores["sage", 1], scores["sage", 2]]))
@@ -143,6 +147,10 @@ def test_methods_are_tested_on_another_set(tmp_path: Path, capsys: pytest.Captur
             best = json.loads((folder / "result.json").read_text())["best"]
             shown = best | {"metrics": {**best["metrics"], "cola_hard_dev": {"MCC": score}}}
             edit_json(folder / "result.json", best=shown)
+            write_run(tmp_path, "rte", method, seed)
+    text = " ".join(markdown(gather(tmp_path), load_paper()).split())
+    after = text.partition("on cola_hard_dev, which is not in the score, minus the control ")[2]
+    assert after.partition(" | PATS - vanilla | ")[2].startswith("+2.00 [-0.48, +4.48] | - | - |")
     assert significance([str(tmp_path), "--on", "cola_hard_dev", "--resamples", "100"]) == 0
     text = capsys.readouterr().out
     assert "+2.00" in text, "2, 1 and 3 points over the seeds"
