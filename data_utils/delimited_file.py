@@ -6,6 +6,7 @@ takes the reading that fits and refuses a file that both fit and that says somet
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -82,6 +83,17 @@ def _check_delimiter(data: bytes, path: Path, delimiter: str) -> None:
         )
 
 
+def _check_spaces(data: bytes, path: Path, delimiter: str) -> None:
+    """Refuse a quoted field behind a space, which CSV takes for text; a writer doubles quotes that are text."""
+    found = re.search(re.escape(delimiter.encode()) + rb' +"(?!")', data)
+    if found:
+        line = data.count(b"\n", 0, found.start()) + 1
+        raise SettingError(
+            f"{path}: line {line}: a space before a quote; take it out, so that the quotes are not taken for text",
+            remedy="or read quotes as text with --quoting none",
+        )
+
+
 def _choose(plain: dict[str, list[str]], quoted: dict[str, list[str]], path: Path) -> dict[str, list[str]]:
     in_quotes = [text for column in plain.values() for text in column if text[:1] == '"']
     if any(map(is_csv_quoted, in_quotes)) or all(name[:1] == '"' for name in plain):
@@ -100,6 +112,7 @@ def _plain_rows(data: bytes, path: Path, delimiter: str) -> Iterator[tuple[int, 
 def _csv_rows(data: bytes, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     for _ in decode_lines(io.BytesIO(data), path):  # names the line that is not UTF-8
         pass
+    _check_spaces(data, path, delimiter)
     csv.field_size_limit(sys.maxsize)  # a text may be longer than the 131,072 characters that it starts with
     reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="\n"), delimiter=delimiter, strict=True)
     blank = 0

@@ -198,6 +198,9 @@ def _about_labels(task: ImportedTask) -> list[str]:
     if task.task_def.task_type is TaskType.Regression:
         return []
     notes = []
+    alike = Counter(name.casefold() for name in task.task_def.label_names)
+    if twins := [name for name in task.task_def.label_names if alike[name.casefold()] > 1]:
+        notes.append(f"classes that differ in case alone: {_few(twins)}")
     for split, rows in task.splits.items():
         counts = Counter(rows.labels)
         if once := [name for name in task.task_def.label_names if counts[name] == 1]:

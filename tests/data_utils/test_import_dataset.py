@@ -250,6 +250,13 @@ def test_delimiter_and_quoting_are_refused_where_they_say_nothing(
         assert f"{setting} is for CSV and TSV files by name, FILE {tmp_path} is a folder" in capsys.readouterr().err
 
 
+def test_classes_that_differ_in_case_alone_are_told(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(write(rows_of(30, "Yes no yes")), "--out", tmp_path / "out") == 0
+    assert "note: classes that differ in case alone: Yes, yes\n" in capsys.readouterr().out
+
+
 def test_a_label_may_hold_a_comma(write: Callable[..., Path], tmp_path: Path) -> None:
     rows = [row | {"y": ("b, c", "b", "c")[i % 3]} for i, row in enumerate(rows_of(30))]
     assert run(write(rows), "--labels", '"b, c", c, b', "--out", tmp_path / "out") == 0
