@@ -149,8 +149,10 @@ class Table:
 
     def judgements(self, selections: Sequence[Selection] = SELECTIONS) -> list[tuple[Table, tuple[Selection, ...]]]:
         """The table, and the table on each of its other sets, where best epochs alone are judged."""
-        others = [(self.on(name), ("best",)) for name in self.shown_sets] if "best" in selections else []
-        return [(self, tuple(selections)), *others]
+        found: list[tuple[Table, tuple[Selection, ...]]] = [(self, tuple(selections))]
+        if "best" in selections:
+            found += [(self.on(name), ("best",)) for name in self.shown_sets]
+        return found
 
     def metric(self, task: str) -> str:
         """Primary metric of a task, e.g. ``MCC``; empty when no run of it has finished."""
