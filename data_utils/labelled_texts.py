@@ -152,7 +152,10 @@ def _labels(table: RawTable, name: str, regression: bool) -> list[str | None]:
     names = table.class_names.get(name)
     values = table.column(name, "--label")
     # Classes are 1.0 where a missing one made pandas' column one of floats, in Parquet and in CSV.
-    whole = not regression and all(map(_is_whole, (value for value in values if not _is_missing(value))))
+    present = [value for value in values if not _is_missing(value)]
+    whole = not regression and all(map(_is_whole, present))
+    if names and whole and not all(isinstance(value, str) and value.strip() in names for value in present):
+        values = [value if _is_missing(value) else int(float(value)) for value in values]  # the classes' numbers
     labels: list[str | None] = []
     for number, value in enumerate(values, start=1):
         where = f"{table.path}: row {number}: {name}"
