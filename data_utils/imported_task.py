@@ -22,7 +22,7 @@ TASK_DEF_FILE = "task_def.yml"
 """Name of the task definition file beside imported canonical files."""
 _SPLIT_ORDER = ("train", "dev", "test")
 _LIST_MARKS = re.compile(r"[,;|]")
-_LIST = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)")  # as JSON and Python write them in a cell of text
+_LIST = re.compile(r"[\[{(].*,.*[\]})]")  # as JSON and Python write them in a cell of text
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,6 +257,11 @@ def test_classes_that_differ_in_case_alone_are_told(
     assert "note: classes that differ in case alone: Yes, yes\n" in capsys.readouterr().out
 
 
+def test_a_label_may_stand_in_brackets(write: Callable[..., Path], tmp_path: Path) -> None:
+    assert run(write(rows_of(20, "[NEG] [POS]")), "--out", tmp_path / "out") == 0
+    assert load_task_defs(tmp_path / "out/task_def.yml")["mine"].labels == ("[NEG]", "[POS]")
+
+
 def test_a_label_may_hold_a_comma(write: Callable[..., Path], tmp_path: Path) -> None:
     rows = [row | {"y": ("b, c", "b", "c")[i % 3]} for i, row in enumerate(rows_of(30))]
     assert run(write(rows), "--labels", '"b, c", c, b', "--out", tmp_path / "out") == 0
