@@ -242,7 +242,7 @@ def test_of_mt_dnns_superglue_file_the_tasks_that_fit_load(tmp_path: Path) -> No
     tasks = load_task_defs(tmp_path / "mtdnn.yml")
     assert list(tasks) == ["sst"]
     assert "encoder_type" not in to_settings(tasks["sst"]), "runs keep their identity"
-    with pytest.raises(SettingError, match="task cb: metric_meta F1 is the F1 of class 1 of two; .* take F1MAC"):
+    with pytest.raises(SettingError, match=r"task cb: metric_meta F1 is the F1 of class 1 of two; .* take F1MAC"):
         tasks.find("cb", "--tasks")
     with pytest.raises(SettingError, match="task rte: enable_san is True; it must be false"):
         tasks.find("rte", "--tasks")
