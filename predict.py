@@ -156,7 +156,7 @@ def _write_scores(options: argparse.Namespace) -> None:
             raise SettingError(f"INPUT {path}: a {kind} file is no canonical one; give --text and --label: its columns")
     model, _ = _load(options)
     # After the refusals: these import torch.
-    from mt_dnn.trained.scoring import canonical_rows, parse_label_map, score, table_rows
+    from mt_dnn.trained.scoring import canonical_rows, logits_on, parse_label_map, score, table_rows
 
     if options.text is None:
         labelled = canonical_rows(path, model.task_def)
@@ -165,7 +165,9 @@ def _write_scores(options: argparse.Namespace) -> None:
         renamed = parse_label_map(options.label_map)
         table = read_table(path, delimiter_of(options.delimiter), options.quoting or "auto")
         labelled = table_rows(table, names, model.task_def, options.skip_label, renamed)
-    scores = score(model, labelled, options.eval_batch_tokens, str(path))
+    print("".join(f"note: {note}\n" for note in labelled.notes), end="", file=sys.stderr)
+    logits = logits_on(model, labelled, options.eval_batch_tokens, str(path))
+    scores = score(model.task_def, logits, labelled.labels)
     n = len(labelled.labels)
     text = "".join(f"{name}\t{value:z.2f}\n" for name, value in scores.items())
     text = f"metric\tscore\n{text}n\t{n}\n"

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_utils.array_file import ArrayWriter
-from data_utils.canonical_tsv import iterate_canonical
-from data_utils.errors import SettingError, shown
+from data_utils.canonical_tsv import iterate_canonical, unique_uids
 from data_utils.task_def import TaskDef
 from data_utils.tokenizer import Texts, TokenizerHandle, encode_batches
 
@@ -56,19 +55,6 @@ def write_arrays(
             files["segment"].append(encoded.segment)
             n_tokens += len(encoded.tokens)
             truncated += encoded.truncated
-        files["uids"].append(_unique(np.concatenate(uids), tsv))
+        files["uids"].append(unique_uids(np.concatenate(uids), tsv))
         counts = {"n": sum(map(len, uids)), "n_tokens": n_tokens, "truncated": truncated}
         return counts, {name: file.finish() for name, file in files.items()}
-
-
-def _unique(uids: NDArray[np.bytes_], tsv: Path) -> NDArray[np.bytes_]:
-    """Return (N,) uids; refuse repeated ones, which would give two rows' predictions one name."""
-    found, first, counts = np.unique(uids, return_index=True, return_counts=True)
-    if len(found) < len(uids):
-        one = int(np.argmin(np.where(counts > 1, first, len(uids))))
-        lines = np.flatnonzero(uids == found[one])[:2] + 1
-        raise SettingError(
-            f"{tsv}: {len(uids) - len(found)} rows repeat the uid of another, the first {shown(found[one].decode())} "
-            f"(lines {lines[0]} and {lines[1]}); give each row a uid of its own, such as its number"
-        )
-    return uids

@@ -98,6 +98,23 @@ def read_canonical(path: str | Path, task_def: TaskDef) -> Rows:
     return next(iterate_canonical(path, task_def, size=None))
 
 
+def unique_uids(uids: NDArray[np.bytes_], tsv: str | Path) -> NDArray[np.bytes_]:
+    """Return the (N,) uids of a file.
+
+    Raises:
+        SettingError: some are repeated, which would give two rows' predictions one name.
+    """
+    found, first, counts = np.unique(uids, return_index=True, return_counts=True)
+    if len(found) < len(uids):
+        one = int(np.argmin(np.where(counts > 1, first, len(uids))))
+        lines = np.flatnonzero(uids == found[one])[:2] + 1
+        raise SettingError(
+            f"{tsv}: {len(uids) - len(found)} rows repeat the uid of another, the first {shown(found[one].decode())} "
+            f"(lines {lines[0]} and {lines[1]}); give each row a uid of its own, such as its number"
+        )
+    return uids
+
+
 def iterate_canonical(path: str | Path, task_def: TaskDef, size: int | None) -> Iterator[Rows]:
     """Read a canonical file piece by piece: memory holds one piece.
 

@@ -6,6 +6,7 @@ takes the reading that fits and refuses a file that both fit and that says somet
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -16,10 +17,10 @@ from data_utils.errors import SettingError, shown
 
 QUOTINGS = ("auto", "csv", "none")
 _OF_QUOTES = (
-    "{}; quotes inside a quoted field are doubled, and a file whose quotes are part of the texts is read with "
+    "quotes inside a quoted field are doubled, and a file whose quotes are part of the texts is read with "
     "--quoting none"
 )
-_OF_LINE_ENDS = "a carriage return outside quotes; save the file with LF or CRLF line ends"
+_OF_LINE_ENDS = "save the file with LF or CRLF line ends"
 _REMEDY = "the row is cut off or not separated as the header is"
 
 
@@ -77,7 +78,19 @@ def _check_delimiter(data: bytes, path: Path, delimiter: str) -> None:
     found = [other for other in ",;\t|" if other.encode() in first]
     if found and delimiter.encode() not in first:
         raise SettingError(
-            f"{path}: line 1 has no {shown(delimiter)}, but {shown(found[0])}; give --delimiter {shown(found[0])}"
+            f"{path}: line 1 has no {shown(delimiter)}, but {shown(found[0])}",
+            remedy=f"give --delimiter {shown(found[0])}",
+        )
+
+
+def _check_spaces(data: bytes, path: Path, delimiter: str) -> None:
+    """Refuse a quoted field behind a space, which CSV takes for text; a writer doubles quotes that are text."""
+    found = re.search(re.escape(delimiter.encode()) + rb' +"(?!")', data)
+    if found:
+        line = data.count(b"\n", 0, found.start()) + 1
+        raise SettingError(
+            f"{path}: line {line}: a space before a quote; take it out, so that the quotes are not taken for text",
+            remedy="or read quotes as text with --quoting none",
         )
 
 
@@ -86,8 +99,8 @@ def _choose(plain: dict[str, list[str]], quoted: dict[str, list[str]], path: Pat
     if any(map(is_csv_quoted, in_quotes)) or all(name[:1] == '"' for name in plain):
         return quoted
     raise SettingError(
-        f"{path}: {len(in_quotes)} texts stand in quotes, such as {shown(in_quotes[0])}: give --quoting csv if a CSV "
-        "writer put them there, --quoting none if they are part of the texts"
+        f"{path}: {len(in_quotes)} texts stand in quotes, such as {shown(in_quotes[0])}",
+        remedy="give --quoting csv if a CSV writer put them there, --quoting none if they are part of the texts",
     )
 
 
@@ -99,6 +112,7 @@ def _plain_rows(data: bytes, path: Path, delimiter: str) -> Iterator[tuple[int, 
 def _csv_rows(data: bytes, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     for _ in decode_lines(io.BytesIO(data), path):  # names the line that is not UTF-8
         pass
+    _check_spaces(data, path, delimiter)
     csv.field_size_limit(sys.maxsize)  # a text may be longer than the 131,072 characters that it starts with
     reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="\n"), delimiter=delimiter, strict=True)
     blank = 0
@@ -106,8 +120,9 @@ def _csv_rows(data: bytes, path: Path, delimiter: str) -> Iterator[tuple[int, li
         try:
             row = next(reader, None)
         except csv.Error as error:
-            remedy = _OF_QUOTES if "new-line" not in str(error) else _OF_LINE_ENDS
-            raise SettingError(f"{path}: line {reader.line_num}: {remedy.format(error)}") from None
+            is_line_end = "new-line" in str(error)
+            reason, remedy = ("a carriage return outside quotes", _OF_LINE_ENDS) if is_line_end else (error, _OF_QUOTES)
+            raise SettingError(f"{path}: line {reader.line_num}: {reason}", remedy=remedy) from None
         if row is None:
             return
         if not row:

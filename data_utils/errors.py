@@ -13,7 +13,28 @@ class SettingError(ValueError):
 
     Command lines print the message behind ``error:`` and exit with 2; everything else that is raised is a defect of
     this code and keeps its traceback.
+
+    Args:
+        message: what is wrong, and where.
+        setting: the flag that says otherwise, put in front.
+        remedy: the fix, put behind; where other commands have no such flag, they can tell another (`published`).
     """
+
+    def __init__(self, message: str, setting: str = "", remedy: str = "") -> None:
+        super().__init__((f"{setting}: " if setting else "") + message + (f"; {remedy}" if remedy else ""))
+        self.message, self.has_flag = message, bool(setting) or "--" in remedy
+
+
+@contextmanager
+def published() -> Iterator[None]:
+    """Name no flag of an import in the errors of this block: it reads published files, whose form is given."""
+    try:
+        yield
+    except SettingError as error:
+        if not error.has_flag:
+            raise
+        remedy = "is it the published file? Any other table: python -m data_utils.import_dataset"
+        raise SettingError(error.message, remedy=remedy) from None
 
 
 _SHORT = reprlib.Repr()

@@ -59,7 +59,8 @@ def read_hub_folder(folder: Path, config: str | None = None) -> dict[str, list[R
             "give a file that is called otherwise by itself"
         )
     if len(files) > 1:
-        raise SettingError(f"{root}: holds several data sets: give --config, one of {', '.join(filter(None, files))}")
+        several = ", ".join(filter(None, files))
+        raise SettingError(f"{root}: holds several data sets: {several}", remedy="give one of them as --config")
     (group,) = files
     names = _described(folder, config or group, itertools.chain.from_iterable(files[group].values()))
     return {split: [_named(read_table(path), names) for path in paths] for split, paths in files[group].items()}

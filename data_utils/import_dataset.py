@@ -14,6 +14,7 @@ Exit status: 0 done, 2 a setting or file is wrong.
 """
 
 import argparse
+import csv
 import shlex
 import sys
 from collections import Counter
@@ -25,7 +26,7 @@ from data_utils.delimited_file import QUOTINGS, delimiter_of
 from data_utils.errors import SettingError
 from data_utils.hub_folder import read_hub_folder, split_in_name
 from data_utils.imported_task import TASK_DEF_FILE, ImportedTask, hold_out_dev, known_task, make_task
-from data_utils.labelled_texts import ColumnNames, LabelledTexts, labelled_texts
+from data_utils.labelled_texts import ColumnNames, LabelledTexts, labelled_texts, unused_skips
 from data_utils.table_file import RawTable, read_table
 from data_utils.task_def import Metric, TaskType
 from data_utils.tokenizer import MAX_MAX_SEQ_LEN, encode_batches, load_tokenizer
@@ -79,6 +80,7 @@ def import_dataset(args: argparse.Namespace) -> None:
         SettingError: a setting, file or row is wrong; nothing is written.
         OSError: a file cannot be read or written.
     """
+    _refuse_idle(args)
     tables = _tables(args)
     names = ColumnNames(args.text, args.label, args.text_pair, args.uid)
     splits = {
@@ -88,6 +90,7 @@ def import_dataset(args: argparse.Namespace) -> None:
         for split, some in tables.items()
     }
     counts = {split: rows.counts for split, rows in splits.items()}
+    unused = unused_skips(args.skip_label, splits.values())
     if args.split is None:
         splits = _with_dev(splits, args)
     task = make_task(
@@ -95,13 +98,47 @@ def import_dataset(args: argparse.Namespace) -> None:
         known=known_task(args.out, args.task) if args.split is not None else None,
     )  # fmt: skip
     notes = [f"{split}: {n} {what}" for split, found in counts.items() for what, n in found.items() if n]
-    notes += _about_labels(task) + _about_lengths(task, args)
+    notes += unused + _about_labels(task) + _about_lengths(task, args)
+    notes += _stale(task, args)
     for path, rows in zip(task.write(args.out), [*map(len, splits.values()), None], strict=True):
         print(f"{path}: {rows} rows" if rows is not None else f"{path}: {_described(task)}")
     print("".join(f"note: {note}\n" for note in notes), end="")
+    print(f"next: {_next_command(task, args)}")
+
+
+def _next_command(task: ImportedTask, args: argparse.Namespace) -> str:
+    """The command of a study, or of the import of a split that it would miss."""
+    files = {split: args.out / f"{task.task_def.dataset_name(split)}.tsv" for split in task.task_def.split_names}
+    for part in ("train", "dev"):
+        if not any(file.exists() for split, file in files.items() if split.endswith(part)):
+            columns = ["--text", args.text, *(["--text_pair", args.text_pair] if args.text_pair else [])]
+            columns += ["--label", args.label, *(["--regression"] if args.regression else [])]
+            command = ["python", "-m", "data_utils.import_dataset", "FILE", "--task", args.task, *columns]
+            return shlex.join([*command, "--split", part, "--out", str(args.out)])
     where = ["--task_def", str(args.out / TASK_DEF_FILE), "--data_dir", str(args.out), "--tasks", args.task]
     study = ["python", "-m", "experiments.study", *where, "--encoder", "all-MiniLM-L6-v2", "--methods", "vanilla,pats"]
-    print(f"next: {shlex.join(study)}")
+    return shlex.join(study)
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    """Refuse settings that would do nothing beside the others.
+
+    Raises:
+        SettingError: there is one.
+    """
+    if args.split is not None and args.dev_share is not None:
+        raise SettingError(f"--dev_share divides a file, and --split says that it is {args.split}; drop one of the two")
+    if args.regression and args.labels is not None:
+        raise SettingError("--labels names classes, and --regression takes scores; drop one of the two")
+
+
+def _stale(task: ImportedTask, args: argparse.Namespace) -> list[str]:
+    """Notes on files of the task that an earlier import left and this one does not write."""
+    if args.split is not None:
+        return []
+    files = [args.out / f"{task.task_def.dataset_name(split)}.tsv" for split in task.task_def.split_names]
+    written = {args.out / f"{task.task_def.dataset_name(split)}.tsv" for split in task.splits}
+    return [f"{file} is of an earlier import and stays" for file in files if file.exists() and file not in written]
 
 
 def _tables(args: argparse.Namespace) -> dict[str, list[RawTable]]:
@@ -111,6 +148,10 @@ def _tables(args: argparse.Namespace) -> dict[str, list[RawTable]]:
             raise SettingError(f"FILE {path} does not exist; name a table, or a folder of a data set from the Hub")
     folders = [path for path in args.files if path.is_dir()]
     if folders:
+        if given := next(
+            (name for name in ("delimiter", "quoting") if getattr(args, name) not in (None, "auto")), None
+        ):
+            raise SettingError(f"--{given} is for CSV and TSV files by name, FILE {folders[0]} is a folder; drop it")
         if len(args.files) > 1 or args.split is not None:
             raise SettingError(f"FILE {folders[0]} is a folder; give it alone, without --split: its files tell splits")
         return read_hub_folder(folders[0], args.config)
@@ -142,7 +183,7 @@ def _with_dev(splits: dict[str, LabelledTexts], args: argparse.Namespace) -> dic
 
 
 def _listed(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",")]
+    return None if text is None else [part.strip() for part in next(csv.reader([text], skipinitialspace=True), [])]
 
 
 def _described(task: ImportedTask) -> str:
@@ -157,6 +198,9 @@ def _about_labels(task: ImportedTask) -> list[str]:
     if task.task_def.task_type is TaskType.Regression:
         return []
     notes = []
+    alike = Counter(name.casefold() for name in task.task_def.label_names)
+    if twins := [name for name in task.task_def.label_names if alike[name.casefold()] > 1]:
+        notes.append(f"classes that differ in case alone: {_few(twins)}")
     for split, rows in task.splits.items():
         counts = Counter(rows.labels)
         if once := [name for name in task.task_def.label_names if counts[name] == 1]:

@@ -1,5 +1,6 @@
 """A task made of tables: its definition and canonical files, from labelled texts."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from data_utils.yaml_file import read_yaml
 TASK_DEF_FILE = "task_def.yml"
 """Name of the task definition file beside imported canonical files."""
 _SPLIT_ORDER = ("train", "dev", "test")
+_LIST_MARKS = re.compile(r"[,;|]")
+_LIST = re.compile(r"[\[{(].*,.*[\]})]")  # as JSON and Python write them in a cell of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ def hold_out_dev(rows: LabelledTexts, share: float, seed: int, stratify: bool) -
     try:
         chosen = held_out_rows([codes[label or ""] for label in rows.labels], share, stratify, seed)
     except SettingError as error:
-        raise SettingError(str(error).replace("holdout is", "--dev_share", 1)) from None
+        raise SettingError(str(error).replace("holdout is", "a share of", 1), "--dev_share") from None
     rest = np.setdiff1d(np.arange(len(rows)), chosen)
     return {"train": rows.take(rest.tolist()), "dev": rows.take(chosen.tolist())}
 
@@ -165,6 +168,7 @@ def _class_names(splits: Mapping[str, LabelledTexts]) -> list[str]:
     if named is not None:
         return list(named)
     counts = Counter(label for rows in splits.values() for label in rows.labels if label is not None)
+    _refuse_lists(counts)
     once = sum(count == 1 for count in counts.values())
     if len(counts) > 20 and 2 * once > len(counts):
         raise SettingError(
@@ -181,13 +185,24 @@ def _class_names(splits: Mapping[str, LabelledTexts]) -> list[str]:
         return sorted(counts)
 
 
+def _refuse_lists(labels: Collection[str]) -> None:
+    """Refuse labels that are lists of labels: ``sport,politics`` beside ``sport`` and ``politics``, or ``[1, 2]``."""
+    for label in labels:
+        parts = [part.strip() for part in _LIST_MARKS.split(label)]
+        if (len(parts) > 1 and all(part in labels for part in parts)) or _LIST.fullmatch(label):
+            raise SettingError(
+                f"--label: {shown(label)} is a list of labels; a row has one label: tasks with several are not "
+                "supported; if it is a class of its own, name all classes with --labels"
+            )
+
+
 def _check_labelled(split: str, rows: LabelledTexts) -> None:
     missing = [row for row, label in enumerate(rows.labels) if label is None]
     if missing and not (split.endswith("test") and len(missing) == len(rows)):
         first = rows.place(min(missing, key=rows.places.__getitem__))
         raise SettingError(
-            f"{first} has no label, the first of {len(missing)} without among {len(rows)} of {split}; label them, or "
-            "leave them out with --skip_label ''"
+            f"{first} has no label, the first of {len(missing)} without among {len(rows)} of {split}",
+            remedy="label them, or leave them out with --skip_label ''",
         )
 
 
@@ -203,4 +218,4 @@ def _fill_labels(rows: LabelledTexts, task_def: TaskDef) -> None:
         try:
             label_value(label or "", task_def)
         except SettingError as error:
-            raise SettingError(f"{rows.place(row)}: {error}; {remedy}") from None
+            raise SettingError(f"{rows.place(row)}: {error}", remedy=remedy) from None

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ class LabelledTexts:
     """Of a table that has them, class 0 first."""
     counts: Counter[str] = field(default_factory=Counter)
     """What was changed, left out or odd -> number of rows or texts."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Label -> rows that were left out for it."""
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -95,6 +97,7 @@ def labelled_texts(
         columns = [_texts(table, name, setting, result.counts) for setting, name in wanted.items()]
         uids = None if names.uid is None else _texts(table, names.uid, "--uid", Counter())
         kept = [i for i, label in enumerate(labels) if (label or "") not in skip]
+        result.skipped.update(label or "" for label in labels if (label or "") in skip)
         if left := len(labels) - len(kept):
             result.counts[f"rows left out, labelled {' or '.join(map(shown, sorted(skip)))}"] += left
         first = len(result)
@@ -114,6 +117,12 @@ def labelled_texts(
     empty = sum(not text.strip() for column in result.texts for text in column)
     result.counts["texts are empty"] += empty
     return result
+
+
+def unused_skips(skip: Collection[str], found: Iterable[LabelledTexts]) -> list[str]:
+    """Notes on labels whose rows were to be left out and that no row has: a slip, most likely."""
+    skipped = {label for rows in found for label in rows.skipped}
+    return [f"--skip_label {shown(label)}: no row has it" for label in dict.fromkeys(skip) if label not in skipped]
 
 
 def _texts(table: RawTable, name: str, setting: str, counts: Counter[str]) -> list[str]:
@@ -143,7 +152,10 @@ def _labels(table: RawTable, name: str, regression: bool) -> list[str | None]:
     names = table.class_names.get(name)
     values = table.column(name, "--label")
     # Classes are 1.0 where a missing one made pandas' column one of floats, in Parquet and in CSV.
-    whole = not regression and all(map(_is_whole, (value for value in values if not _is_missing(value))))
+    present = [value for value in values if not _is_missing(value)]
+    whole = not regression and all(map(_is_whole, present))
+    if names and whole and not all(isinstance(value, str) and value.strip() in names for value in present):
+        values = [value if _is_missing(value) else int(float(value)) for value in values]  # the classes' numbers
     labels: list[str | None] = []
     for number, value in enumerate(values, start=1):
         where = f"{table.path}: row {number}: {name}"
@@ -183,17 +195,18 @@ def _check_uids(rows: LabelledTexts, name: str) -> None:
     uids, remedy = rows.uids, f"mend {name}, or leave --uid out to number the rows"
     if missing := uids.count(""):
         where = rows.place(uids.index(""))
-        raise SettingError(f"{where}: {missing} rows have no uid, this is the first; {remedy}")
+        raise SettingError(f"{where}: {missing} rows have no uid, this is the first", remedy=remedy)
     for row, uid in enumerate(uids):
         try:
             check_uid(uid)
         except SettingError as error:
-            raise SettingError(f"{rows.place(row)}: {error}; {remedy}") from None
+            raise SettingError(f"{rows.place(row)}: {error}", remedy=remedy) from None
     counts = Counter(uids)
     if len(counts) < len(uids):
         twice = next(uid for uid in uids if counts[uid] > 1)
         second = uids.index(twice, uids.index(twice) + 1)
         raise SettingError(
             f"{rows.place(uids.index(twice))}: {len(uids) - len(counts)} rows repeat the uid of another, the first "
-            f"{shown(twice)}, as in {rows.place(second)}; {remedy}"
+            f"{shown(twice)}, as in {rows.place(second)}",
+            remedy=remedy,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_utils.canonical_tsv import write_canonical
 from data_utils.command_line import CommandParser, status_of
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, published
 from data_utils.hub_folder import read_hub_folder
 from data_utils.imported_task import ImportedTask, hold_out_dev, make_task
 from data_utils.labelled_texts import ColumnNames, LabelledTexts, labelled_texts
@@ -26,8 +26,8 @@ class OfficialSet:
 
     folder: str
     """Its folder below the raw files."""
-    files: Mapping[str, str]
-    """Split -> the release's file in the folder; empty where only the Hub's copy has splits."""
+    files: Mapping[str, str | tuple[str, ...]]
+    """Split -> the release's file in the folder, or the first of several that is there."""
     columns: ColumnNames
     rows: Mapping[str, int]
     """Split -> official number of rows, without those that are skipped."""
@@ -39,8 +39,10 @@ class OfficialSet:
     """Reads a split's file."""
     hub: ColumnNames | None = None
     """Columns of the Hub's copy, which is read where the release's files are not there."""
-    hub_names: Mapping[str, str] = field(default_factory=dict)
-    """Column of a second copy on the Hub -> what the first calls it."""
+    hub_config: str | None = None
+    """The configuration to read of a copy that has several."""
+    other_names: Mapping[str, str] = field(default_factory=dict)
+    """Column of a second release or copy -> what the first calls it."""
     hub_prefix: str = ""
     """Of its splits: ``r1_`` for ``train_r1``."""
     share: float = 0.1
@@ -54,25 +56,38 @@ def read_set(root: Path, source: OfficialSet, task_def: TaskDef) -> ImportedTask
         SettingError: a malformed file, column or label.
         OSError: a file cannot be read.
     """
+    with published():
+        return _read_set(root, source, task_def)
+
+
+def _read_set(root: Path, source: OfficialSet, task_def: TaskDef) -> ImportedTask | None:
     folder = root / source.folder
-    present = {split: folder / file for split, file in source.files.items() if (folder / file).is_file()}
-    names = source.columns
-    if present:
-        tables = {split: [source.read(path, split)] for split, path in present.items()}
-    elif source.hub is not None and folder.is_dir():
-        found, names = read_hub_folder(folder), source.hub
+    tables, names = _release(folder, source), source.columns
+    if not tables:
+        if source.hub is None or not folder.is_dir():
+            return None
+        config = source.hub_config if source.hub_config and (folder / source.hub_config).is_dir() else None
+        found, names = read_hub_folder(folder, config), source.hub
         tables = {
-            split.removeprefix(source.hub_prefix): [_renamed(table, source.hub_names) for table in some]
+            split.removeprefix(source.hub_prefix): [_renamed(table, source.other_names) for table in some]
             for split, some in found.items()
             if _is_of(split, source)
         }
-    else:
-        return None
     regression = task_def.task_type is TaskType.Regression
     splits = {split: _rows(some, names, source, regression, split == "test") for split, some in tables.items()}
     if "train" in splits and "dev" not in {*source.files, *splits}:
         splits |= hold_out_dev(splits["train"], source.share, _SEED, stratify=not regression)
     return make_task(task_def.name, splits, regression=regression, known=task_def)
+
+
+def _release(folder: Path, source: OfficialSet) -> dict[str, list[RawTable]]:
+    """Split -> table of the release's files that are there."""
+    tables = {}
+    for split, files in source.files.items():
+        paths = [folder / file for file in ((files,) if isinstance(files, str) else files)]
+        if (path := next((path for path in paths if path.is_file()), None)) is not None:
+            tables[split] = [_renamed(source.read(path, split), source.other_names)]
+    return tables
 
 
 def _is_of(split: str, source: OfficialSet) -> bool:

@@ -37,11 +37,9 @@ class RawTable:
             SettingError: there is none; lists those there are.
         """
         if name not in self.columns:
-            one = "; --delimiter says what stands between columns" if len(self.columns) == 1 else ""
-            raise SettingError(
-                f"{setting}: {self.path} has no column {shown(name)}; it has "
-                f"{shown(', '.join(map(str, self.columns)))}{one}"
-            )
+            there = shown(", ".join(map(str, self.columns)))
+            one = "--delimiter says what stands between columns" if len(self.columns) == 1 else ""
+            raise SettingError(f"{self.path} has no column {shown(name)}; it has {there}", setting, one)
         return self.columns[name]
 
 
@@ -59,13 +57,17 @@ def read_table(
         header: names of the columns of a CSV or TSV file that has no header.
 
     Raises:
-        SettingError: an unknown kind, a malformed or damaged file, or a missing package; names file and fix.
+        SettingError: an unknown kind, one without delimiters where one is given, a malformed or damaged file, or a
+            missing package; names file and fix.
         OSError: the file cannot be read.
     """
     kind = kind or kind_of(path)
     if kind not in {*_DELIMITERS, *_READERS}:
         legal = ", ".join((*_DELIMITERS, *_READERS))
         raise SettingError(f"{path}: no kind of table that is read; legal: {legal}, each also with .gz")
+    for setting, given in (("--delimiter", delimiter is not None), ("--quoting", quoting != "auto")):
+        if given and kind not in _DELIMITERS:
+            raise SettingError(f"{path} is a {kind} file, which has neither delimiters nor quotes; drop it", setting)
     data = read_regular(path)
     if path.suffix == ".gz":
         try:

@@ -63,6 +63,7 @@ _LOSS_OF = {
 }
 _REQUIRED = ("data_format", "task_type", "n_class", "metric_meta", "enable_san")
 _OPTIONAL = ("labels", "split_names", "select_splits", "dropout_p", "loss", "kd_loss", "adv_loss")
+_PASSED_OVER = ("encoder_type",)  # MT-DNN's, in its older files; here a run names its encoder
 _MAX_CLASSES = 1_000_000
 TEXT_LISTS = ("labels", "split_names", "select_splits", "metric_meta")
 """Keys whose lists hold texts, as they are written."""
@@ -253,7 +254,7 @@ def from_settings(name: str, settings: Any, where: str) -> TaskDef:
         )
     if not isinstance(settings, Mapping):
         raise SettingError(f"{where}: must be a mapping with the keys {', '.join(_REQUIRED)}")
-    unknown = [str(key) for key in settings if key not in _REQUIRED + _OPTIONAL]
+    unknown = [str(key) for key in settings if key not in _REQUIRED + _OPTIONAL + _PASSED_OVER]
     if unknown:
         raise SettingError(f"{where}: unknown key {shown(unknown[0])}; legal keys: {', '.join(_REQUIRED + _OPTIONAL)}")
     missing = [key for key in _REQUIRED if settings.get(key) is None]

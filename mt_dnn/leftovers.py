@@ -8,11 +8,14 @@ from pathlib import Path
 
 from data_utils.errors import SettingError
 from mt_dnn.results import RunDirectory, RunLocked, Status
+from mt_dnn.scores_elsewhere import FOLDER
 
 
 def leftovers(directory: RunDirectory, done: bool) -> list[Path]:
     """Find files that were being written at a kill and, once the run is done, its checkpoints."""
-    found = [*directory.path.glob(".*.tmp*"), *directory.checkpoints.rglob(".*.tmp*")]
+    evaluations = directory.path / FOLDER
+    found = [path for place in (directory.path, evaluations) for path in place.glob(".*.tmp*")]
+    found += directory.checkpoints.rglob(".*.tmp*")
     return found + (list(directory.checkpoints.glob("last-*")) if done else [])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from data_utils.atomic import write_bytes_atomic
 from data_utils.errors import SettingError, shown
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
+from data_utils.named_arrays import arrays_bytes, read_arrays
 from data_utils.task_def import Metric
 from mt_dnn.metrics_log import read_records
 
@@ -236,9 +236,7 @@ class RunDirectory:
 
     def write_predictions(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Write each set's ``uids``, ``labels`` (N,), ``best_logits``, ``last_logits`` (N, K) as ``<set>.<name>``."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no ** mapping
-        write_bytes_atomic(self.predictions_npz, buffer.getvalue())
+        write_bytes_atomic(self.predictions_npz, arrays_bytes(arrays))
 
     def read_predictions(self, result: RunResult) -> dict[str, np.ndarray]:
         """Read the arrays of :meth:`write_predictions`.
@@ -247,11 +245,7 @@ class RunDirectory:
             SettingError: the file is damaged or missing, or was not written with this result.
         """
         self.check_file(self.predictions_npz, result)
-        try:
-            with np.load(self.predictions_npz, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise nearly anything
-            raise SettingError(f"{self.predictions_npz} is damaged ({_reason(error)}); {self._again}") from None
+        return read_arrays(self.predictions_npz, self._again)
 
     def read_metrics(self, result: RunResult) -> list[dict[str, Any]]:
         """Lines of a finished run's ``metrics.jsonl``; none if it was not kept.

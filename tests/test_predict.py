@@ -345,6 +345,13 @@ def test_labels_of_a_table_are_mapped_by_name_or_refused(models, tiny_trained, t
     mapped = [*table, "--label_map", "neg=0, pos=1"]
     assert "row 31: label '-' is none of 0, 1" in error_of(capsys, run, *mapped)
     assert main(run, *mapped, "--skip_label", "-", "--out", tmp_path / "scores.tsv") == 0
+    assert capsys.readouterr().err == ""
+    (tmp_path / "twice.tsv").write_text("1\t1\ta\n1\t0\tb\n")
+    assert "twice.tsv: 1 rows repeat the uid of another" in error_of(capsys, run, tmp_path / "twice.tsv", "--score")
+    unused = ["--skip_label", "-", "--skip_label", "odd", "--out", tmp_path / "scores.tsv"]
+    assert main(run, *table, "--label_map", "neg=0,pos=1,x=1", *unused) == 0
+    notes = "note: --skip_label 'odd': no row has it\nnote: --label_map x=1: no row has 'x'\n"
+    assert capsys.readouterr().err == notes
     assert main(run, dev, "--score") == 0
     told = capsys.readouterr().out
     assert (tmp_path / "scores.tsv").read_text() == told

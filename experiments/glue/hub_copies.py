@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_utils.canonical_tsv import label_value
-from data_utils.errors import SettingError, shown
+from data_utils.errors import SettingError, published, shown
 from data_utils.hub_folder import read_hub_folder
 from data_utils.labelled_texts import ColumnNames, labelled_texts
 from data_utils.table_file import RawTable
@@ -59,7 +59,8 @@ def find_copy(root: Path, task: str) -> dict[str, list[RawTable]]:
     for name in dict.fromkeys((HUB_COPIES[task].folder, TASKS[task].folder)):
         folder = root / name
         if any(any(found) for found in (folder.rglob("*.parquet"), folder.rglob("*.arrow"), folder.glob("*.[cj]*"))):
-            found = read_hub_folder(root, name)
+            with published():
+                found = read_hub_folder(root, name)
             return {split: tables for split, tables in found.items() if split in TASKS[task].splits}
     return {}
 
@@ -80,7 +81,8 @@ def read_copy(tables: list[RawTable], task_def: TaskDef, split: str) -> RawSplit
             raise SettingError(f"{tables[0].path}: no column {name!r}; {told}; {IMPORTER}")
     uid = "idx" if source.uid and "idx" in tables[0].columns else None
     regression = task_def.task_type is TaskType.Regression
-    rows = labelled_texts(tables, ColumnNames(copy.columns[0], label, (*copy.columns, None)[1], uid), regression)
+    with published():
+        rows = labelled_texts(tables, ColumnNames(copy.columns[0], label, (*copy.columns, None)[1], uid), regression)
     texts = tuple(rows.texts)
     # MT-DNN strips each line of a raw file: white space at the ends of its first and last column.
     if not labelled or task_def.name in ("cola", "mrpc"):

@@ -59,6 +59,7 @@ SETS: dict[str, OfficialSet] = {
         "SciTailV1.1", {split: f"snli_format/scitail_1.0_{split}.txt" for split in _SPLITS},
         ColumnNames("sentence1", "gold_label", "sentence2"), _counts(23_596, 1_304, 2_126), {"entailment": "entails"},
         read=lambda path, split: read_table(path, kind=".jsonl"),
+        hub=ColumnNames("sentence1", "gold_label", "sentence2"), hub_config="snli_format",
     ),
     "sick": _SICK,
     "sickrel": replace(

@@ -6,13 +6,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_utils.canonical_tsv import read_canonical
+import numpy as np
+
+from data_utils.canonical_tsv import read_canonical, unique_uids
 from data_utils.errors import SettingError, error_line, shown
 from data_utils.file_hash import remembered_sha256
 from experiments.study.launch.job import Job
 from mt_dnn.data import dev_sets, find_task_def
 from mt_dnn.results import RunDirectory
-from mt_dnn.scores_elsewhere import ScoreElsewhere, read_elsewhere, write_elsewhere
+from mt_dnn.scores_elsewhere import (
+    ScoreElsewhere,
+    read_elsewhere,
+    write_elsewhere,
+    write_predictions_elsewhere,
+)
 
 
 def parse_sets(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -62,7 +69,7 @@ def find_sets(jobs: Sequence[Job], given: Sequence[str]) -> dict[str, dict[str, 
             task_def = find_task_def(config)
             if path.stem in dev_sets(config, task_def):
                 raise SettingError(f"--evaluate_on {task}:{name}: every run is scored on {path.stem} already; drop it")
-            read_canonical(path, task_def)
+            unique_uids(np.char.encode(read_canonical(path, task_def).uids), path)
             found.setdefault(task, {})[path.stem] = path
     return found
 
@@ -79,7 +86,8 @@ def score_elsewhere(jobs: Sequence[Job], sets: Mapping[str, Mapping[str, Path]],
             continue
         found = read_elsewhere(job.folder, result)
         digests = {name: remembered_sha256(path) for name, path in wanted.items()}
-        todo = [name for name in wanted if name not in found or found[name].sha256 != digests[name]]
+        kept = {name for name, score in found.items() if score.sha256 == digests.get(name) and score.predictions}
+        todo = [name for name in wanted if name not in kept]
         if not todo:
             continue
         try:
@@ -96,12 +104,16 @@ def _score(job: Job, tsv: Path, digest: str, device: str) -> ScoreElsewhere:
     from mt_dnn.checkpoint import weights_file
     from mt_dnn.encoder.files import quiet_transformers
     from mt_dnn.trained.load import load_run, read_run
-    from mt_dnn.trained.scoring import canonical_rows, score
+    from mt_dnn.trained.scoring import canonical_rows, logits_on, score
 
     run = read_run(job.folder)
     with quiet_transformers():
         model = load_run(run, "best", device)
     rows = canonical_rows(tsv, model.task_def)
-    metrics = score(model, rows, job.config.eval_batch_tokens, str(tsv))
+    logits = logits_on(model, rows, job.config.eval_batch_tokens, str(tsv))
+    arrays = {"uids": np.char.encode(rows.rows.uids), "labels": np.asarray(rows.labels), "best_logits": logits}
     weights = weights_file(run.directory.checkpoints, "best").relative_to(job.folder).as_posix()
-    return ScoreElsewhere(digest, run.result.files.get(weights, ""), len(rows.labels), metrics)
+    return ScoreElsewhere(
+        digest, run.result.files.get(weights, ""), len(rows.labels), score(model.task_def, logits, rows.labels),
+        write_predictions_elsewhere(job.folder, tsv.stem, arrays),
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-r"""Tests of every method of a study against its control, over seeds and over dev examples.
+r"""Tests of every method of a study against its control, over seeds and over examples, on dev and on other sets.
 
     python -m experiments.study.significance runs --study results/bert-base-uncased/study.json
     python -m experiments.study.significance runs --baseline vanilla --selection last --out results/demo
@@ -6,7 +6,7 @@ r"""Tests of every method of a study against its control, over seeds and over de
 
 Over seeds: mean difference with Student's and the BCa bootstrap interval, exact sign-flip test, almost stochastic
 order. Over dev examples, from the stored predictions: bootstrap intervals of the task's own metric, McNemar's test.
-Holm's correction over the comparisons of one encoder and one selection rule. docs/statistics.md says what each one
+Holm's correction over the comparisons of one encoder, selection rule and set. docs/statistics.md says what each one
 assumes and how often it is wrong.
 """
 
@@ -50,7 +50,7 @@ def analyse(
     random_seed: int = 0,
     examples: bool = True,
 ) -> Significance:
-    """Compare every method of a table with its baseline.
+    """Compare every method of a table with its baseline, by the dev sets and by each other set that was scored.
 
     Args:
         table: As :func:`experiments.study.table.gathering.gather` reads it.
@@ -59,18 +59,21 @@ def analyse(
         selections: Which epochs.
         resamples: Bootstrap samples.
         random_seed: Of the bootstrap: equal seeds give equal results.
-        examples: Whether to compare over dev examples too, which reads every run's predictions.
+        examples: Whether to compare over examples too, which reads every run's predictions.
 
     Raises:
         SettingError: nothing to compare, an unknown baseline, or predictions that do not belong to the results.
     """
-    chosen = pairs(table, baseline, selections)
+    judged = [(each, pairs(each, baseline, of)) for each, of in table.judgements(selections)]
+    chosen = judged[0][1]
     if not chosen:
         raise SettingError(
             f"no two methods to compare with a seed in common; the table has {', '.join(table.methods) or 'no runs'}"
         )
-    over_examples = compare_examples(table, runs, chosen, resamples, random_seed) if examples else []
-    over_seeds = compare_seeds(table, chosen, resamples, random_seed)
+    over_seeds = [c for each, some in judged for c in compare_seeds(each, some, resamples, random_seed)]
+    over_examples = [
+        c for each, some in judged if examples for c in compare_examples(each, runs, some, resamples, random_seed)
+    ]
     compared = {(pair.encoder, name) for pair in chosen for name in (pair.method, pair.baseline)}
     every = [(encoder, method) for encoder in table.encoders for method in table.rows_of(encoder)]
     return Significance(tuple(over_seeds), tuple(over_examples), tuple(key for key in every if key not in compared))
@@ -101,8 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--on", metavar="SET",
-        help="judge the best epochs by a set that is not in the score, of select_splits or --evaluate_on, such as "
-        "anlir1_dev; over seeds only",
+        help="by one set alone that is not in the score, of select_splits or --evaluate_on, such as anlir1_dev; "
+        "default: by the dev sets, then by each of these",
     )  # fmt: skip
     parser.add_argument("--no_examples", action="store_true", help="over seeds only; no predictions are read")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="bootstrap samples; default: %(default)s")
@@ -131,7 +134,7 @@ def _tell(chosen: argparse.Namespace) -> None:
         table, selections = table.on(chosen.on), ("best",)
     found = analyse(
         table, chosen.runs, chosen.baseline, selections, chosen.resamples, chosen.random_seed,
-        examples=not chosen.no_examples and chosen.on is None,
+        examples=not chosen.no_examples,
     )  # fmt: skip
     print(markdown(found.seeds, found.examples, found.alone), end="")
     for path in write_significance(found, chosen.out) if chosen.out else []:

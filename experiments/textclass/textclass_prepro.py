@@ -2,9 +2,10 @@
 
     python -m experiments.textclass.textclass_prepro --root_dir data
 
-Folders: BoolQ/train.jsonl and val.jsonl of SuperGLUE; TREC/train_5500.label and TREC_10.label; ag_news_csv/train.csv;
-MR, the Hub's copy rotten_tomatoes; SST5/train.jsonl with label_text; or the Hub's copies in such folders. A set without
-a dev split gives a tenth of train to it, the same rows always.
+Folders: BoolQ/train.jsonl and val.jsonl of SuperGLUE, or its authors' dev.jsonl; TREC/train_5500.label and
+TREC_10.label; ag_news_csv/train.csv; MR/rt-polaritydata/rt-polarity.pos and .neg, divided as on the Hub;
+SST5/train.jsonl with label_text; or the Hub's copies in such folders. A set without a dev split gives a tenth of train
+to it, the same rows always.
 """
 
 import sys
@@ -23,8 +24,8 @@ _JSON_LINES = {split: f"{split}.jsonl" for split in ("train", "dev", "test")}
 
 
 def _trec(path: Path, split: str) -> RawTable:
-    """A TREC file, Latin-1: ``DESC:manner How did serfdom ...``."""
-    lines = path.read_bytes().decode("latin-1").split("\n")
+    """A TREC file: ``DESC:manner How did serfdom ...``; its one byte beyond ASCII is a space, as on the Hub."""
+    lines = path.read_bytes().replace(b"\xf0", b" ").decode("latin-1").split("\n")
     parts = [line.rstrip("\r").partition(" ") for line in lines if line.strip()]
     return RawTable(
         path, {"label": [label.partition(":")[0] for label, _, _ in parts], "text": [t for _, _, t in parts]}
@@ -38,23 +39,39 @@ def _ag_news(path: Path, split: str) -> RawTable:
     return RawTable(path, {"label": columns["label"], "text": texts})
 
 
+def _mr(path: Path, split: str) -> RawTable:
+    """Eight, one or one tenth of the positive and of the negative reviews, Latin-1, as on the Hub."""
+    columns: dict[str, list[str]] = {"text": [], "label": []}
+    for label in ("pos", "neg"):
+        lines = path.with_suffix(f".{label}").read_bytes().decode("latin-1").rstrip("\n").split("\n")
+        cuts = [0, *(int(len(lines) * share + 0.5) for share in (0.8, 0.9)), len(lines)]
+        start = list(_JSON_LINES).index(split)
+        columns["text"] += (part := [line.strip() for line in lines[cuts[start] : cuts[start + 1]]])
+        columns["label"] += [label] * len(part)
+    return RawTable(path, columns)
+
+
 SETS: dict[str, OfficialSet] = {
     "boolq": OfficialSet(
-        "BoolQ", {"train": "train.jsonl", "dev": "val.jsonl", "test": "test.jsonl"},
+        "BoolQ", {"train": "train.jsonl", "dev": ("val.jsonl", "dev.jsonl"), "test": "test.jsonl"},
         ColumnNames("passage", "label", "question"), {"train": 9_427, "dev": 3_270, "test": 3_245},
         {"False": "false", "True": "true"}, hub=ColumnNames("passage", "label", "question"),
-        hub_names={"answer": "label"},
+        other_names={"answer": "label"},
     ),
     "trec": OfficialSet(
         "TREC", {"train": "train_5500.label", "test": "TREC_10.label"}, _TEXT,
         {"train": 4_907, "dev": 545, "test": 500}, read=_trec, hub=ColumnNames("text", "coarse_label"),
+        other_names={"label-coarse": "coarse_label"},
     ),
     "agnews": OfficialSet(
         "ag_news_csv", {"train": "train.csv", "test": "test.csv"}, _TEXT,
         {"train": 108_000, "dev": 12_000, "test": 7_600},
         {"1": "World", "2": "Sports", "3": "Business", "4": "Sci/Tech"}, read=_ag_news, hub=_TEXT,
     ),
-    "mr": OfficialSet("MR", {}, _TEXT, {"train": 8_530, "dev": 1_066, "test": 1_066}, hub=_TEXT),
+    "mr": OfficialSet(
+        "MR", dict.fromkeys(_JSON_LINES, "rt-polaritydata/rt-polarity.pos"), _TEXT,
+        {"train": 8_530, "dev": 1_066, "test": 1_066}, read=_mr, hub=_TEXT,
+    ),
     "sst5": OfficialSet(
         "SST5", _JSON_LINES, ColumnNames("text", "label_text"), {"train": 8_544, "dev": 1_101, "test": 2_210},
     ),

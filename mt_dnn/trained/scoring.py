@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from data_utils.canonical_tsv import label_value, read_canonical
+from data_utils.canonical_tsv import label_value, read_canonical, unique_uids
 from data_utils.errors import SettingError, shown
-from data_utils.labelled_texts import ColumnNames, labelled_texts
+from data_utils.labelled_texts import ColumnNames, labelled_texts, unused_skips
 from data_utils.metrics import compute_metrics
 from data_utils.table_file import RawTable
 from data_utils.task_def import TaskDef, TaskType, fitting_metrics
@@ -26,15 +27,18 @@ class LabelledRows:
     rows: TextRows
     labels: Sequence[float]
     """(N,) class numbers of the model's task, or scores."""
+    notes: Sequence[str] = ()
+    """Settings of the reading that changed nothing."""
 
 
 def canonical_rows(path: Path, task_def: TaskDef) -> LabelledRows:
     """Read a canonical file of the model's task.
 
     Raises:
-        SettingError: a malformed row, or a label that the task has not.
+        SettingError: a malformed row, a repeated uid, or a label that the task has not.
     """
     found = read_canonical(path, task_def)
+    unique_uids(np.char.encode(found.uids), path)
     return LabelledRows(TextRows(found.uids, found.premise, found.hypothesis), found.labels.tolist())
 
 
@@ -71,7 +75,10 @@ def table_rows(
         except SettingError as error:
             raise SettingError(f"{found.place(row)}: {error}{remedy}") from None
     hypothesis = found.texts[1] if task_def.pair else None
-    return LabelledRows(TextRows(found.uids, found.texts[0], hypothesis), values)
+    notes = unused_skips(skip, [found])
+    unmapped = [given for given in label_map if given not in found.labels]
+    notes += [f"--label_map {given}={label_map[given]}: no row has {shown(given)}" for given in unmapped]
+    return LabelledRows(TextRows(found.uids, found.texts[0], hypothesis), values, notes)
 
 
 def parse_label_map(text: str | None) -> dict[str, str]:
@@ -86,8 +93,8 @@ def parse_label_map(text: str | None) -> dict[str, str]:
     return {given.strip(): label.strip() for given, _, label in pairs}
 
 
-def score(model: TrainedModel, labelled: LabelledRows, batch_tokens: int, name: str) -> dict[str, float]:
-    """Score a model on labelled rows.
+def logits_on(model: TrainedModel, labelled: LabelledRows, batch_tokens: int, name: str) -> npt.NDArray[np.float32]:
+    """Compute a model's (N, K) logits of labelled rows.
 
     Args:
         model: from ``mt_dnn.trained.load``.
@@ -95,13 +102,10 @@ def score(model: TrainedModel, labelled: LabelledRows, batch_tokens: int, name: 
         batch_tokens: tokens of a batch.
         name: source of the texts, for messages.
 
-    Returns:
-        Metric -> percent, every one that fits the task, its primary one first.
-
     Raises:
         SettingError: a text does not fit into the encoder's tables.
     """
-    task_def, rows = model.task_def, labelled.rows
+    rows = labelled.rows
 
     def pieces() -> Iterator[TextRows]:
         for start in range(0, len(rows.uids), PIECE):
@@ -109,6 +113,10 @@ def score(model: TrainedModel, labelled: LabelledRows, batch_tokens: int, name: 
             hypothesis = None if rows.hypothesis is None else rows.hypothesis[part]
             yield TextRows(rows.uids[part], rows.premise[part], hypothesis)
 
-    logits = np.concatenate([found for _, found in predict(model, pieces(), batch_tokens, name)])
+    return np.concatenate([found for _, found in predict(model, pieces(), batch_tokens, name)])
+
+
+def score(task_def: TaskDef, logits: npt.NDArray[np.float32], labels: Sequence[float]) -> dict[str, float]:
+    """Score (N, K) logits by N labels; metric -> percent, every one that fits the task, its primary one first."""
     metrics = dict.fromkeys((task_def.primary_metric, *fitting_metrics(task_def.task_type, task_def.n_class)))
-    return compute_metrics(replace(task_def, metric_meta=tuple(metrics)), logits, np.asarray(labelled.labels))
+    return compute_metrics(replace(task_def, metric_meta=tuple(metrics)), logits, np.asarray(labels))

@@ -44,9 +44,18 @@ def test_a_tab_separated_file_is_read_as_it_was_written(text: str, column: list[
     assert read("\ufeff" + text.replace("\n", "\r\n").replace("x\r\ny", "x\ny"))["b"] == column
 
 
+def test_a_quoted_field_behind_a_space_is_refused() -> None:
+    for text in ('a, b\n"x, y", "z"\n', 'a,b\n"x\n""q""",  "z"\n'):
+        with pytest.raises(SettingError, match=r"a\.csv: line [23]: a space before a quote; take it out"):
+            read_delimited(text.encode(), Path("a.csv"), ",")
+    assert read_delimited(b'a, b\nx, "z"\n', Path("a.csv"), ",", "none") == {"a": ["x"], " b": [' "z"']}
+    doubled = b'a,b\n"he said, ""x"" and, """,1\n" ""y""",2\n'
+    assert read_delimited(doubled, Path("a.csv"), ",")["a"] == ['he said, "x" and, "', ' "y"']
+
+
 def test_quotes_that_could_be_meant_either_way_are_refused_until_it_is_said() -> None:
     text = 'a\tb\n1\t"hello"\n'
-    with pytest.raises(SettingError, match=r"a\.tsv: 1 texts stand in quotes, such as '\"hello\"': give --quoting csv"):
+    with pytest.raises(SettingError, match=r"a\.tsv: 1 texts stand in quotes, such as '\"hello\"'; give --quoting csv"):
         read(text)
     assert read(text, quoting="csv")["b"] == ["hello"]
     assert read(text, quoting="none")["b"] == ['"hello"']

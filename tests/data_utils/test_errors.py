@@ -2,15 +2,34 @@
 
 import errno
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
-from data_utils.errors import SettingError, error_line, in_one_line, naming, one_line, shown
+from data_utils.errors import SettingError, error_line, in_one_line, naming, one_line, published, shown
 
 
 def test_whole_numbers_that_python_does_not_write_are_shown() -> None:
     assert all(0 < len(shown(value)) < 200 for value in (10**5000, [10**5000], {"n_class": -(10**5000)}))
+
+
+def test_a_command_without_the_flags_of_an_error_names_none() -> None:
+    errors = [
+        SettingError("a.csv has no column 'x'", "--text"),
+        SettingError("a.csv: row 1 has no label", remedy="leave it out with --skip_label ''"),
+        SettingError("a.csv: holds no rows", remedy="fetch it again"),
+    ]
+    assert str(errors[0]) == "--text: a.csv has no column 'x'"
+    assert str(errors[1]) == "a.csv: row 1 has no label; leave it out with --skip_label ''"
+    told = []
+    for error in errors:
+        with pytest.raises(SettingError) as caught, published():
+            raise error
+        told.append(str(caught.value))
+    remedy = "is it the published file? Any other table: python -m data_utils.import_dataset"
+    assert told == [f"a.csv has no column 'x'; {remedy}", f"a.csv: row 1 has no label; {remedy}", str(errors[2])]
+    assert str(pickle.loads(pickle.dumps(errors[1]))) == str(errors[1]), "workers send theirs to the study"
 
 
 def test_control_characters_are_escaped_and_letters_stay() -> None:

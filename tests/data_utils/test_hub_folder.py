@@ -9,6 +9,8 @@ import pytest
 from data_utils.errors import SettingError
 from data_utils.hub_folder import dev_name, read_hub_folder, split_in_name
 from data_utils.import_dataset import main
+from data_utils.labelled_texts import ColumnNames, labelled_texts
+from data_utils.table_file import RawTable
 from data_utils.task_def import load_task_defs
 
 CARD = """---
@@ -109,7 +111,7 @@ def test_several_configurations_want_one_to_be_chosen(tmp_path: Path) -> None:
     for name in ("cola", "mnli"):
         put(tmp_path / f"{name}/train-00000-of-00001.parquet")
     put(tmp_path / "mnli/validation_matched-00000-of-00001.parquet")
-    with pytest.raises(SettingError, match="holds several data sets: give --config, one of cola, mnli"):
+    with pytest.raises(SettingError, match="holds several data sets: cola, mnli; give one of them as --config"):
         read_hub_folder(tmp_path)
     assert list(read_hub_folder(tmp_path, "mnli")) == ["train", "matched_dev"]
     with pytest.raises(SettingError, match=r"--config 'x': no folder .*; there are cola, mnli"):
@@ -128,6 +130,32 @@ def test_a_class_beyond_the_names_is_refused(tmp_path: Path, capsys: pytest.Capt
     arguments = [str(tmp_path / "set"), "--task", "mine", "--text", "text", "--label", "label", "--out", str(tmp_path)]
     assert main(arguments) == 2
     assert "row 3: class 2, but label has 2 classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        (("1", "0", "1.0"), ("yes", "no"), ["no", "yes", "no"]),
+        (("no", "yes", "yes"), ("yes", "no"), ["no", "yes", "yes"]),
+        (("2", "0", "1"), ("1", "2", "3"), ["3", "1", "2"]),
+        (("2", "3", "1"), ("1", "2", "3"), ["2", "3", "1"]),
+        (("-1", "0", ""), ("yes", "no"), [None, "yes", None]),
+    ],
+)
+def test_classes_in_a_csv_file_are_numbers_or_names(
+    tmp_path: Path, labels: tuple[str, ...], classes: tuple[str, ...], expected: list[str | None]
+) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"t,{label}\n" for label in labels))
+    features = {"label": {"names": list(classes), "_type": "ClassLabel"}}
+    (tmp_path / "dataset_infos.json").write_text(json.dumps({"default": {"features": features}}))
+    found = labelled_texts(read_hub_folder(tmp_path)["train"], ColumnNames("text", "label"))
+    assert found.labels == expected
+    assert found.class_names == classes
+
+
+def test_classes_that_a_missing_one_made_floats_have_their_names(tmp_path: Path) -> None:
+    table = RawTable(tmp_path, {"text": ["a", "b", "c"], "label": [1.0, float("nan"), 0.0]}, {"label": ("yes", "no")})
+    assert labelled_texts([table], ColumnNames("text", "label")).labels == ["no", None, "yes"]
 
 
 def test_names_of_splits() -> None:

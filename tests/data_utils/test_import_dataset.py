@@ -119,6 +119,10 @@ def test_what_is_odd_is_counted(write: Callable[..., Path], tmp_path: Path, caps
         "at least 1 examples are beyond 12 tokens and will be cut",
     ):  # fmt: skip
         assert f"note: train: {note}\n" in told
+    assert run(file, *arguments, "--skip_label", "- ", "--skip_label", "", "--out", tmp_path / "out") == 0
+    told = capsys.readouterr().out
+    assert "note: --skip_label '- ': no row has it\nnote: --skip_label '': no row has it\n" in told
+    assert "--skip_label '-'" not in told
     make_wordpiece().save(str(tmp_path / "tokenizer.json"))
     assert (
         run(
@@ -153,10 +157,14 @@ def test_what_is_odd_is_counted(write: Callable[..., Path], tmp_path: Path, caps
         ([{"text": "a", "y": "x"}, {"text": "b", "y": "x\ny"}], [], r"row 2: y is 'x\\ny'; a label holds no tab"),
         ([{"text": "a", "y": "x"}] * 3, ["--labels", "y,z"], "row 1: label 'x' is none of y, z; --labels names all"),
         ([{"text": "a", "y": "x"}] * 3, ["--uid", "no"], "--uid: .* has no column 'no'; it has 'text, y'"),
+        (rows_of(9, "a b b,a"), [], "'b,a' is a list of labels; a row has one label: tasks with several are not"),
+        (rows_of(9, "[1,2] [2]"), [], r"--label: '\[1,2\]' is a list of labels;"),
         (rows_of(9), ["--split", "train", "--metrics", "AUC"], "metric_meta is 'AUC'; legal values: MCC, F1, F1MAC"),
         (rows_of(9), ["--split", "train", "--metrics", "Pearson"], "metric_meta Pearson does not fit Classification"),
+        (rows_of(9), ["--split", "dev", "--dev_share", "0.2"], "--split says that it is dev; drop one of the two"),
+        (rows_of(9), ["--regression", "--labels", "1,2"], "--labels names classes, and --regression takes scores"),
         (rows_of(9), ["--dev_share", "1.5"], r"--dev_share is 1\.5; legal: a share in \(0, 1\)"),
-        (rows_of(3), ["--dev_share", "0.01"], r"--dev_share 0\.01: that is 0 of 3 training rows"),
+        (rows_of(3), ["--dev_share", "0.01"], r"--dev_share: a share of 0\.01: that is 0 of 3 training rows"),
         (rows_of(9), ["--max_seq_len", "0"], "--max_seq_len is 0; legal: 1 to 65535"),
         (rows_of(9), ["--config", "x"], "--config is for a folder"),
         (rows_of(9), ["--delimiter", "ab"], "--delimiter 'ab': legal: one character"),
@@ -228,6 +236,59 @@ def test_a_test_set_may_lack_the_column_of_labels(
     assert "note: test: 1 rows have no label and get no\n" in capsys.readouterr().out
     assert run(test, "--split", "test", "--out", tmp_path / "out") == 2, "alone, the column may be a slip"
     assert "--label: " in capsys.readouterr().err
+
+
+def test_delimiter_and_quoting_are_refused_where_they_say_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "y": "x"}\n')
+    for setting, value in (("--delimiter", ";"), ("--quoting", "none")):
+        assert run(tmp_path / "a.jsonl", setting, value, "--out", tmp_path / "out") == 2
+        told = f"{setting}: {tmp_path / 'a.jsonl'} is a .jsonl file, which has neither delimiters nor quotes; drop it\n"
+        assert capsys.readouterr().err == f"error: {told}"
+        assert run(tmp_path, setting, value, "--out", tmp_path / "out") == 2
+        assert f"{setting} is for CSV and TSV files by name, FILE {tmp_path} is a folder" in capsys.readouterr().err
+
+
+def test_classes_that_differ_in_case_alone_are_told(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(write(rows_of(30, "Yes no yes")), "--out", tmp_path / "out") == 0
+    assert "note: classes that differ in case alone: Yes, yes\n" in capsys.readouterr().out
+
+
+def test_a_label_may_stand_in_brackets(write: Callable[..., Path], tmp_path: Path) -> None:
+    assert run(write(rows_of(20, "[NEG] [POS]")), "--out", tmp_path / "out") == 0
+    assert load_task_defs(tmp_path / "out/task_def.yml")["mine"].labels == ("[NEG]", "[POS]")
+
+
+def test_a_label_may_hold_a_comma(write: Callable[..., Path], tmp_path: Path) -> None:
+    rows = [row | {"y": ("b, c", "b", "c")[i % 3]} for i, row in enumerate(rows_of(30))]
+    assert run(write(rows), "--labels", '"b, c", c, b', "--out", tmp_path / "out") == 0
+    assert load_task_defs(tmp_path / "out/task_def.yml")["mine"].labels == ("b, c", "c", "b")
+
+
+def test_the_next_command_imports_a_split_that_a_study_would_miss(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def after(*arguments: object) -> str:
+        assert run(write(rows_of(20)), *arguments, "--out", tmp_path / "out") == 0
+        return capsys.readouterr().out.partition("next: python -m ")[2]
+
+    wanted = f"data_utils.import_dataset FILE --task mine --text text --label y --split {{}} --out {tmp_path / 'out'}\n"
+    assert after("--split", "test") == wanted.format("train")
+    assert after("--split", "train") == wanted.format("dev")
+    assert after("--split", "dev").startswith("experiments.study --task_def ")
+
+
+def test_files_that_an_earlier_import_left_are_named(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in ([], ["--split", "test"], ["--split", "dev"]):
+        assert run(write(rows_of(20)), *arguments, "--out", tmp_path / "out") == 0
+        assert "earlier import" not in capsys.readouterr().out
+    assert run(write(rows_of(20)), "--out", tmp_path / "out") == 0
+    assert f"note: {tmp_path / 'out/mine_test.tsv'} is of an earlier import and stays\n" in capsys.readouterr().out
 
 
 def test_a_message_names_the_row_of_the_file_whatever_was_held_out_or_left_out(

@@ -228,6 +228,26 @@ def test_mt_dnn_files_load_unchanged(tmp_path: Path) -> None:
     assert theirs["stsb"] == dataclasses.replace(ours["stsb"], dropout_p=None)
 
 
+def test_of_mt_dnns_superglue_file_the_tasks_that_fit_load(tmp_path: Path) -> None:
+    # Keys and values of MT-DNN's own file, three of its tasks.
+    (tmp_path / "mtdnn.yml").write_text(
+        "cb:\n  data_format: PremiseAndOneHypothesis\n  encoder_type: BERT\n  dropout_p: 0.1\n  enable_san: false\n"
+        "  metric_meta:\n  - F1\n  - ACC\n  n_class: 3\n  task_type: Classification\n  labels:\n  - contradiction\n"
+        "  - neutral\n  - entailment\n"
+        "rte:\n  data_format: PremiseAndOneHypothesis\n  encoder_type: BERT\n  enable_san: true\n  labels:\n"
+        "  - not_entailment\n  - entailment\n  metric_meta:\n  - ACC\n  n_class: 2\n  task_type: Classification\n"
+        "sst:\n  data_format: PremiseOnly\n  encoder_type: BERT\n  enable_san: false\n  metric_meta:\n  - ACC\n"
+        "  n_class: 2\n  task_type: Classification\n"
+    )
+    tasks = load_task_defs(tmp_path / "mtdnn.yml")
+    assert list(tasks) == ["sst"]
+    assert "encoder_type" not in to_settings(tasks["sst"]), "runs keep their identity"
+    with pytest.raises(SettingError, match=r"task cb: metric_meta F1 is the F1 of class 1 of two; .* take F1MAC"):
+        tasks.find("cb", "--tasks")
+    with pytest.raises(SettingError, match="task rte: enable_san is True; it must be false"):
+        tasks.find("rte", "--tasks")
+
+
 def test_select_splits_names_the_dev_sets_of_the_score(tmp_path: Path) -> None:
     splits = {"split_names": ["train", "dev", "hard_dev"]}
     task = load(tmp_path, **splits)

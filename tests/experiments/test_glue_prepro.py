@@ -408,6 +408,15 @@ def test_numbers_without_names_are_refused_where_classes_have_names(
     assert run(tmp_path) == 2
     told = "no column 'premise'; a copy of mnli has premise, hypothesis, label, this 'text, label'; any other table: "
     assert told + "python -m data_utils.import_dataset" in capsys.readouterr().err
+    for text, told in (
+        ("premise;hypothesis;label\na;b;0\n", "line 1 has no ',', but ';'; is it the published file?"),
+        ('premise,hypothesis,label\n"a"b",c,0\n', "line 2: ',' expected after '\"'; is it the published file?"),
+    ):
+        file.write_text(text)
+        assert run(tmp_path) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert "--" not in error, "no flag of the importer's, which this command has not"
 
 
 @pytest.mark.parametrize(("task", "told"), [("CoLA", "1 columns instead of 4"), ("RTE", "no column 'sentence1'")])

@@ -72,12 +72,27 @@ RELEASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"train": "0\ttrue\tp\tq\n", "test": "0\tfalse\tp\tq\n"},
     ),
     "trec": (
-        {"TREC_10.label": "NUM:dist How far ?\nLOC:city Where is caf\xe9 ?\n"},
-        {"test": "0\tNUM\tHow far ?\n1\tLOC\tWhere is caf\xe9 ?\n"},
+        {"TREC_10.label": "NUM:dist How far ?\nLOC:city Which sister\xf0city is caf\xe9 ?\n"},
+        {"test": "0\tNUM\tHow far ?\n1\tLOC\tWhich sister city is caf\xe9 ?\n"},
     ),
     "agnews": (
         {"test.csv": '"3","A ""b""","c, d"\n"4","e","f"\n'},
         {"test": '0\tBusiness\tA "b" c, d\n1\tSci/Tech\te f\n'},
+    ),
+    "mr": (
+        {
+            f"rt-polaritydata/rt-polarity.{label}": "".join(f" {label} caf\xe9 {i} . \n" for i in range(10))
+            for label in ("pos", "neg")
+        },
+        {
+            "train": "".join(
+                f"{8 * (label == 'neg') + i}\t{label}\t{label} caf\xe9 {i} .\n"
+                for label in ("pos", "neg")
+                for i in range(8)
+            ),
+            "dev": "0\tpos\tpos caf\xe9 8 .\n1\tneg\tneg caf\xe9 8 .\n",
+            "test": "0\tpos\tpos caf\xe9 9 .\n1\tneg\tneg caf\xe9 9 .\n",
+        },
     ),
     "sst5": (
         {"dev.jsonl": lines({"text": "a", "label": 4, "label_text": "very positive"})},
@@ -143,6 +158,30 @@ def test_boolq_is_read_as_its_authors_put_it_on_the_hub(tmp_path: Path) -> None:
     assert (tmp_path / "boolq_dev.tsv").read_text() == "0\ttrue\tp\tq\n1\tfalse\ts\tr\n"
 
 
+def test_boolq_is_read_as_its_authors_released_it(tmp_path: Path) -> None:
+    (tmp_path / "BoolQ").mkdir()
+    row = {"question": "q", "title": "t", "passage": "p"}
+    for name, answer in (("train", False), ("dev", True)):
+        (tmp_path / f"BoolQ/{name}.jsonl").write_text(lines(row | {"answer": answer}))
+    assert textclass_prepro.main(["--root_dir", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "boolq_train.tsv").read_text() == "0\tfalse\tp\tq\n"
+    assert (tmp_path / "boolq_dev.tsv").read_text() == "0\ttrue\tp\tq\n"
+
+
+def test_of_scitails_four_forms_on_the_hub_one_is_read(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (requirements-parquet.txt)")
+    from pyarrow import parquet
+
+    for config, columns in (("snli_format", ("sentence1", "sentence2", "gold_label")),
+                            ("tsv_format", ("premise", "hypothesis", "label"))):  # fmt: skip
+        folder = tmp_path / "SciTailV1.1" / config
+        folder.mkdir(parents=True)
+        made = pa.table({column: [f"{config} {column}"] for column in columns[:2]} | {columns[2]: ["entailment"]})
+        parquet.write_table(made, folder / "validation-00000-of-00001.parquet")
+    assert nli_prepro.main(["--root_dir", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "scitail_dev.tsv").read_text() == "0\tentails\tsnli_format sentence1\tsnli_format sentence2\n"
+
+
 def test_a_set_without_dev_gives_a_tenth_of_train(tmp_path: Path) -> None:
     (tmp_path / "TREC").mkdir()
     rows = "".join(f"{'NUM' if i % 2 else 'HUM'}:x row {i} ?\n" for i in range(40))
@@ -159,6 +198,34 @@ def test_sets_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.Captur
     assert "no files of snli (looked for snli_1.0/)" in capsys.readouterr().err
     assert nli_prepro.main(["--root_dir", str(tmp_path), "--tasks", "x"]) == 2
     assert "--tasks: x is none of snli, scitail, sick, sickrel, anlir1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "told"),
+    [
+        ("snli", "snli_1.0_dev.jsonl", lines({"premise": "a"}), "has no column 'gold_label'; it has 'premise'; "),
+        ("snli", "snli_1.0_dev.jsonl", lines(snli("maybe", "a", "b")), "row 1: label 'maybe' is none of contradiction"),
+        ("cb", "val.jsonl", lines({"premise": "a", "hypothesis": "b"}), "has no column 'label'; it has"),
+        ("cb", "val.jsonl", lines({"premise": "a", "hypothesis": "b", "label": None}), "row 1 has no label, the first"),
+        ("anlir1", "R1/dev.jsonl", lines(*[{"uid": "u", "context": "a", "hypothesis": "b", "label": "c"}] * 2),
+         "row 1: 1 rows repeat the uid of another"),
+        ("sick", "SICK.txt", SICK.replace("\t", ";"), "line 1 has no '\\t', but ';'; "),
+        ("agnews", "test.csv", '"3","a"b","c"\n', "line 1: "),
+        ("trec", "train_5500.label", "NUM:dist How far ?\n", "a share of 0.1: that is 0 of 1 training rows"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_no_flag_that_the_command_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, file: str, text: str, told: str
+) -> None:
+    path = tmp_path / SETS[name].folder / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert main_of(name)(["--root_dir", str(tmp_path), "--out", str(tmp_path / "out"), "--tasks", name]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "; is it the published file? Any other table: python -m data_utils.import_dataset\n" in error
+    assert "--" not in error
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("name", "source"), SETS.items())

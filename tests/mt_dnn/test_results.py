@@ -240,12 +240,14 @@ def test_what_killed_processes_left_is_swept(directory):
     folder = directory.checkpoints
     for path in (".run.json.tmp-1-ab", ".result.json.tmp-99-cd", "checkpoints/best/.model.safetensors.tmp",
                  "checkpoints/best/model.safetensors", "checkpoints/last-00000004/state.pt",
-                 "checkpoints/.last-00000005.tmp/state.pt"):  # fmt: skip
+                 "checkpoints/.last-00000005.tmp/state.pt", "evaluations/x_dev.npz",
+                 "evaluations/.x_dev.npz.tmp-1-ab"):  # fmt: skip
         (directory.path / path).parent.mkdir(parents=True, exist_ok=True)
         (directory.path / path).touch()
     sweep(directory, done=False)
     assert sorted(path.name for path in folder.iterdir()) == ["best", "last-00000004"]
     assert [path.name for path in directory.path.iterdir() if ".tmp" in path.name] == []
+    assert [path.name for path in (directory.path / "evaluations").iterdir()] == ["x_dev.npz"]
     sweep(directory, done=True)
     assert [path.name for path in folder.rglob("*")] == ["best", "model.safetensors"]
     assert leftovers(directory, done=True) == []

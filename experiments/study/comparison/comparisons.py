@@ -27,6 +27,8 @@ class Pair:
     task: str
     """Or :data:`AVERAGE`."""
     selection: Selection
+    on: str = ""
+    """Another set that judges both; empty: the task's dev sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class SeedComparison:
     bca: Interval
     sign_flip: SignFlip
     p_holm: float
-    """The sign-flip p after Holm's correction over the pairs of this encoder and selection rule."""
+    """The sign-flip p after Holm's correction over the pairs of this encoder, set and selection rule."""
     order: StochasticOrder | None
     """Scores of all seeds of both, unpaired; None for the average."""
     stops_unlike: bool = False
@@ -51,7 +53,7 @@ def pairs(table: Table, baseline: str | None = None, selections: Sequence[Select
     """List the comparisons of a table: each method with its baseline, task by task, then the average.
 
     Args:
-        table: The table.
+        table: The table; judged by another set, its pairs say so.
         baseline: Compare every other method with this one. Default: each with its control where the encoder has it,
             else with plain fine-tuning.
         selections: Which epochs.
@@ -72,7 +74,7 @@ def pairs(table: Table, baseline: str | None = None, selections: Sequence[Select
                 tasks = [t for t in table.tasks if table.minus(encoder, method, other, t, selection) is not None]
                 if len(table.tasks) > 1 and table.average_minus(encoder, method, other, selection) is not None:
                     tasks.append(AVERAGE)
-                found += [Pair(encoder, method, other, task, selection) for task in tasks]
+                found += [Pair(encoder, method, other, task, selection, table.judged_on) for task in tasks]
     return found
 
 
@@ -109,7 +111,7 @@ def compare_seeds(
 
 
 def correct(of: Sequence[Pair], p_values: Sequence[float]) -> list[float]:
-    """Holm's correction within each family: the comparisons of one encoder and one selection rule.
+    """Holm's correction within each family: the comparisons of one encoder, one selection rule and one other set.
 
     Args:
         of: The pairs.
@@ -123,9 +125,14 @@ def correct(of: Sequence[Pair], p_values: Sequence[float]) -> list[float]:
 
 
 def families(of: Sequence[Pair]) -> Iterator[list[int]]:
-    """Places of the pairs of each encoder and selection rule."""
-    for family in dict.fromkeys((pair.encoder, pair.selection) for pair in of):
-        yield [i for i, pair in enumerate(of) if (pair.encoder, pair.selection) == family]
+    """Places of the pairs of each family: of one encoder, selection rule and set."""
+    for family in dict.fromkeys(map(family_of, of)):
+        yield [i for i, pair in enumerate(of) if family_of(pair) == family]
+
+
+def family_of(pair: Pair) -> tuple[str, Selection, str]:
+    """The family of a pair: its encoder, its selection rule and the other set that judges it."""
+    return pair.encoder, pair.selection, pair.on
 
 
 def _default_baseline(method: str, methods: Sequence[str]) -> str | None:

@@ -17,6 +17,7 @@ from experiments.study.statistics.example_bootstrap import is_regression, make_s
 from experiments.study.table.cells import Cell, Selection
 from experiments.study.table.gathering import run_folders
 from mt_dnn.results import RunDirectory, RunResult
+from mt_dnn.scores_elsewhere import predictions_file, read_predictions_elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Predictions:
 
 
 def read_predictions(runs: Path, cell: Cell, result: RunResult, selection: Selection) -> dict[str, Predictions] | None:
-    """Read a run's predictions for each of its dev sets.
+    """Read a run's predictions for each of its dev sets, or for the other set that the cell is judged by.
 
     Args:
         runs: ``output_dir`` of the runs.
@@ -41,18 +42,19 @@ def read_predictions(runs: Path, cell: Cell, result: RunResult, selection: Selec
         selection: Best or last epoch.
 
     Returns:
-        Dev set -> predictions; None when the run has no score there (NaN or none), or kept no predictions.
+        Set -> predictions; None when the run has no score there (NaN or none), or kept no predictions.
 
     Raises:
         SettingError: the file is damaged, or does not give the score that ``result.json`` has.
     """
     epoch = result.best if selection == "best" else result.last
     directory = RunDirectory(run_folders(cell, runs)[result.seed])
-    path = directory.predictions_npz
-    if epoch is None or math.isnan(epoch.score) or not path.is_file():
+    if epoch is None or math.isnan(epoch.score):
+        return None
+    path, arrays = _read_arrays(directory, result)
+    if not arrays:
         return None
     metric = Metric(result.primary_metric)
-    arrays = directory.read_predictions(result)
     found = {}
     for dataset in result.datasets:
         try:
@@ -67,6 +69,16 @@ def read_predictions(runs: Path, cell: Cell, result: RunResult, selection: Selec
             )
         found[dataset] = one
     return found
+
+
+def _read_arrays(directory: RunDirectory, result: RunResult) -> tuple[Path, dict[str, NDArray[Any]]]:
+    """The file of a run's predictions on the sets that judge it, and its arrays; none if they were not kept."""
+    (name, *others) = result.datasets
+    elsewhere = None if others else read_predictions_elsewhere(directory.path, result, name)
+    if elsewhere is not None:
+        return predictions_file(directory.path, name), elsewhere
+    path = directory.predictions_npz
+    return path, directory.read_predictions(result) if path.is_file() else {}
 
 
 def _predictions(arrays: Mapping[str, NDArray[Any]], dataset: str, selection: Selection, metric: Metric) -> Predictions:

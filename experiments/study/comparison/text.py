@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.study.comparison.comparisons import AVERAGE, Pair, SeedComparison, families
+from experiments.study.comparison.comparisons import AVERAGE, Pair, SeedComparison, families, family_of
 from experiments.study.comparison.example_comparisons import ExampleComparison
 from experiments.study.statistics.intervals import Interval
 from experiments.study.statistics.paired_tests import LEVEL, seeds_needed, smallest_p
@@ -55,7 +55,7 @@ def what_n_shows(n: int, comparisons: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """The comparisons of one encoder and selection rule, before a format is chosen."""
+    """The comparisons of one family (encoder, selection rule and set), before a format is chosen."""
 
     encoder: str
     title: str
@@ -72,7 +72,7 @@ class Section:
 def sections(
     over_seeds: Sequence[SeedComparison], over_examples: Sequence[ExampleComparison], alone: Sequence[tuple[str, str]]
 ) -> list[Section]:
-    """Arrange comparisons by encoder and selection rule; independent of the output format.
+    """Arrange comparisons by encoder, selection rule and set; independent of the output format.
 
     Args:
         over_seeds: At least one comparison.
@@ -84,6 +84,7 @@ def sections(
         family = [over_seeds[i] for i in places]
         encoder, selection = family[0].pair.encoder, family[0].pair.selection
         title = SELECTION_TITLES[selection][0].upper() + SELECTION_TITLES[selection][1:]
+        title += f", on {on}" if (on := family[0].pair.on) else ""
         before = [what_n_shows(n, len(family)) for n in sorted({c.difference.n for c in family})]
         names = [method_title(method) for where, method in alone if where == encoder]
         if names and not any(section.encoder == encoder for section in found):
@@ -94,11 +95,11 @@ def sections(
                 tuple(c.pair for c in family), tuple(_remarks(family)),
             )
         )  # fmt: skip
-        shown = [c for c in over_examples if (c.pair.encoder, c.pair.selection) == (encoder, selection)]
+        shown = [c for c in over_examples if family_of(c.pair) == family_of(family[0].pair)]
         if shown:
             found.append(
                 Section(
-                    encoder, f"{title}, over dev examples", (), _EXAMPLE_COLUMNS,
+                    encoder, f"{title}, over {'its' if on else 'dev'} examples", (), _EXAMPLE_COLUMNS,
                     tuple(_example_row(c) for c in shown), tuple(c.pair for c in shown),
                     tuple(_example_remarks(shown)),
                 )
@@ -207,17 +208,17 @@ def comparisons_csv(over_seeds: Sequence[SeedComparison], over_examples: Sequenc
     """A line per comparison; an undefined value is ``nan``, one that was not computed is empty."""
     by_pair = {c.pair: c for c in over_examples}
     rows: list[list[object]] = [
-        ["encoder", "method", "baseline", "task", "metric", "selection", "n", "difference", "std", "t_low", "t_high",
-         "bca_low", "bca_high", "degenerate", "p_sign_flip", "exact", "smallest_p", "p_sign_flip_holm", "epsilon",
-         "epsilon_min", "epsilon_undefined", "examples", "example_seeds", "example_difference", "these_models_low",
-         "these_models_high", "p_mcnemar", "p_mcnemar_holm", "new_models_low", "new_models_high", "p_bootstrap",
-         "p_bootstrap_holm", "without_predictions"]
+        ["encoder", "method", "baseline", "task", "metric", "selection", "on", "n", "difference", "std", "t_low",
+         "t_high", "bca_low", "bca_high", "degenerate", "p_sign_flip", "exact", "smallest_p", "p_sign_flip_holm",
+         "epsilon", "epsilon_min", "epsilon_undefined", "examples", "example_seeds", "example_difference",
+         "these_models_low", "these_models_high", "p_mcnemar", "p_mcnemar_holm", "new_models_low",
+         "new_models_high", "p_bootstrap", "p_bootstrap_holm", "without_predictions"]
     ]  # fmt: skip
     for c in over_seeds:
         d, order = c.difference, c.order
         row: list[object] = [
-            *_key(c.pair), c.metric, c.pair.selection, d.n, d.mean, d.std, d.interval.low, d.interval.high, c.bca.low,
-            c.bca.high, c.bca.degenerate, c.sign_flip.p, c.sign_flip.exact, smallest_p(d.n), c.p_holm,
+            *_key(c.pair), c.metric, c.pair.selection, c.pair.on, d.n, d.mean, d.std, d.interval.low, d.interval.high,
+            c.bca.low, c.bca.high, c.bca.degenerate, c.sign_flip.p, c.sign_flip.exact, smallest_p(d.n), c.p_holm,
             *((order.violation, order.bound, order.undefined) if order is not None else (None,) * 3),
         ]  # fmt: skip
         e = by_pair.get(c.pair)
@@ -234,7 +235,7 @@ def seeds_csv(over_seeds: Sequence[SeedComparison], over_examples: Sequence[Exam
     """A line per comparison and seed, with the seed's own tests over dev examples."""
     by_seed = {(c.pair, one.seed): one for c in over_examples for one in c.by_seed}
     rows: list[list[object]] = [
-        ["encoder", "method", "baseline", "task", "metric", "selection", "seed", "difference", "low", "high",
+        ["encoder", "method", "baseline", "task", "metric", "selection", "on", "seed", "difference", "low", "high",
          "only_method_right", "only_baseline_right", "p_mcnemar"]
     ]  # fmt: skip
     for c in over_seeds:
@@ -242,7 +243,7 @@ def seeds_csv(over_seeds: Sequence[SeedComparison], over_examples: Sequence[Exam
             one = by_seed.get((c.pair, seed))
             test = one.mcnemar if one is not None else None
             rows.append(
-                [*_key(c.pair), c.metric, c.pair.selection, seed, points,
+                [*_key(c.pair), c.metric, c.pair.selection, c.pair.on, seed, points,
                  *((one.interval.low, one.interval.high) if one is not None else (None, None)),
                  *((test.only_first, test.only_second, test.p) if test is not None else (None,) * 3)]
             )  # fmt: skip

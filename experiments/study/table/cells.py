@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -66,9 +66,10 @@ class Cell:
             if result.done and result.best is not None:
                 metrics = {**result.best.metrics, **self.elsewhere.get(result.seed, {})}.get(dataset, {})
                 if result.primary_metric in metrics:
-                    best = replace(result.best, score=float(metrics[result.primary_metric]), held_out=None)
+                    score = float(metrics[result.primary_metric])
+                    best = replace(result.best, score=score, metrics={dataset: dict(metrics)}, held_out=None)
                     results.append(replace(result, datasets=[dataset], best=best, last=None))
-        return replace(self, results=tuple(results)) if results else None
+        return replace(self, results=tuple(results), elsewhere={}) if results else None
 
     def n(self, selection: Selection) -> int:
         """Number of runs that count."""
@@ -128,6 +129,8 @@ class Table:
     """``<task>/<encoder>/<method>/<run id>`` of wanted cells without a folder."""
     command: str = ""
     """Of the study; empty: not known."""
+    judged_on: str = ""
+    """The set whose scores these are; empty: the dev sets that give each task's score."""
 
     @property
     def benchmark(self) -> Benchmark:
@@ -146,7 +149,15 @@ class Table:
     def on(self, dataset: str) -> Table:
         """The table judged by the best epochs' scores on one set, with the tasks that were scored on it."""
         cells = {key: judged for key, cell in self.cells.items() if (judged := cell.on(dataset)) is not None}
-        return replace(self, cells=cells, tasks=tuple(t for t in self.tasks if any(key[2] == t for key in cells)))
+        tasks = tuple(t for t in self.tasks if any(key[2] == t for key in cells))
+        return replace(self, cells=cells, tasks=tasks, judged_on=dataset)
+
+    def judgements(self, selections: Sequence[Selection] = SELECTIONS) -> list[tuple[Table, tuple[Selection, ...]]]:
+        """The table, and the table on each of its other sets, where best epochs alone are judged."""
+        found: list[tuple[Table, tuple[Selection, ...]]] = [(self, tuple(selections))]
+        if "best" in selections:
+            found += [(self.on(name), ("best",)) for name in self.shown_sets]
+        return found
 
     def metric(self, task: str) -> str:
         """Primary metric of a task, e.g. ``MCC``; empty when no run of it has finished."""

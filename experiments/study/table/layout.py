@@ -125,8 +125,18 @@ def _shown_blocks(table: Table, encoder: str, seeds: int) -> list[tuple[str, tup
             entries = [_DASH if cell is None else _cell_entry(cell, "best", seeds, None) for cell in cells]
             entries += [_DASH] * (len(table.tasks) > 1) + _time_entries(table, method)
             rows.append(TableRow(_label(table, encoder, method), tuple(entries), method=method))
-        blocks.append((f"{SELECTION_TITLES['best']}, on {dataset}, which is not in the score", tuple(rows)))
+        title = f"{SELECTION_TITLES['best']}, on {dataset}, which is not in the score"
+        blocks.append((title, tuple(rows)))
+        if gains := _gains(judged, encoder, "best", seeds):
+            blocks.append((f"{title}, minus the control", tuple(_widened(row, judged, table) for row in gains)))
     return blocks
+
+
+def _widened(row: TableRow, judged: Table, table: Table) -> TableRow:
+    """A row of a table of some tasks as one of all: dashes for the others, and for the average."""
+    of_task = dict(zip(judged.tasks, row.entries, strict=False))
+    entries = [of_task.get(task, _DASH) for task in table.tasks] + [_DASH] * (len(table.tasks) > 1)
+    return replace(row, entries=(*entries, *_time_entries(table, row.method)))
 
 
 def _label(table: Table, encoder: str, method: str) -> str:
