@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -109,7 +109,7 @@ def open_run(
             trainer = Trainer(config, data, source, directory, device, precision, stop, on_progress, prune, ranks)
             ranks.on_first(lambda: clear(directory))
             ranks.on_first(lambda: directory.start(_description(config, identity, precision, ranks)))
-            with _failure_recorded(trainer):
+            with closing(trainer.tracker), _failure_recorded(trainer):
                 yield trainer
         except OSError as error:
             raise SettingError(
