@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import struct
 
 import pytest
 import torch
@@ -34,20 +35,31 @@ def trackio_points(folder):
     return [(step, name, value) for _, step, metrics in rows for name, value in json.loads(metrics).items()]
 
 
-def wandb_points(folder):
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
+def leveldb_records(data):
+    """Yield the records of a log in LevelDB's format: blocks of 32 KiB, a file header of 7 bytes in the first."""
+    position, whole = 7, b""
+    while position + 7 <= len(data):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+            continue
+        length, kind = struct.unpack_from("<HB", data, position + 4)  # after a checksum
+        whole += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a full record, or the last part of one
+            yield whole
+            whole = b""
 
-    points, ids = [], set()
-    for file in sorted(folder.rglob("run-*.wandb")):
-        ids.add(file.stem)
-        store = DataStore()
-        store.open_for_scan(str(file))
-        while (data := store.scan_data()) is not None:
-            items = wandb_internal_pb2.Record.FromString(data).history.item
-            values = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
-            points += [(values["_step"], name, value) for name, value in values.items() if not name.startswith("_")]
-    assert len(ids) == 1
+
+def wandb_points(folder):
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    files = sorted(folder.rglob("run-*.wandb"))
+    assert len({file.stem for file in files}) == 1, "one run, however many sessions"
+    points = []
+    for data in (record for file in files for record in leveldb_records(file.read_bytes())):
+        items = Record.FromString(data).history.item
+        values = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+        points += [(values["_step"], name, value) for name, value in values.items() if not name.startswith("_")]
     return points
 
 
