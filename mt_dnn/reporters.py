@@ -68,7 +68,7 @@ class Reporter(Protocol):
 class TensorBoard:
     """Event files in the folder ``tb`` of the run; records of killed sessions behind the checkpoint are hidden."""
 
-    known = None
+    known: str | None = None
 
     def __init__(self, run: ReportedRun) -> None:
         self._run = run
