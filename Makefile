@@ -1,6 +1,6 @@
 # Short names for what the scripts do; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo checks test format clean
+.PHONY: help demo checks test docs format clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -14,9 +14,12 @@ checks: ## everything that must pass: lint, types, imports, spelling, tests
 test: ## the tests alone, in the active environment
 	OMP_NUM_THREADS=1 python -m pytest -n 2
 
+docs: ## the documentation site, in site/ (requirements-docs.txt)
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build
+
 format: ## rewrite the code in the house format
 	ruff check --fix .
 	ruff format .
 
 clean: ## remove caches of tools; runs, data and .venv stay
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
