@@ -116,7 +116,7 @@ def check_repository(name: str) -> None:
         SettingError: names the rule.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, and not re-exported
 
     try:
         validate_repo_id(name)
@@ -139,9 +139,7 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
         SettingError: the server cannot be reached or refuses it; the folder stays.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
 
-    disable_progress_bars()
     api = HfApi()
     try:
         made = api.create_repo(repository, private=private or None, exist_ok=True)
