@@ -129,10 +129,7 @@ class MLflow:
         self.known = run.known
         if self.known is not None:
             return
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
-        found = self._client.get_experiment_by_name(name)
-        experiment = self._client.create_experiment(name) if found is None else found.experiment_id
-        self.known = str(self._client.create_run(experiment, run_name=run.name).info.run_id)
+        self.known = str(self._client.create_run(self._experiment(), run_name=run.name).info.run_id)
         settings = [Param(key, str(value)[:500]) for key, value in run.settings.items()]
         self._client.log_batch(self.known, params=settings)
 
@@ -148,6 +145,21 @@ class MLflow:
         """Mark a run that is done as finished."""
         if done:
             self._client.set_terminated(self.known)
+
+    def _experiment(self) -> str:
+        """The id of the experiment; another worker of a study may make it at the same time."""
+        from mlflow.exceptions import MlflowException
+
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except MlflowException:
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
 
 
 class Trackio:

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from mt_dnn.config import run_dir
-from mt_dnn.results import Status
+from mt_dnn.reporters import MLflow, ReportedRun
+from mt_dnn.results import RunDirectory, Status
 from mt_dnn.run import run
 
 
@@ -95,3 +96,19 @@ def test_a_tracker_has_every_point_once_and_the_run_its_weights(tiny_run, tmp_pa
     assert sorted(found) == sorted(expected_points(run_dir(told) / "metrics.jsonl"))
     weights = [load_file(run_dir(config) / "checkpoints/last/model.safetensors") for config in (plain, told)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_an_experiment_of_mlflow_may_be_made_by_two_at_a_time(tiny_run, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlflow").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    create, made = mlflow.MlflowClient.create_experiment, []
+
+    def create_behind_another(client, name):
+        made.append(create(client, name))
+        return create(client, name)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "create_experiment", create_behind_another)
+    config = tiny_run()
+    reporter = MLflow(ReportedRun(config, RunDirectory(run_dir(config)), 0, None))
+    assert [mlflow.MlflowClient().get_run(reporter.known).info.experiment_id] == made
