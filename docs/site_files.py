@@ -15,7 +15,7 @@ _LINK = re.compile(r"\]\(([^)\s#:]+)(?:#[^)\s]*)?\)")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Take the repository's pages in the place of docs/; the theme's files stay."""
     pages = sorted({page for pattern in PAGES for page in ROOT.glob(pattern)})
-    linked = {target for page in pages for target in links_of(page)} - set(pages)
+    linked = {target for page in pages for target in links_of(page)} - set(pages) | {ROOT / "docs" / "site.css"}
     chosen = Files([file for file in files if file.src_dir != config.docs_dir])
     for path in [*pages, *sorted(linked)]:
         name = path.relative_to(ROOT).as_posix()
