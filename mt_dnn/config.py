@@ -22,8 +22,8 @@ from mt_dnn.setting_types import described, fits, hints_of
 # Where a run is computed, stored and watched changes none of its numbers, so it is no part of its identity.
 NOT_IDENTITY = frozenset(
     {
-        "seed", "recipe", "task_def", "data_dir", "cache_dir", "output_dir", "device", "threads",
-        "log_per_updates", "checkpoint_seconds", "save", "tensorboard", "report_to", "eval_batch_tokens",
+        "seed", "recipe", "task_def", "data_dir", "cache_dir", "output_dir", "device", "threads", "report_to",
+        "log_per_updates", "checkpoint_seconds", "save", "tensorboard", "eval_batch_tokens",
         "compile", "sensitivity_beta", "deterministic",
     }
 )  # fmt: skip

@@ -106,7 +106,7 @@ class Tracker:
         self._reporters.clear()
 
     def _report(self, numbers: Mapping[str, Any], step: int, evaluation: bool) -> None:
-        finite = {name: value for name, value in numbers.items() if value is not None and math.isfinite(value)}
+        finite = {name: v for name, v in numbers.items() if isinstance(v, int | float) and math.isfinite(v)}
 
         def tell(name: str, reporter: Reporter) -> None:
             if (step, evaluation) not in self._told[name]:
