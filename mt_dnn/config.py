@@ -23,7 +23,7 @@ from mt_dnn.setting_types import described, fits, hints_of
 # Where a run is computed, stored and watched changes none of its numbers, so it is no part of its identity.
 NOT_IDENTITY = frozenset(
     {
-        "seed", "recipe", "task_def", "data_dir", "cache_dir", "output_dir", "device", "threads",
+        "seed", "recipe", "task_def", "data_dir", "cache_dir", "output_dir", "device", "threads", "report_to",
         "log_per_updates", "checkpoint_seconds", "save", "tensorboard", "eval_batch_tokens",
         "compile", "cuda_graphs", "sensitivity_beta", "deterministic",
     }
@@ -36,6 +36,8 @@ LATER_SETTINGS: dict[str, object] = {
 
 MAX_THREADS = 1024
 """Of torch and the kernels in one process; from about 4,000 on OpenMP ends the process instead of refusing."""
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+"""The legal names in ``report_to``; of packages too."""
 _DEVICE = re.compile("auto|cpu|cuda(:[0-9]{1,3})?")
 
 
@@ -145,9 +147,12 @@ class RunConfig:
     checkpoint_seconds: float = 300.0
     """Seconds between resume checkpoints; 0 makes one after every step."""
     log_per_updates: int = 50
-    """Steps between log lines in metrics.jsonl and TensorBoard."""
+    """Steps between log lines in metrics.jsonl and the trackers."""
+    report_to: str = "tensorboard"
+    """Trackers of the metrics beside metrics.jsonl, joined with commas: tensorboard (events in <run dir>/tb), wandb,
+    mlflow, trackio; or none."""
     tensorboard: bool = True
-    """Write TensorBoard events to <run dir>/tb."""
+    """false takes tensorboard out of report_to."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>."""
     threads: int | None = None
@@ -224,6 +229,12 @@ class RunConfig:
         return slug(self.init_checkpoint)
 
     @property
+    def trackers(self) -> tuple[str, ...]:
+        """Names of the trackers that the run reports to, once each."""
+        names = () if self.report_to == "none" else dict.fromkeys(self.report_to.split(","))
+        return tuple(name for name in names if name != "tensorboard" or self.tensorboard)
+
+    @property
     def window(self) -> int:
         """Examples per optimizer step."""
         return self.batch_size * self.grad_accumulation_step
@@ -286,6 +297,10 @@ _RANGES = {
     "seed": Range(lambda value: 0 <= value < 2**63, "an integer in [0, 2^63)"),
     "checkpoint_seconds": _NOT_NEGATIVE,
     "log_per_updates": _COUNT,
+    "report_to": Range(
+        lambda value: value == "none" or set(value.split(",")) <= set(TRACKERS),
+        f"none, or of {', '.join(TRACKERS)} one or several joined with commas",
+    ),
     "threads": Range(lambda value: 1 <= value <= MAX_THREADS, f"an integer in [1, {MAX_THREADS}]"),
     "device": Range(lambda value: bool(_DEVICE.fullmatch(value)), "auto, cpu, cuda or cuda:<index>, such as cuda:0"),
 }

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "numba", "scikit-learn", "scipy", "safetensors")
+_OPTIONAL = ("triton", "peft", "optuna")
 
 
 @cache
@@ -45,7 +47,12 @@ def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         versions[package] = importlib.metadata.version(package)
-    return versions | {"torch": str(torch.__version__)}  # with its build, such as +cpu, which computes other bits
+    for package in _OPTIONAL:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    versions["torch"] = str(torch.__version__)  # with its build, such as +cpu, which computes other bits
+    platforms = {"cuda": torch.version.cuda, "rocm": torch.version.hip}  # that torch was built for
+    return versions | {name: version for name, version in platforms.items() if version is not None}
 
 
 def _machine() -> dict[str, Any]:

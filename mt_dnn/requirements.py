@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from importlib.util import find_spec
 
 from data_utils.errors import SettingError
 from module.method import OptimizerSettings
@@ -30,6 +31,11 @@ def check_requirements(config: RunConfig, device_type: str) -> None:
         method.check_device(device_type)
     except ValueError as error:
         raise SettingError(str(error)) from None
+    for name in config.trackers:
+        if find_spec(name) is None:
+            raise SettingError(
+                f"report_to names {name}, but the package {name} is not installed: pip install {name}, or leave it out"
+            )
     if config.precision == "fp16":
         check_fp16(device_type)
     on_cpu = device_type == "cpu"

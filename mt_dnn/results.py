@@ -150,6 +150,7 @@ class RunDirectory:
         self.result_json = path / "result.json"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tb"
+        self.trackers_json = path / "trackers.json"
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -110,7 +110,7 @@ def open_run(
             ranks.on_first(lambda: clear(directory))
             description = {**_description(config, identity, precision, ranks), **trainer.parts.model.describe()}
             ranks.on_first(lambda: directory.start(description))
-            with _failure_recorded(trainer):
+            with closing(trainer.tracker), _failure_recorded(trainer):
                 yield trainer
         except OSError as error:
             raise SettingError(

@@ -171,9 +171,9 @@ class Checkpointer:
 
     def _begin_files(self, metrics_size: int) -> None:
         """Cut metrics and kept weights back to the step of the state: a killed session may have gone further."""
+        self.ranks.on_first(lambda: self.tracker.start(metrics_size, self.state.step))  # a tracker may refuse
         if not self.ranks.first:
             return
-        self.tracker.start(metrics_size, self.state.step)
         for name in checkpoint.WEIGHTS:
             file = checkpoint.weights_file(self.directory.checkpoints, name)
             if name not in self.state.kept or not file.is_file() or sha256_of(file) != self.state.kept[name][1]:

@@ -73,7 +73,7 @@ class Trainer:
             learning_rate_multiplier, total_steps=self.total_steps, warmup=config.warmup, schedule=config.schedule
         )
         self.step = TrainingStep(parts, config.global_grad_clipping, ranks, schedule)
-        self.tracker = Tracker(directory, config.tensorboard)
+        self.tracker = Tracker(config, directory)
         self.scores = ScoreKeeper(config, data, self.rows, parts, state, directory, self.tracker, ranks)
         self.checkpoints = Checkpointer(
             config, parts, self.step.scaler, self.watch, state, directory, self.tracker, ranks, stop
@@ -198,4 +198,4 @@ class Trainer:
         """Write the result with the checksums of its files."""
         self.result = replace(result, files=self.directory.hashes() | self.scores.weights_of(result))
         self.directory.write_result(self.result)
-        self.tracker.close()
+        self.tracker.close(done=True)

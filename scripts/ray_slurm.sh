@@ -16,7 +16,7 @@ bash scripts/ray_slurm.sh --help
 Starts Ray's head on the first node of the allocation and a worker on each other node, then one study on the head:
 python -m experiments.study --launcher ray STUDY ARGUMENTS. Submit it from the project's folder, which lies, with
 its environment, data and runs, on storage that all nodes share (docs/cluster.md says what it must provide). On the login
-node, once: pip install -r requirements.txt -r requirements-ray.txt
+node, once: pip install -c constraints.txt -r requirements.txt -r requirements-ray.txt
 
   sbatch --nodes 4 --gpus-per-node 8 scripts/ray_slurm.sh --encoder roberta-large --unequal_grids --gpus_per_run 0.5
   sbatch --nodes 8 --cpus-per-task 64 scripts/ray_slurm.sh --encoder all-MiniLM-L6-v2 --tasks cola,rte --cpus_per_run 4

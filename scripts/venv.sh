@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the scripts: one Python environment for all of them. The caller sets ROOT, the project's folder.
 #   use_environment       PY, PREFIX: the active virtual environment, else ROOT/.venv, made on first use
-#   install_once FILE...  pip install -r FILE with the arguments that follow, unless FILE is unchanged since last time
+#   install_once FILE...  pip install -r FILE with the arguments that follow, unless FILE is unchanged since last time;
+#                         torch is constraints.txt's where none is there yet, and stays as it is where one is
 #   step NAME COMMAND...  runs the command; keeps the name in `failed` if it fails, and goes on
 
 say() { printf '%s\n' "== $*"; }
@@ -62,6 +63,9 @@ install_once() { # FILE [pip arguments]
   stamp=$PREFIX/.pats-${file//\//-}
   sum=$(cksum <"$ROOT/$file")
   if [[ -f $stamp && $(<"$stamp") == "$sum" ]]; then return; fi
+  if ! "$PY" -c 'import importlib.metadata as found; found.version("torch")' 2>/dev/null; then
+    set -- -c "$ROOT/constraints.txt" "$@"
+  fi
   say "installing $file"
   # Compiling all that is installed takes longer than compiling what is imported, when it first is.
   "$PY" -m pip install -qq --disable-pip-version-check --no-compile "$@" -r "$ROOT/$file" ||

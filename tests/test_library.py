@@ -12,11 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 HAS_PEFT = find_spec("peft") is not None  # requirements-lora.txt
 EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.py")) if HAS_PEFT or "lora" not in path.name]
 PACKAGE = "pats_finetuning"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LIBRARY_README = (ROOT / "module" / "README.md").read_text(encoding="utf-8")
 # Stands for a machine without triton; transformers and torch do without it too.
 RUN = """
 import runpy, sys
@@ -37,8 +40,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of a new virtual environment with the wheel; this one's packages are behind it, but not this project."""
     folder = tmp_path_factory.mktemp("library")
     source = folder / "source"
-    for name in ("pyproject.toml", "LICENSE", "docs/your_own_code.md"):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
+    source.mkdir()
+    for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     shutil.copytree(ROOT / "module", source / "module", ignore=shutil.ignore_patterns("__pycache__"))
     quiet = ["-q", "--disable-pip-version-check", "--no-deps", "--no-index"]
@@ -46,6 +49,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*pip, "wheel", *quiet, "--no-build-isolation", "-w", folder, source], check=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     (wheel,) = folder.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "twine", "--no-color", "check", "--strict", wheel], check=True)
     subprocess.run([*pip, "--python", folder / "venv", "install", *quiet, wheel], check=True)
     return folder / "venv"
 
@@ -99,7 +103,9 @@ print([method.name for method in build_method("sam+mine").methods])
 
 def test_examples_run_from_an_empty_folder(environment: Path, tmp_path: Path) -> None:
     (site_packages(environment) / "this_environment.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    command = [environment / "bin" / "python", "-I", "-c", RUN, *EXAMPLES]
+    (block,) = re.findall(r"```python\n(.*?)```", LIBRARY_README, re.DOTALL)
+    (tmp_path / "readme.py").write_text(block, encoding="utf-8")
+    command = [environment / "bin" / "python", "-I", "-c", RUN, *EXAMPLES, "readme.py"]
     settings = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -114,10 +120,9 @@ def test_examples_are_short() -> None:
 
 
 def test_what_is_required_is_what_is_imported_in_the_studys_ranges() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    required = {re.split(r"[<>=]", line)[0]: line for line in project["dependencies"]}
-    study = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert set(required.values()) <= set(study)
+    required = {re.split(r"[<>=]", line)[0]: line for line in PROJECT["dependencies"]}
+    study = requirements("requirements.txt")
+    assert set(required.values()) <= study
     imported = set()
     for path in (ROOT / "module").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -132,6 +137,43 @@ def test_what_is_required_is_what_is_imported_in_the_studys_ranges() -> None:
     }  # fmt: skip
     # llvmlite is numba's own; triton comes with torch on CUDA, and is imported there alone.
     assert {name for _, name in others} - {"llvmlite", "triton", "transformers", "peft"} == set(required)
+
+
+def requirements(file: str) -> set[str]:
+    """The lines of a requirements file, without comments."""
+    lines = (line.partition(" #")[0] for line in (ROOT / file).read_text(encoding="utf-8").splitlines())
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+def test_extras_are_what_the_requirements_files_say() -> None:
+    extras = {
+        name: {line.replace("'", '"') for line in lines} for name, lines in PROJECT["optional-dependencies"].items()
+    }
+    study = requirements("requirements.txt")
+    assert extras["study"] == study - set(PROJECT["dependencies"])
+    assert extras["transformers"] == {next(s for s in study if s.startswith("transformers"))} | requirements(
+        "requirements-bench.txt"
+    )
+    assert extras["cuda"] <= requirements("requirements-dev.txt")
+
+
+def test_torch_has_no_upper_bound_but_in_the_constraints() -> None:
+    files = [*ROOT.glob("requirements*.txt"), ROOT / "pyproject.toml"]
+    bounds = {
+        bound for file in files for bound in re.findall(r'^[^#\n]*?\btorch([<>=~!][^"; #\n]*)', file.read_text(), re.M)
+    }
+    assert bounds == {">=2.6"}
+    assert requirements("constraints.txt") == {"torch==2.13.0"}
+
+
+def test_the_page_of_the_index_has_no_relative_links() -> None:
+    assert re.findall(r"\]\((?!https://)([^)]*)\)", LIBRARY_README) == []
+
+
+def test_authors_are_those_of_the_citation() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert PROJECT["authors"] == citation["authors"]
+    assert set(PROJECT["urls"].values()) == {citation["preferred-citation"]["url"]}
 
 
 def test_public_names_are_those_of_the_declaration() -> None:

@@ -12,7 +12,12 @@ from module.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "module" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 PAGES += sorted((ROOT / "records").rglob("README.md"))
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 FOLDERS = "benchmarks|data_utils|docs|examples|experiments|module|mt_dnn|records|scripts|tests"

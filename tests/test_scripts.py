@@ -165,6 +165,17 @@ def test_changed_requirements_are_installed_again(project):
     assert calls(project)[before][-1] == f"{project}/requirements.txt"
 
 
+@pytest.mark.parametrize("has_torch", [True, False])
+def test_torch_is_the_constraints_where_none_is_there_and_stays_where_one_is(project, has_torch):
+    python = project / ".venv" / "bin" / "python"
+    asked = f"[[ $2 != *version* ]] || exit {int(not has_torch)}; [[ $2 == *sys.prefix*"
+    python.write_text(python.read_text().replace("[[ $2 == *sys.prefix*", asked))
+    run_pats(project)
+    pins = ["-c", f"{project}/constraints.txt"]
+    for install in calls(project)[:2]:
+        assert [part for part in install if part in pins] == ([] if has_torch else pins)
+
+
 def test_a_failed_install_is_one_line_and_tried_again(project):
     (project / "offline").touch()
     for _ in range(2):

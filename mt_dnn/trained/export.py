@@ -27,7 +27,8 @@ Write a trained model so that transformers loads it, with the logits that it has
 
 OUT holds configuration, weights, tokenizer, the task's definition, their checksums and a model card (README.md). It
 appears whole or not at all. The written files are loaded and compared with the run's network before that. Families
-whose classification head is not ours are refused: docs/predict.md.
+whose classification head is not ours are refused: docs/predict.md. --push uploads OUT to the Hub, or to the server that
+HF_ENDPOINT names, with the account of HF_TOKEN or of "hf auth login"; a repository that is missing is made there.
 Exit status: 0 done, 2 a setting or file is wrong."""
 
 
@@ -41,14 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; it must be new or empty")
     parser.add_argument("--epoch", choices=("best", "last"), default="best", help="whose weights [%(default)s]")
     parser.add_argument("--task_def", type=Path, help="task definitions [the run's]")
+    parser.add_argument("--push", metavar="REPO", help="upload OUT to this repository, such as me/cola-pats")
+    parser.add_argument("--private", action="store_true", help="make the repository of --push a private one")
     chosen = parser.parse_args(arguments)
 
     def work() -> None:
         check_target(chosen.out)
+        if chosen.push is not None:
+            check_repository(chosen.push)
+        elif chosen.private:
+            raise SettingError("--private is given without --push; name the repository or leave --private out")
         from mt_dnn.trained.load import read_run
 
         export(read_run(chosen.run_dir, chosen.task_def), chosen.out, chosen.epoch)
         print(chosen.out)
+        if chosen.push is not None:
+            print(push(chosen.out, chosen.push, chosen.private))
 
     return status_of(work)
 
@@ -98,6 +107,48 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
         (scratch / "README.md").write_text(model_card(run, model, epoch), encoding="utf-8")
         for file in scratch.iterdir():  # safetensors makes its file readable for its owner alone
             shutil.copymode(scratch / "README.md", file)
+
+
+def check_repository(name: str) -> None:
+    """Refuse a name that no repository of the Hub can have, before there is work to lose.
+
+    Raises:
+        SettingError: names the rule.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, and not re-exported
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise SettingError(f"--push {name}: {in_one_line(error)}") from None
+
+
+def push(folder: Path, repository: str, private: bool = False) -> str:
+    """Upload an exported folder in one commit.
+
+    Args:
+        folder: from :func:`export`; files of the repository that it has not stay there.
+        repository: its name on the Hub, ``me/cola-pats``; one that is missing is made.
+        private: whether to make it a private one; an existing one stays as it is.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        SettingError: the server cannot be reached or refuses it; the folder stays.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        made = api.create_repo(repository, private=private or None, exist_ok=True)
+        return str(api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Export").commit_url)
+    except Exception as error:  # of the library and of two more under it, for no account, no network and a refusal
+        raise SettingError(
+            f"--push {repository}: {in_one_line(error)}; {folder} is whole: log in (hf auth login) or set HF_TOKEN, "
+            f"and upload it with: hf upload {repository} {folder}"
+        ) from error
 
 
 def write_parts(model: TrainedModel, classifier: Any, encoder: Path, folder: Path) -> None:

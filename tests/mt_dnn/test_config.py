@@ -57,6 +57,10 @@ COUNT = "an integer >= 1, below 2^31"
         ("max_seq_len", 65536),
         ("seed", 1.0),
         ("tensorboard", 1),
+        ("report_to", "wandbee"),
+        ("report_to", "wandb, mlflow"),
+        ("report_to", "none,wandb"),
+        ("report_to", ""),
         ("optimizer", "sgd"),
         ("data_dir", "a text"),
         ("data_dir", Path("a\0b")),
@@ -105,12 +109,19 @@ def test_two_ways_to_subset_exclude_each_other():
         RunConfig(train_fraction=0.5, train_size=10)
 
 
+def test_tensorboard_is_the_only_tracker_unless_others_are_named():
+    assert RunConfig().trackers == ("tensorboard",)
+    assert RunConfig(report_to="wandb,tensorboard,wandb").trackers == ("wandb", "tensorboard")
+    assert RunConfig(report_to="wandb,tensorboard", tensorboard=False).trackers == ("wandb",)
+    assert RunConfig(tensorboard=False).trackers == RunConfig(report_to="none").trackers == ()
+
+
 def test_run_id_ignores_seed_paths_and_devices():
     base = RunConfig()
     same = RunConfig(
         seed=7, output_dir=Path("x"), data_dir=Path("y"), cache_dir=Path("z"), device="cpu", threads=1, save="none",
         log_per_updates=1, checkpoint_seconds=0, tensorboard=False, recipe="label", eval_batch_tokens=1,
-        deterministic=True,
+        deterministic=True, report_to="none",
     )  # fmt: skip
     assert run_id(base) == run_id(same)
     assert run_dir(base) != run_dir(same)

@@ -8,7 +8,7 @@ from experiments.study import study
 from experiments.study.__main__ import main as study_main
 from experiments.study.launch import slots
 from mt_dnn import run as run_module
-from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.config import TRACKERS, RunConfig, run_dir
 from mt_dnn.requirements import check_requirements
 from mt_dnn.run import run
 
@@ -18,6 +18,17 @@ def test_a_method_without_its_package_is_refused_before_data_and_encoder(tiny_ru
     monkeypatch.setattr(run_module, "open_datasets", lambda *_: pytest.fail("data were opened"))
     config = tiny_run(method="lora")
     with pytest.raises(SettingError, match=r"needs the package peft.*requirements-lora\.txt"):
+        run(config)
+    assert not run_dir(config).exists()
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_without_its_package_is_refused_before_data_and_encoder(tiny_run, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(run_module, "open_datasets", lambda *_: pytest.fail("data were opened"))
+    config = tiny_run(report_to=name, tensorboard=True)
+    told = f"report_to names {name}, but the package {name} is not installed: pip install {name}, or leave it out"
+    with pytest.raises(SettingError, match=f"^{told}$"):
         run(config)
     assert not run_dir(config).exists()
 

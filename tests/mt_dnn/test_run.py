@@ -2,6 +2,7 @@ import json
 import math
 import os
 import signal
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import train
 from data_utils.errors import SettingError
 from module.bert_optim import Adamax, NonFiniteGradient
 from mt_dnn.config import run_dir
+from mt_dnn.provenance import provenance
 from mt_dnn.results import RunDirectory, Status
 from mt_dnn.run import run
 from mt_dnn.train_state import Checkpointer
@@ -41,10 +43,27 @@ def test_a_run_learns_and_leaves_its_directory(tiny_run):
     ]  # fmt: skip
     description = json.loads((folder / "run.json").read_text())
     assert description["config"]["epochs"] == 6
-    assert description["versions"]["torch"] == torch.__version__
+    assert description["versions"]["torch"] == torch.__version__  # with its build
     evaluations = [line for line in lines(folder) if "evaluation" in line]
     assert [line["epoch"] for line in evaluations] == [1, 2, 3, 4, 5, 6]
     assert evaluations[-1]["score"] == result.last.score
+
+
+def test_run_json_has_the_versions_of_what_may_be_missing(monkeypatch):
+    found = {"peft": "1.2", "triton": "3.4"}
+
+    def version(package):
+        if package == "optuna":
+            raise PackageNotFoundError(package)
+        return found.get(package, "1.0")
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.version, "hip", None)
+    versions = provenance.__wrapped__()["versions"]
+    assert {name: versions.get(name) for name in ("peft", "triton", "optuna", "cuda", "rocm")} == {
+        "peft": "1.2", "triton": "3.4", "optuna": None, "cuda": "12.8", "rocm": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp32"])

@@ -91,7 +91,7 @@ def test_the_folder_is_complete_and_names_no_place_of_the_machine(exported, tiny
     assert len({path.stat().st_mode for path in exported["cola"].iterdir()}) == 1, "others may read all or none"
     assert not [path for path in exported["cola"].parent.iterdir() if path.name.startswith(".")]
     card = (exported["cola"] / "README.md").read_text(encoding="utf-8")
-    metadata = ModelCard(card).data
+    metadata = ModelCard(card).data  # eval_results are its model-index
     assert (metadata.library_name, metadata.pipeline_tag) == ("transformers", "text-classification")
     assert metadata.tags == ["cola", "pats"]
     assert metadata.metrics == ["accuracy", "matthews_correlation"]
