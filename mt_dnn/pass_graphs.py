@@ -112,7 +112,7 @@ class _PassGraph:
 
 
 class _Memory:
-    """What the graphs of a run share: a stream, and the memory of all that lives within a pass."""
+    """A stream, and the memory of all that lives within a pass: the graphs of a run share them."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self._gradients = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
@@ -130,7 +130,7 @@ class _Memory:
 
 
 def _inputs(batch: PackedBatch) -> list[Tensor]:
-    """What a pass over a batch reads."""
+    """Tensors that a pass over a batch reads."""
     return [
         batch.input_ids, batch.position_ids, batch.token_type_ids, batch.labels, batch.first_tokens, batch.cu_seqlens
     ]  # fmt: skip

@@ -385,7 +385,7 @@ def test_the_gpu_check_runs_all_of_it_and_ends_with_a_verdict(gpu_project):
     out = gpu_project / "found here"
     assert done.stdout.splitlines()[-1] == f"This installation is right on this GPU; figures in {out}"
     modules = [call[1] for call in calls(gpu_project) if call[0] == "-m" and call[1] != "pip"]
-    assert modules == ["pytest", "benchmarks.gpu_check", "benchmarks.cuda_step"]
+    assert modules == ["pytest", "benchmarks.gpu_check", "benchmarks.cuda_step", "benchmarks.cuda_pass"]
     (tests,) = [call for call in calls(gpu_project) if call[:2] == ["-m", "pytest"]]
     assert all((ROOT / path).is_file() for path in tests if path.startswith("tests/"))
 
@@ -396,4 +396,4 @@ def test_a_part_of_the_gpu_check_that_fails_is_in_the_verdict_and_the_others_run
     done = check_gpu(gpu_project)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith("WRONG on this GPU: attention, methods, resume; figures in ")
-    assert calls(gpu_project)[-1][1] == "benchmarks.cuda_step"
+    assert calls(gpu_project)[-1][1] == "benchmarks.cuda_pass"
