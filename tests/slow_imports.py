@@ -3,8 +3,6 @@
 No file of this project is among them: a child reads its own environment.
 """
 
-import gc
-
 import jsonargparse  # noqa: F401
 import numba.np.arraymath  # noqa: F401
 import safetensors.torch  # noqa: F401
@@ -13,5 +11,3 @@ import sklearn.metrics  # noqa: F401
 import tokenizers  # noqa: F401
 import torch  # noqa: F401
 import transformers.models.bert.modeling_bert  # noqa: F401
-
-gc.freeze()  # a child has no need to search them
