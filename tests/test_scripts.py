@@ -311,6 +311,7 @@ def test_checks_beside_the_tests_are_shown_after_them_and_count(project, failing
     assert titles == ["pytest", "ruff check", "ruff format", "mypy", "import-linter", "codespell"]
     assert done.stdout.count("-m pytest") == 1
     assert "not slow some" in done.stdout
+    assert "-m tests.first_use" in done.stdout
 
 
 def test_an_old_interpreter_is_named_in_one_line(project):

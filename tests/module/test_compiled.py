@@ -15,6 +15,8 @@ from numba import carray
 
 from module.kernels import threads as threads_module
 from module.kernels.compiled import integers_at, job_at, next_chunk, region
+from tests.child import Child
+from tests.first_use import regions
 from tests.module.models import assert_same_bits, make_parameters, train
 from tests.module.test_threads import pats
 
@@ -117,10 +119,10 @@ assert all(map(torch.equal, other.values(), parameters.values()))
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
 @pytest.mark.parametrize("first", ["kernels", "torch"])
-def test_a_forked_child_steps_whatever_ran_in_its_parent(first):
+def test_a_forked_child_steps_whatever_ran_in_its_parent(tmp_path, first):
     """GNU OpenMP hangs in a child whose parent had threads, torch's among them."""
-    command = [sys.executable, "-c", FORKED, first]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    (tmp_path / "forked.py").write_text(FORKED, encoding="utf-8")
+    done = Child([tmp_path / "forked.py", first], starts_others=True).wait()
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -137,6 +139,11 @@ def sources():
         if isinstance(node, ast.ImportFrom) and node.level
     }
     return sorted(path.relative_to(ROOT) for path in own | taken if path.name != "threads.py")
+
+
+def test_every_region_is_compiled_before_the_tests():
+    written = [path.read_text(encoding="utf-8").count("\n@region(") for path in (ROOT / KERNELS).glob("cpu*.py")]
+    assert len(set(map(id, regions()))) == sum(written) > 10
 
 
 NAMES = """

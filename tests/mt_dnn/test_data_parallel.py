@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -81,7 +82,7 @@ def plain(config):
 
 def do_jobs(folder, jobs):
     """Let two processes do runs, with the environment that torchrun gives them; returns their report."""
-    (folder / "jobs.json").write_text(json.dumps(jobs))
+    (folder / "jobs.pickle").write_bytes(pickle.dumps(jobs))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
@@ -124,22 +125,22 @@ def assert_same_scores(one, other, name):
 def test_two_processes_compute_what_one_does(tiny_run, tmp_path):
     ones = {name: tiny_run(output_dir=tmp_path / "one", **changes) for name, changes in PARITY.items()}
     twos = {name: tiny_run(output_dir=tmp_path / "two", **changes) for name, changes in PARITY.items()}
-    jobs = [{"name": name, "config": plain(config)} for name, config in twos.items()]
+    jobs = [{"name": name, "config": config} for name, config in twos.items()]
     for method, settings in NOISY:
         config = tiny_run(output_dir=tmp_path / "noisy", method=method, epochs=2, train_size=33, **settings)
-        jobs.append({"name": method, "config": plain(config)})
+        jobs.append({"name": method, "config": config})
     more, fewer = (tiny_run(output_dir=tmp_path / name, **TWENTY) for name in ("1 then 2", "2 then 1"))
     with pytest.raises(Interrupted):
         run(more, StopAt(7))
     jobs += [
-        {"name": "1 then 2", "config": plain(more)},
-        {"name": "2 then 1", "config": plain(fewer), "stop": [1, 12]},
+        {"name": "1 then 2", "config": more},
+        {"name": "2 then 1", "config": fewer, "stop": [1, 12]},
     ]
     whole, broken = (tiny_run(output_dir=tmp_path / name, **BROKEN) for name in ("whole", "broken"))
     jobs += [
-        {"name": "whole", "config": plain(whole)},
-        {"name": "broken", "config": plain(broken), "stop": [0, 7]},
-        {"name": "broken, again", "config": plain(broken)},
+        {"name": "whole", "config": whole},
+        {"name": "broken", "config": broken, "stop": [0, 7]},
+        {"name": "broken, again", "config": broken},
     ]
     still = {
         "learning_rate": 1e-30,
@@ -148,7 +149,7 @@ def test_two_processes_compute_what_one_does(tiny_run, tmp_path):
         "eval_batch_tokens": 40,
     }  # weights keep their bits
     once, dealt = (tiny_run(output_dir=tmp_path / name, **{**QUIET, **still}) for name in ("once", "dealt"))
-    jobs.append({"name": "evaluation", "config": plain(dealt)})
+    jobs.append({"name": "evaluation", "config": dealt})
     report = do_jobs(tmp_path, jobs)
     assert {name: found["unequal"] for name, found in report.items()} == {name: [] for name in report}
     assert all(found["steps"] for found in report.values())

@@ -1,11 +1,12 @@
 """What each of the processes of test_data_parallel.py does: ``two_processes.py FOLDER``.
 
-``FOLDER/jobs.json`` lists runs; after every step all ranks compare what they hold. What they found is in
+``FOLDER/jobs.pickle`` lists runs; after every step all ranks compare what they hold. What they found is in
 ``FOLDER/report.json``.
 """
 
 import hashlib
 import json
+import pickle
 import signal
 import sys
 from datetime import timedelta
@@ -18,7 +19,6 @@ from torch import nn
 from data_utils.errors import SettingError
 from module.row_sparse import RowSparseEmbedding
 from mt_dnn import data_parallel
-from mt_dnn.config_parser import config_from_mapping
 from mt_dnn.data_parallel import Ranks, join
 from mt_dnn.gradient_sum import GradientSum
 from mt_dnn.interrupt import Interrupted, RankLost
@@ -65,7 +65,7 @@ def do_runs(ranks: Ranks, jobs: list[dict]) -> dict[str, dict]:
 
         TrainingStep.__call__ = watched
         try:
-            found = run(config_from_mapping(job["config"]), progress, ranks=ranks)
+            found = run(job["config"], progress, ranks=ranks)
             ended = found.error or str(found.status)
         except Interrupted as stop:
             ended = str(stop)
@@ -127,7 +127,7 @@ def check_the_sum_of_gradients(ranks: Ranks) -> None:
 def main() -> None:
     """Do everything and write the report."""
     folder = Path(sys.argv[1])
-    jobs = json.loads((folder / "jobs.json").read_text())
+    jobs = pickle.loads((folder / "jobs.pickle").read_bytes())
     data_parallel.TIMEOUT = timedelta(seconds=60)
     with join("auto") as ranks:
         assert (ranks.size, ranks.device) == (2, None)

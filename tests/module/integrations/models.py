@@ -21,12 +21,12 @@ def make(name, seed=0, **changes):
     return kind(kind.config_class(**{**(DECODER if decodes else SIZE), **changes}))
 
 
-def rows(n=24, per_token=False, scores=False, seed=0):
+def rows(n=24, per_token=False, scores=False, seed=0, lengths=(4, 10)):
     """Examples of 4 to 9 tokens."""
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(n):
-        ids = rng.integers(3, 40, rng.integers(4, 10))
+        ids = rng.integers(3, 40, rng.integers(*lengths))
         label = float(ids.mean()) / 40 if scores else int(ids[1] % 2)
         made.append({"input_ids": ids.tolist(), "labels": (ids % 2).tolist() if per_token else label})
     return made

@@ -163,12 +163,17 @@ def test_an_adapted_model_of_peft_trains_its_adapters_alone(tmp_path, method, se
     assert not frozen or method.startswith("noisytune")  # which moves the weights before training
 
 
-SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("rdrop", "smart", "hype")]  # 5 to 20 s each
+ONE_WIDTH, SEVERAL = (6, 7), (4, 10)  # for several, torch compiles several times: 5 to 20 s each
+COMPILED = [(method, ONE_WIDTH) for method in ("sam", "neftune")] + [
+    pytest.param(method, SEVERAL, marks=pytest.mark.slow) for method in ("sam", "neftune", "rdrop", "smart", "hype")
+]
 
 
-@pytest.mark.parametrize("method", ["sam", "neftune", *SLOW])
-def test_a_compiled_model_trains_as_the_plain_one(tmp_path, method):
+@pytest.mark.parametrize(("method", "lengths"), COMPILED)
+def test_a_compiled_model_trains_as_the_plain_one(tmp_path, method, lengths):
     compiled = {"torch_compile": True, "torch_compile_backend": "aot_eager", "max_steps": 3}
-    one, other = (trained(tmp_path, method, {}, args=args) for args in (compiled, {"max_steps": 3}))
+    one, other = (
+        trained(tmp_path, method, {}, args=args, data=rows(lengths=lengths)) for args in (compiled, {"max_steps": 3})
+    )
     for name, value in other.model.state_dict().items():
         torch.testing.assert_close(one.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
