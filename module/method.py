@@ -107,10 +107,11 @@ class FineTuningMethod(Generic[S]):
     Elsewhere an optimizer of this package clips as it reads them, and they stay as backward left them.
     """
     plain_pass: bool = True
-    """Whether forward and backward of a micro-batch launch the same kernels as plain fine-tuning's, on other weights at
-    most; by default if none of ``setup``, ``gradients`` and ``extra_loss`` is overridden.
+    """Whether forward and backward of a micro-batch are those of plain fine-tuning, on other weights at most; by
+    default if none of ``setup``, ``before_fit``, ``gradients``, ``extra_loss`` and ``after_step`` is overridden.
 
-    On CUDA they may then be recorded once and repeated (:mod:`mt_dnn.pass_graphs`).
+    On CUDA they may then be recorded once and repeated (:mod:`mt_dnn.pass_graphs`): nothing that the host decides
+    within them happens again, and gradients lie where those of another step lay.
     """
     divisible: bool = True
     """Whether processes may divide a step's examples among them; by default if ``gradients`` is not overridden.
@@ -130,14 +131,9 @@ class FineTuningMethod(Generic[S]):
                     cls.Settings = settings
         if "title" not in own:
             cls.title = cls.name
-        if "gradients" in own and "divisible" not in own:
-            cls.divisible = False
-        if {"setup", "gradients", "extra_loss"} & own.keys() and "plain_pass" not in own:
-            cls.plain_pass = False
-        if {"gradients", "after_backward"} & own.keys() and "needs_dense_gradients" not in own:
-            cls.needs_dense_gradients = True
-        if {"after_backward", "after_step"} & own.keys() and "reads_clipped_gradients" not in own:
-            cls.reads_clipped_gradients = True
+        for attribute, (hooks, value) in _BY_HOOKS.items():
+            if attribute not in own and any(_overrides(cls, hook) for hook in hooks):
+                setattr(cls, attribute, value)
 
     def __init__(self, settings: S | None = None) -> None:
         wanted: Any = type(self).Settings
@@ -257,6 +253,21 @@ class FineTuningMethod(Generic[S]):
     def metrics(self, context: MethodContext) -> dict[str, float]:
         """Return numbers to log; called on logging steps only."""
         return {}
+
+
+# Attributes whose default follows from the hooks that a class overrides, and its value then.
+_BY_HOOKS: dict[str, tuple[tuple[str, ...], bool]] = {
+    "divisible": (("gradients",), False),
+    "plain_pass": (("setup", "before_fit", "gradients", "extra_loss", "after_step"), False),
+    "needs_dense_gradients": (("gradients", "after_backward"), True),
+    "reads_clipped_gradients": (("after_backward", "after_step"), True),
+}
+
+
+def _overrides(cls: type, hook: str) -> bool:
+    """Whether a class itself, or one beside the methods that it derives from, has a hook of its own."""
+    owner = next(parent for parent in cls.__mro__ if hook in vars(parent))
+    return owner is cls or not issubclass(owner, FineTuningMethod)
 
 
 AnyMethod: TypeAlias = FineTuningMethod[Any]

@@ -22,6 +22,7 @@ from mt_dnn.encoder.model import load_encoder
 from mt_dnn.encoder.recompute import recompute
 from mt_dnn.encoder.source import EncoderSource
 from mt_dnn.network import Network
+from mt_dnn.pass_graphs import can_record
 from mt_dnn.precision import Precision
 from mt_dnn.requirements import optimizer_settings
 from mt_dnn.training_model import TrainingModel
@@ -107,7 +108,7 @@ def assemble(
     one_batch = ranks.size == 1 and config.grad_accumulation_step == 1
     # Layers computed again set random states, which cannot be recorded.
     wanted = config.cuda_graphs and one_batch and not (config.compile or config.gradient_checkpointing)
-    graphs = wanted and method.plain_pass and encoder.attends_without_padding(device)
+    graphs = wanted and method.plain_pass and can_record() and encoder.attends_without_padding(device)
     return Parts(network, model, method, optimizer, context, streams, graphs)
 
 

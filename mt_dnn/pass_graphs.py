@@ -24,6 +24,9 @@ from mt_dnn.encoder.hooks import every_call_hooked, hooked
 _Size = tuple[int, int, int]
 """Examples, tokens, and the most of an example."""
 
+_Fact = tuple[float, bool]
+"""Where a parameter is and whether it is trained; how much a dropout drops and whether it does."""
+
 _SHARE_OF_MEMORY = 0.25
 """Of the device, for the gradients of all graphs: each has its own."""
 
@@ -43,19 +46,18 @@ class PassGraphs:
     def __init__(self, network: nn.Module, context: MethodContext, plain: OfBatch) -> None:
         self._network, self._context, self._plain = network, context, plain
         self._modules, self._parameters = [*network.modules()], [*network.parameters()]
-        self._graphs: dict[_Size, _PassGraph] = {}
-        self._seen: set[_Size] = set()
-        self._places: list[tuple[int, bool]] = []
-        self._memory = _Memory(self._parameters)
+        self._dropouts = [module for module in self._modules if isinstance(module, nn.Dropout)]
+        self._facts: list[_Fact] | None = None
 
     def __call__(self, batch: Batch, weight: float) -> Tensor:
         """Add the gradients of a micro-batch; see :data:`module.driver.OfBatch`."""
         if weight != 1.0 or not isinstance(batch, PackedBatch) or not self._is_plain(batch):
             return self._plain(batch, weight)
-        places = [(parameter.data_ptr(), parameter.requires_grad) for parameter in self._parameters]
-        if places != self._places:
-            self._graphs, self._seen, self._places = {}, set(), places
-        size = batch.size, batch.n_tokens, batch.max_seqlen
+        facts: list[_Fact] = [(p.data_ptr(), p.requires_grad) for p in self._parameters]
+        facts += [(dropout.p, dropout.training) for dropout in self._dropouts]
+        if facts != self._facts:
+            self._start_anew(facts)
+        size = batch.size, batch.n_tokens, batch.span or 0
         graph = self._graphs.get(size)
         if graph is None:
             if size not in self._seen or not self._memory.suffices(len(self._graphs)):
@@ -64,11 +66,19 @@ class PassGraphs:
             graph = self._graphs[size] = self._record(batch)
         return graph(batch)
 
+    def _start_anew(self, facts: list[_Fact]) -> None:
+        """Forget all graphs: what was recorded is not so any more."""
+        self._facts = facts
+        self._graphs: dict[_Size, _PassGraph] = {}
+        self._seen: set[_Size] = set()
+        self._memory = _Memory(self._parameters)
+
     def _is_plain(self, batch: PackedBatch) -> bool:
         """Whether a pass over a batch is one as it is recorded."""
         return (
             batch.filled
             and self._context.examples == batch.size
+            and not self._context.model.embedding_hooks
             and not every_call_hooked()
             and not any(map(hooked, self._modules))
             and all(map(_is_fresh, self._parameters))
@@ -79,7 +89,8 @@ class PassGraphs:
             try:
                 return _PassGraph(batch, self._plain, self._parameters, self._memory)
             except RuntimeError as error:
-                raise RuntimeError(f"a pass cannot be recorded ({error}); use --cuda_graphs false") from error
+                cause = error.__context__ or error  # what ended the recording, not that it had no end
+                raise RuntimeError(f"a pass cannot be recorded ({cause}); use --cuda_graphs false") from error
 
 
 class _PassGraph:
@@ -95,17 +106,17 @@ class _PassGraph:
         torch.cuda.current_stream(stream.device).wait_stream(stream)
         _set(parameters, [None] * len(parameters))
         self._graph = torch.cuda.CUDAGraph()
-        # The thread that makes the next batch allocates page-locked memory meanwhile.
-        with torch.cuda.graph(self._graph, pool=memory.pool, stream=stream, capture_error_mode="thread_local"):
+        # The thread that makes the next batch allocates page-locked memory meanwhile. A recording that fails leaves
+        # its stream current: the outer context sets it back.
+        recording = torch.cuda.graph(self._graph, pool=memory.pool, stream=stream, capture_error_mode="thread_local")
+        with torch.cuda.stream(torch.cuda.current_stream(stream.device)), recording:
             self._loss = plain(batch, 1.0)
         self._gradients = [parameter.grad for parameter in parameters]
         _set(parameters, [None] * len(parameters))
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """Add the gradients of a batch of the same size."""
-        for there, new in zip(_inputs(self._batch), _inputs(batch), strict=True):
-            if there is not new:
-                there.copy_(new)
+        take(self._batch, batch)
         self._graph.replay()
         _set(self._parameters, self._gradients)
         return self._loss
@@ -119,14 +130,30 @@ class _Memory:
         self._device = parameters[0].device
         self.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self.pool: Any = torch.cuda.graph_pool_handle()
+        torch.cuda.reset_peak_memory_stats(self._device)  # of an earlier run in this process
 
     def suffices(self, graphs: int) -> bool:
-        """Whether there is room for one more graph beside so many."""
+        """Whether there is room for one more graph beside so many.
+
+        The graphs keep the memory of a pass for themselves, and passes that are not recorded need as much again.
+        """
         free, total = torch.cuda.mem_get_info(self._device)
         allocated, reserved = torch.cuda.memory_allocated(self._device), torch.cuda.memory_reserved(self._device)
-        needed = self._gradients + torch.cuda.max_memory_allocated(self._device) - allocated
+        needed = self._gradients + 2 * (torch.cuda.max_memory_allocated(self._device) - allocated)
         within_share = (graphs + 1) * self._gradients <= _SHARE_OF_MEMORY * total
         return within_share and needed <= free + reserved - allocated
+
+
+def take(place: PackedBatch, batch: PackedBatch) -> None:
+    """Copy what a pass reads of a batch to the place of another of the same size."""
+    for there, new in zip(_inputs(place), _inputs(batch), strict=True):
+        if there is not new:
+            there.copy_(new)
+
+
+def can_record() -> bool:
+    """Whether this torch records passes over any size of batch; before 2.10 draws of large ones overflow a counter."""
+    return torch.__version__ >= "2.10"  # compared as versions
 
 
 def _inputs(batch: PackedBatch) -> list[Tensor]:

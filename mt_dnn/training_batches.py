@@ -41,6 +41,8 @@ class TrainingBatches:
         limits.check(name, self.data.train, self.rows)
         self.lengths = self.data.train.lengths[self.rows]
         self.per_epoch = math.ceil(len(self.rows) / self.config.window)
+        # All methods fill them, whether recorded or not: sizes decide where dropout's draws begin.
+        self._filled = self.parts.network.encoder.attends_without_padding(self.parts.streams.device)
 
     def epoch(self, number: int, start: int) -> Iterator[tuple[list[Batch], int]]:
         """Batches of one epoch's steps, each made while the step before it runs.
@@ -66,9 +68,9 @@ class TrainingBatches:
 
     def _per_rank(self, window: npt.NDArray[np.int64]) -> list[Batch]:
         share = share_of(window, self.lengths, self.ranks.rank, self.ranks.size)
-        return self._batches(share, filled=self.parts.graphs)
+        return self._batches(share)
 
-    def _batches(self, window: npt.NDArray[np.int64], *, filled: bool = False) -> list[Batch]:
+    def _batches(self, window: npt.NDArray[np.int64]) -> list[Batch]:
         rows, encoder, device = self.rows[window], self.parts.network.encoder, self.parts.streams.device
         parts = np.split(rows, range(self.config.batch_size, len(rows), self.config.batch_size))
-        return [encoder.batch(self.data.train, part, device, filled=filled) for part in parts if len(part)]
+        return [encoder.batch(self.data.train, part, device, filled=self._filled) for part in parts if len(part)]

@@ -38,6 +38,7 @@ class ChildTuning(FineTuningMethod[ChildTuningSettings]):
     """
 
     name = "child_tuning"
+    plain_pass = True
     title = "Child-Tuning"
     rank = 50
 

@@ -58,18 +58,23 @@ class PackedBatch(_Examples):
     """The real tokens of a batch as one sequence.
 
     Attributes:
-        first_tokens: (B,) int64 place of each example's first token.
-        cu_seqlens: (B + 1,) int32 place where each example starts, and n_tokens.
-        max_seqlen: T, or more.
-        slots: where the tokens stand during attention.
-        filled: whether the tokens at the end belong to nobody (:func:`fill`): these three then count one example more.
+        first_tokens: (B,) int64 place of each example's first token; (B + 1,) if filled.
+        cu_seqlens: (B + 1,) int32 place where each example starts, and n_tokens; (B + 2,) if filled.
+        max_seqlen: T.
+        slots: where the tokens stand during attention, those of nobody too.
+        span: tokens that attention looks for in an example, T or more; None where the batch is not filled.
     """
 
     first_tokens: Tensor
     cu_seqlens: Tensor
     max_seqlen: int
     slots: SlotLayout
-    filled: bool = False
+    span: int | None = None
+
+    @property
+    def filled(self) -> bool:
+        """Whether the last tokens belong to an example that nobody reads (:func:`fill`)."""
+        return self.span is not None
 
     @property
     def n_tokens(self) -> int:
@@ -79,15 +84,16 @@ class PackedBatch(_Examples):
     @property
     def lengths(self) -> Tensor:
         """(B,) tokens of each example."""
-        return self.cu_seqlens.diff()
+        return self.cu_seqlens[: self.size + 1].diff()
 
     def sum_of_examples(self, values: Tensor) -> Tensor:
         """(n_tokens,) -> (B,)."""
-        return values.new_zeros(self.size).index_add(0, self._example_of_token, values)
+        sums = values.new_zeros(self.size + self.filled).index_add(0, self._example_of_token, values)
+        return sums[: self.size]
 
     def to_tokens(self, values: Tensor) -> Tensor:
-        """(B,) one number per example -> (n_tokens,)."""
-        return values[self._example_of_token]
+        """(B,) one number per example -> (n_tokens,), 0 on tokens of nobody."""
+        return (torch.cat([values, values.new_zeros(1)]) if self.filled else values)[self._example_of_token]
 
     @property
     def _example_of_token(self) -> Tensor:
@@ -158,10 +164,10 @@ def pack(cache: TokenCache, indices: ArrayLike, max_groups: int = CPU_GROUPS) ->
 
 
 def fill(batch: PackedBatch, max_groups: int) -> PackedBatch:
-    """Bring a batch to one of a few sizes by an example that nobody reads: its first token over and over, at place 0.
+    """Bring a batch to one of a few sizes by an example that nobody reads: its first token over and over.
 
-    Gradients are what they were. Sizes are multiples of an eighth of the power of two below, of 64 at least; spans
-    that attention looks at are powers of two.
+    Without dropout, gradients are what they were, to rounding. Sizes are multiples of an eighth of the power of two
+    below, of 64 at least; spans are powers of two.
 
     Args:
         batch: On the CPU.
@@ -170,17 +176,17 @@ def fill(batch: PackedBatch, max_groups: int) -> PackedBatch:
     n = batch.n_tokens
     added = filled_size(n) - n
     nothing = torch.zeros(added, dtype=torch.int64, device="cpu")
+    positions = torch.arange(added, device="cpu").clamp(max=1)  # 0, 1, 1, ...: any table has them
     starts = np.append(batch.cu_seqlens.numpy(), n + added).astype(np.int64)
     return replace(
         batch,
         input_ids=torch.cat([batch.input_ids, batch.input_ids[:1].expand(added)]),
-        position_ids=torch.cat([batch.position_ids, nothing]),
+        position_ids=torch.cat([batch.position_ids, positions]),
         token_type_ids=torch.cat([batch.token_type_ids, nothing]),
         first_tokens=torch.from_numpy(starts[:-1]),
         cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
-        max_seqlen=1 << (max(batch.max_seqlen, added, _SMALLEST_SIZE) - 1).bit_length(),
         slots=slot_layout(starts, max_groups),
-        filled=True,
+        span=1 << (max(batch.max_seqlen, added, _SMALLEST_SIZE) - 1).bit_length(),
     )
 
 

@@ -157,8 +157,7 @@ class Encoder(nn.Module):
 
     def _hidden(self, batch: Batch, inputs_embeds: Tensor | None, countdown: Countdown | None) -> Tensor:
         most = self.limits.max_tokens
-        filled = isinstance(batch, PackedBatch) and batch.filled  # whose spans are rounded up
-        if most is not None and batch.max_seqlen > most and not filled:
+        if most is not None and batch.max_seqlen > most:
             raise SettingError(f"max_seq_len: an example has {batch.max_seqlen} tokens, this encoder takes {most}")
         if self.training and self.embedding_hooks:
             inputs_embeds = self.embed(batch) if inputs_embeds is None else inputs_embeds

@@ -60,7 +60,7 @@ def takes(device: torch.device, head_size: int) -> bool:
 
 def _spans(packed: PackedBatch, queries: int) -> _Spans:
     """Say where the examples begin."""
-    starts, longest = packed.cu_seqlens, packed.max_seqlen
+    starts, longest = packed.cu_seqlens, packed.span or packed.max_seqlen
     if queries == packed.n_tokens:
         return starts, starts, longest, longest
     return torch.arange(len(starts), dtype=starts.dtype, device=starts.device), starts, 1, longest

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from module.method import FineTuningMethod
 from module.methods import METHODS, build_method
+from module.methods.pats import PATSMethod
 from mt_dnn import pass_graphs
 from mt_dnn.encoder import varlen
 from mt_dnn.encoder.batch import fill, pack
@@ -46,8 +48,7 @@ def seen(monkeypatch):
             done.append(("record", int(batch.input_ids.sum())))
 
         def __call__(self, batch):
-            for there, new in zip(pass_graphs._inputs(self.batch), pass_graphs._inputs(batch), strict=True):
-                there.copy_(new)
+            pass_graphs.take(self.batch, batch)
             done.append(("replay", int(self.batch.input_ids.sum())))
             return torch.zeros(())
 
@@ -60,7 +61,9 @@ def seen(monkeypatch):
 def graphs(seen):
     """Passes over batches of four examples through a network of two layers."""
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    context = SimpleNamespace(examples=4, streams=SimpleNamespace(preserved=torch.no_grad))
+    network.insert(1, nn.Dropout(0.5))
+    model = SimpleNamespace(embedding_hooks=[])
+    context = SimpleNamespace(examples=4, streams=SimpleNamespace(preserved=torch.no_grad), model=model)
 
     def plain(batch, weight):
         seen.append(("plain", int(batch.input_ids.sum())))
@@ -99,22 +102,27 @@ def one_of_several(network, context):
 
 
 def with_a_hook(network, context):
-    network[1].register_forward_hook(lambda *_: None)
+    network[2].register_forward_hook(lambda *_: None)
     return nothing(network, context)
 
 
 def with_a_hook_on_a_gradient(network, context):
-    network[1].weight.register_post_accumulate_grad_hook(lambda _: None)
+    network[2].weight.register_post_accumulate_grad_hook(lambda _: None)
     return nothing(network, context)
 
 
 def with_a_hook_on_a_tensor(network, context):
-    network[1].weight.register_hook(lambda _: None)
+    network[2].weight.register_hook(lambda _: None)
+    return nothing(network, context)
+
+
+def with_a_hook_on_embeddings(network, context):
+    context.model.embedding_hooks.append(lambda embeddings, batch: embeddings)
     return nothing(network, context)
 
 
 def onto_gradients(network, context):
-    network[1].bias.grad = torch.zeros(2)
+    network[2].bias.grad = torch.zeros(2)
     return nothing(network, context)
 
 
@@ -122,7 +130,7 @@ def onto_gradients(network, context):
     "change",
     [
         not_filled, with_a_weight, one_of_several, with_a_hook, with_a_hook_on_a_gradient, with_a_hook_on_a_tensor,
-        onto_gradients,
+        with_a_hook_on_embeddings, onto_gradients,
     ],
 )  # fmt: skip
 def test_what_is_not_as_it_was_recorded_goes_the_plain_way(graphs, seen, change):
@@ -132,15 +140,27 @@ def test_what_is_not_as_it_was_recorded_goes_the_plain_way(graphs, seen, change)
     assert kinds(seen) == ["plain", "record", "replay", "plain"]
 
 
-@pytest.mark.parametrize("what", ["place", "training"])
-def test_parameters_that_change_are_recorded_anew(graphs, seen, what):
+def to_another_place(network):
+    network[0].weight.data = network[0].weight.data.clone()
+
+
+def freeze(network):
+    network[0].weight.requires_grad_(False)
+
+
+def drop_more(network):
+    network[1].p = 0.6
+
+
+def drop_nothing(network):
+    network[1].eval()
+
+
+@pytest.mark.parametrize("change", [to_another_place, freeze, drop_more, drop_nothing])
+def test_what_changes_is_recorded_anew(graphs, seen, change):
     for _ in range(2):
         graphs(batch(SIZES[0]), 1.0)
-    weight = graphs._network[0].weight
-    if what == "place":
-        weight.data = weight.data.clone()
-    else:
-        weight.requires_grad_(False)
+    change(graphs._network)
     for _ in range(2):
         graphs(batch(SIZES[0]), 1.0)
     assert kinds(seen) == ["plain", "record", "replay", "plain", "record", "replay"]
@@ -153,9 +173,12 @@ def test_without_room_nothing_is_recorded(graphs, seen, monkeypatch):
     assert kinds(seen) == ["plain"] * 3
 
 
-def test_what_cannot_be_recorded_names_the_switch(graphs, monkeypatch):
+def test_what_cannot_be_recorded_names_the_cause_and_the_switch(graphs, monkeypatch):
     def fail(*_):
-        raise RuntimeError("operation not permitted when stream is capturing")
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")  # torch's second word
 
     monkeypatch.setattr(pass_graphs, "_PassGraph", fail)
     graphs(batch(SIZES[0]), 1.0)
@@ -165,12 +188,36 @@ def test_what_cannot_be_recorded_names_the_switch(graphs, monkeypatch):
 
 def test_every_entry_that_a_pass_reads_is_copied():
     """A new entry of a batch must be copied too, or be made from what is."""
-    fields = set(batch(SIZES[0]).__dataclass_fields__)
+    made = batch(SIZES[0])
     copied = {"input_ids", "position_ids", "token_type_ids", "labels", "first_tokens", "cu_seqlens"}
-    size = {"max_seqlen", "filled"}
     unread = {"indices", "slots"}  # attention without padding needs no slots
-    assert fields == copied | size | unread
-    assert len(pass_graphs._inputs(batch(SIZES[0]))) == len(copied)
+    of_a_size = {"max_seqlen", "span"}
+    assert made.__dataclass_fields__.keys() == copied | unread | of_a_size
+    assert {id(x) for x in pass_graphs._inputs(made)} == {id(getattr(made, name)) for name in copied}
+    place, other = batch(SIZES[0], seed=1), batch(SIZES[0], seed=2)
+    pass_graphs.take(place, other)
+    assert all(torch.equal(getattr(place, name), getattr(other, name)) for name in copied)
+
+
+@pytest.mark.parametrize(
+    ("free", "peak", "graphs", "enough"),
+    [
+        (1_000, 300, 0, True),  # 40 of gradients, twice the 250 of a pass
+        (520, 300, 0, True),
+        (519, 300, 0, False),  # with 20 reserved and not allocated
+        (1_000, 300, 5, True),  # six graphs have 240 of 1,000
+        (1_000, 300, 6, False),
+    ],
+)
+def test_room_for_gradients_and_for_two_passes(monkeypatch, free, peak, graphs, enough):
+    cuda = torch.cuda
+    for name, value in {
+        "Stream": None, "graph_pool_handle": None, "reset_peak_memory_stats": None, "mem_get_info": (free, 1_000),
+        "memory_allocated": 50, "memory_reserved": 70, "max_memory_allocated": peak,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(cuda, name, lambda *_, value=value: value)
+    weights = [nn.Parameter(torch.zeros(10)), nn.Parameter(torch.zeros(99), requires_grad=False)]
+    assert pass_graphs._Memory(weights).suffices(graphs) is enough
 
 
 PLAIN = {
@@ -194,6 +241,24 @@ def test_plain_passes_have_nothing_of_a_method_in_them(tiny_run, name):
     assert {type(m).__name__ for m in modules if type(m).__module__.startswith("module.")} <= {
         "StreamDropout", "RowSparseEmbedding",
     }  # fmt: skip
+
+
+class Mixin:
+    def gradients(self, context, batches, inner):
+        return inner(batches)
+
+
+@pytest.mark.parametrize("hook", ["setup", "before_fit", "gradients", "extra_loss", "after_step"])
+def test_a_hook_in_which_a_pass_may_be_changed_makes_it_no_plain_one(hook):
+    method = type("Own", (PATSMethod,), {"name": "own", hook: getattr(FineTuningMethod, hook)})
+    assert not method.plain_pass
+    assert type("Said", (method,), {"name": "said", "plain_pass": True}).plain_pass
+    assert type("Other", (PATSMethod,), {"name": "other", "metrics": lambda *_: {}}).plain_pass
+
+
+def test_a_hook_from_beside_the_methods_counts():
+    mixed = type("Mixed", (Mixin, FineTuningMethod), {"name": "mixed"})
+    assert (mixed.plain_pass, mixed.divisible, mixed.needs_dense_gradients) == (False, False, True)
 
 
 def test_one_method_of_a_composition_decides():

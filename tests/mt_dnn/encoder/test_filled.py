@@ -44,11 +44,11 @@ def test_the_added_example_stands_last():
     batch, filled = batches(LENGTHS)
     n = sum(LENGTHS)
     assert filled.filled
-    assert (filled.size, filled.n_tokens, filled.max_seqlen) == (4, 64, 64)
+    assert (filled.size, filled.n_tokens, filled.max_seqlen, filled.span) == (4, 64, 9, 64)
     for name in ("input_ids", "position_ids", "token_type_ids"):
         assert torch.equal(getattr(filled, name)[:n], getattr(batch, name))
     assert filled.input_ids[n:].tolist() == [int(batch.input_ids[0])] * (64 - n)
-    assert not filled.position_ids[n:].any()
+    assert filled.position_ids[n:].tolist() == [0] + [1] * (63 - n)
     assert filled.cu_seqlens.tolist() == [*batch.cu_seqlens.tolist(), 64]
     assert filled.first_tokens.tolist() == [*batch.first_tokens.tolist(), n]
     assert torch.equal(filled.labels, batch.labels)
@@ -71,8 +71,12 @@ def test_values_and_gradients_are_those_of_the_batch_alone(family, whole):
         torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_spans_beyond_the_position_table_are_no_fault_of_the_batch():
-    encoder = make_encoder(PACKED_FAMILIES[0], packed=True)
-    batch, filled = batches([encoder.limits.max_tokens])
-    assert filled.max_seqlen > encoder.limits.max_tokens
-    torch.testing.assert_close(encoder.first_tokens(filled), encoder.first_tokens(batch))
+def test_methods_see_the_examples_alone():
+    batch, filled = batches(LENGTHS)
+    n = sum(LENGTHS)
+    assert filled.lengths.tolist() == LENGTHS
+    values = torch.arange(64.0)
+    assert torch.equal(filled.sum_of_examples(values), batch.sum_of_examples(values[:n]))
+    spread = filled.to_tokens(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert torch.equal(spread[:n], batch.to_tokens(torch.tensor([1.0, 2.0, 3.0, 4.0])))
+    assert not spread[n:].any()
