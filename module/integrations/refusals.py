@@ -7,15 +7,21 @@ from typing import Any
 
 from torch import nn
 
+from ..composition import Composition
+from .replayed import check_checkpointing, checkpoints_activations
+
 _ARGUMENTS = {
     "optimizer_cls_and_kwargs": "the method builds the optimizer: use optimizer='adamw' or 'adamax'",
     "compute_loss_func": "the method computes the task's loss itself: leave it out",
-    "model_init": "the method changes one model: give model=, and make a MethodTrainer for each trial",
 }
 
 
 def refuse(
-    arguments: Mapping[str, Any], args: Any = None, model: nn.Module | None = None, own_loss: bool = False
+    arguments: Mapping[str, Any],
+    args: Any = None,
+    model: nn.Module | None = None,
+    own_loss: bool = False,
+    method: Composition | None = None,
 ) -> None:
     """Look through what a MethodTrainer was given.
 
@@ -24,6 +30,7 @@ def refuse(
         args: Its ``TrainingArguments``; None: only ``arguments`` are looked at.
         model: To be trained.
         own_loss: Whether a subclass has a ``compute_loss`` of its own.
+        method: Of the run.
 
     Raises:
         ValueError: If training could not be right.
@@ -35,8 +42,10 @@ def refuse(
         raise ValueError(f"optimizers is given, but {_ARGUMENTS['optimizer_cls_and_kwargs']}, and lr_scheduler_type")
     if args is None:
         return
+    whole = ", ".join(part.name for part in method.methods if not part.divisible) if method else ""
     found = {
-        "the environment has several processes: methods here need one: run it without torchrun": args.world_size > 1,
+        f"the environment has {args.world_size} processes, but {whole} does not say that it is right on a part of a "
+        "step's examples (divisible): run it without torchrun": bool(args.world_size > 1 and whole),
         "several GPUs are visible, which Trainer would divide each batch among: set CUDA_VISIBLE_DEVICES to one":
             args.n_gpu > 1,
         "args.deepspeed and args.fsdp divide the model: methods need it whole: leave them out":
@@ -47,8 +56,8 @@ def refuse(
             args.neftune_noise_alpha is not None,
         f"args.optim is {args.optim}, but the method builds the optimizer: leave it out and use optimizer='adamw' or "
         "'adamax'": str(getattr(args.optim, "value", args.optim)) not in ("adamw_torch", "adamw_torch_fused"),
-        "gradient checkpointing makes each pass twice, with other noise and dropout the second time: leave it out":
-            _checkpoints_activations(args, model),
+        "torch_compile and activation checkpointing are both on, but a compiled pass cannot repeat the methods' draws: "
+        "leave one out": bool(args.torch_compile and (_asked(args, "") or checkpoints_activations(model))),
         "the subclass computes a loss of its own (compute_loss), but the method computes the task's itself: leave it "
         "out": own_loss,
         "the weights are quantised: methods cannot change them: load the model in float32":
@@ -58,7 +67,10 @@ def refuse(
         if is_so:
             raise ValueError(why)
 
+    check_checkpointing(_asked(args, "_kwargs") or {})
 
-def _checkpoints_activations(args: Any, model: Any) -> bool:
-    asked = getattr(args, "activation_checkpointing", False) or getattr(args, "gradient_checkpointing", False)
-    return bool(asked or getattr(model, "is_gradient_checkpointing", False))
+
+def _asked(args: Any, what: str) -> Any:
+    """The setting of activation checkpointing, which was called gradient checkpointing before."""
+    names = (f"activation_checkpointing{what}", f"gradient_checkpointing{what}")
+    return next((found for name in names if (found := getattr(args, name, None))), None)

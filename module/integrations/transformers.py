@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
 
 from ..context import MethodContext
 from ..driver import StepGradients, prepare
 from ..dropout import replace_dropout
-from ..method import OptimizerSettings, Resource
+from ..method import Resource
 from ..methods import build_method, parse_method
 from ..param_index import ParamIndex
 from ..random_streams import RandomStreams
 from ..seeds import stream_seed
-from .method_settings import method_settings
+from .method_settings import method_settings, optimizer_settings, searched_settings
+from .method_state import load_state, save_state
 from .model_dropout import configure_dropout
+from .processes import DividedStep, Processes
 from .refusals import refuse
+from .replayed import replay_draws
 from .trainer_model import Task, TrainerBatch, TrainerModel, task_of
-
-STATE = "method.pt"
-"""File of a checkpoint with the method's state and the random streams."""
 
 
 class MethodTrainer(Trainer):  # type: ignore[misc]
@@ -67,54 +68,96 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         given = {**dict(settings or {}), **own}
         if double := own.keys() & (settings or {}).keys():
             raise ValueError(f"settings of {', '.join(sorted(double))} are given twice: give them once")
-        self.method_name, self.method = method, build_method(method, method_settings(names, given))
+        self.method_name, self._settings = method, method_settings(names, given)
+        self.method = build_method(method, self._settings)
+        self._optimizer, self._given_task = (optimizer, adamax_rule), task
         self._context: MethodContext | None = None
-        self._window: list[Any] = []
-        self._seen, self._resumed, self._final, self._loss_checked = 0, False, False, False
         callbacks = [_Hooks(self), *(arguments.pop("callbacks", None) or [])]
         refuse(arguments)
         super().__init__(callbacks=callbacks, **arguments)
-        refuse(arguments, self.args, self.model, type(self).compute_loss is not Trainer.compute_loss)
-        self._task = task_of(self.model) if task is None else Task(task)
-        self._optimizer_settings = _optimizer_settings(self.args, optimizer, adamax_rule)
-        self.method.check_run(self._optimizer_settings)
-        self.method.check_device(self.args.device.type)
-        if self.args.label_smoothing_factor and self._task is Task.REGRESSION:
+        self._model = self._look_through()
+
+    def _look_through(self) -> TrainerModel:
+        """Refuse a run that cannot be right; return its model as methods call it."""
+        args, method = self.args, self.method
+        refuse({}, args, self.model, type(self).compute_loss is not Trainer.compute_loss, method)
+        task = task_of(self.model) if self._given_task is None else Task(self._given_task)
+        self._optimizer_settings = optimizer_settings(args, *self._optimizer)
+        method.check_run(self._optimizer_settings)
+        method.check_device(args.device.type)
+        if args.label_smoothing_factor and task is Task.REGRESSION:
             raise ValueError("label_smoothing_factor is for classes, this is a regression: leave it out")
-        self._model = TrainerModel(
+        model = TrainerModel(
             self.model,
-            self._task,
+            task,
             self.label_names[0] if len(self.label_names) == 1 else "labels",
             self.accelerator.autocast,
             len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0,
             self._first_pass,
-            self.args.label_smoothing_factor,
+            args.label_smoothing_factor,
         )
-        if any(Resource.EMBEDDINGS in part.exclusive for part in self.method.methods):
-            self._model.check_embeddings()
+        if any(Resource.EMBEDDINGS in part.exclusive for part in method.methods):
+            model.check_embeddings()
+        return model
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Leave the model as it is where processes divide a step.
+
+        DistributedDataParallel averages inside of every backward, and methods make several.
+        """
+        super().create_accelerator_and_postprocess()
+        if self.args.world_size > 1:
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+        self._processes = Processes(self.args.process_index, self.args.world_size, self.args.device)
 
     def train(self, *arguments: Any, **named: Any) -> Any:
         """Train; arguments and result as Trainer's.
 
         Raises:
             ValueError: The method does not fit the model or the run, a checkpoint is another method's, or this is the
-                second call.
+                second call on one model.
         """
-        if self._context is not None:
+        if self._context is not None and self.model_init is None:
             raise ValueError(
                 "train() was called before: the method has changed the model already: make a new MethodTrainer, and "
                 "resume_from_checkpoint to go on"
             )
-        self._set_up()
         return super().train(*arguments, **named)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Set up the run: Trainer has made its model, and what follows here are the arguments of a search."""
+        found: dict[str, Any] = {}
+        space = self.hp_space if self.hp_search_backend is not None and trial is not None else None
+
+        def of_trainer(proposed: Any) -> dict[str, Any]:
+            values = proposed if space is None else space(proposed)
+            found.update({name: value for name, value in values.items() if "." in name})
+            return {name: value for name, value in values.items() if "." not in name}
+
+        if space is not None:
+            self.hp_space = of_trainer
+        try:
+            super()._hp_search_setup(of_trainer(trial) if isinstance(trial, dict) else trial)
+        finally:
+            if space is not None:
+                self.hp_space = space
+        names = parse_method(self.method_name)
+        self.method = build_method(self.method_name, searched_settings(self._settings, names, found))
+        self._set_up()
 
     def _set_up(self) -> None:
         """Let the method change the loaded model, and build the optimizer."""
-        args, model = self.args, self.model
+        args, model, processes = self.args, self.model, self._processes
+        self._window: list[Any] = []
+        self._seen, self._resumed, self._final, self._loss_checked = 0, False, False, False
+        if self.model_init is not None:
+            self._model = self._look_through()
+        if processes.size > 1:
+            processes.broadcast(model.state_dict().values())
         with torch.random.fork_rng(devices=[]):  # the order of the data is Trainer's
             epochs, *_, steps = self.set_initial_training_values(args, self.get_train_dataloader())
         configure_dropout(model, self.method.configure)
-        streams = RandomStreams(args.seed, args.device)
+        streams = RandomStreams(args.seed, args.device, processes.rank)
         replace_dropout(model, streams.dropout)
         self._context = context = MethodContext(
             model,
@@ -129,7 +172,13 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         if self._model.embedding_hooks:
             self._model.check_embeddings()
         self.optimizer = context.optimizer
-        self._gradients = StepGradients(self.method, context, self.accelerator.backward, self._loss_scale)
+        replay_draws(context)
+        self._divided = DividedStep(processes, model) if processes.size > 1 else None
+        before_pass: tuple[Any, ...] = ()
+        if self._divided is not None:
+            context.complete_gradients = self._divided.complete
+            before_pass = (self._divided.check_incomplete,)
+        self._gradients = StepGradients(self.method, context, self.accelerator.backward, self._loss_scale, *before_pass)
 
     def get_batch_samples(self, *arguments: Any, **named: Any) -> Any:
         """Keep the micro-batches of the next step."""
@@ -153,13 +202,15 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         model.train()
         context.optimizer.zero_grad(set_to_none=True)
         self._model.forward = model
-        examples = max(sum(batch.size for batch in batches), 1)
+        examples = max(self._processes.sum(sum(batch.size for batch in batches)), 1)
         with context.streams.separate():
             if not self._loss_checked:
                 with context.streams.preserved():
                     self._model.check_loss(batches[0])
                 self._loss_checked = True
             loss = self._gradients(batches, examples)
+        if self._divided is not None:
+            loss = self._divided.finish(loss)
         return loss / examples
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
@@ -197,6 +248,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
             streams = self._run.streams
             with streams.separate(), streams.preserved():
                 self.method.before_fit(self._run)
+            if self._divided is not None:  # each has looked at all data, and rounding may differ
+                self.method.load_state_dict(self._processes.of_first(self.method.state_dict()))
 
     def _end(self) -> None:
         """Leave the weights that were evaluated in the model; a best checkpoint that was loaded has them already."""
@@ -213,8 +266,13 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         if not self._model.n_rows:
             raise ValueError("the method goes through the training set beforehand: give one with a length")
         order = np.random.default_rng(stream_seed(self.args.seed, "first pass")).permutation(self._model.n_rows)
-        loader = self._get_dataloader(
-            self.train_dataset, "First pass", self._train_batch_size, sampler_fn=lambda _: order.tolist()
+        prepared = self._get_dataloader(self.train_dataset, "First pass", self._train_batch_size)
+        loader = DataLoader(  # with the columns of Trainer's, but the whole set in every process
+            prepared.dataset,
+            self._train_batch_size,
+            sampler=order.tolist(),
+            collate_fn=prepared.collate_fn,
+            num_workers=self.args.dataloader_num_workers,
         )
         window: list[TrainerBatch] = []
         rows = iter(loader)
@@ -224,7 +282,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
             if inputs is None:
                 break
             window.append(self._model.batch(self._prepare_inputs(inputs)))
-            if len(window) == self.args.gradient_accumulation_steps:
+            if len(window) == self.args.gradient_accumulation_steps * self._processes.size:
                 yield window
                 window = []
         if window:
@@ -238,36 +296,15 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save the method's state beside the optimizer's."""
         super()._save_optimizer_and_scheduler(output_dir)
-        context = self._run
-        with context.streams.separate():
-            random = context.streams.state()
-        state = {"name": self.method_name, "method": self.method.state_dict(), "random": random}
-        if self.method.evaluates_other_weights:  # the model's file has those
-            state["trained"] = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
-        torch.save(state, Path(output_dir) / STATE)
+        save_state(output_dir, self.method_name, self.method, self._run, self._processes)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the method's state behind the optimizer's."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        file = Path(checkpoint) / STATE
-        if not file.is_file():
-            raise ValueError(f"{checkpoint} has no {STATE}: it is no checkpoint of MethodTrainer: start anew")
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        if state["name"] != self.method_name:
-            raise ValueError(
-                f"{checkpoint} is of the method {state['name']}, this run of {self.method_name}: use the same, or "
-                "start anew"
-            )
-        self.method.load_state_dict(state["method"])
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                if name in state.get("trained", {}):
-                    parameter.copy_(state["trained"][name])
-        with self._run.streams.separate():
-            self._run.streams.restore(state["random"])
-        self._resumed = True
+        if checkpoint is not None:
+            self._run.step = self.state.global_step
+            load_state(checkpoint, self.method_name, self.method, self._run, self._processes)
+            self._resumed = True
 
 
 class _Hooks(TrainerCallback):  # type: ignore[misc]
@@ -298,16 +335,3 @@ class _Hooks(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Behind the last step."""
         self._trainer._end()
-
-
-def _optimizer_settings(args: TrainingArguments, optimizer: Any, adamax_rule: Any) -> OptimizerSettings:
-    own_eps = optimizer == "adamax" and args.adam_epsilon == TrainingArguments.adam_epsilon
-    return OptimizerSettings(
-        optimizer=optimizer,
-        learning_rate=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        eps=None if own_eps else args.adam_epsilon,
-        weight_decay=args.weight_decay,
-        adamax_rule=adamax_rule,
-        noise_seed=stream_seed(args.seed, "noise"),
-    )

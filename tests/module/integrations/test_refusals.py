@@ -21,7 +21,9 @@ def refused(text, call):
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        ({"gradient_checkpointing": True}, "gradient checkpointing makes each pass twice"),
+        ({"activation_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant=False, the default, is needed"),
+        ({"activation_checkpointing_kwargs": {"context_fn": print}}, "a context_fn of yours.* leave it out"),
+        ({"activation_checkpointing": True, "torch_compile": True}, "torch_compile and activation checkpointing"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size"),
         ({"neftune_noise_alpha": 5.0}, "use the method neftune"),
         ({"optim": "adafactor"}, "optim is .*the method builds the optimizer"),
@@ -41,6 +43,12 @@ def test_arguments_under_which_no_method_is_right(tmp_path, args, text):
 )
 def test_what_trainer_takes_and_a_method_cannot(tmp_path, named, text):
     refused(text, lambda: trainer(tmp_path, "vanilla", make(BERT), **named))
+
+
+def test_draws_that_a_model_cannot_repeat(tmp_path):
+    model = make(BERT)
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    refused("use_reentrant=False, the default, is needed", trainer(tmp_path, "rdrop", model).train)
 
 
 def test_a_loss_of_ones_own(tmp_path):

@@ -172,3 +172,26 @@ def test_a_compiled_model_trains_as_the_plain_one(tmp_path, method):
     one, other = (trained(tmp_path, method, {}, args=args) for args in (compiled, {"max_steps": 3}))
     for name, value in other.model.state_dict().items():
         torch.testing.assert_close(one.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "settings"), [*(KINDS[i] for i in (0, 1, 3, 4, 8)), ("hype+rdrop", {})])
+def test_activations_computed_anew_change_no_bit(tmp_path, method, settings):
+    """Dropout and Mixout draw within the layers, whose second pass must draw the same."""
+    settings = {**settings, **({"hype.keep_dropout": True} if "hype" in method else {})}
+    found = []
+    for anew in (False, True):
+        model, passes = make(BERT), []
+        model.bert.encoder.layer[1].intermediate.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
+        with redirect_stdout(io.StringIO()):
+            trainer(tmp_path, method, model, settings, args={"max_steps": 3, "activation_checkpointing": anew}).train()
+        found.append((weights(model), len(passes) - 2))  # two compare the model's own loss
+    assert_equal(found[1][0], found[0][0])
+    assert found[1][1] == 2 * found[0][1] > 0
+
+
+def test_a_model_that_computes_its_activations_anew_by_itself(tmp_path):
+    plain, model = trained(tmp_path, "rdrop", {}, args={"max_steps": 3}), make(BERT)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    with redirect_stdout(io.StringIO()):
+        trainer(tmp_path, "rdrop", model, args={"max_steps": 3}).train()
+    assert_equal(weights(model), weights(plain.model))
