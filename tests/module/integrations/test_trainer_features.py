@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from tests.module.integrations.models import arguments, collate, make, rows, trainer
 
@@ -134,6 +134,22 @@ def test_averages_are_what_is_evaluated_saved_and_left(tmp_path, method, best):
     assert any(not torch.equal(value, done.model.state_dict()[name]) for name, value in raw.items())
     done.save_model(str(tmp_path / "saved"))
     assert_equal(weights(type(done.model).from_pretrained(tmp_path / "saved")), weights(saved))
+
+
+@some
+def test_the_best_checkpoint_is_what_is_left(tmp_path, method, settings):
+    """A callback stops where the score has been worse; the averages of ema are above."""
+    args = {
+        "max_steps": 8, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1,
+        "load_best_model_at_end": True, "metric_for_best_model": "worse",
+    }  # fmt: skip
+    scores = iter([0.5, 0.75, 0.25, 0.25, 1.0])
+    done = trained(
+        tmp_path, method, settings, args=args, eval_dataset=rows(seed=1),
+        compute_metrics=lambda _: {"worse": next(scores)}, callbacks=[EarlyStoppingCallback(2)],
+    )  # fmt: skip
+    assert done.state.global_step == 4
+    assert_equal(weights(done.model), weights(type(done.model).from_pretrained(tmp_path / "checkpoint-2")))
 
 
 @some
