@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from transformers import Trainer
 
 from ..composition import Composition
 from .replayed import check_checkpointing, checkpoints_activations
@@ -35,6 +37,11 @@ def refuse(
     Raises:
         ValueError: If training could not be right.
     """
+    for name in arguments.keys() - inspect.signature(Trainer.__init__).parameters.keys():
+        raise ValueError(
+            f"{name} is no argument of Trainer, and no method of this run: settings of a method are given as "
+            'pats={"noise_scale": 5e-3} or {"pats.noise_scale": 5e-3}'
+        )
     for name, why in _ARGUMENTS.items():
         if arguments.get(name) is not None:
             raise ValueError(f"{name} is given, but {why}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,17 +14,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
+from ..checks import short_repr
 from ..context import MethodContext
 from ..driver import StepGradients, prepare
-from ..dropout import replace_dropout
 from ..method import Resource
 from ..methods import build_method, parse_method
 from ..param_index import ParamIndex
 from ..random_streams import RandomStreams
 from ..seeds import stream_seed
 from .method_settings import method_settings, optimizer_settings, searched_settings
-from .method_state import load_state, save_state
-from .model_dropout import configure_dropout
+from .method_state import choice_of, load_state, read_state, save_state
+from .model_dropout import take_over_dropout
 from .processes import DividedStep, Processes
 from .refusals import refuse
 from .replayed import replay_draws
@@ -63,6 +64,14 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         task: Task | str | None = None,
         **arguments: Any,
     ) -> None:
+        if not isinstance(method, str):
+            raise ValueError(
+                f"method is {short_repr(method)}: names joined with + are needed, as in "
+                'MethodTrainer("noisytune+pats", model=model)'
+            )
+        if not isinstance(settings, Mapping | None):
+            example = {"pats.noise_scale": 5e-3}
+            raise ValueError(f"settings is {short_repr(settings)}: a mapping is needed, such as {example}")
         names = parse_method(method)
         own = {name: arguments.pop(name) for name in names if name in arguments}
         given = {**dict(settings or {}), **own}
@@ -156,9 +165,13 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
             processes.broadcast(model.state_dict().values())
         with torch.random.fork_rng(devices=[]):  # the order of the data is Trainer's
             epochs, *_, steps = self.set_initial_training_values(args, self.get_train_dataloader())
-        configure_dropout(model, self.method.configure)
         streams = RandomStreams(args.seed, args.device, processes.rank)
-        replace_dropout(model, streams.dropout)
+        trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        self._give_back = [
+            lambda: [parameter.requires_grad_(is_so) for parameter, is_so in trainable],
+            take_over_dropout(model, self.method.configure, streams.dropout),
+            self._model.take_over_words(),
+        ]
         self._context = context = MethodContext(
             model,
             ParamIndex(model.named_parameters()),
@@ -231,6 +244,11 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
             super().save_model(*arguments, **named)
 
     @property
+    def _choice(self) -> dict[str, str]:
+        """What a resumed training must have in common with the one before."""
+        return choice_of(self.method_name, self.method, self._optimizer)
+
+    @property
     def _run(self) -> MethodContext:
         assert self._context is not None
         return self._context
@@ -260,6 +278,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
                 evaluated = [parameter.clone() for parameter in parameters]
             torch._foreach_copy_(parameters, evaluated)
         self._final = True
+        self.method.hand_over(self._run)
+        for give_back in self._give_back:
+            give_back()
 
     def _first_pass(self) -> Iterator[list[TrainerBatch]]:
         """The training set once, in an order that no epoch has."""
@@ -296,14 +317,20 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save the method's state beside the optimizer's."""
         super()._save_optimizer_and_scheduler(output_dir)
-        save_state(output_dir, self.method_name, self.method, self._run, self._processes)
+        save_state(output_dir, self._choice, self.method, self._run, self._processes)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Look whether it is this method's before a weight is loaded."""
+        if Path(resume_from_checkpoint).is_dir():
+            read_state(resume_from_checkpoint, self._choice)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the method's state behind the optimizer's."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._run.step = self.state.global_step
-            load_state(checkpoint, self.method_name, self.method, self._run, self._processes)
+            load_state(read_state(checkpoint, self._choice), self.method, self._run, self._processes)
             self._resumed = True
 
 

@@ -55,6 +55,14 @@ class R3F(FineTuningMethod[R3FSettings]):
                 module, _, weight = info.name.rpartition(".")
                 torch.nn.utils.parametrizations.spectral_norm(context.network.get_submodule(module), weight)
 
+    def hand_over(self, context: MethodContext) -> None:
+        """Leave the head's weights as the spectral norm makes them."""
+        for module in list(context.network.modules()) if self.settings.spectral_norm else []:
+            if torch.nn.utils.parametrize.is_parametrized(module):
+                module.parametrizations.eval()  # no more power iteration
+                for name in list(module.parametrizations):
+                    torch.nn.utils.parametrize.remove_parametrizations(module, name)
+
     def extra_loss(self, context: MethodContext, batch: Any, logits: torch.Tensor) -> torch.Tensor | None:
         """Make the noised pass."""
         settings = self.settings

@@ -100,6 +100,57 @@ def test_one_training_each(tmp_path):
     )
 
 
+def test_a_checkpoint_of_other_settings(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    trainer(tmp_path, "ema+pats", make(BERT), args=saving).train()
+    folder = str(tmp_path / "checkpoint-3")
+    for settings, named, text in (
+        ({"ema.decay": 0.5}, {}, "is of ema.decay=0.995, this run of 0.5: use the same, or start anew"),
+        ({"pats.noise_scale": 0.5}, {}, "is of pats.noise_scale=0.005, this run of 0.5"),
+        ({}, {"optimizer": "adamax"}, "is of the optimizer adamw, this run of adamax mtdnn"),
+    ):
+        made = trainer(tmp_path, "ema+pats", make(BERT), settings, **named)
+        before = {name: value.clone() for name, value in made.model.state_dict().items()}
+        refused(text, lambda made=made: made.train(resume_from_checkpoint=folder))
+        assert all(torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
+    state = torch.load(tmp_path / "checkpoint-3" / "method.pt", weights_only=True)  # as earlier versions wrote it
+    state |= {"name": state.pop("choice")["method"], "random": state["random"][0]}
+    torch.save(state, tmp_path / "checkpoint-3" / "method.pt")
+    trainer(tmp_path, "ema+pats", make(BERT)).train(resume_from_checkpoint=folder)
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (0.5, "labels have the type torch.float32: classification with num_labels=2 needs whole numbers from 0 to 1"),
+        (2, "labels hold 2: classification with num_labels=2 needs whole numbers"),
+        (-100, "labels hold -100: classification"),
+    ],
+)
+def test_labels_that_are_no_classes(tmp_path, labels, text):
+    refused(text, trainer(tmp_path, "rdrop", make(BERT), data=[{**row, "labels": labels} for row in rows()]).train)
+    if labels == 2:  # in a later batch, and at a labelled token
+        late = [*rows(16), *({**row, "labels": labels} for row in rows(4))]
+        refused(text, trainer(tmp_path, "rdrop", make(BERT), data=late).train)
+        tokens = [{**row, "labels": [-100, *row["labels"][1:]]} for row in rows(per_token=True)]
+        trainer(tmp_path, "rdrop", make("BertForTokenClassification"), data=tokens).train()
+        tokens[3]["labels"][1] = labels
+        refused(
+            "labels hold 2: token", trainer(tmp_path, "rdrop", make("BertForTokenClassification"), data=tokens).train
+        )
+
+
+@pytest.mark.parametrize("method", [None, ["noisytune", "pats"]])
+def test_a_method_that_is_no_name(tmp_path, method):
+    refused("method is .*names joined with \\+ are needed", lambda: trainer(tmp_path, method, make(BERT)))
+
+
+def test_arguments_of_nobody(tmp_path):
+    refused("noise_scale is no argument of Trainer", lambda: trainer(tmp_path, "pats", make(BERT), noise_scale=1.0))
+    refused("sam is no argument of Trainer", lambda: trainer(tmp_path, "pats", make(BERT), sam={"rho": 0.1}))
+    refused("settings is 0.5: a mapping is needed", lambda: trainer(tmp_path, "pats", make(BERT), 0.5))
+
+
 def test_settings():
     assert method_settings(["pats"], {"pats.noise_scale": 0.1}) == {"pats": PATSRule(noise_scale=0.1)}
     assert method_settings(["pats"], {"pats": {"noise_scale": 0.1}}) == {"pats": PATSRule(noise_scale=0.1)}

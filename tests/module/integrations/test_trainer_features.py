@@ -1,5 +1,6 @@
 """Trainer's own features under methods of each kind: on weights, passes, embeddings, optimizer, averages."""
 
+import copy
 import io
 import json
 from contextlib import redirect_stdout
@@ -211,3 +212,30 @@ def test_a_model_that_computes_its_activations_anew_by_itself(tmp_path):
     with redirect_stdout(io.StringIO()):
         trainer(tmp_path, "rdrop", model, args={"max_steps": 3}).train()
     assert_equal(weights(model), weights(plain.model))
+
+
+MADE = [*KINDS[8:13], ("no_dropout", {}), ("bitfit", {}), ("smart", {})]
+
+
+@pytest.mark.parametrize(("method", "settings"), MADE, ids=[name for name, _ in MADE])
+def test_the_trained_model_is_a_plain_one_of_its_class(tmp_path, method, settings):
+    """What methods build into a model while it trains, its class could not load."""
+    batch, found = collate(rows(4)), []
+
+    class Copy(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **_):
+            found.append(copy.deepcopy(model).eval()(**batch).logits)
+
+    done = trained(tmp_path, method, settings, args={"max_steps": 2}, callbacks=[Copy()])
+    assert [type(module) for module in done.model.modules()] == [type(module) for module in make(BERT).modules()]
+    assert [module.p for module in done.model.modules() if isinstance(module, torch.nn.Dropout)] == [0.1] * 8
+    assert all(parameter.requires_grad for parameter in done.model.parameters())
+    done.save_model(str(tmp_path / "saved"))
+    loaded, info = type(done.model).from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not info["missing_keys"] | info["unexpected_keys"]
+    own, from_file = (model.eval()(**batch).logits for model in (done.model, loaded))
+    assert torch.equal(own, from_file)
+    torch.testing.assert_close(own, found[-1], rtol=1e-5, atol=1e-6)
+    torch.save(done.model, tmp_path / "whole")
+    with redirect_stdout(io.StringIO()):
+        trainer(tmp_path, "vanilla", done.model, args={"max_steps": 1}).train()
