@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ def choice_of(name: str, method: Composition, optimizer: tuple[str, str]) -> dic
     """
     found = {"method": name, "optimizer": " ".join(optimizer[: 1 + (optimizer[0] == "adamax")])}
     for part in method.methods:
-        if is_dataclass(part.settings):
-            found |= {f"{part.name}.{key}": repr(value) for key, value in asdict(part.settings).items()}
+        for field in fields(part.settings) if is_dataclass(part.settings) else ():
+            found[f"{part.name}.{field.name}"] = repr(getattr(part.settings, field.name))
     return found
 
 

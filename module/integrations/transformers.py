@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,20 +15,16 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 from ..checks import short_repr
-from ..context import MethodContext
-from ..driver import StepGradients, prepare
 from ..method import Resource
 from ..methods import build_method, parse_method
-from ..param_index import ParamIndex
-from ..random_streams import RandomStreams
 from ..seeds import stream_seed
 from .method_settings import method_settings, optimizer_settings, searched_settings
 from .method_state import choice_of, load_state, read_state, save_state
-from .model_dropout import take_over_dropout
-from .processes import DividedStep, Processes
+from .processes import Processes
 from .refusals import refuse
-from .replayed import replay_draws
-from .trainer_model import Task, TrainerBatch, TrainerModel, task_of
+from .trainer_model import TrainerBatch, TrainerModel
+from .trainer_run import TrainerRun
+from .trainer_task import Task, task_of
 
 
 class MethodTrainer(Trainer):  # type: ignore[misc]
@@ -80,7 +76,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         self.method_name, self._settings = method, method_settings(names, given)
         self.method = build_method(method, self._settings)
         self._optimizer, self._given_task = (optimizer, adamax_rule), task
-        self._context: MethodContext | None = None
+        self._run: TrainerRun | None = None
+        self._window: list[Any] = []
+        self._seen = 0
         callbacks = [_Hooks(self), *(arguments.pop("callbacks", None) or [])]
         refuse(arguments)
         super().__init__(callbacks=callbacks, **arguments)
@@ -126,7 +124,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
             ValueError: The method does not fit the model or the run, a checkpoint is another method's, or this is the
                 second call on one model.
         """
-        if self._context is not None and self.model_init is None:
+        if self._run is not None and self.model_init is None:
             raise ValueError(
                 "train() was called before: the method has changed the model already: make a new MethodTrainer, and "
                 "resume_from_checkpoint to go on"
@@ -136,7 +134,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
     def _hp_search_setup(self, trial: Any) -> None:
         """Set up the run: Trainer has made its model, and what follows here are the arguments of a search."""
         found: dict[str, Any] = {}
-        space = self.hp_space if self.hp_search_backend is not None and trial is not None else None
+        searches = self.hp_search_backend is not None and trial is not None
+        space = getattr(self, "hp_space", None) if searches else None
 
         def of_trainer(proposed: Any) -> dict[str, Any]:
             values = proposed if space is None else space(proposed)
@@ -152,46 +151,21 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
                 self.hp_space = space
         names = parse_method(self.method_name)
         self.method = build_method(self.method_name, searched_settings(self._settings, names, found))
-        self._set_up()
-
-    def _set_up(self) -> None:
-        """Let the method change the loaded model, and build the optimizer."""
-        args, model, processes = self.args, self.model, self._processes
-        self._window: list[Any] = []
-        self._seen, self._resumed, self._final, self._loss_checked = 0, False, False, False
         if self.model_init is not None:
             self._model = self._look_through()
-        if processes.size > 1:
-            processes.broadcast(model.state_dict().values())
         with torch.random.fork_rng(devices=[]):  # the order of the data is Trainer's
-            epochs, *_, steps = self.set_initial_training_values(args, self.get_train_dataloader())
-        streams = RandomStreams(args.seed, args.device, processes.rank)
-        trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        self._give_back = [
-            lambda: [parameter.requires_grad_(is_so) for parameter, is_so in trainable],
-            take_over_dropout(model, self.method.configure, streams.dropout),
-            self._model.take_over_words(),
-        ]
-        self._context = context = MethodContext(
-            model,
-            ParamIndex(model.named_parameters()),
-            args.seed,
-            streams=streams,
-            model=self._model,
-            total_steps=steps,
-            total_epochs=epochs,
+            epochs, *_, steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
+        self._run = TrainerRun(
+            self.method,
+            self._model,
+            self._optimizer_settings,
+            self.args,
+            self.accelerator,
+            self._processes,
+            epochs=epochs,
+            steps=steps,
         )
-        prepare(self.method, context, self._optimizer_settings)
-        if self._model.embedding_hooks:
-            self._model.check_embeddings()
-        self.optimizer = context.optimizer
-        replay_draws(context)
-        self._divided = DividedStep(processes, model) if processes.size > 1 else None
-        before_pass: tuple[Any, ...] = ()
-        if self._divided is not None:
-            context.complete_gradients = self._divided.complete
-            before_pass = (self._divided.check_incomplete,)
-        self._gradients = StepGradients(self.method, context, self.accelerator.backward, self._loss_scale, *before_pass)
+        self.optimizer = self._run.context.optimizer
 
     def get_batch_samples(self, *arguments: Any, **named: Any) -> Any:
         """Keep the micro-batches of the next step."""
@@ -208,79 +182,35 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         self._seen += 1
         if self._seen < len(self._window):
             return torch.zeros((), dtype=torch.float32, device=self.args.device)
-        context = self._run
+        assert self._run is not None
+        context = self._run.context
         context.step, context.epoch = self.state.global_step, int(self.state.epoch or 0)
         batches = [self._model.batch(self._prepare_inputs(each)) for each in self._window]
         self._window = []
-        model.train()
-        context.optimizer.zero_grad(set_to_none=True)
-        self._model.forward = model
-        examples = max(self._processes.sum(sum(batch.size for batch in batches)), 1)
-        with context.streams.separate():
-            if not self._loss_checked:
-                with context.streams.preserved():
-                    self._model.check_loss(batches[0])
-                self._loss_checked = True
-            loss = self._gradients(batches, examples)
-        if self._divided is not None:
-            loss = self._divided.finish(loss)
-        return loss / examples
+        self._model.forward = model.train()
+        return self._run.gradients(batches)
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
         """Log the method's numbers with the loss of training steps."""
-        if "loss" in logs and self._context is not None:
-            logs = {**logs, **self.method.metrics(self._context)}
-            self.method.check_step(self._context)
+        if "loss" in logs and self._run is not None:
+            logs = {**logs, **self.method.metrics(self._run.context)}
+            self.method.check_step(self._run.context)
         super().log(logs, *arguments, **named)
 
     def evaluation_loop(self, *arguments: Any, **named: Any) -> Any:
         """Evaluate the weights that the method says."""
-        with self._evaluated():
+        with nullcontext() if self._run is None else self._run.evaluated():
             return super().evaluation_loop(*arguments, **named)
 
     def save_model(self, *arguments: Any, **named: Any) -> None:
         """Save the weights that are evaluated."""
-        with self._evaluated():
+        with nullcontext() if self._run is None else self._run.evaluated():
             super().save_model(*arguments, **named)
 
     @property
     def _choice(self) -> dict[str, str]:
         """What a resumed training must have in common with the one before."""
         return choice_of(self.method_name, self.method, self._optimizer)
-
-    @property
-    def _run(self) -> MethodContext:
-        assert self._context is not None
-        return self._context
-
-    def _evaluated(self) -> Any:
-        """Context in which the model has the weights that are evaluated."""
-        if self._context is None or self._final:
-            return nullcontext()
-        return self.method.evaluation(self._context)
-
-    def _begin(self) -> None:
-        """Let the method prepare from the data, unless it was resumed."""
-        self._run.total_steps = self.state.max_steps
-        if not self._resumed:
-            streams = self._run.streams
-            with streams.separate(), streams.preserved():
-                self.method.before_fit(self._run)
-            if self._divided is not None:  # each has looked at all data, and rounding may differ
-                self.method.load_state_dict(self._processes.of_first(self.method.state_dict()))
-
-    def _end(self) -> None:
-        """Leave the weights that were evaluated in the model; a best checkpoint that was loaded has them already."""
-        best = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
-        if self.method.evaluates_other_weights and not best:
-            parameters = [parameter.detach() for parameter in self.model.parameters()]
-            with self._evaluated():
-                evaluated = [parameter.clone() for parameter in parameters]
-            torch._foreach_copy_(parameters, evaluated)
-        self._final = True
-        self.method.hand_over(self._run)
-        for give_back in self._give_back:
-            give_back()
 
     def _first_pass(self) -> Iterator[list[TrainerBatch]]:
         """The training set once, in an order that no epoch has."""
@@ -309,15 +239,11 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         if window:
             yield window
 
-    def _loss_scale(self) -> Tensor | None:
-        scaler = self.accelerator.scaler
-        one = torch.ones((), dtype=torch.float32, device=self.args.device)
-        return None if scaler is None or not scaler.is_enabled() else scaler.scale(one)
-
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save the method's state beside the optimizer's."""
         super()._save_optimizer_and_scheduler(output_dir)
-        save_state(output_dir, self._choice, self.method, self._run, self._processes)
+        assert self._run is not None
+        save_state(output_dir, self._choice, self.method, self._run.context, self._processes)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Look whether it is this method's before a weight is loaded."""
@@ -329,9 +255,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         """Load the method's state behind the optimizer's."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self._run.step = self.state.global_step
-            load_state(read_state(checkpoint, self._choice), self.method, self._run, self._processes)
-            self._resumed = True
+            assert self._run is not None
+            self._run.context.step = self.state.global_step
+            load_state(read_state(checkpoint, self._choice), self.method, self._run.context, self._processes)
+            self._run.resumed = True
 
 
 class _Hooks(TrainerCallback):  # type: ignore[misc]
@@ -340,25 +267,23 @@ class _Hooks(TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: MethodTrainer) -> None:
         self._trainer = trainer
 
-    @contextmanager
-    def _drawing(self) -> Iterator[MethodContext]:
-        with self._trainer._run.streams.separate():
-            yield self._trainer._run
+    @property
+    def _run(self) -> TrainerRun:
+        assert self._trainer._run is not None
+        return self._trainer._run
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Before the first step."""
-        self._trainer._begin()
+        self._run.begin(state.max_steps)
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Behind clipping."""
-        with self._drawing() as context:
-            self._trainer.method.after_backward(context)
+        self._run.after_backward()
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Behind the optimizer's step."""
-        with self._drawing() as context:
-            self._trainer.method.after_step(context)
+        self._run.after_step()
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Behind the last step."""
-        self._trainer._end()
+        self._run.end(bool(args.load_best_model_at_end and state.best_model_checkpoint is not None))
