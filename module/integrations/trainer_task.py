@@ -33,8 +33,9 @@ def task_of(model: nn.Module) -> Task:
     if name.endswith(("ForCausalLM", "LMHeadModel")):
         return Task.CAUSAL
     if not name.endswith(("ForSequenceClassification", "ForImageClassification", "ForAudioClassification")):
+        kinds = " or ".join(map(repr, map(str, Task)))
         raise ValueError(
-            f"model is a {name}, whose task is unknown: give task={' or '.join(map(repr, map(str, Task)))}"
+            f"model is a {name}, whose task is unknown: give task={kinds} if it is one of these: methods know no other"
         )
     kind, outputs = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
     if kind == "multi_label_classification" or (kind == "regression" and outputs != 1):

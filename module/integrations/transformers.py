@@ -89,6 +89,11 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         args, method = self.args, self.method
         refuse({}, args, self.model, type(self).compute_loss is not Trainer.compute_loss, method)
         task = task_of(self.model) if self._given_task is None else Task(self._given_task)
+        if len(self.label_names) != 1 and "labels" not in self.label_names:
+            several = ", ".join(self.label_names) or "none"
+            raise ValueError(
+                f"the labels of {type(self.model).__name__} are {several}: methods know one per prediction"
+            )
         self._optimizer_settings = optimizer_settings(args, *self._optimizer)
         method.check_run(self._optimizer_settings)
         method.check_device(args.device.type)
@@ -226,9 +231,10 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
             num_workers=self.args.dataloader_num_workers,
         )
         window: list[TrainerBatch] = []
-        rows = iter(loader)
+        rows: Iterator[Any] | None = None
         while True:
             with torch.random.fork_rng(devices=[]):  # a loader draws from the generator that dropout draws from
+                rows = iter(loader) if rows is None else rows
                 inputs = next(rows, None)
             if inputs is None:
                 break

@@ -80,6 +80,12 @@ def test_tasks_and_models(tmp_path):
     vision = make("ViTForImageClassification", image_size=8, patch_size=4)
     refused("has no word embeddings", lambda: trainer(tmp_path, "smart", vision))
     refused("has no word embeddings", trainer(tmp_path, "neftune", vision).train)
+    spans = make("BertForQuestionAnswering")
+    refused("whose task is unknown: .* methods know no other", lambda: trainer(tmp_path, "vanilla", spans))
+    refused(
+        "labels of BertForQuestionAnswering are start_positions, end_positions",
+        lambda: trainer(tmp_path, "vanilla", spans, task="classification"),
+    )
     smoothed = {"label_smoothing_factor": 0.1}
     refused("label_smoothing_factor is for classes", lambda: trainer(tmp_path, "sam", make(BERT, num_labels=1),
                                                                     args=smoothed))  # fmt: skip
