@@ -29,9 +29,9 @@ def method_settings(names: Iterable[str], given: Mapping[str, Any]) -> dict[str,
     names = tuple(names)
     values: dict[str, Any] = {}
     for key, value in given.items():
-        name, _, field = key.partition(".")
+        name, _, field = str(key).partition(".")
         if name not in names:
-            raise ValueError(_unknown(key, [f"{n}.{f}" for n in names for f in _fields(n)]))
+            raise ValueError(_unknown(str(key), [f"{n}.{f}" for n in names for f in _fields(n)]))
         if field:
             value = {field: value}
         if not isinstance(value, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -58,14 +59,17 @@ def read_state(folder: str, choice: Mapping[str, str]) -> dict[str, Any]:
     """Read what :func:`save_state` wrote.
 
     Raises:
-        ValueError: The folder has no such file, or that of another choice.
+        ValueError: The folder has no such file, a damaged one, or that of another choice.
     """
     file = Path(folder) / STATE
     if not file.is_file():
         raise ValueError(
             f"{folder} has no {STATE}: it is no checkpoint of MethodTrainer, or one with save_only_model: start anew"
         )
-    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError):
+        raise ValueError(f"{file} is damaged: resume from an earlier checkpoint, or start anew") from None
     saved = state.get("choice") or {"method": state["name"]}  # earlier files have the name alone
     for key, value in saved.items():
         if (mine := choice.get(key)) != value:

@@ -192,7 +192,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         context.step, context.epoch = self.state.global_step, int(self.state.epoch or 0)
         batches = [self._model.batch(self._prepare_inputs(each)) for each in self._window]
         self._window = []
-        self._model.forward = model.train()
+        model.train()
+        self._model.forward = model
         return self._run.gradients(batches)
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:

@@ -123,6 +123,13 @@ def test_a_checkpoint_of_other_settings(tmp_path):
     state |= {"name": state.pop("choice")["method"], "random": state["random"][0]}
     torch.save(state, tmp_path / "checkpoint-3" / "method.pt")
     trainer(tmp_path, "ema+pats", make(BERT)).train(resume_from_checkpoint=folder)
+    file = tmp_path / "checkpoint-3" / "method.pt"
+    for content in (b"", file.read_bytes()[:300]):
+        file.write_bytes(content)
+        refused(
+            "method.pt is damaged: resume from an earlier",
+            lambda: trainer(tmp_path, "ema+pats", make(BERT)).train(resume_from_checkpoint=folder),
+        )
 
 
 @pytest.mark.parametrize(
@@ -162,6 +169,7 @@ def test_settings():
     assert method_settings(["pats"], {"pats": {"noise_scale": 0.1}}) == {"pats": PATSRule(noise_scale=0.1)}
     assert method_settings(["pats", "sam"], {"pats": PATSRule(noise_scale=0.1)}) == {"pats": PATSRule(noise_scale=0.1)}
     for given, text in (
+        ({1: 0.1}, "1 is no setting of this method"),
         ({"noise_scale": 0.1}, "noise_scale is no setting of this method .did you mean pats.noise_scale"),
         ({"pats.noise": 0.1}, "pats.noise is no setting of this method"),
         ({"sam.rho": 0.1}, "sam.rho is no setting of this method"),
