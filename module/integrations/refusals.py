@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from transformers import Trainer
 
 from ..composition import Composition
 from .replayed import check_checkpointing, checkpoints_activations
@@ -37,11 +36,6 @@ def refuse(
     Raises:
         ValueError: If training could not be right.
     """
-    for name in arguments.keys() - inspect.signature(Trainer.__init__).parameters.keys():
-        raise ValueError(
-            f"{name} is no argument of Trainer, and no method of this run: settings of a method are given as "
-            'pats={"noise_scale": 5e-3} or {"pats.noise_scale": 5e-3}'
-        )
     for name, why in _ARGUMENTS.items():
         if arguments.get(name) is not None:
             raise ValueError(f"{name} is given, but {why}")
@@ -75,6 +69,25 @@ def refuse(
             raise ValueError(why)
 
     check_checkpointing(_asked(args, "_kwargs") or {})
+
+
+def refuse_unknown(arguments: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Refuse a keyword argument that is neither Trainer's nor settings of a method of the run.
+
+    Args:
+        arguments: Keyword arguments for Trainer.
+        parameters: That it takes.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in arguments.keys() - parameters.keys():
+        raise ValueError(
+            f"{name} is no argument of Trainer, and no method of this run: settings of a method are given as "
+            'pats={"noise_scale": 5e-3} or {"pats.noise_scale": 5e-3}'
+        )
 
 
 def _asked(args: Any, what: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -21,7 +22,7 @@ from ..seeds import stream_seed
 from .method_settings import method_settings, optimizer_settings, searched_settings
 from .method_state import choice_of, load_state, read_state, save_state
 from .processes import Processes
-from .refusals import refuse
+from .refusals import refuse, refuse_unknown
 from .trainer_model import TrainerBatch, TrainerModel
 from .trainer_run import TrainerRun
 from .trainer_task import Task, task_of
@@ -80,6 +81,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         self._window: list[Any] = []
         self._seen = 0
         callbacks = [_Hooks(self), *(arguments.pop("callbacks", None) or [])]
+        refuse_unknown(arguments, inspect.signature(super().__init__).parameters)
         refuse(arguments)
         super().__init__(callbacks=callbacks, **arguments)
         self._model = self._look_through()
