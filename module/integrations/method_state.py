@@ -1,4 +1,4 @@
-"""What a checkpoint of Trainer holds of the method: its state, the random streams, the trained weights."""
+"""A method in a checkpoint of Trainer: its state, the random streams, the trained weights."""
 
 from __future__ import annotations
 

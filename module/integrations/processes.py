@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """Those of a run, and which of them this one is; every method is a collective.
+    """The processes of a run, and which of them this one is; every method is a collective.
 
     Args:
         rank: Of this process.

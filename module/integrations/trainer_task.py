@@ -1,4 +1,4 @@
-"""What a model of ``transformers`` predicts."""
+"""The task of a model of ``transformers``: the kind of its predictions."""
 
 from enum import StrEnum
 

@@ -217,7 +217,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
 
     @property
     def _choice(self) -> dict[str, str]:
-        """What a resumed training must have in common with the one before."""
+        """Method, optimizer and settings, which a resumed training has in common with the one before."""
         return choice_of(self.method_name, self.method, self._optimizer)
 
     def _first_pass(self) -> Iterator[list[TrainerBatch]]:

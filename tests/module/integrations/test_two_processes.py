@@ -75,6 +75,13 @@ def test_two_processes_train_what_one_does(tmp_path):
         assert done[name][0]["loss"].tolist() == pytest.approx(losses, rel=1e-4)
     whole, resumed = done["whole"][0], done["resumed"][0]
     assert all(torch.equal(resumed[key], value) for key, value in whole.items() if "loss" not in key)
+    with redirect_stdout(io.StringIO()):  # another number of processes: their own draws start anew
+        alone = trainer(
+            tmp_path / "one", NOISY, make(BERT), noisy, args={**saving, **ONE}, eval_dataset=rows(8, seed=1)
+        )
+        alone.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    assert alone.state.global_step == 6
+    assert torch.load(tmp_path / "one" / "checkpoint-6" / "method.pt")["random"][0]["mark"] == "/rank 0/step 4"
 
 
 def test_a_method_that_does_not_say_that_it_divides_is_refused(tmp_path, monkeypatch):
