@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -16,12 +16,15 @@ _ARGUMENTS = {
     "compute_loss_func": "the method computes the task's loss itself: leave it out",
 }
 
+OWNED = ("compute_loss", "create_optimizer")
+"""Methods of Trainer that are the method's here."""
+
 
 def refuse(
     arguments: Mapping[str, Any],
     args: Any = None,
     model: nn.Module | None = None,
-    own_loss: bool = False,
+    own: Collection[str] = (),
     method: Composition | None = None,
 ) -> None:
     """Look through what a MethodTrainer was given.
@@ -30,7 +33,7 @@ def refuse(
         arguments: Keyword arguments of ``Trainer``.
         args: Its ``TrainingArguments``; None: only ``arguments`` are looked at.
         model: To be trained.
-        own_loss: Whether a subclass has a ``compute_loss`` of its own.
+        own: Those of ``OWNED`` that a subclass of MethodTrainer has of its own.
         method: Of the run.
 
     Raises:
@@ -60,7 +63,9 @@ def refuse(
         "torch_compile and activation checkpointing are both on, but a compiled pass cannot repeat the methods' draws: "
         "leave one out": bool(args.torch_compile and (_asked(args, "") or checkpoints_activations(model))),
         "the subclass computes a loss of its own (compute_loss), but the method computes the task's itself: leave it "
-        "out": own_loss,
+        "out": "compute_loss" in own,
+        "the subclass builds an optimizer of its own (create_optimizer), but the method builds it: leave it out and "
+        "use optimizer='adamw' or 'adamax'": "create_optimizer" in own,
         "the weights are quantised: methods cannot change them: load the model in float32":
             getattr(model, "is_quantized", False),
     }  # fmt: skip

@@ -22,7 +22,7 @@ from ..seeds import stream_seed
 from .method_settings import method_settings, optimizer_settings, searched_settings
 from .method_state import choice_of, load_state, read_state, save_state
 from .processes import Processes
-from .refusals import refuse, refuse_unknown
+from .refusals import OWNED, refuse, refuse_unknown
 from .trainer_model import TrainerBatch, TrainerModel
 from .trainer_run import TrainerRun
 from .trainer_task import Task, task_of
@@ -89,7 +89,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
     def _look_through(self) -> TrainerModel:
         """Refuse a run that cannot be right; return its model as methods call it."""
         args, method = self.args, self.method
-        refuse({}, args, self.model, type(self).compute_loss is not Trainer.compute_loss, method)
+        own = [name for name in OWNED if getattr(type(self), name) != getattr(Trainer, name)]
+        refuse({}, args, self.model, own, method)
         task = task_of(self.model) if self._given_task is None else Task(self._given_task)
         if len(self.label_names) != 1 and "labels" not in self.label_names:
             several = ", ".join(self.label_names) or "none"

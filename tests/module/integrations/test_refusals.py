@@ -58,6 +58,12 @@ def test_a_loss_of_ones_own(tmp_path):
 
     refused("compute_loss", lambda: Own("sam", model=make(BERT), args=arguments(tmp_path), train_dataset=rows()))
 
+    class Optimizing(MethodTrainer):
+        def create_optimizer(self, model=None):
+            raise AssertionError
+
+    refused("create_optimizer", lambda: Optimizing("sam", model=make(BERT), args=arguments(tmp_path)))
+
     class Focal(type(make(BERT))):
         def forward(self, input_ids, attention_mask=None, labels=None):
             outputs = super().forward(input_ids=input_ids, attention_mask=attention_mask)
