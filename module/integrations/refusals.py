@@ -50,6 +50,8 @@ def refuse(
     found = {
         f"the environment has {args.world_size} processes, but {whole} does not say that it is right on a part of a "
         "step's examples (divisible): run it without torchrun": bool(args.world_size > 1 and whole),
+        "accelerator_config has even_batches=False, which deals the processes different numbers of batches: they would "
+        "wait for each other: leave it out": args.world_size > 1 and not args.accelerator_config.even_batches,
         "several GPUs are visible, which Trainer would divide each batch among: set CUDA_VISIBLE_DEVICES to one":
             args.n_gpu > 1,
         "args.deepspeed and args.fsdp divide the model: methods need it whole: leave them out":

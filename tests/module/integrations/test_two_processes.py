@@ -84,7 +84,7 @@ def test_two_processes_train_what_one_does(tmp_path):
     assert torch.load(tmp_path / "one" / "checkpoint-6" / "method.pt")["random"][0]["mark"] == "/rank 0/step 4"
 
 
-def test_a_method_that_does_not_say_that_it_divides_is_refused(tmp_path, monkeypatch):
+def test_runs_that_cannot_be_divided_are_refused(tmp_path, monkeypatch):
     class Whole(FineTuningMethod):
         name = "whole"
 
@@ -98,3 +98,5 @@ def test_a_method_that_does_not_say_that_it_divides_is_refused(tmp_path, monkeyp
         ValueError, match=r"2 processes, but whole does not say .* \(divisible\): run it without torchrun"
     ):
         trainer(tmp_path, "whole", make(BERT))
+    with pytest.raises(ValueError, match=r"even_batches=False, which deals .*: leave it out"):
+        trainer(tmp_path, "sam", make(BERT), args={"accelerator_config": {"even_batches": False}})
