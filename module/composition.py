@@ -103,6 +103,10 @@ class Composition(FineTuningMethod[NoSettings]):
             stack.enter_context(method.evaluation(context))
         return stack  # type: ignore[return-value]
 
+    def hand_over(self, context: MethodContext) -> None:  # noqa: D102
+        for method in reversed(self.methods):
+            method.hand_over(context)
+
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {method.name: method.state_dict() for method in self.methods}
 

@@ -243,6 +243,12 @@ class FineTuningMethod(Generic[S]):
         """Return the context for evaluating the network and saving its weights as the result."""
         return nullcontext()
 
+    def hand_over(self, context: MethodContext) -> None:
+        """Leave the network as its own class makes, saves and loads it, with the weights that it computes with.
+
+        Another library's loop calls it behind the last step. This project's own run keeps what ``setup`` has made.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a resume beyond network, optimizer and ``context.streams``: tensors and plain values."""
         return {}

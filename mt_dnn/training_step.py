@@ -12,10 +12,10 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from module.clipping import clip_as_the_step, clip_gradients, clip_in_step, measures_itself
 from module.driver import StepGradients
+from module.gradient_sum import GradientSum
 from mt_dnn.assembly import Parts
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.batch import Batch
-from mt_dnn.gradient_sum import GradientSum
 from mt_dnn.pass_graphs import PassGraphs
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
 from ..checks import short_repr
+from ..method import OptimizerSettings
 from ..methods import METHODS
+from ..seeds import stream_seed
 
 
 def method_settings(names: Iterable[str], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,9 +29,9 @@ def method_settings(names: Iterable[str], given: Mapping[str, Any]) -> dict[str,
     names = tuple(names)
     values: dict[str, Any] = {}
     for key, value in given.items():
-        name, _, field = key.partition(".")
+        name, _, field = str(key).partition(".")
         if name not in names:
-            raise ValueError(_unknown(key, [f"{n}.{f}" for n in names for f in _fields(n)]))
+            raise ValueError(_unknown(str(key), [f"{n}.{f}" for n in names for f in _fields(n)]))
         if field:
             value = {field: value}
         if not isinstance(value, Mapping):
@@ -71,3 +73,45 @@ def _unknown(key: str, legal: list[str]) -> str:
     near = difflib.get_close_matches(key, legal, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     return f"{key} is no setting of this method{meant}: there are {', '.join(legal) or 'none'}"
+
+
+def searched_settings(settings: Mapping[str, Any], names: Iterable[str], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of methods with some replaced, as a search proposes them.
+
+    Args:
+        settings: Of :func:`method_settings`.
+        names: Of the methods.
+        found: ``{"pats.noise_scale": 5e-3}``.
+
+    Raises:
+        ValueError: As there.
+    """
+    replaced = dict(settings)
+    method_settings(names, found)
+    for key, value in found.items():
+        name, _, field = key.partition(".")
+        try:
+            replaced[name] = replace(replaced.get(name, METHODS[name].Settings()), **{field: value})
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return replaced
+
+
+def optimizer_settings(args: Any, optimizer: Any, adamax_rule: Any) -> OptimizerSettings:
+    """Settings of the optimizer of a run.
+
+    Args:
+        args: Of Trainer.
+        optimizer: ``adamw`` or ``adamax``.
+        adamax_rule: Of the latter.
+    """
+    own_eps = optimizer == "adamax" and args.adam_epsilon == type(args).adam_epsilon
+    return OptimizerSettings(
+        optimizer=optimizer,
+        learning_rate=args.learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=None if own_eps else args.adam_epsilon,
+        weight_decay=args.weight_decay,
+        adamax_rule=adamax_rule,
+        noise_seed=stream_seed(args.seed, "noise"),
+    )

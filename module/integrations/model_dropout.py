@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from ..context import DropoutRates
+from ..dropout import DropoutStream, replace_dropout
 
 Part = Literal["hidden", "attention", "head"]
 
@@ -32,19 +33,37 @@ class _Place:
         setattr(self.module, self.attribute, rate)
 
 
-def configure_dropout(model: nn.Module, configure: Callable[[DropoutRates], DropoutRates]) -> None:
+def take_over_dropout(
+    model: nn.Module, configure: Callable[[DropoutRates], DropoutRates], stream: DropoutStream
+) -> Callable[[], None]:
     """Let a function choose the dropout of a model: ``nn.Dropout`` and numbers that its modules keep.
 
     Args:
         model: Of transformers, or built alike; its configuration stays.
         configure: Of a method. It gets the largest rate of each part; where it changes one, all of the part are set.
+        stream: From which ``nn.Dropout`` draws from now on.
+
+    Returns:
+        A function that gives the model its own dropout back.
     """
     places = list(_places(model))
+    rates = [place.rate for place in places]
+    own = [(module, name, child) for module in model.modules() for name, child in module.named_children()]
     before = DropoutRates(*(max((p.rate for p in places if p.part == part), default=0.0) for part in _PARTS))
     after = configure(before)
     for place in places:
         if (rate := getattr(after, place.part)) != getattr(before, place.part):
             place.set(rate)
+    replace_dropout(model, stream)
+
+    def give_back() -> None:
+        for module, name, child in own:
+            if type(child) is nn.Dropout:
+                setattr(module, name, child.train(module.training))
+        for place, rate in zip(places, rates, strict=True):
+            place.set(rate)
+
+    return give_back
 
 
 _PARTS: tuple[Part, Part, Part] = ("hidden", "attention", "head")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import torch
@@ -19,48 +18,9 @@ from torch import Tensor, nn
 from ..evaluating import evaluating
 from ..losses import divergence
 from ..param_index import ParamIndex, strip_wrappers
+from .trainer_task import Task
 
 IGNORED = -100  # label of tokens that count for nothing, in transformers
-
-
-class Task(StrEnum):
-    """Kind of prediction that a model makes."""
-
-    CLASSIFICATION = "classification"
-    REGRESSION = "regression"
-    TOKENS = "token classification"
-    CAUSAL = "causal language modelling"
-
-    @property
-    def per_token(self) -> bool:
-        """Whether every token has a prediction."""
-        return self in (Task.TOKENS, Task.CAUSAL)
-
-
-def task_of(model: nn.Module) -> Task:
-    """Find out from a model's class and configuration what it predicts.
-
-    Raises:
-        ValueError: If they do not tell, or no method knows such a prediction.
-    """
-    while callable(inner := getattr(model, "get_base_model", None)):  # peft's
-        model = inner()
-    name, config = type(model).__name__, getattr(model, "config", None)
-    if name.endswith("ForTokenClassification"):
-        return Task.TOKENS
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return Task.CAUSAL
-    if not name.endswith(("ForSequenceClassification", "ForImageClassification", "ForAudioClassification")):
-        raise ValueError(
-            f"model is a {name}, whose task is unknown: give task={' or '.join(map(repr, map(str, Task)))}"
-        )
-    kind, outputs = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
-    if kind == "multi_label_classification" or (kind == "regression" and outputs != 1):
-        raise ValueError(
-            f"problem_type is {kind} with {outputs} labels: methods know one class or one score per example: use "
-            "single_label_classification, or regression with num_labels=1"
-        )
-    return Task.REGRESSION if outputs == 1 else Task.CLASSIFICATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +92,16 @@ class TrainerModel:
         """Find the word embeddings."""
         self.forward = self.network
         self._embeddings = _word_embeddings(self.network)
-        if self._embeddings is not None:
-            self._embeddings.register_forward_hook(self._look_up)
+
+    def take_over_words(self) -> Callable[[], None]:
+        """Replace word embeddings where the model looks them up, until the function that is returned is called."""
+        if self._embeddings is None:
+            return lambda: None
+
+        def hook(module: nn.Module, arguments: Any, found: Tensor) -> Tensor:  # no method: a copied model copies it not
+            return self._look_up(found)
+
+        return self._embeddings.register_forward_hook(hook).remove
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -219,14 +187,15 @@ class TrainerModel:
         """Compare the model's own loss with the one that is trained.
 
         Raises:
-            ValueError: If they differ by more than rounding.
+            ValueError: If they differ by more than rounding, or the labels are wrong.
         """
         with evaluating(self.network), torch.no_grad():
+            logits = self.logits(batch)
+            self._check_labels(logits, batch.labels)
             outputs = self.network(**batch.inputs, **{self.label: batch.labels})
             own = outputs.get("loss") if isinstance(outputs, Mapping) else None
             if own is None or own.ndim:
                 return
-            logits = self.logits(batch)
             found = self._losses(logits, batch, "sum", smoothed=False) / batch.size
         if not torch.isclose(own.float(), found, rtol=2e-2, atol=1e-4, equal_nan=True):
             raise ValueError(
@@ -251,7 +220,7 @@ class TrainerModel:
         logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
         return logits
 
-    def _look_up(self, module: nn.Module, arguments: Any, found: Tensor) -> Tensor:
+    def _look_up(self, found: Tensor) -> Tensor:
         """Change the word embeddings of the pass under way; elsewhere, as in ``embed``, they stay."""
         if self._batch is None:
             return found
@@ -274,6 +243,19 @@ class TrainerModel:
         """Labels (B, T) where the predictions for them stand: a language model's come one token earlier."""
         return labels[:, 1:] if self.task is Task.CAUSAL else labels
 
+    def _check_labels(self, logits: Tensor, labels: Tensor) -> None:
+        """Refuse labels that are no classes; those of tokens that count for nothing are no harm."""
+        if self.regression or not labels.numel():
+            return
+        highest = logits.shape[-1] - 1
+        wrong = (labels < 0) | (labels > highest)
+        if self.task.per_token:
+            wrong &= labels != IGNORED
+        if labels.is_floating_point() or bool(wrong.any()):
+            found = f"have the type {labels.dtype}" if labels.is_floating_point() else f"hold {int(labels[wrong][0])}"
+            legal = f"whole numbers from 0 to {highest}"
+            raise ValueError(f"{self.label} {found}: {self.task} with num_labels={highest + 1} needs {legal}")
+
     def _losses(self, logits: Tensor, batch: TrainerBatch, reduction: str, smoothed: bool = True) -> Tensor:
         labels = batch.labels
         if self.regression:
@@ -281,6 +263,8 @@ class TrainerModel:
         if self.task.per_token:
             labels = self._placed(labels)
             labels = labels[labels != IGNORED]
+        if labels.device.type == "cpu":  # a look at a GPU's makes the host wait, and torch stops there by itself
+            self._check_labels(logits, labels)
         smoothing = self.label_smoothing if smoothed else 0.0
         return F.cross_entropy(logits.float(), labels.reshape(-1), reduction=reduction, label_smoothing=smoothing)
 

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
 
-from ..context import MethodContext
-from ..driver import StepGradients, prepare
-from ..dropout import replace_dropout
-from ..method import OptimizerSettings, Resource
+from ..checks import short_repr
+from ..method import Resource
 from ..methods import build_method, parse_method
-from ..param_index import ParamIndex
-from ..random_streams import RandomStreams
 from ..seeds import stream_seed
-from .method_settings import method_settings
-from .model_dropout import configure_dropout
-from .refusals import refuse
-from .trainer_model import Task, TrainerBatch, TrainerModel, task_of
-
-STATE = "method.pt"
-"""File of a checkpoint with the method's state and the random streams."""
+from .method_settings import method_settings, optimizer_settings, searched_settings
+from .method_state import choice_of, load_state, read_state, save_state
+from .processes import Processes
+from .refusals import OWNED, refuse, refuse_unknown
+from .trainer_model import TrainerBatch, TrainerModel
+from .trainer_run import TrainerRun
+from .trainer_task import Task, task_of
 
 
 class MethodTrainer(Trainer):  # type: ignore[misc]
@@ -62,74 +61,119 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         task: Task | str | None = None,
         **arguments: Any,
     ) -> None:
+        if not isinstance(method, str):
+            raise ValueError(
+                f"method is {short_repr(method)}: names joined with + are needed, as in "
+                'MethodTrainer("noisytune+pats", model=model)'
+            )
+        if not isinstance(settings, Mapping | None):
+            example = {"pats.noise_scale": 5e-3}
+            raise ValueError(f"settings is {short_repr(settings)}: a mapping is needed, such as {example}")
         names = parse_method(method)
         own = {name: arguments.pop(name) for name in names if name in arguments}
         given = {**dict(settings or {}), **own}
         if double := own.keys() & (settings or {}).keys():
             raise ValueError(f"settings of {', '.join(sorted(double))} are given twice: give them once")
-        self.method_name, self.method = method, build_method(method, method_settings(names, given))
-        self._context: MethodContext | None = None
+        self.method_name, self._settings = method, method_settings(names, given)
+        self.method = build_method(method, self._settings)
+        self._optimizer, self._given_task = (optimizer, adamax_rule), task
+        self._run: TrainerRun | None = None
         self._window: list[Any] = []
-        self._seen, self._resumed, self._final, self._loss_checked = 0, False, False, False
+        self._seen = 0
         callbacks = [_Hooks(self), *(arguments.pop("callbacks", None) or [])]
+        refuse_unknown(arguments, inspect.signature(super().__init__).parameters)
         refuse(arguments)
         super().__init__(callbacks=callbacks, **arguments)
-        refuse(arguments, self.args, self.model, type(self).compute_loss is not Trainer.compute_loss)
-        self._task = task_of(self.model) if task is None else Task(task)
-        self._optimizer_settings = _optimizer_settings(self.args, optimizer, adamax_rule)
-        self.method.check_run(self._optimizer_settings)
-        self.method.check_device(self.args.device.type)
-        if self.args.label_smoothing_factor and self._task is Task.REGRESSION:
+        self._model = self._look_through()
+
+    def _look_through(self) -> TrainerModel:
+        """Refuse a run that cannot be right; return its model as methods call it."""
+        args, method = self.args, self.method
+        own = [name for name in OWNED if getattr(type(self), name) != getattr(Trainer, name)]
+        refuse({}, args, self.model, own, method)
+        task = task_of(self.model) if self._given_task is None else Task(self._given_task)
+        if len(self.label_names) != 1 and "labels" not in self.label_names:
+            several = ", ".join(self.label_names) or "none"
+            raise ValueError(
+                f"the labels of {type(self.model).__name__} are {several}: methods know one per prediction"
+            )
+        self._optimizer_settings = optimizer_settings(args, *self._optimizer)
+        method.check_run(self._optimizer_settings)
+        method.check_device(args.device.type)
+        if args.label_smoothing_factor and task is Task.REGRESSION:
             raise ValueError("label_smoothing_factor is for classes, this is a regression: leave it out")
-        self._model = TrainerModel(
+        model = TrainerModel(
             self.model,
-            self._task,
+            task,
             self.label_names[0] if len(self.label_names) == 1 else "labels",
             self.accelerator.autocast,
             len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0,
             self._first_pass,
-            self.args.label_smoothing_factor,
+            args.label_smoothing_factor,
         )
-        if any(Resource.EMBEDDINGS in part.exclusive for part in self.method.methods):
-            self._model.check_embeddings()
+        if any(Resource.EMBEDDINGS in part.exclusive for part in method.methods):
+            model.check_embeddings()
+        return model
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Leave the model as it is where processes divide a step.
+
+        DistributedDataParallel averages inside of every backward, and methods make several.
+        """
+        super().create_accelerator_and_postprocess()
+        if self.args.world_size > 1:
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+        self._processes = Processes(self.args.process_index, self.args.world_size, self.args.device)
 
     def train(self, *arguments: Any, **named: Any) -> Any:
         """Train; arguments and result as Trainer's.
 
         Raises:
             ValueError: The method does not fit the model or the run, a checkpoint is another method's, or this is the
-                second call.
+                second call on one model.
         """
-        if self._context is not None:
+        if self._run is not None and self.model_init is None:
             raise ValueError(
                 "train() was called before: the method has changed the model already: make a new MethodTrainer, and "
                 "resume_from_checkpoint to go on"
             )
-        self._set_up()
         return super().train(*arguments, **named)
 
-    def _set_up(self) -> None:
-        """Let the method change the loaded model, and build the optimizer."""
-        args, model = self.args, self.model
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Set up the run: Trainer has made its model, and what follows here are the arguments of a search."""
+        found: dict[str, Any] = {}
+        searches = self.hp_search_backend is not None and trial is not None
+        space = getattr(self, "hp_space", None) if searches else None
+
+        def of_trainer(proposed: Any) -> dict[str, Any]:
+            values = proposed if space is None else space(proposed)
+            found.update({name: value for name, value in values.items() if "." in name})
+            return {name: value for name, value in values.items() if "." not in name}
+
+        if space is not None:
+            self.hp_space = of_trainer
+        try:
+            super()._hp_search_setup(of_trainer(trial) if isinstance(trial, dict) else trial)
+        finally:
+            if space is not None:
+                self.hp_space = space
+        names = parse_method(self.method_name)
+        self.method = build_method(self.method_name, searched_settings(self._settings, names, found))
+        if self.model_init is not None:
+            self._model = self._look_through()
         with torch.random.fork_rng(devices=[]):  # the order of the data is Trainer's
-            epochs, *_, steps = self.set_initial_training_values(args, self.get_train_dataloader())
-        configure_dropout(model, self.method.configure)
-        streams = RandomStreams(args.seed, args.device)
-        replace_dropout(model, streams.dropout)
-        self._context = context = MethodContext(
-            model,
-            ParamIndex(model.named_parameters()),
-            args.seed,
-            streams=streams,
-            model=self._model,
-            total_steps=steps,
-            total_epochs=epochs,
+            epochs, *_, steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
+        self._run = TrainerRun(
+            self.method,
+            self._model,
+            self._optimizer_settings,
+            self.args,
+            self.accelerator,
+            self._processes,
+            epochs=epochs,
+            steps=steps,
         )
-        prepare(self.method, context, self._optimizer_settings)
-        if self._model.embedding_hooks:
-            self._model.check_embeddings()
-        self.optimizer = context.optimizer
-        self._gradients = StepGradients(self.method, context, self.accelerator.backward, self._loss_scale)
+        self.optimizer = self._run.context.optimizer
 
     def get_batch_samples(self, *arguments: Any, **named: Any) -> Any:
         """Keep the micro-batches of the next step."""
@@ -146,128 +190,85 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         self._seen += 1
         if self._seen < len(self._window):
             return torch.zeros((), dtype=torch.float32, device=self.args.device)
-        context = self._run
+        assert self._run is not None
+        context = self._run.context
         context.step, context.epoch = self.state.global_step, int(self.state.epoch or 0)
         batches = [self._model.batch(self._prepare_inputs(each)) for each in self._window]
         self._window = []
         model.train()
-        context.optimizer.zero_grad(set_to_none=True)
         self._model.forward = model
-        examples = max(sum(batch.size for batch in batches), 1)
-        with context.streams.separate():
-            if not self._loss_checked:
-                with context.streams.preserved():
-                    self._model.check_loss(batches[0])
-                self._loss_checked = True
-            loss = self._gradients(batches, examples)
-        return loss / examples
+        return self._run.gradients(batches)
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
         """Log the method's numbers with the loss of training steps."""
-        if "loss" in logs and self._context is not None:
-            logs = {**logs, **self.method.metrics(self._context)}
-            self.method.check_step(self._context)
+        if "loss" in logs and self._run is not None:
+            logs = {**logs, **self.method.metrics(self._run.context)}
+            self.method.check_step(self._run.context)
         super().log(logs, *arguments, **named)
 
     def evaluation_loop(self, *arguments: Any, **named: Any) -> Any:
         """Evaluate the weights that the method says."""
-        with self._evaluated():
+        with nullcontext() if self._run is None else self._run.evaluated():
             return super().evaluation_loop(*arguments, **named)
 
     def save_model(self, *arguments: Any, **named: Any) -> None:
         """Save the weights that are evaluated."""
-        with self._evaluated():
+        with nullcontext() if self._run is None else self._run.evaluated():
             super().save_model(*arguments, **named)
 
     @property
-    def _run(self) -> MethodContext:
-        assert self._context is not None
-        return self._context
-
-    def _evaluated(self) -> Any:
-        """Context in which the model has the weights that are evaluated."""
-        if self._context is None or self._final:
-            return nullcontext()
-        return self.method.evaluation(self._context)
-
-    def _begin(self) -> None:
-        """Let the method prepare from the data, unless it was resumed."""
-        self._run.total_steps = self.state.max_steps
-        if not self._resumed:
-            streams = self._run.streams
-            with streams.separate(), streams.preserved():
-                self.method.before_fit(self._run)
-
-    def _end(self) -> None:
-        """Leave the weights that were evaluated in the model; a best checkpoint that was loaded has them already."""
-        best = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
-        if self.method.evaluates_other_weights and not best:
-            parameters = [parameter.detach() for parameter in self.model.parameters()]
-            with self._evaluated():
-                evaluated = [parameter.clone() for parameter in parameters]
-            torch._foreach_copy_(parameters, evaluated)
-        self._final = True
+    def _choice(self) -> dict[str, str]:
+        """Method, optimizer and settings, which a resumed training has in common with the one before."""
+        return choice_of(self.method_name, self.method, self._optimizer)
 
     def _first_pass(self) -> Iterator[list[TrainerBatch]]:
         """The training set once, in an order that no epoch has."""
         if not self._model.n_rows:
             raise ValueError("the method goes through the training set beforehand: give one with a length")
         order = np.random.default_rng(stream_seed(self.args.seed, "first pass")).permutation(self._model.n_rows)
-        loader = self._get_dataloader(
-            self.train_dataset, "First pass", self._train_batch_size, sampler_fn=lambda _: order.tolist()
+        prepared = self._get_dataloader(self.train_dataset, "First pass", self._train_batch_size)
+        loader = DataLoader(  # with the columns of Trainer's, but the whole set in every process
+            prepared.dataset,
+            self._train_batch_size,
+            sampler=order.tolist(),
+            collate_fn=prepared.collate_fn,
+            num_workers=self.args.dataloader_num_workers,
         )
         window: list[TrainerBatch] = []
-        rows = iter(loader)
+        rows: Iterator[Any] | None = None
         while True:
             with torch.random.fork_rng(devices=[]):  # a loader draws from the generator that dropout draws from
+                rows = iter(loader) if rows is None else rows
                 inputs = next(rows, None)
             if inputs is None:
                 break
             window.append(self._model.batch(self._prepare_inputs(inputs)))
-            if len(window) == self.args.gradient_accumulation_steps:
+            if len(window) == self.args.gradient_accumulation_steps * self._processes.size:
                 yield window
                 window = []
         if window:
             yield window
 
-    def _loss_scale(self) -> Tensor | None:
-        scaler = self.accelerator.scaler
-        one = torch.ones((), dtype=torch.float32, device=self.args.device)
-        return None if scaler is None or not scaler.is_enabled() else scaler.scale(one)
-
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save the method's state beside the optimizer's."""
         super()._save_optimizer_and_scheduler(output_dir)
-        context = self._run
-        with context.streams.separate():
-            random = context.streams.state()
-        state = {"name": self.method_name, "method": self.method.state_dict(), "random": random}
-        if self.method.evaluates_other_weights:  # the model's file has those
-            state["trained"] = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
-        torch.save(state, Path(output_dir) / STATE)
+        assert self._run is not None
+        save_state(output_dir, self._choice, self.method, self._run.context, self._processes)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Look whether it is this method's before a weight is loaded."""
+        if Path(resume_from_checkpoint).is_dir():
+            read_state(resume_from_checkpoint, self._choice)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the method's state behind the optimizer's."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        file = Path(checkpoint) / STATE
-        if not file.is_file():
-            raise ValueError(f"{checkpoint} has no {STATE}: it is no checkpoint of MethodTrainer: start anew")
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        if state["name"] != self.method_name:
-            raise ValueError(
-                f"{checkpoint} is of the method {state['name']}, this run of {self.method_name}: use the same, or "
-                "start anew"
-            )
-        self.method.load_state_dict(state["method"])
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                if name in state.get("trained", {}):
-                    parameter.copy_(state["trained"][name])
-        with self._run.streams.separate():
-            self._run.streams.restore(state["random"])
-        self._resumed = True
+        if checkpoint is not None:
+            assert self._run is not None
+            self._run.context.step = self.state.global_step
+            load_state(read_state(checkpoint, self._choice), self.method, self._run.context, self._processes)
+            self._run.resumed = True
 
 
 class _Hooks(TrainerCallback):  # type: ignore[misc]
@@ -276,38 +277,23 @@ class _Hooks(TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: MethodTrainer) -> None:
         self._trainer = trainer
 
-    @contextmanager
-    def _drawing(self) -> Iterator[MethodContext]:
-        with self._trainer._run.streams.separate():
-            yield self._trainer._run
+    @property
+    def _run(self) -> TrainerRun:
+        assert self._trainer._run is not None
+        return self._trainer._run
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Before the first step."""
-        self._trainer._begin()
+        self._run.begin(state.max_steps)
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Behind clipping."""
-        with self._drawing() as context:
-            self._trainer.method.after_backward(context)
+        self._run.after_backward()
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Behind the optimizer's step."""
-        with self._drawing() as context:
-            self._trainer.method.after_step(context)
+        self._run.after_step()
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Behind the last step."""
-        self._trainer._end()
-
-
-def _optimizer_settings(args: TrainingArguments, optimizer: Any, adamax_rule: Any) -> OptimizerSettings:
-    own_eps = optimizer == "adamax" and args.adam_epsilon == TrainingArguments.adam_epsilon
-    return OptimizerSettings(
-        optimizer=optimizer,
-        learning_rate=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        eps=None if own_eps else args.adam_epsilon,
-        weight_decay=args.weight_decay,
-        adamax_rule=adamax_rule,
-        noise_seed=stream_seed(args.seed, "noise"),
-    )
+        self._run.end(bool(args.load_best_model_at_end and state.best_model_checkpoint is not None))

@@ -51,6 +51,7 @@ class HyPe(FineTuningMethod[HyPeSettings]):
     def __init__(self, settings: HyPeSettings | None = None) -> None:
         super().__init__(settings)
         self._noised_passes_only = self.settings.passes == "noised"
+        self._hooks: list[Any] = []
 
     def check_beside(self, others: Sequence[AnyMethod]) -> None:
         """Learn whether another method compares passes; refuse PAC-tuning.
@@ -95,7 +96,12 @@ class HyPe(FineTuningMethod[HyPeSettings]):
                     return (self._perturb(context, arguments[0]), *arguments[1:]), named
                 return arguments, {**named, "hidden_states": self._perturb(context, named["hidden_states"])}
 
-            layer.register_forward_pre_hook(hook, with_kwargs=True)
+            self._hooks.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def hand_over(self, context: MethodContext) -> None:
+        """Take the hooks away."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _perturb(self, context: MethodContext, hidden: torch.Tensor) -> torch.Tensor:
         """Add noise to hidden states of any shape (..., D)."""

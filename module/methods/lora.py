@@ -78,6 +78,16 @@ class LoRA(FineTuningMethod[LoRASettings]):
                 raise ValueError(f"Method lora: {reason} (--lora.layers all takes every linear layer)") from None
         _draw(context, model)
 
+    def hand_over(self, context: MethodContext) -> None:
+        """Add the updates to the weights and take the adapters out."""
+        from peft.tuners.lora import LoraLayer
+
+        for module in list(context.network.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, LoraLayer) and _ADAPTER in child.lora_A:
+                    child.merge(adapter_names=[_ADAPTER])
+                    setattr(module, name, child.get_base_layer())
+
 
 def _transformers_model(network: torch.nn.Module) -> torch.nn.Module:
     """Find the pretrained model inside a network: the outermost module with a configuration, without its task head."""

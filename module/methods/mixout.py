@@ -80,6 +80,15 @@ class Mixout(FineTuningMethod[MixoutSettings]):
         if not replaced:
             raise ValueError("mixout finds no nn.Linear in the encoder: use another method for it")
 
+    def hand_over(self, context: MethodContext) -> None:
+        """Put plain linear layers back."""
+        from .parts.mixout_linear import MixoutLinear
+
+        for module in list(context.network.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, MixoutLinear):
+                    setattr(module, name, child.plain())
+
     def _anchor_of(self, context: MethodContext, info: ParamInfo) -> torch.Tensor:
         if info.pretrained:
             return context.anchor(self.settings.anchor)[info.name]

@@ -45,6 +45,10 @@ class R3F(FineTuningMethod[R3FSettings]):
     exclusive = frozenset({Resource.EMBEDDINGS})
     has_noised_pass = True
 
+    def __init__(self, settings: R3FSettings | None = None) -> None:
+        super().__init__(settings)
+        self._normed: list[tuple[torch.nn.Module, str]] = []
+
     def setup(self, context: MethodContext) -> None:
         """Put the spectral norm on the head (R4F)."""
         if not self.settings.spectral_norm:
@@ -53,7 +57,15 @@ class R3F(FineTuningMethod[R3FSettings]):
             torch.manual_seed(stream_seed(context.seed, f"{self.name}/spectral_norm"))
             for info in context.params.select(Role.HEAD, Kind.WEIGHT):
                 module, _, weight = info.name.rpartition(".")
-                torch.nn.utils.parametrizations.spectral_norm(context.network.get_submodule(module), weight)
+                head = context.network.get_submodule(module)
+                torch.nn.utils.parametrizations.spectral_norm(head, weight)
+                self._normed.append((head, weight))
+
+    def hand_over(self, context: MethodContext) -> None:
+        """Leave the head's weights as the spectral norm makes them."""
+        for module, weight in self._normed:
+            module.eval()  # no more power iteration
+            torch.nn.utils.parametrize.remove_parametrizations(module, weight)
 
     def extra_loss(self, context: MethodContext, batch: Any, logits: torch.Tensor) -> torch.Tensor | None:
         """Make the noised pass."""

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from data_utils.errors import SettingError
+from module.gradient_sum import GradientSum
 from module.row_sparse import RowSparseEmbedding
 from mt_dnn import data_parallel
 from mt_dnn.data_parallel import Ranks, join
-from mt_dnn.gradient_sum import GradientSum
 from mt_dnn.interrupt import Interrupted, RankLost
 from mt_dnn.run import run
 from mt_dnn.training_step import TrainingStep

@@ -59,6 +59,12 @@ class MixoutLinear(nn.Linear):
         self.official_gradient, self.stream = official_gradient, stream
         self.train(dense.training)
 
+    def plain(self) -> nn.Linear:
+        """Return a plain layer with the same parameters."""
+        dense = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        dense.weight, dense.bias = self.weight, self.bias
+        return dense.train(self.training)
+
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         return F.linear(input, self.weight_in_use(), self.bias)

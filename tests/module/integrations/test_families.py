@@ -52,3 +52,34 @@ def test_every_method_trains_every_kind(tmp_path, monkeypatch, method, model):
     assert all(bool(parameter.isfinite().all()) for parameter in found)
     same = len(found) == len(plain) and all(map(torch.equal, found, plain))
     assert same == (method in SILENT)
+
+
+@pytest.mark.parametrize("model", ["BertForTokenClassification", "LlamaForCausalLM"])
+@pytest.mark.parametrize("method", ["noisytune+pats", "rdrop", "sam", "smart", "recadam+ema"])
+def test_a_step_is_the_mean_of_its_labelled_tokens_however_it_is_divided(tmp_path, method, model):
+    """Of twelve examples four have no labelled token, the others from three to seven."""
+    data = [
+        {**row, "labels": [-100] * len(row["input_ids"]) if i % 3 == 1 else [-100, -100, *row["labels"][2:]]}
+        for i, row in enumerate(rows(12, per_token=True))
+    ]
+    settings = {
+        "noisytune+pats": {"pats.noise_scale": 0.1, "pats.max_ratio": 10.0}, "sam": {"sam.rho": 0.1},
+        "smart": {"smart.smoothness_weight": 0.0, "smart.teacher_betas": [0.5, 0.5]},
+        "recadam+ema": {"recadam.gamma": 10.0, "recadam.t0": 1},
+    }.get(method, {})  # fmt: skip
+    found = []
+    for size, parts in ((6, 1), (1, 6)):
+        still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} if "Bert" in model else {}
+        args = {
+            "per_device_train_batch_size": size, "gradient_accumulation_steps": parts, "max_steps": 2,
+            "adam_epsilon": 1e-3, "train_sampling_strategy": "sequential", "logging_strategy": "steps",
+            "logging_steps": 1,
+        }  # fmt: skip
+        with redirect_stdout(io.StringIO()):
+            made = trainer(tmp_path, method, make(model, **still), settings, data=data, args=args)
+            made.train()
+        losses = [line["loss"] for line in made.state.log_history if "loss" in line]
+        found.append(([parameter.detach() for parameter in made.model.parameters()], losses))
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=2e-6)
+    assert found[1][1] == pytest.approx(found[0][1], rel=1e-4)

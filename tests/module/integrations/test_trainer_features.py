@@ -1,5 +1,6 @@
 """Trainer's own features under methods of each kind: on weights, passes, embeddings, optimizer, averages."""
 
+import copy
 import io
 import json
 from contextlib import redirect_stdout
@@ -7,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from tests.module.integrations.models import arguments, collate, make, rows, trainer
 
@@ -137,6 +138,22 @@ def test_averages_are_what_is_evaluated_saved_and_left(tmp_path, method, best):
 
 
 @some
+def test_the_best_checkpoint_is_what_is_left(tmp_path, method, settings):
+    """A callback stops where the score has been worse; the averages of ema are above."""
+    args = {
+        "max_steps": 8, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1,
+        "load_best_model_at_end": True, "metric_for_best_model": "worse",
+    }  # fmt: skip
+    scores = iter([0.5, 0.75, 0.25, 0.25, 1.0])
+    done = trained(
+        tmp_path, method, settings, args=args, eval_dataset=rows(seed=1),
+        compute_metrics=lambda _: {"worse": next(scores)}, callbacks=[EarlyStoppingCallback(2)],
+    )  # fmt: skip
+    assert done.state.global_step == 4
+    assert_equal(weights(done.model), weights(type(done.model).from_pretrained(tmp_path / "checkpoint-2")))
+
+
+@some
 def test_logs_hold_the_methods_numbers_and_lengths_are_grouped(tmp_path, method, settings):
     args = {"logging_strategy": "steps", "logging_steps": 1, "train_sampling_strategy": "group_by_length"}
     done = trained(tmp_path, method, settings, args=args)
@@ -177,3 +194,53 @@ def test_a_compiled_model_trains_as_the_plain_one(tmp_path, method, lengths):
     )
     for name, value in other.model.state_dict().items():
         torch.testing.assert_close(one.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "settings"), [*(KINDS[i] for i in (0, 1, 3, 4, 8)), ("hype+rdrop", {})])
+def test_activations_computed_anew_change_no_bit(tmp_path, method, settings):
+    """Dropout and Mixout draw within the layers, whose second pass must draw the same."""
+    settings = {**settings, **({"hype.keep_dropout": True} if "hype" in method else {})}
+    found = []
+    for anew in (False, True):
+        model, passes = make(BERT), []
+        model.bert.encoder.layer[1].intermediate.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
+        with redirect_stdout(io.StringIO()):
+            trainer(tmp_path, method, model, settings, args={"max_steps": 3, "activation_checkpointing": anew}).train()
+        found.append((weights(model), len(passes) - 2))  # two compare the model's own loss
+    assert_equal(found[1][0], found[0][0])
+    assert found[1][1] == 2 * found[0][1] > 0
+
+
+def test_a_model_that_computes_its_activations_anew_by_itself(tmp_path):
+    plain, model = trained(tmp_path, "rdrop", {}, args={"max_steps": 3}), make(BERT)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    with redirect_stdout(io.StringIO()):
+        trainer(tmp_path, "rdrop", model, args={"max_steps": 3}).train()
+    assert_equal(weights(model), weights(plain.model))
+
+
+MADE = [*KINDS[8:13], ("no_dropout", {}), ("bitfit", {}), ("smart", {})]
+
+
+@pytest.mark.parametrize(("method", "settings"), MADE, ids=[name for name, _ in MADE])
+def test_the_trained_model_is_a_plain_one_of_its_class(tmp_path, method, settings):
+    """What methods build into a model while it trains, its class could not load."""
+    batch, found = collate(rows(4)), []
+
+    class Copy(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **_):
+            found.append(copy.deepcopy(model).eval()(**batch).logits)
+
+    done = trained(tmp_path, method, settings, args={"max_steps": 2}, callbacks=[Copy()])
+    assert [type(module) for module in done.model.modules()] == [type(module) for module in make(BERT).modules()]
+    assert [module.p for module in done.model.modules() if isinstance(module, torch.nn.Dropout)] == [0.1] * 8
+    assert all(parameter.requires_grad for parameter in done.model.parameters())
+    done.save_model(str(tmp_path / "saved"))
+    loaded, info = type(done.model).from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not info["missing_keys"] | info["unexpected_keys"]
+    own, from_file = (model.eval()(**batch).logits for model in (done.model, loaded))
+    assert torch.equal(own, from_file)
+    torch.testing.assert_close(own, found[-1], rtol=1e-5, atol=1e-6)
+    torch.save(done.model, tmp_path / "whole")
+    with redirect_stdout(io.StringIO()):
+        trainer(tmp_path, "vanilla", done.model, args={"max_steps": 1}).train()

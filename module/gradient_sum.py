@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from module.clipping import gradient_values
-from mt_dnn.data_parallel import Ranks
+from .clipping import gradient_values
 
 _NONE, _ROWS, _DENSE = range(3)  # kinds of gradients
+
+
+class AllReduces(Protocol):
+    """The processes of a run."""
+
+    def all_reduce(self, tensor: Tensor, operation: Any = ...) -> None:
+        """Replace a tensor, on any device, by its sum (or another operation) over them, the same bits on all."""
 
 
 class GradientSum:
@@ -30,7 +37,7 @@ class GradientSum:
         named: The trained parameters, the same on all ranks.
     """
 
-    def __init__(self, ranks: Ranks, named: Sequence[tuple[str, nn.Parameter]]) -> None:
+    def __init__(self, ranks: AllReduces, named: Sequence[tuple[str, nn.Parameter]]) -> None:
         self._ranks, self._named = ranks, named
         self._kinds: list[int] = []
 
