@@ -96,8 +96,8 @@ def wrap_tokenizer(
 ) -> TokenizerHandle:
     """Make a handle of a tokenizer in memory.
 
-    A decoder's tokenizer adds no special token, or the one that begins a text; it is made to end each text of an example
-    with the end token, so that pairs are divided and no example is empty.
+    A decoder's tokenizer adds no special token, or the one that begins a text; it is made to end each text of an
+    example with the end token, so that pairs are divided and no example is empty.
 
     Args:
         tokenizer: its post-processor adds a first and a last token, or fewer tokens than two where ``end_token`` is

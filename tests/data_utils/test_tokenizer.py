@@ -103,7 +103,9 @@ def test_a_decoder_without_a_pad_token_pads_with_its_end() -> None:
 def test_a_decoder_without_an_end_is_refused() -> None:
     tokenizer = make_bytelevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
-    with pytest.raises(SettingError, match=r"adds 0 special tokens .* a decoder's needs an eos_token in tokenizer_config"):
+    with pytest.raises(
+        SettingError, match=r"adds 0 special tokens .* a decoder's needs an eos_token in tokenizer_config"
+    ):
         wrap_tokenizer(tokenizer, "x", end_token="<nosuch>")
 
 

@@ -10,7 +10,7 @@ from data_utils.errors import SettingError
 from module.dropout import DropoutStream
 from mt_dnn.encoder.attention import packed_attention
 from mt_dnn.encoder.batch import pack
-from mt_dnn.encoder.model import PACKED_FAMILIES
+from mt_dnn.encoder.families import PACKED_FAMILIES
 from mt_dnn.encoder.slot_layout import length_groups
 from tests.mt_dnn.encoder.small_encoders import EXTRA, both, make_cache, make_encoder
 
@@ -27,8 +27,8 @@ def test_hidden_states_and_gradients_equal_padded(family, lengths):
     out_packed = packed(packed_batch)
     out_padded = padded(padded_batch)
     torch.testing.assert_close(out_packed, real_tokens(out_padded, padded_batch), rtol=1e-5, atol=1e-5)
-    first_packed = packed.first_token(out_packed, packed_batch)
-    torch.testing.assert_close(first_packed, padded.first_token(out_padded, padded_batch), rtol=1e-5, atol=1e-5)
+    first_packed = packed.pool(out_packed, packed_batch)
+    torch.testing.assert_close(first_packed, padded.pool(out_padded, padded_batch), rtol=1e-5, atol=1e-5)
     (out_packed.pow(2).sum()).backward()
     (real_tokens(out_padded, padded_batch).pow(2).sum()).backward()
     gradients = dict(padded.named_parameters())
