@@ -46,15 +46,15 @@ class ScorePattern:
         Hidden keys get a number that leaves no weight and is no infinity: a query of padding may see no real key, and
         its softmax must be a number.
         """
-        narrow = self.window is not None and length > self.window
+        window = length if self.window is None else self.window
         added = None if self.relative is None else self.relative[..., :length, :length].to(like.dtype)
-        if not (self.causal or narrow):
+        if not self.causal and length <= window:
             return added
         place = torch.arange(length, device=like.device)
         before = place[:, None] - place  # (T, T) from the key to the query
         hidden = before < 0 if self.causal else torch.zeros_like(before, dtype=torch.bool)
-        if narrow:
-            hidden = hidden | (before.abs() >= self.window)
+        if length > window:
+            hidden = hidden | (before.abs() >= window)
         band = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
         band = band.masked_fill(hidden, torch.finfo(like.dtype).min / 2)[None, None]
         return band if added is None else band + added
