@@ -65,8 +65,8 @@ def read_config(source: EncoderSource) -> Any:
         raise SettingError(f"encoder: {error}") from None
     except Exception as error:  # of transformers' checks of the values, which differ from family to family
         raise SettingError(f"encoder: cannot read {path}: {in_one_line(error)}") from error
-    # Masked language models see both sides, which the first token needs; encoder-decoders have no such token. What
-    # is_decoder means is the switch of an encoder's family: those that are causal anyway have none.
+    # Masked language models see both sides, which the first token needs, unless their configuration's is_decoder makes
+    # them causal; families that are causal anyway have no such switch. Encoder-decoders have no token for an example.
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):
         raise SettingError(
             f"encoder: {source.name} has a decoder ({config.model_type}), it is no bidirectional encoder"
