@@ -37,7 +37,7 @@ def adapt(model: nn.Module) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What MPNet's layers get in the place of the bias of a padded batch."""
+    """A packed batch, as MPNet's layers get it in the place of a padded batch's bias."""
 
     packed: PackedBatch
     stream: DropoutStream | None

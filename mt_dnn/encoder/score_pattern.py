@@ -1,4 +1,4 @@
-"""What attention does to its scores beside the product of query and key: the keys a query sees, and what is added.
+"""The pattern of attention's scores beside the product of query and key: the keys a query sees, and what is added.
 
 Legend: H heads, T tokens of the longest example.
 """

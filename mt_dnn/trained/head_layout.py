@@ -54,7 +54,7 @@ _OTHERS = {
     "roformer": "has GELU where ours has tanh",
     "modernbert": "has GELU and a norm where ours has tanh",
 }
-"""What known families have in the place of ours."""
+"""The difference of known families from ours."""
 
 
 def find_layout(model_type: str, pooler_actf: str) -> HeadLayout:
