@@ -76,7 +76,7 @@ def test_row_sparse_gradients_of_every_family(family):
     for encoder in (dense, sparse):
         encoder(batch).pow(2).sum().backward()
     expected, got = (encoder.model.get_input_embeddings().weight.grad for encoder in (dense, sparse))
-    assert got.is_sparse
+    assert got.is_sparse == (not family.startswith("gemma"))  # whose table scales what it gives
     assert torch.equal(got.to_dense(), expected)
 
 
