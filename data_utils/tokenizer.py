@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, processors
 
 from data_utils.errors import SettingError, error_line, in_one_line
 from data_utils.json_file import read_json
@@ -21,6 +21,7 @@ MAX_MAX_SEQ_LEN = 65_535
 Texts = tuple[Sequence[str], Sequence[str] | None]
 """(N,) first or only sentences, and (N,) second ones or None."""
 _PAD_NAMES = ("[PAD]", "<pad>")
+_TEXT = "a"  # any text, to look at what is around it
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,9 @@ class TokenizerHandle:
     vocab_size: int
     """Added tokens included; every token id is below it."""
     pad_id: int
+    """Of padding, which no model reads: the end token's where the tokenizer has none of its own."""
+    begins: bool = True
+    """Whether the first token of every example is a special one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,8 @@ def load_tokenizer(path: str | Path, name: str | None = None) -> TokenizerHandle
         name: plain name for paths; the folder's name by default.
 
     Raises:
-        SettingError: no or no readable ``tokenizer.json``, or a tokenizer without the special tokens of an encoder.
+        SettingError: no or no readable ``tokenizer.json``, or a tokenizer without the special tokens of an encoder and
+            without an end of text.
     """
     path = Path(path)
     file = path / "tokenizer.json" if path.is_dir() else path
@@ -80,19 +85,27 @@ def load_tokenizer(path: str | Path, name: str | None = None) -> TokenizerHandle
     except Exception as error:  # the library raises bare Exception
         raise SettingError(f"{file}: not a tokenizer file: {in_one_line(error)}") from None
     try:
-        return wrap_tokenizer(tokenizer, name or slug(str(file.resolve().parent)), _named_pad(file.parent))
+        pad, end = (_named(file.parent, token) for token in ("pad_token", "eos_token"))
+        return wrap_tokenizer(tokenizer, name or slug(str(file.resolve().parent)), pad, end)
     except SettingError as error:
         raise SettingError(f"{file}: {error}") from None
 
 
-def wrap_tokenizer(tokenizer: Tokenizer, name: str, pad_token: str | None = None) -> TokenizerHandle:
+def wrap_tokenizer(
+    tokenizer: Tokenizer, name: str, pad_token: str | None = None, end_token: str | None = None
+) -> TokenizerHandle:
     """Make a handle of a tokenizer in memory.
 
+    A decoder's tokenizer adds no special token, or the one that begins a text; it is made to end each text of an
+    example with the end token, so that pairs are divided and no example is empty.
+
     Args:
-        tokenizer: its post-processor adds a first and a last token; truncation and padding settings are removed
-            (sentence encoders ship with length 128 and padding switched on).
+        tokenizer: its post-processor adds a first and a last token, or fewer tokens than two where ``end_token`` is
+            given; truncation and padding settings are removed (sentence encoders ship with length 128 and padding
+            switched on).
         name: plain name for paths.
         pad_token: text of the padding token; found by the tokenizer's padding settings or usual name by default.
+        end_token: text of the token that ends a text, for a tokenizer of a decoder.
 
     Raises:
         SettingError: no first and last token, or no padding token.
@@ -100,12 +113,18 @@ def wrap_tokenizer(tokenizer: Tokenizer, name: str, pad_token: str | None = None
     settings = tokenizer.padding
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    if (added := len(tokenizer.encode("").ids)) != 2:
+    end_id = None if end_token is None else tokenizer.token_to_id(end_token)
+    begins = True
+    if (added := len(tokenizer.encode("").ids)) < 2 and end_id is not None:
+        begins = _end_every_text(tokenizer, end_id)
+    elif added != 2:
         raise SettingError(
             f"tokenizer adds {added} special tokens to an empty text; an encoder's adds 2, such as [CLS] and [SEP]"
+            + ("; a decoder's needs an eos_token in tokenizer_config.json" if added < 2 else "")
         )
     named = settings["pad_token"] if settings else None
     pad_ids = [tokenizer.token_to_id(text) for text in (pad_token, named, *_PAD_NAMES) if text is not None]
+    pad_ids.append(end_id if added < 2 else None)
     pad_id = next((found for found in pad_ids if found is not None), None)
     if pad_id is None:
         raise SettingError(f"tokenizer has no padding token; it looks for {' or '.join(_PAD_NAMES)} or 'pad_token'")
@@ -116,7 +135,26 @@ def wrap_tokenizer(tokenizer: Tokenizer, name: str, pad_token: str | None = None
         # Ids need not be dense: the largest one counts, not the number of entries.
         vocab_size=1 + max(tokenizer.get_vocab(with_added_tokens=True).values()),
         pad_id=pad_id,
+        begins=begins,
     )
+
+
+def _end_every_text(tokenizer: Tokenizer, end_id: int) -> bool:
+    """Let a tokenizer end each text of an example; returns whether it begins the first one, which it goes on to do.
+
+    A tokenizer that ends its texts itself keeps its own end. Token types are 0 and 1.
+    """
+    sample = tokenizer.encode(_TEXT)
+    begins, ends = (sample.special_tokens_mask[part] == [1] for part in (slice(1), slice(-1, None)))
+    ids = {"END": sample.ids[-1] if ends and not begins else end_id}
+    if begins:
+        ids["BEGIN"] = sample.ids[0]
+    tokens = [{"id": name, "ids": [i], "tokens": [str(tokenizer.id_to_token(i))]} for name, i in ids.items()]
+    single = ["BEGIN", "$A", "END"] if begins else ["$A", "END"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, pair=[*single, "$B:1", "END:1"], special_tokens=tokens
+    )
+    return begins
 
 
 def encode_batches(
@@ -187,11 +225,11 @@ def _segment_starts(types: NDArray[np.uint8], length: NDArray[np.int64]) -> NDAr
     return segment
 
 
-def _named_pad(folder: Path) -> str | None:
-    """Return the padding token that the files beside ``tokenizer.json`` name."""
+def _named(folder: Path, kind: str) -> str | None:
+    """Return a special token, such as ``pad_token``, that the files beside ``tokenizer.json`` name."""
     for file in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
         try:
-            token = read_json(file).get("pad_token")
+            token = read_json(file).get(kind)
         except (OSError, SettingError):
             continue  # these files are optional; the usual names are tried without them
         text = token.get("content") if isinstance(token, dict) else token

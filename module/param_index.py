@@ -142,6 +142,17 @@ class ParamIndex:
         return len({p.layer for p in self if p.layer is not None})
 
 
+def stack_modules(network: "nn.Module") -> "list[nn.Module]":
+    """Return the layers of a network, from the one next to the embeddings on; a second stack's after the first one's.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    modules = {strip_wrappers(name): module for name, module in network.named_modules()}
+    stacks = ParamIndex(network.named_parameters()).stacks
+    return [modules[".".join([*stack.parts, str(number)])] for stack in stacks for number in stack.numbers]
+
+
 def strip_wrappers(name: str) -> str:
     """Remove the parts of a parameter's name that come from DDP, ``torch.compile``, FSDP, checkpointing and peft."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -157,6 +157,10 @@ class RandomStreams:
         finally:
             self.restore(states)
 
+    def replay(self) -> AbstractContextManager[None]:
+        """Return a context, for as many times as wanted, in which draws are those from now on and leave no trace."""
+        return _Replay(self)
+
     @contextmanager
     def apart(self, name: str) -> Iterator[None]:
         """Draw dropout from a source of this name inside: extra passes shift no mask of plain ones."""
@@ -215,3 +219,17 @@ class RandomStreams:
         torch.set_rng_state(states["cpu"])
         if self.device.type == "cuda" and "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"], self.device)
+
+
+class _Replay(AbstractContextManager[None]):
+    """Draws inside are those that followed when this was made."""
+
+    def __init__(self, streams: RandomStreams) -> None:
+        self._streams, self._then, self._stack = streams, streams.state(), ExitStack()
+
+    def __enter__(self) -> None:
+        self._stack.enter_context(self._streams.preserved())
+        self._streams.restore(self._then)
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()

@@ -56,7 +56,7 @@ class RunConfig:
     test_datasets: str | None = None
     """Comma-separated dev sets, e.g. mnli_matched,mnli_mismatched; default: all dev splits of the task."""
     init_checkpoint: str = "all-MiniLM-L6-v2"
-    """Pretrained encoder: a Hub name, a local folder, or the packaged all-MiniLM-L6-v2."""
+    """Pretrained encoder or causal decoder: a Hub name, a local folder, or the packaged all-MiniLM-L6-v2."""
     method: str = "vanilla"
     """Fine-tuning method, or several joined with "+" (noisytune+pats); settings as --<method>.<setting>."""
 

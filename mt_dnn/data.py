@@ -34,6 +34,8 @@ class Datasets:
     held_out: dict[str, TokenCache]
     """``<task>_holdout`` -> the rows of ``train`` that are held out; empty without ``holdout``."""
     pad_id: int
+    begins: bool
+    """Whether every example begins with a special token."""
 
     @property
     def selecting(self) -> dict[str, TokenCache]:
@@ -93,7 +95,7 @@ def open_datasets(config: RunConfig) -> Datasets:
     if len(train) == 0:
         raise SettingError(f"{task_def.dataset_name('train')}.tsv has no rows")
     train_rows, held_out = _split(train, task_def, config.holdout)
-    return Datasets(task_def, train, train_rows, dev, held_out, tokenizer.pad_id)
+    return Datasets(task_def, train, train_rows, dev, held_out, tokenizer.pad_id, tokenizer.begins)
 
 
 def check_classes(task_def: TaskDef) -> None:

@@ -18,7 +18,7 @@ POOLER_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "line
 
 
 class Pooler(nn.Module):
-    """First token -> dropout -> Linear(D, D) -> activation."""
+    """State of the token that stands for an example -> dropout -> Linear(D, D) -> activation."""
 
     def __init__(self, hidden_size: int, dropout: float, activation: str):
         super().__init__()
@@ -26,9 +26,9 @@ class Pooler(nn.Module):
         self.dense = nn.Linear(hidden_size, hidden_size)
         self.activation = POOLER_ACTIVATIONS[activation]()
 
-    def forward(self, first_token: Tensor) -> Tensor:
+    def forward(self, state: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""
-        pooled: Tensor = self.activation(self.dense(self.dropout(first_token)))
+        pooled: Tensor = self.activation(self.dense(self.dropout(state)))
         return pooled
 
 
@@ -74,7 +74,7 @@ class Network(nn.Module):
         Returns:
             (B, K) float32.
         """
-        pooled = self.pooler(self.encoder.first_tokens(batch, inputs_embeds))  # (B, D)
+        pooled = self.pooler(self.encoder.pooled(batch, inputs_embeds))  # (B, D)
         logits: Tensor = self.heads[self.task](pooled)  # (B, K)
         return logits.float()
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_utils.batching import epoch_batches, share_of
+from data_utils.errors import SettingError
 from data_utils.prefetch import prefetch
 from module.seeds import stream_seed
 from mt_dnn.assembly import Parts
@@ -37,8 +38,13 @@ class TrainingBatches:
 
     def __post_init__(self) -> None:
         """Refuse examples that the encoder does not take."""
-        limits, name = self.parts.network.encoder.limits, self.data.task_def.dataset_name("train")
-        limits.check(name, self.data.train, self.rows)
+        encoder, name = self.parts.network.encoder, self.data.task_def.dataset_name("train")
+        if not (self.data.begins or encoder.causal):
+            raise SettingError(
+                f"encoder: {self.config.encoder} is read at the first token of a text, and its tokenizer.json begins "
+                "texts with none, such as [CLS]; save it with one"
+            )
+        encoder.limits.check(name, self.data.train, self.rows)
         self.lengths = self.data.train.lengths[self.rows]
         self.per_epoch = math.ceil(len(self.rows) / self.config.window)
         # All methods fill them, whether recorded or not: sizes decide where dropout's draws begin.

@@ -29,9 +29,10 @@ toyscore:
 """
 
 
-def make_tokenizer(folder: Path) -> None:
-    """Write a WordPiece tokenizer with BERT's pair template."""
-    vocabulary = {word: i for i, word in enumerate(SPECIAL + WORDS)}
+def make_tokenizer(folder: Path, pad_id: int = 0) -> None:
+    """Write a WordPiece tokenizer with BERT's pair template; ``pad_id`` 1 takes the place of the unknown word's."""
+    special = SPECIAL if pad_id == 0 else [SPECIAL[1], SPECIAL[0], *SPECIAL[2:]]
+    vocabulary = {word: i for i, word in enumerate(special + WORDS)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

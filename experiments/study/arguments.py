@@ -33,7 +33,8 @@ def build_parser(
         "second Ctrl-C, or by the first while no run is\ncomputed.",
     )
     what = parser.add_argument_group("what to run")
-    what.add_argument("--encoder", help="Hub name, local folder or all-MiniLM-L6-v2; finds recipes/<encoder>_<method>")
+    encoder = "encoder or causal decoder: Hub name, local folder, all-MiniLM-L6-v2; finds recipes/<encoder>_<method>"
+    what.add_argument("--encoder", help=encoder)
     what.add_argument("--methods", default="vanilla,noisytune,sage,pats", help="with --encoder; default: %(default)s")
     what.add_argument("--recipe_base", help="take this encoder's recipes for an --encoder that has none of its own")
     what.add_argument("--recipes", help="recipe names or files, instead of --encoder and --methods")

@@ -66,12 +66,11 @@ class _Again:
 
     def __init__(self, context: MethodContext) -> None:
         self._context, self._stack = context, ExitStack()
-        self._drawn, self._noised = context.streams.state(), context.noised_pass
+        self._replay, self._noised = context.streams.replay(), context.noised_pass
 
     def __enter__(self) -> None:
         context = self._context
-        self._stack.enter_context(context.streams.preserved())
-        context.streams.restore(self._drawn)
+        self._stack.enter_context(self._replay)
         self._stack.callback(setattr, context, "noised_pass", context.noised_pass)
         context.noised_pass = self._noised
 

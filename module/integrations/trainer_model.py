@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..evaluating import evaluating
 from ..losses import divergence
-from ..param_index import ParamIndex, strip_wrappers
+from ..param_index import stack_modules
 from .trainer_task import Task
 
 IGNORED = -100  # label of tokens that count for nothing, in transformers
@@ -106,9 +106,7 @@ class TrainerModel:
     @property
     def layers(self) -> Sequence[nn.Module]:
         """The layers, from the one next to the embeddings on; a decoder's after its encoder's."""
-        modules = {strip_wrappers(name): module for name, module in self.network.named_modules()}
-        stacks = ParamIndex(self.network.named_parameters()).stacks
-        return [modules[".".join([*stack.parts, str(number)])] for stack in stacks for number in stack.numbers]
+        return stack_modules(self.network)
 
     @property
     def regression(self) -> bool:

@@ -20,7 +20,7 @@ class ReinitSettings(CheckedSettings):
 
 
 class Reinit(FineTuningMethod[ReinitSettings]):
-    """Weights of the top layers from N(0, initializer_range), biases 0, layer norms 1 and 0, before training.
+    """Weights of the top layers from N(0, initializer_range), biases 0, norms without effect, before training.
 
     The pooler above them is this project's own and random anyway.
     """
@@ -51,4 +51,15 @@ class Reinit(FineTuningMethod[ReinitSettings]):
                 values.copy_(noise * std)
             else:
                 is_gain = info.kind == Kind.LAYER_NORM and info.name.endswith("weight")
-                values.fill_(1.0 if is_gain else 0.0)
+                values.fill_(0.0)
+                if is_gain and not _adds_one(context.network.get_submodule(info.name.rpartition(".")[0]), values):
+                    values.fill_(1.0)
+
+
+def _adds_one(norm: torch.nn.Module, gain: torch.Tensor) -> bool:
+    """Whether a norm whose gain (n,) is 0 goes on to scale by 1, as Gemma's does."""
+    if "RMSNorm" not in type(norm).__name__:
+        return False
+    with torch.no_grad():
+        scaled: torch.Tensor = norm(torch.ones((1, len(gain)), dtype=gain.dtype, device=gain.device))
+    return bool(scaled.any())

@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from module.dropout import NO_DROPOUT, DropoutStream
 from mt_dnn.encoder.batch import PackedBatch
 from mt_dnn.encoder.cpu_attention import attend, attend_first, by_one_pass
+from mt_dnn.encoder.score_pattern import ScorePattern
 from mt_dnn.encoder.slot_layout import SlotLayout
 from mt_dnn.encoder.varlen import varlen_attention
 
@@ -64,54 +65,96 @@ def packed_attention(
     scaling: float | None = None,
     packed: PackedBatch | None = None,
     dropout_stream: DropoutStream | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    relative: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention function in transformers' form.
 
     Args:
-        module: the layer that calls (unused; part of the form).
+        module: the layer that calls; it says whether it is causal.
         query: (1, H, n_tokens, d), or (B, H, T, d) without a packed batch.
-        key: like query.
-        value: like query.
+        key: like query, or of fewer heads, each for as many heads of the query as the next.
+        value: like key.
         attention_mask: (B, 1, T, T) bool or None; only without a packed batch.
         dropout: of the attention probabilities; 0 when evaluating.
         scaling: of the scores; None is d ** -0.5.
         packed: where each token belongs.
         dropout_stream: the source of dropout's masks on the CPU; None is torch's own generator.
+        sliding_window: a query sees keys that are nearer than this.
+        softcap: bound of the scores.
+        relative: (1, H, T, T) added to the scores, by position in the example.
 
     Returns:
         ((1, n_tokens, H, d) or (B, T, H, d), None).
     """
+    pattern = ScorePattern.of(module, sliding_window, softcap, relative)
+    key, value = (_for_each_head(x, query.shape[1]) for x in (key, value))
     if packed is None:
-        out = scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
-        return out.transpose(1, 2).contiguous(), None
-    without_padding = varlen_attention(query, key, value, dropout, scaling, packed)
+        return _padded(query, key, value, attention_mask, dropout, scaling, pattern), None
+    plain = pattern.is_plain(packed.max_seqlen)
+    without_padding = varlen_attention(query, key, value, dropout, scaling, packed) if plain else None
     if without_padding is not None:
         return without_padding, None
     heads, n_tokens, d = query.shape[1:]
     layout = packed.slots
+    on_cpu = query.device.type == "cpu"
     # torch's kernels for the CPU are made for inference: training with them takes two to three times as long.
-    by_hand = query.device.type == "cpu" and query.requires_grad and torch.is_grad_enabled()
+    by_hand = on_cpu and query.requires_grad and torch.is_grad_enabled()
     # Views: (1, H, n_tokens, d) is transformers' own transposition of (1, n_tokens, H, d).
-    q, k, v = (x.transpose(1, 2).reshape(n_tokens, heads * d) for x in (query, key, value))
-    if by_hand and by_one_pass(q, k, v) and (dropout == 0.0 or dropout_stream is not None):
+    q, k, v = (x.transpose(1, 2).reshape(n_tokens, heads * d).contiguous() for x in (query, key, value))
+    if plain and by_hand and by_one_pass(q, k, v) and (dropout == 0.0 or dropout_stream is not None):
         draw = dropout_stream.draw(layout.n_scores * heads, dropout) if dropout_stream else NO_DROPOUT
         out = attend(q, k, v, layout, draw, heads, d**-0.5 if scaling is None else scaling)
         return out.view(1, n_tokens, heads, d), None
     q, k, v = (_to_slots(x, layout) for x in (q, k, v))
-    masks = _masks(layout, heads, q.dtype, dropout, dropout_stream) if by_hand else [None] * len(layout.groups)
+    by_hand = by_hand or softcap is not None  # which torch's attention does not know
+    masks = (
+        _masks(layout, heads, q.dtype, dropout, dropout_stream) if by_hand and on_cpu else [None] * len(layout.groups)
+    )
     outs = []
     for group, mask in zip(layout.groups, masks, strict=True):
         shape = (group.size, group.length, heads, d)
         q_g, k_g, v_g = (x[group.start : group.end].view(shape).transpose(1, 2) for x in (q, k, v))
-        bias = None if group.key_bias is None else group.key_bias.to(q.dtype)
+        bias = _sum(None if group.key_bias is None else group.key_bias.to(q.dtype), pattern.bias(group.length, q))
         if by_hand:
-            out = _attend(q_g, k_g, v_g, bias, dropout, scaling, mask)
+            out = _attend(q_g, k_g, v_g, bias, dropout, scaling, mask, softcap)
         else:
             out = scaled_dot_product_attention(q_g, k_g, v_g, bias, dropout, scale=scaling)
         outs.append(out.transpose(1, 2).reshape(-1, heads * d))  # (size * length, H * d)
     slots = outs[0] if len(outs) == 1 else torch.cat(outs)
     return _to_tokens(slots, layout).view(1, n_tokens, heads, d), None
+
+
+def _padded(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    allowed: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    pattern: ScorePattern,
+) -> Tensor:
+    """Attention of a padded batch: (B, H, T, d) -> (B, T, H, d); ``allowed`` (B, 1, T, T) holds the pattern's band."""
+    mask = pattern.bias(q.shape[2], q) if allowed is None else allowed
+    if pattern.softcap is None:
+        out = scaled_dot_product_attention(q, k, v, mask, dropout, scale=scaling)
+    else:
+        if allowed is not None:
+            mask = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, torch.finfo(q.dtype).min / 2)
+        out = _attend(q, k, v, mask, dropout, scaling, None, pattern.softcap)
+    return out.transpose(1, 2).contiguous()
+
+
+def _for_each_head(states: Tensor, heads: int) -> Tensor:
+    """Keys or values (B, H or fewer, T, d) -> (B, H, T, d)."""
+    own = states.shape[1]
+    return states if own == heads else states.repeat_interleave(heads // own, dim=1)
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
 
 
 def first_token_attention(
@@ -186,12 +229,15 @@ def _attend(
     dropout: float,
     scaling: float | None,
     mask: Tensor | None,
+    softcap: float | None = None,
 ) -> Tensor:
-    """Softmax attention operation by operation: q (B, H, Q, d), k and v (B, H, T, d), bias (B, 1, 1, T).
+    """Softmax attention operation by operation: q (B, H, Q, d), k and v (B, H, T, d), bias that fits (B, H, Q, T).
 
     ``mask`` (B, H, Q, T) holds dropout's factors; None where torch's generator draws them.
     """
     scores = torch.matmul(q * (q.shape[-1] ** -0.5 if scaling is None else scaling), k.transpose(-1, -2))
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
         scores = scores + bias
     probabilities = torch.softmax(scores, dim=-1)  # (B, H, Q, T)
@@ -218,11 +264,17 @@ def _to_tokens(slots: Tensor, layout: SlotLayout) -> Tensor:
     return tokens
 
 
+def _mask(*args: Any, attention_mask: Tensor | None = None, **named: Any) -> Tensor | None:
+    """Make the mask of a padded batch; a packed one comes without and has none: its tokens are told apart above."""
+    from transformers.masking_utils import sdpa_mask
+
+    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **named)
+
+
 @cache
 def register() -> None:
     """Make ``PACKED`` known to transformers: the attention function, and the mask of its padded calls."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(PACKED, packed_attention)
-    AttentionMaskInterface.register(PACKED, sdpa_mask)
+    AttentionMaskInterface.register(PACKED, _mask)

@@ -82,6 +82,11 @@ class PackedBatch(_Examples):
         return self.input_ids.shape[0]
 
     @property
+    def last_tokens(self) -> Tensor:
+        """(B,) int64 place of each example's last token; (B + 1,) if filled."""
+        return self.cu_seqlens[1:].long() - 1
+
+    @property
     def lengths(self) -> Tensor:
         """(B,) tokens of each example."""
         return self.cu_seqlens[: self.size + 1].diff()
@@ -116,6 +121,12 @@ class PaddedBatch(_Examples):
     def max_seqlen(self) -> int:
         """T."""
         return self.input_ids.shape[1]
+
+    @property
+    def last_tokens(self) -> Tensor:
+        """(B,) int64 place of each example's last token, counted through the rows."""
+        lengths = self.lengths
+        return torch.arange(len(lengths), device=lengths.device) * self.max_seqlen + lengths - 1
 
     @property
     def lengths(self) -> Tensor:

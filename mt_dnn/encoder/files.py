@@ -17,14 +17,18 @@ from torch import nn
 from data_utils.errors import SettingError, in_one_line, shown
 from data_utils.json_file import read_json
 from data_utils.stamp import look
-from mt_dnn.encoder.attention import register
+from mt_dnn.encoder.attention import PACKED, register
+from mt_dnn.encoder.families import is_decoder, is_masked
+from mt_dnn.encoder.own_attention import OWN_ATTENTION
 from mt_dnn.encoder.source import EncoderSource
 
 logger = logging.getLogger(__name__)
 
 # Names of the two dropouts in the families.
-_HIDDEN_DROPOUTS = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout")
-_ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")
+_HIDDEN_DROPOUTS = (
+    "hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop",
+)  # fmt: skip
+_ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 # Sizes that the network is built by, and their range in encoders that exist.
 _SIZES = {
     "hidden_size": (1, 2**20),
@@ -39,35 +43,37 @@ _SIZES = {
 }
 _NEEDED = ("hidden_size", "num_hidden_layers", "vocab_size")
 # An encoder without these is not the pretrained one: a layer's weights, the word embeddings.
-_VITAL = re.compile(r"\.\d+\.|word_embeddings|tok_embeddings")
+_VITAL = re.compile(r"(?:^|\.)\d+\.|word_embeddings|tok_embeddings|embed_tokens|wte")
 
 
 def read_config(source: EncoderSource) -> Any:
     """The transformers configuration of an encoder.
 
     Raises:
-        SettingError: when it cannot be read or is of no bidirectional encoder.
+        SettingError: when it cannot be read or is of no bidirectional encoder and of no causal decoder.
     """
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     path = source.folder / "config.json"
     try:
         kind = read_json(path).get("model_type")  # transformers fails on other JSON values, and on any depth
-        if isinstance(kind, str) and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-            raise SettingError(f"{source.name} is of type {shown(kind)}, not a bidirectional encoder")
+        if isinstance(kind, str) and not is_masked(kind) and not is_decoder(kind):
+            raise SettingError(f"{source.name} is of type {shown(kind)}, not a bidirectional encoder or causal decoder")
         with quiet_transformers():
             config = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
     except SettingError as error:
         raise SettingError(f"encoder: {error}") from None
     except Exception as error:  # of transformers' checks of the values, which differ from family to family
         raise SettingError(f"encoder: cannot read {path}: {in_one_line(error)}") from error
-    # Masked language models see both sides, which the first token needs; encoder-decoders have no such token.
+    # Masked language models see both sides, which the first token needs, unless their configuration's is_decoder makes
+    # them causal; families that are causal anyway have no such switch. Encoder-decoders have no token for an example.
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):
         raise SettingError(
             f"encoder: {source.name} has a decoder ({config.model_type}), it is no bidirectional encoder"
         )
     _check_sizes(config, path)
+    if is_decoder(config.model_type):
+        config.use_cache = False  # of keys and values, for a token after token that is never asked for
     return config
 
 
@@ -99,13 +105,13 @@ def set_dropouts(config: Any, hidden: float, attention: float) -> None:
                 setattr(config, name, value)
 
 
-def read_model(source: EncoderSource, config: Any, attention: str | None) -> nn.Module:
+def read_model(source: EncoderSource, config: Any, packed: bool) -> nn.Module:
     """The transformers model in float32 and evaluation mode, without pooler.
 
     Args:
         source: where the weights are.
         config: from ``read_config``.
-        attention: name of the attention function; None leaves the choice to transformers.
+        packed: whether packed batches will come.
 
     Raises:
         SettingError: when the files cannot be loaded, or do not hold the encoder's layers or word embeddings.
@@ -123,7 +129,7 @@ def read_model(source: EncoderSource, config: Any, attention: str | None) -> nn.
                 source.folder,
                 config=config,
                 dtype=torch.float32,
-                attn_implementation=attention,
+                attn_implementation=attention_function(config, packed),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -137,6 +143,13 @@ def read_model(source: EncoderSource, config: Any, attention: str | None) -> nn.
         raise SettingError(f"encoder: cannot load {source.folder}: {reason}") from error
     _check_missing(source, sorted(info["missing_keys"]))
     return model  # type: ignore[no-any-return]
+
+
+def attention_function(config: Any, packed: bool) -> str | None:
+    """Name of a model's attention function in transformers; None: the one that it takes by itself."""
+    if packed and config.model_type not in OWN_ATTENTION:
+        return PACKED
+    return None if getattr(config, "attn_logit_softcapping", None) is None else "eager"  # others leave the cap out
 
 
 def weights_stamp(folder: Path) -> str:

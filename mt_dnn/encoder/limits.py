@@ -13,8 +13,8 @@ from torch import nn
 from data_utils.errors import SettingError, shown
 from data_utils.token_cache import TokenCache
 
-# RoFormer has the second name.
-_TABLES = ("position_embeddings", "embed_positions")
+# RoFormer has the second name, GPT-2 the third.
+_TABLES = ("position_embeddings", "embed_positions", "wpe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,12 @@ class EncoderLimits:
         max_tokens: longest example the position table holds, special tokens included; None where the architecture has
             no table: relative and rotary positions.
         vocab_size: rows of the word embeddings; token ids are below it.
+        first_position: number of an example's first position; RoBERTa and its kin keep the rows before it for padding.
     """
 
     max_tokens: int | None
     vocab_size: int
+    first_position: int = 0
 
     @classmethod
     def of(cls, model: Any) -> EncoderLimits:
@@ -37,8 +39,8 @@ class EncoderLimits:
         for name, table in model.named_modules():
             if name.split(".")[-1] in _TABLES and isinstance(table, nn.Embedding):
                 positions = min(table.num_embeddings, model.config.max_position_embeddings)
-                # RoBERTa and its kin keep the first rows for padding.
-                return cls(positions - (0 if table.padding_idx is None else table.padding_idx + 1), rows)
+                first = 0 if table.padding_idx is None else table.padding_idx + 1
+                return cls(positions - first, rows, first)
         return cls(None, rows)
 
     def check(

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from data_utils.errors import SettingError
 from data_utils.token_cache import TokenCache
 from module.dropout import DropoutStream
+from module.param_index import stack_modules
 from module.row_sparse import RowSparseEmbedding, can_be_row_sparse
 from mt_dnn.encoder import varlen
-from mt_dnn.encoder.attention import PACKED
 from mt_dnn.encoder.batch import CPU_GROUPS, CUDA_GROUPS, Batch, PackedBatch, fill, pack, pad
+from mt_dnn.encoder.families import BERT_LIKE, PACKED_FAMILIES, is_decoder
 from mt_dnn.encoder.files import read_config, read_model, set_dropouts, weights_stamp
 from mt_dnn.encoder.hooks import hooked
 from mt_dnn.encoder.last_layer import Countdown, LastLayer
 from mt_dnn.encoder.limits import EncoderLimits
+from mt_dnn.encoder.own_attention import adapt
 from mt_dnn.encoder.residual_norm import fuse as fuse_norms
 from mt_dnn.encoder.self_attention import fuse as fuse_attention
 from mt_dnn.encoder.source import EncoderSource
@@ -34,20 +36,15 @@ ATTENTIONS = ("auto", "packed", "padded")
 EmbeddingHook = Callable[[Tensor, Any], Tensor]
 """Word embeddings and their batch -> the embeddings to go on with."""
 
-# Families whose attention is a function of query, key and value alone, found equal to padded to rounding (a test
-# each). Not in it: relative positions (DeBERTa, MPNet) and sliding windows (ModernBERT), which packing would lose.
-PACKED_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
-# These count positions from padding_idx + 1.
-_OFFSET_FAMILIES = ("roberta", "xlm-roberta", "camembert")
-
 
 class Encoder(nn.Module):
-    """A transformers encoder without pooler.
+    """A transformers encoder, or causal decoder, without pooler and language model.
 
     Attributes:
         model: the transformers model.
         hidden_size: D.
         initializer_range: standard deviation the pretraining drew its weights with; new layers use it too.
+        causal: whether a token sees only what is before it, so that an example's last token stands for it.
         pad_id: padding token.
         limits: the largest example that its tables take.
         supports_packed: whether the architecture can run packed batches.
@@ -64,30 +61,23 @@ class Encoder(nn.Module):
         self.model = model
         self.hidden_size: int = config.hidden_size
         self.initializer_range: float = getattr(config, "initializer_range", 0.02)
+        self.causal = is_decoder(config.model_type)
         self.pad_id: int = config.pad_token_id if config.pad_token_id is not None else 0
         self.supports_packed = config.model_type in PACKED_FAMILIES
         self.packed = packed
         self.dropout_stream: DropoutStream | None = None
         self.embedding_hooks: list[EmbeddingHook] = []
-        self._offset = self.pad_id + 1 if config.model_type in _OFFSET_FAMILIES else 0
         self.limits = EncoderLimits.of(model)
         self.token_types: int = getattr(config, "type_vocab_size", 0) or 0
         self._last_layer = LastLayer(model)
         fuse_norms(model)
         fuse_attention(model)
+        adapt(model)
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """The transformer layers, from the one next to the embeddings on.
-
-        Raises:
-            SettingError: when the architecture does not keep them in one list named ``layer``.
-        """
-        lists = [m for name, m in self.model.named_modules() if name.split(".")[-1] == "layer"]
-        found = [m for m in lists if isinstance(m, nn.ModuleList)]
-        if len(found) != 1:
-            raise SettingError(f"encoder: {len(found)} lists of layers are found, one is needed")
-        return list(found[0])
+        """The transformer layers, from the one next to the embeddings on."""
+        return stack_modules(self.model)
 
     def batch(
         self, cache: TokenCache, indices: npt.NDArray[np.int64], device: torch.device, *, filled: bool = False
@@ -102,7 +92,8 @@ class Encoder(nn.Module):
     def attends_without_padding(self, device: torch.device) -> bool:
         """Whether attention of packed batches works on their tokens alone on a device, whatever their lengths."""
         config: Any = self.model.config
-        return self.packed and varlen.takes(device, config.hidden_size // config.num_attention_heads)
+        alike = self.packed and config.model_type in BERT_LIKE
+        return alike and varlen.takes(device, config.hidden_size // config.num_attention_heads)
 
     def use_row_sparse_gradients(self) -> None:
         """Make the gradient of the word embeddings row-sparse, if they are a table on the CPU."""
@@ -133,8 +124,10 @@ class Encoder(nn.Module):
         """
         return self._hidden(batch, inputs_embeds, None)
 
-    def first_tokens(self, batch: Batch, inputs_embeds: Tensor | None = None) -> Tensor:
-        """Hidden state of each example's first token; the last layer computes no other where it can be divided.
+    def pooled(self, batch: Batch, inputs_embeds: Tensor | None = None) -> Tensor:
+        """Hidden state of the token that stands for each example: its first one, its last one in a causal decoder.
+
+        The last layer computes no other where it can be divided.
 
         Args:
             batch: as in ``forward``, like the rest.
@@ -145,15 +138,16 @@ class Encoder(nn.Module):
         """
         countdown = None if hooked(self) else self._last_layer.countdown()
         if countdown is None:
-            return self.first_token(self(batch, inputs_embeds=inputs_embeds), batch)
+            return self.pool(self(batch, inputs_embeds=inputs_embeds), batch)
         hidden = self._hidden(batch, inputs_embeds, countdown)  # (B, D) packed, (B, 1, D) padded
         return _of_examples(hidden, batch) if isinstance(batch, PackedBatch) else hidden[:, 0]
 
-    def first_token(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Hidden state of each example's first token, out of those of all tokens: (B, D)."""
+    def pool(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Hidden state of the token that stands for each example, out of those of all tokens: (B, D)."""
         if isinstance(batch, PackedBatch):
-            return _of_examples(hidden.index_select(0, batch.first_tokens), batch)
-        return hidden[:, 0]
+            places = batch.last_tokens if self.causal else batch.first_tokens
+            return _of_examples(hidden.index_select(0, places), batch)
+        return hidden.flatten(0, 1).index_select(0, batch.last_tokens) if self.causal else hidden[:, 0]
 
     def _hidden(self, batch: Batch, inputs_embeds: Tensor | None, countdown: Countdown | None) -> Tensor:
         most = self.limits.max_tokens
@@ -185,7 +179,8 @@ class Encoder(nn.Module):
         inputs = {"input_ids": batch.input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         if self.supports_packed:
             # Other families count positions their own way.
-            inputs["position_ids"] = batch.position_ids + self._offset if self._offset else batch.position_ids
+            first = self.limits.first_position
+            inputs["position_ids"] = batch.position_ids + first if first else batch.position_ids
         if self.token_types > 1:
             inputs["token_type_ids"] = batch.token_type_ids
         elif self.token_types == 1:
@@ -228,7 +223,7 @@ def load_encoder(
     key = (source.folder, weights_stamp(source.folder), config.to_json_string(use_diff=False), packed)
     if key not in _pristine:
         _pristine.clear()
-        _pristine[key] = read_model(source, config, PACKED if packed else None)
+        _pristine[key] = read_model(source, config, packed)
     return Encoder(copy.deepcopy(_pristine[key]), packed)
 
 

@@ -8,7 +8,7 @@ layer are outside, and called once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,21 +17,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from module.random_streams import RandomStreams
-
-
-class _Replay(AbstractContextManager[None]):
-    """Lets draws inside come from where the streams stand now; may be entered again and again."""
-
-    def __init__(self, streams: RandomStreams) -> None:
-        self._streams, self._then = streams, streams.state()
-        self._after: dict[str, Any] = {}
-
-    def __enter__(self) -> None:
-        self._after = self._streams.state()
-        self._streams.restore(self._then)
-
-    def __exit__(self, *error: object) -> None:
-        self._streams.restore(self._after)
 
 
 def recompute(layers: Sequence[nn.Module], streams: RandomStreams) -> None:
@@ -52,7 +37,7 @@ def _forward(self: nn.Module, inner: Callable[..., Any], streams: RandomStreams,
     """The layer's forward, which does not keep what it computes while it is trained."""
     if not (self.training and torch.is_grad_enabled()):
         return inner(*args, **named)
-    replay = _Replay(streams)  # which has torch's generators too
+    replay = streams.replay()  # which has torch's generators too
     return checkpoint(
         partial(inner, **named), *args,
         use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), replay),

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from data_utils.errors import SettingError
+from mt_dnn.encoder.families import is_decoder
 from mt_dnn.network import Network
 
 
@@ -41,10 +42,19 @@ LAYOUTS = {
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
+    "mpnet": _ROBERTA,
+    "albert": HeadLayout("albert.pooler", "classifier"),
+    "nomic_bert": HeadLayout("nomic_bert.pooler.dense", "classifier"),
     "deberta-v2": HeadLayout("pooler.dense", "classifier", activation="pooler_hidden_act"),
 }
-_OTHERS = {"distilbert": "ReLU", "electra": "GELU"}
-"""The activations of two known families in the place of tanh."""
+_OTHERS = {
+    "distilbert": "has ReLU where ours has tanh",
+    "electra": "has GELU where ours has tanh",
+    "eurobert": "has GELU where ours has tanh",
+    "roformer": "has GELU where ours has tanh",
+    "modernbert": "has GELU and a norm where ours has tanh",
+}
+"""The difference of known families from ours."""
 
 
 def find_layout(model_type: str, pooler_actf: str) -> HeadLayout:
@@ -59,9 +69,8 @@ def find_layout(model_type: str, pooler_actf: str) -> HeadLayout:
     """
     layout = LAYOUTS.get(model_type)
     if layout is None:
-        has = (
-            f"has {_OTHERS[model_type]} where ours has tanh" if model_type in _OTHERS else "is not known to be as ours"
-        )
+        unknown = "is one layer without a pooler" if is_decoder(model_type) else "is not known to be as ours"
+        has = _OTHERS.get(model_type, unknown)
         raise SettingError(
             f"encoder: the classification head of {model_type} in transformers {has}, so this model cannot be exported "
             f"exactly; families that can: {', '.join(LAYOUTS)}; predict.py scores with the run directory"

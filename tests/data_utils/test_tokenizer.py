@@ -62,6 +62,53 @@ def test_special_ids(wordpiece: TokenizerHandle, bytelevel: TokenizerHandle) -> 
     assert (bytelevel.tokenizer.encode("").ids, bytelevel.pad_id) == ([0, 2], 1)
 
 
+DECODERS = {
+    "nothing": (processors.ByteLevel(trim_offsets=True), "the Ġcat </s>", "the Ġcat </s> a </s>"),
+    "begin": (
+        processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 0)]),
+        "<s> the Ġcat </s>",
+        "<s> the Ġcat </s> a </s>",
+    ),
+    "end": (
+        processors.TemplateProcessing(single="$A <unk>", pair="$A <unk> $B", special_tokens=[("<unk>", 3)]),
+        "the Ġcat <unk>",
+        "the Ġcat <unk> a <unk>",
+    ),
+}
+
+
+@pytest.mark.parametrize("adds", DECODERS)
+def test_a_decoders_texts_are_ended_each(tmp_path: Path, adds: str) -> None:
+    processor, single, pair = DECODERS[adds]
+    tokenizer = make_bytelevel()
+    tokenizer.post_processor = processor
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    handle = load_tokenizer(tmp_path, "x")
+    assert handle.begins == (adds == "begin")
+    assert [" ".join(words(handle, row)) for row in rows(encode(handle, ["the cat"], None, 16))] == [single]
+    pairs = encode(handle, ["the cat", ""], ["a", ""], 16)
+    assert " ".join(words(handle, rows(pairs)[0])) == pair
+    assert pairs.segment.tolist() == [len(single.split()), len(single.split()) - 2]
+    shortest = encode(handle, ["the cat"], ["a a"], len(single.split()) + 1)  # the end of each text survives truncation
+    assert " ".join(words(handle, rows(shortest)[0])) == pair.replace(" Ġcat", "")
+
+
+def test_a_decoder_without_a_pad_token_pads_with_its_end() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "<end>": 1}, unk_token="a"))
+    tokenizer.add_special_tokens(["<end>"])
+    assert wrap_tokenizer(tokenizer, "x", end_token="<end>").pad_id == 1
+
+
+def test_a_decoder_without_an_end_is_refused() -> None:
+    tokenizer = make_bytelevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    with pytest.raises(
+        SettingError, match=r"adds 0 special tokens .* a decoder's needs an eos_token in tokenizer_config"
+    ):
+        wrap_tokenizer(tokenizer, "x", end_token="<nosuch>")
+
+
 @pytest.mark.parametrize(
     ("premise", "hypothesis", "limit", "expected"),
     [

@@ -13,6 +13,7 @@ from module.methods.component_clip import ComponentClipSettings
 from module.methods.reinit import ReinitSettings
 from mt_dnn.config import run_dir
 from mt_dnn.run import run
+from tests.families import make_family
 from tests.mt_dnn.method_runs import assert_same_weights, build, final_weights, plain_weights
 from tests.reference.child_tuning import child as reference_child
 from tests.reference.child_tuning import fisher as reference_fisher
@@ -168,6 +169,19 @@ def test_the_top_layer_starts_anew_and_nothing_else(tiny_run):
         else:
             gain = info.kind == "layer_norm" and info.name.endswith("weight")
             assert torch.equal(info.parameter, torch.full_like(info.parameter, 1.0 if gain else 0.0))
+
+
+@pytest.mark.parametrize("family", ["gemma", "llama", "nomic_bert"])
+def test_a_norm_that_starts_anew_scales_by_one(tiny_run, tmp_path, family):
+    """Gemma's adds 1 to its gain."""
+    parts, _, _ = build(tiny_run(method="reinit", init_checkpoint=str(make_family(tmp_path / family, family))))
+    layer = parts.model.layers[1]
+    norms = [module for name, module in layer.named_modules() if name.endswith("layernorm")]
+    x = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    x = x - x.mean(dim=1, keepdim=True)
+    for norm in norms:
+        torch.testing.assert_close(norm(x).square().mean(dim=1), torch.ones(4), rtol=1e-4, atol=1e-4)
+    assert len(norms) == 2
 
 
 @pytest.mark.parametrize("method", ["component_clip", "child_tuning", "reinit"])

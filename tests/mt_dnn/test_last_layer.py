@@ -12,7 +12,7 @@ METHODS = ["vanilla", "pats", "hype", "smart", "freelb", "r3f", "rdrop", "mixout
 
 
 def whole(self, batch, inputs_embeds=None):
-    return self.first_token(self(batch, inputs_embeds=inputs_embeds), batch)
+    return self.pool(self(batch, inputs_embeds=inputs_embeds), batch)
 
 
 @pytest.mark.parametrize("attention", ["packed", "padded"])
@@ -21,9 +21,9 @@ def test_steps_of_a_method_are_those_with_the_whole_layer(tiny_run, monkeypatch,
     if method == "lora":
         pytest.importorskip("peft")
     config = tiny_run(method=method, attention=attention, bert_dropout_p=0.0, dropout_p=0.0, learning_rate=1e-3)
-    weights, short = [], Encoder.first_tokens
-    for first_tokens in (short, whole):
-        monkeypatch.setattr(Encoder, "first_tokens", first_tokens)
+    weights, short = [], Encoder.pooled
+    for pooled in (short, whole):
+        monkeypatch.setattr(Encoder, "pooled", pooled)
         parts, step, batches = build(config)
         assert parts.network.encoder._last_layer.countdown() is not None
         for batch in batches:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from data_utils.task_def import load_task_defs
-from mt_dnn.encoder.model import PACKED_FAMILIES, Encoder
+from mt_dnn.encoder.last_layer import _LAYERS as DIVIDED
+from mt_dnn.encoder.model import Encoder
 from mt_dnn.network import POOLER_ACTIVATIONS, Network
 from tests.mt_dnn.encoder.small_encoders import EXTRA, SMALL, both, make_encoder
 
@@ -18,15 +19,15 @@ TOLERANCE = {torch.float64: {"rtol": 1e-9, "atol": 1e-10}, torch.float32: {"rtol
 
 
 def whole(self, batch, inputs_embeds=None):
-    """``first_tokens`` out of the states of all tokens."""
-    return self.first_token(self(batch, inputs_embeds=inputs_embeds), batch)
+    """``pooled`` out of the states of all tokens."""
+    return self.pool(self(batch, inputs_embeds=inputs_embeds), batch)
 
 
 def pair(family, packed, dtype=torch.float64):
     """The same encoder with a short and with a whole last layer."""
     short = make_encoder(family, packed).to(dtype)
     full = copy.deepcopy(short)
-    full.first_tokens = whole.__get__(full)
+    full.pooled = whole.__get__(full)
     return short, full
 
 
@@ -53,13 +54,13 @@ def gradients(encoder):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("family", PACKED_FAMILIES)
+@pytest.mark.parametrize("family", DIVIDED)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_values_and_gradients_are_the_whole_layers(family, packed, lengths):
     batch = batch_of(lengths, packed)
     short, full = pair(family, packed)
     embedded = [encoder.embed(batch).detach().requires_grad_() for encoder in (short, full)]
-    outs = [encoder.first_tokens(batch, x) for encoder, x in zip((short, full), embedded, strict=True)]
+    outs = [encoder.pooled(batch, x) for encoder, x in zip((short, full), embedded, strict=True)]
     assert outs[0].shape == (batch.size, short.hidden_size)
     torch.testing.assert_close(*outs, **TOLERANCE[torch.float64])
     for out in outs:
@@ -67,18 +68,18 @@ def test_values_and_gradients_are_the_whole_layers(family, packed, lengths):
     torch.testing.assert_close(embedded[0].grad, embedded[1].grad, **TOLERANCE[torch.float64])
     torch.testing.assert_close(gradients(short), gradients(full), **TOLERANCE[torch.float64])
     with torch.inference_mode():
-        torch.testing.assert_close(short.first_tokens(batch), full.first_tokens(batch), **TOLERANCE[torch.float64])
+        torch.testing.assert_close(short.pooled(batch), full.pooled(batch), **TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("family", PACKED_FAMILIES)
+@pytest.mark.parametrize("family", DIVIDED)
 def test_other_tokens_reach_the_first_through_keys_and_values_alone(family, packed, monkeypatch):
     lengths = [5, 9, 2]
     batch, encoder = batch_of(lengths, packed), make_encoder(family, packed)
     everything = sum(lengths) if packed else len(lengths) * max(lengths)
     for training in (True, False):
         encoder.train(training)
-        rows = rows_of_linear(monkeypatch, lambda: encoder.first_tokens(batch))
+        rows = rows_of_linear(monkeypatch, lambda: encoder.pooled(batch))
         layer = encoder._last_layer._layers()[-1]
         for name, module in layer.named_modules():
             if isinstance(module, nn.Linear):
@@ -92,7 +93,7 @@ def test_other_tokens_reach_the_first_through_keys_and_values_alone(family, pack
 @pytest.mark.parametrize("pooler", POOLER_ACTIVATIONS)
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("family", PACKED_FAMILIES)
+@pytest.mark.parametrize("family", DIVIDED)
 def test_twenty_steps_end_at_the_same_weights(family, dtype, packed, pooler, tiny_task):
     task = load_task_defs(tiny_task / "task_def.yml")["toy"]
     batch = batch_of([6, 9, 2, 4], packed)
@@ -124,12 +125,12 @@ FORWARD, BACKWARD = "register_forward_hook", "register_full_backward_hook"
 )
 def test_a_hook_that_reads_the_last_layer_keeps_it_whole(kind, place, packed):
     batch, encoder = batch_of([5, 9, 2], packed), make_encoder("bert", packed).double()
-    expected = encoder.first_tokens(batch)
+    expected = encoder.pooled(batch)
     layer, seen = encoder.layers[-1], []
     modules = {"model": encoder.model, "stack": encoder.model.encoder, "layer": layer, "attention": layer.attention,
                "self": layer.attention.self, "query": layer.attention.self.query}  # fmt: skip
     handle = getattr(modules[place], kind)(lambda module, inputs, outputs: seen.append((inputs, outputs)))
-    got = encoder.first_tokens(batch)
+    got = encoder.pooled(batch)
     got.sum().backward()
     torch.testing.assert_close(got, expected, **TOLERANCE[torch.float64])
     if kind == FORWARD:
@@ -145,12 +146,12 @@ def test_a_hook_on_the_encoder_or_on_every_module_is_called_with_all_tokens():
     batch, encoder = batch_of([5, 9, 2], True), make_encoder("bert", True)
     shapes = []
     handle = encoder.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
-    encoder.first_tokens(batch)
+    encoder.pooled(batch)
     handle.remove()
     assert shapes == [(16, 16)]
     called = []
     handle = nn.modules.module.register_module_forward_hook(lambda module, *_: called.append(module))
-    encoder.first_tokens(batch)
+    encoder.pooled(batch)
     handle.remove()
     assert encoder.layers[-1].attention.self in called
     assert encoder._last_layer.countdown() is not None
@@ -170,10 +171,10 @@ def test_a_hook_on_the_layers_input_sees_all_tokens_and_is_obeyed(packed, monkey
             ), named
 
         encoder.layers[-1].register_forward_pre_hook(noise, with_kwargs=True)
-    rows = rows_of_linear(monkeypatch, lambda: short.first_tokens(batch))
+    rows = rows_of_linear(monkeypatch, lambda: short.pooled(batch))
     assert rows[id(short.layers[-1].output.dense.weight)] == [3]
-    torch.testing.assert_close(short.first_tokens(batch), full.first_tokens(batch), **TOLERANCE[torch.float64])
-    assert not torch.allclose(short.first_tokens(batch), pair("bert", packed)[0].first_tokens(batch))
+    torch.testing.assert_close(short.pooled(batch), full.pooled(batch), **TOLERANCE[torch.float64])
+    assert not torch.allclose(short.pooled(batch), pair("bert", packed)[0].pooled(batch))
 
 
 def test_replaced_parts_are_called_or_keep_the_layer_whole():
@@ -192,7 +193,7 @@ def test_replaced_parts_are_called_or_keep_the_layer_whole():
             setattr(own, name, new)
     short, full = pair_of
     assert short._last_layer.countdown() is not None
-    torch.testing.assert_close(short.first_tokens(batch), full.first_tokens(batch), **TOLERANCE[torch.float64])
+    torch.testing.assert_close(short.pooled(batch), full.pooled(batch), **TOLERANCE[torch.float64])
 
     class Louder(type(own)):
         def forward(self, *args, **named):
@@ -202,7 +203,7 @@ def test_replaced_parts_are_called_or_keep_the_layer_whole():
     for encoder in pair_of:
         encoder.layers[-1].attention.self.__class__ = Louder
     assert short._last_layer.countdown() is None
-    torch.testing.assert_close(short.first_tokens(batch), full.first_tokens(batch), **TOLERANCE[torch.float64])
+    torch.testing.assert_close(short.pooled(batch), full.pooled(batch), **TOLERANCE[torch.float64])
 
 
 def test_layers_taken_off_or_put_on_top_later_are_whole():
@@ -211,19 +212,19 @@ def test_layers_taken_off_or_put_on_top_later_are_whole():
         short, full = pair("bert", True)
         for encoder in (short, full):
             encoder.model.encoder.layer = change(encoder.model.encoder.layer)
-        torch.testing.assert_close(short.first_tokens(batch), full.first_tokens(batch), **TOLERANCE[torch.float64])
+        torch.testing.assert_close(short.pooled(batch), full.pooled(batch), **TOLERANCE[torch.float64])
 
 
 def test_copies_and_pickles_are_divided_and_stand_alone():
     batch, encoder = batch_of([5, 9, 2], True), make_encoder("bert", True)
-    expected = encoder.first_tokens(batch)
+    expected = encoder.pooled(batch)
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         assert other._last_layer.countdown() is not None
-        assert torch.equal(other.first_tokens(batch), expected)
+        assert torch.equal(other.pooled(batch), expected)
         nn.init.zeros_(other.layers[-1].output.LayerNorm.weight)
         nn.init.zeros_(other.layers[-1].output.LayerNorm.bias)
-        assert other.first_tokens(batch).abs().sum() == 0
-    assert torch.equal(encoder.first_tokens(batch), expected)
+        assert other.pooled(batch).abs().sum() == 0
+    assert torch.equal(encoder.pooled(batch), expected)
 
 
 @pytest.mark.parametrize("changes", [{"num_hidden_groups": 2}, {"inner_group_num": 2}, {"num_hidden_layers": 3}])
@@ -236,7 +237,7 @@ def test_albert_calls_its_layers_again_and_again(changes):
         nn.init.normal_(parameter, 0.0, 0.2)
     encoder = Encoder(model, packed=False).eval()
     batch = batch_of([5, 9, 2], False)
-    torch.testing.assert_close(encoder.first_tokens(batch), whole(encoder, batch), **TOLERANCE[torch.float64])
+    torch.testing.assert_close(encoder.pooled(batch), whole(encoder, batch), **TOLERANCE[torch.float64])
     assert encoder._last_layer.countdown() is not None
 
 
@@ -249,17 +250,17 @@ def test_families_with_positions_in_every_layer_keep_it_whole(family):
     encoder = Encoder(AutoModel.from_config(config), packed=False).eval()
     batch = batch_of([5, 9, 2], False)
     assert encoder._last_layer.countdown() is None
-    torch.testing.assert_close(encoder.first_tokens(batch), whole(encoder, batch), rtol=0, atol=0)
+    torch.testing.assert_close(encoder.pooled(batch), whole(encoder, batch), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("family", [pytest.param("bert", marks=pytest.mark.slow), "albert"])
 def test_a_compiled_model_is_divided_too(family):
     batch = batch_of([5, 9, 2], True)
     encoder = make_encoder(family, True)
-    expected = encoder.first_tokens(batch)
+    expected = encoder.pooled(batch)
     encoder.model.compile(dynamic=True, backend="eager")
     for _ in range(2):
-        torch.testing.assert_close(encoder.first_tokens(batch), expected)
+        torch.testing.assert_close(encoder.pooled(batch), expected)
 
 
 def test_dropout_of_the_last_layer_is_drawn_for_the_first_tokens():
@@ -269,9 +270,9 @@ def test_dropout_of_the_last_layer_is_drawn_for_the_first_tokens():
     batch = batch_of([4, 4, 4], True)
     encoder.dropout_stream = stream = DropoutStream(3)
     replace_dropout(encoder, stream)
-    first = encoder.first_tokens(batch)
+    first = encoder.pooled(batch)
     taken = stream.position
     stream.position = 0
-    assert torch.equal(first, encoder.first_tokens(batch))
-    assert not torch.equal(first, encoder.first_tokens(batch))
+    assert torch.equal(first, encoder.pooled(batch))
+    assert not torch.equal(first, encoder.pooled(batch))
     assert stream.position == 2 * taken

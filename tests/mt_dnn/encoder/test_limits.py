@@ -17,11 +17,12 @@ from mt_dnn.run import run
 SMALL = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30,
     "embedding_size": 16, "dim": 16, "hidden_dim": 16, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 12,
+    "num_key_value_heads": 2,
 }  # fmt: skip
 FAMILIES = {
     "bert": 12, "electra": 12, "albert": 12, "distilbert": 12, "roformer": 12,
     "roberta": 10, "xlm-roberta": 10, "camembert": 10, "mpnet": 10,
-    "deberta-v2": 12, "modernbert": None,
+    "deberta-v2": 12, "modernbert": None, "nomic_bert": None, "gpt2": 12, "llama": None,
 }  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def takes(model, length):
 @pytest.mark.parametrize(("family", "most"), FAMILIES.items())
 def test_limits_are_what_the_model_takes(family, most):
     model = small_model(family)
-    assert EncoderLimits.of(model) == EncoderLimits(most, 30)
+    assert EncoderLimits.of(model) == EncoderLimits(most, 30, 2 if most == 10 else 0)
     assert takes(model, most or 50)
     assert most is None or not takes(model, most + 1)
 

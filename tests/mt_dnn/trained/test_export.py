@@ -14,6 +14,7 @@ from data_utils.canonical_tsv import read_canonical
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from data_utils.task_def import load_task_defs, to_settings
+from data_utils.tokenizer import load_tokenizer
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.encoder.model import load_encoder
 from mt_dnn.encoder.source import resolve_encoder
@@ -24,6 +25,7 @@ from mt_dnn.trained.head_layout import LAYOUTS, find_layout
 from mt_dnn.trained.load import load_exported, load_run, read_run
 from tests.edits import edit_json
 from tests.full_disk import no_file_longer_than
+from tests.tiny import make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,10 @@ def random_encoder(family, folder, tokenizer):
 @pytest.mark.parametrize(("family", "pooler_actf"), [*((name, "tanh") for name in LAYOUTS), ("deberta-v2", "linear")])
 def test_every_family_that_is_exported_has_our_logits(family, pooler_actf, tiny_trained, tiny_encoder, tmp_path):
     model, task_def = load_run(read_run(tiny_trained["cola"]), "best", "cpu"), load_task_defs(GLUE_TASK_DEF)["mnli"]
+    if family == "mpnet":  # whose positions are counted by its pad token, which is 1
+        tiny_encoder = shutil.copytree(tiny_encoder, tmp_path / "tokenizer")
+        make_tokenizer(tiny_encoder, pad_id=1)
+        model = replace(model, tokenizer=load_tokenizer(tiny_encoder))
     generator = torch.Generator().manual_seed(3)
     encoder = random_encoder(family, tmp_path / family, model.tokenizer)
     network = Network(encoder, task_def, 0.1, pooler_actf, generator).eval()
@@ -164,8 +170,14 @@ def test_heads_that_transformers_does_not_have_are_refused_by_name():
         find_layout("distilbert", "tanh")
     with pytest.raises(SettingError, match=r"head of electra in transformers has GELU"):
         find_layout("electra", "tanh")
-    with pytest.raises(SettingError, match=r"modernbert in transformers is not known to be as ours"):
+    with pytest.raises(
+        SettingError, match=r"head of modernbert in transformers has GELU and a norm where ours has tanh"
+    ):
         find_layout("modernbert", "tanh")
+    with pytest.raises(SettingError, match=r"head of qwen2 in transformers is one layer without a pooler"):
+        find_layout("qwen2", "tanh")
+    with pytest.raises(SettingError, match=r"convbert in transformers is not known to be as ours"):
+        find_layout("convbert", "tanh")
     with pytest.raises(SettingError, match=r"pooler_actf: linear cannot be exported, bert in transformers has tanh"):
         find_layout("bert", "linear")
 
