@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from .composition import Composition
-from .context import MethodContext
+from .context import Accumulate, MethodContext
 from .method import OptimizerSettings
 from .param_index import ParamIndex, weight_decay_groups
-
-OfBatch = Callable[[Any, float], Tensor]
-"""A micro-batch and a factor on its gradients, which are added -> () the task's loss summed over its examples."""
 
 
 def prepare(method: Composition, context: MethodContext, settings: OptimizerSettings) -> None:
@@ -46,7 +43,7 @@ class StepGradients:
         backward: Adds the gradients of a loss, multiplied by the loss scale where there is one.
         loss_scale: Gives that scale, (); None: there is none.
         before_pass: Called before each pass over micro-batches.
-        around_batch: Gets the function that adds the gradients of one micro-batch; what it returns is called instead.
+        around_pass: Gets the plain pass; what it returns takes its place.
     """
 
     def __init__(
@@ -56,12 +53,12 @@ class StepGradients:
         backward: Callable[[Tensor], object],
         loss_scale: Callable[[], Tensor | None],
         before_pass: Callable[[], None] = lambda: None,
-        around_batch: Callable[[OfBatch], OfBatch] = lambda plain: plain,
+        around_pass: Callable[[Accumulate], Accumulate] = lambda plain: plain,
     ) -> None:
         self._method, self._context = method, context
         self._backward, self._loss_scale, self._before_pass = backward, loss_scale, before_pass
-        self._of_batch = around_batch(self._plain)
-        self._around = method.around(context, self._accumulate)
+        self._pass = around_pass(self._accumulate)
+        self._around = method.around(context, self._pass)
         context.accumulate = self._alone
 
     def __call__(self, batches: Sequence[Any], examples: int) -> Tensor:
@@ -80,7 +77,7 @@ class StepGradients:
     def _alone(self, batches: Sequence[Any], weight: float = 1.0) -> Tensor:
         """Add the gradients of the mean objective over these batches, outside a step, in this process alone."""
         self._begin(sum(batch.size for batch in batches))
-        return self._accumulate(batches, weight)
+        return self._pass(batches, weight)
 
     def _begin(self, examples: int) -> None:
         self._context.examples = examples
@@ -89,20 +86,16 @@ class StepGradients:
 
     def _accumulate(self, batches: Sequence[Any], weight: float = 1.0) -> Tensor:
         """Add these batches' share of the step's gradients; returns the sum of the task's losses."""
-        self._before_pass()
-        total = torch.zeros((), dtype=torch.float32, device=self._context.streams.device)
-        for batch in batches:
-            total += self._of_batch(batch, weight)
-        return total
-
-    def _plain(self, batch: Any, weight: float) -> Tensor:
-        """Add the gradients of one micro-batch; returns the task's loss."""
         context, model = self._context, self._context.model
-        logits = model.logits(batch)
-        loss = model.loss(logits, batch)
-        extra = self._method.extra_loss(context, batch, logits)
-        objective = (loss if extra is None else loss + extra) / context.examples
-        if weight != 1.0:
-            objective = objective * weight
-        self._backward(objective)
-        return loss.detach()
+        self._before_pass()
+        total = torch.zeros((), dtype=torch.float32, device=context.streams.device)
+        for batch in batches:
+            logits = model.logits(batch)
+            loss = model.loss(logits, batch)
+            total += loss.detach()
+            extra = self._method.extra_loss(context, batch, logits)
+            objective = (loss if extra is None else loss + extra) / context.examples
+            if weight != 1.0:
+                objective = objective * weight
+            self._backward(objective)
+        return total

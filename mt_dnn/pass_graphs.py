@@ -16,23 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from module.context import MethodContext
-from module.driver import OfBatch
+from module.context import Accumulate, MethodContext
+from module.kernels.guard import Fingerprint
 from mt_dnn.encoder.batch import Batch, PackedBatch
 from mt_dnn.encoder.hooks import every_call_hooked, hooked
 
 _Size = tuple[int, int, int]
 """Examples, tokens, and the most of an example."""
 
-_Fact = tuple[float, bool]
-"""Where a parameter is and whether it is trained; how much a dropout drops and whether it does."""
-
 _SHARE_OF_MEMORY = 0.25
 """Of the device, for the gradients of all graphs: each has its own."""
 
 
 class PassGraphs:
-    """Takes the place of a function that adds the gradients of one micro-batch.
+    """Takes the place of the plain pass over the micro-batches of a step.
 
     A size is recorded when it comes for the second time. Whatever is not as it was recorded goes the plain way: batches
     that are not filled, several to a step, hooks on modules.
@@ -40,38 +37,42 @@ class PassGraphs:
     Args:
         network: All of whose parameters keep their places.
         context: Of the run, whose methods all have a ``plain_pass``.
-        plain: The function.
+        plain: The pass.
     """
 
-    def __init__(self, network: nn.Module, context: MethodContext, plain: OfBatch) -> None:
+    def __init__(self, network: nn.Module, context: MethodContext, plain: Accumulate) -> None:
         self._network, self._context, self._plain = network, context, plain
         self._modules, self._parameters = [*network.modules()], [*network.parameters()]
         self._dropouts = [module for module in self._modules if isinstance(module, nn.Dropout)]
-        self._facts: list[_Fact] | None = None
+        self._start_anew()
 
-    def __call__(self, batch: Batch, weight: float) -> Tensor:
-        """Add the gradients of a micro-batch; see :data:`module.driver.OfBatch`."""
+    def __call__(self, batches: Sequence[Batch], weight: float = 1.0) -> Tensor:
+        """Add the gradients of a step; see :class:`module.context.Accumulate`."""
+        batch = batches[0] if len(batches) == 1 else None
         if weight != 1.0 or not isinstance(batch, PackedBatch) or not self._is_plain(batch):
-            return self._plain(batch, weight)
-        facts: list[_Fact] = [(p.data_ptr(), p.requires_grad) for p in self._parameters]
-        facts += [(dropout.p, dropout.training) for dropout in self._dropouts]
-        if facts != self._facts:
-            self._start_anew(facts)
+            return self._plain(batches, weight)
+        if not self._places.matches(self._parameters) or self._switches != self._switches_now():
+            self._start_anew()
         size = batch.size, batch.n_tokens, batch.span or 0
         graph = self._graphs.get(size)
         if graph is None:
             if size not in self._seen or not self._memory.suffices(len(self._graphs)):
                 self._seen.add(size)
-                return self._plain(batch, weight)
+                return self._plain(batches, weight)
             graph = self._graphs[size] = self._record(batch)
         return graph(batch)
 
-    def _start_anew(self, facts: list[_Fact]) -> None:
-        """Forget all graphs: what was recorded is not so any more."""
-        self._facts = facts
+    def _start_anew(self) -> None:
+        """Forget all graphs: they rest on where the parameters lie and on switches that are read on the host."""
+        self._places, self._switches = Fingerprint(self._parameters, fixed=True), self._switches_now()
         self._graphs: dict[_Size, _PassGraph] = {}
         self._seen: set[_Size] = set()
         self._memory = _Memory(self._parameters)
+
+    def _switches_now(self) -> list[tuple[float, bool] | bool]:
+        """Which parameters are trained, and which share a dropout drops."""
+        trained = [parameter.requires_grad for parameter in self._parameters]
+        return [*trained, *((dropout.p, dropout.training) for dropout in self._dropouts)]
 
     def _is_plain(self, batch: PackedBatch) -> bool:
         """Whether a pass over a batch is one as it is recorded."""
@@ -96,13 +97,15 @@ class PassGraphs:
 class _PassGraph:
     """A recorded pass: its inputs, its gradients and its loss lie where they did."""
 
-    def __init__(self, batch: PackedBatch, plain: OfBatch, parameters: Sequence[nn.Parameter], memory: _Memory) -> None:
+    def __init__(
+        self, batch: PackedBatch, plain: Accumulate, parameters: Sequence[nn.Parameter], memory: _Memory
+    ) -> None:
         self._parameters, self._batch = parameters, batch
         # Libraries get what they need on this stream before it is recorded; torch asks for that.
         stream = memory.stream
         stream.wait_stream(torch.cuda.current_stream(stream.device))
         with torch.cuda.stream(stream):
-            plain(batch, 1.0)
+            plain([batch])
         torch.cuda.current_stream(stream.device).wait_stream(stream)
         _set(parameters, [None] * len(parameters))
         self._graph = torch.cuda.CUDAGraph()
@@ -110,7 +113,7 @@ class _PassGraph:
         # its stream current: the outer context sets it back.
         recording = torch.cuda.graph(self._graph, pool=memory.pool, stream=stream, capture_error_mode="thread_local")
         with torch.cuda.stream(torch.cuda.current_stream(stream.device)), recording:
-            self._loss = plain(batch, 1.0)
+            self._loss = plain([batch])
         self._gradients = [parameter.grad for parameter in parameters]
         _set(parameters, [None] * len(parameters))
 

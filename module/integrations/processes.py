@@ -67,8 +67,7 @@ class Processes:
         for tensor in tensors:
             sent = tensor.detach().to(self.device).contiguous()
             dist.broadcast(sent, 0)
-            if sent.data_ptr() != tensor.data_ptr():
-                tensor.detach().copy_(sent)
+            tensor.detach().copy_(sent)  # nothing, where it is itself
 
 
 class DividedStep:

@@ -126,7 +126,7 @@ class PaddedBatch(_Examples):
     def last_tokens(self) -> Tensor:
         """(B,) int64 place of each example's last token, counted through the rows."""
         lengths = self.lengths
-        return torch.arange(len(lengths), device=lengths.device) * self.max_seqlen + lengths - 1
+        return torch.arange(len(lengths), dtype=torch.int64, device=lengths.device) * self.max_seqlen + lengths - 1
 
     @property
     def lengths(self) -> Tensor:
@@ -187,7 +187,7 @@ def fill(batch: PackedBatch, max_groups: int) -> PackedBatch:
     n = batch.n_tokens
     added = filled_size(n) - n
     nothing = torch.zeros(added, dtype=torch.int64, device="cpu")
-    positions = torch.arange(added, device="cpu").clamp(max=1)  # 0, 1, 1, ...: any table has them
+    positions = torch.arange(added, dtype=torch.int64, device="cpu").clamp(max=1)  # 0, 1, 1, ...: any table has them
     starts = np.append(batch.cu_seqlens.numpy(), n + added).astype(np.int64)
     return replace(
         batch,

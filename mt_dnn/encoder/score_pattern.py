@@ -50,7 +50,7 @@ class ScorePattern:
         added = None if self.relative is None else self.relative[..., :length, :length].to(like.dtype)
         if not self.causal and length <= window:
             return added
-        place = torch.arange(length, device=like.device)
+        place = torch.arange(length, dtype=torch.int64, device=like.device)
         before = place[:, None] - place  # (T, T) from the key to the query
         hidden = before < 0 if self.causal else torch.zeros_like(before, dtype=torch.bool)
         if length > window:

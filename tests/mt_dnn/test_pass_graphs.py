@@ -65,35 +65,40 @@ def graphs(seen):
     model = SimpleNamespace(embedding_hooks=[])
     context = SimpleNamespace(examples=4, streams=SimpleNamespace(preserved=torch.no_grad), model=model)
 
-    def plain(batch, weight):
-        seen.append(("plain", int(batch.input_ids.sum())))
+    def plain(batches, weight=1.0):
+        seen.append(("plain", *(int(batch.input_ids.sum()) for batch in batches)))
         return torch.zeros(())
 
     return PassGraphs(network, context, plain)
 
 
 def kinds(seen):
-    return [kind for kind, _ in seen]
+    return [kind for kind, *_ in seen]
 
 
 def test_a_size_is_recorded_when_it_comes_again_and_replayed_on_the_new_batch(graphs, seen):
     for lengths, seed in ((SIZES[0], 0), (SIZES[1], 1), (SIZES[0], 2), (SIZES[0], 3), (SIZES[1], 4)):
-        graphs(batch(lengths, seed=seed), 1.0)
+        graphs([batch(lengths, seed=seed)])
     assert kinds(seen) == ["plain", "plain", "record", "replay", "replay", "record", "replay"]
     for place, (lengths, seed) in {3: (SIZES[0], 2), 4: (SIZES[0], 3), 6: (SIZES[1], 4)}.items():
         assert seen[place][1] == int(batch(lengths, seed=seed).input_ids.sum())
 
 
 def nothing(network, context):
-    return batch(SIZES[0]), 1.0
+    return ([batch(SIZES[0])],)
 
 
 def not_filled(network, context):
-    return batch(SIZES[0], filled=False), 1.0
+    return ([batch(SIZES[0], filled=False)],)
 
 
 def with_a_weight(network, context):
-    return batch(SIZES[0]), 0.5
+    return [batch(SIZES[0])], 0.5
+
+
+def several(network, context):
+    context.examples = 8
+    return ([batch(SIZES[0])] * 2,)
 
 
 def one_of_several(network, context):
@@ -129,13 +134,13 @@ def onto_gradients(network, context):
 @pytest.mark.parametrize(
     "change",
     [
-        not_filled, with_a_weight, one_of_several, with_a_hook, with_a_hook_on_a_gradient, with_a_hook_on_a_tensor,
-        with_a_hook_on_embeddings, onto_gradients,
+        not_filled, with_a_weight, several, one_of_several, with_a_hook, with_a_hook_on_a_gradient,
+        with_a_hook_on_a_tensor, with_a_hook_on_embeddings, onto_gradients,
     ],
 )  # fmt: skip
 def test_what_is_not_as_it_was_recorded_goes_the_plain_way(graphs, seen, change):
     for _ in range(2):
-        graphs(batch(SIZES[0]), 1.0)
+        graphs([batch(SIZES[0])])
     graphs(*change(graphs._network, graphs._context))
     assert kinds(seen) == ["plain", "record", "replay", "plain"]
 
@@ -159,17 +164,17 @@ def drop_nothing(network):
 @pytest.mark.parametrize("change", [to_another_place, freeze, drop_more, drop_nothing])
 def test_what_changes_is_recorded_anew(graphs, seen, change):
     for _ in range(2):
-        graphs(batch(SIZES[0]), 1.0)
+        graphs([batch(SIZES[0])])
     change(graphs._network)
     for _ in range(2):
-        graphs(batch(SIZES[0]), 1.0)
+        graphs([batch(SIZES[0])])
     assert kinds(seen) == ["plain", "record", "replay", "plain", "record", "replay"]
 
 
 def test_without_room_nothing_is_recorded(graphs, seen, monkeypatch):
     monkeypatch.setattr(Room, "enough", False)
     for _ in range(3):
-        graphs(batch(SIZES[0]), 1.0)
+        graphs([batch(SIZES[0])])
     assert kinds(seen) == ["plain"] * 3
 
 
@@ -181,9 +186,9 @@ def test_what_cannot_be_recorded_names_the_cause_and_the_switch(graphs, monkeypa
             raise RuntimeError("operation failed due to a previous error during capture")  # torch's second word
 
     monkeypatch.setattr(pass_graphs, "_PassGraph", fail)
-    graphs(batch(SIZES[0]), 1.0)
+    graphs([batch(SIZES[0])])
     with pytest.raises(RuntimeError, match=r"\(operation not permitted .*\); use --cuda_graphs false"):
-        graphs(batch(SIZES[0]), 1.0)
+        graphs([batch(SIZES[0])])
 
 
 def test_every_entry_that_a_pass_reads_is_copied():

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mt_dnn.encoder import varlen
 from mt_dnn.encoder.batch import fill, filled_size, pack
+from mt_dnn.encoder.families import BERT_LIKE, PACKED_FAMILIES
 from mt_dnn.encoder.hooks import hooked
-from mt_dnn.encoder.model import PACKED_FAMILIES
 from tests.mt_dnn.encoder.small_encoders import make_cache, make_encoder
 
 LENGTHS = [5, 1, 9, 4]
@@ -21,7 +22,7 @@ def batches(lengths, groups=4):
 
 def first_tokens_and_gradients(encoder, batch):
     encoder.zero_grad()
-    first = encoder.first_tokens(batch)
+    first = encoder.pooled(batch)
     (first * torch.linspace(-1, 1, first.numel()).view(first.shape)).sum().backward()
     return first, {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
 
@@ -56,7 +57,7 @@ def test_the_added_example_stands_last():
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["first tokens alone", "whole last layer"])
-@pytest.mark.parametrize("family", PACKED_FAMILIES)
+@pytest.mark.parametrize("family", BERT_LIKE)
 def test_values_and_gradients_are_those_of_the_batch_alone(family, whole):
     encoder = make_encoder(family, packed=True)
     if whole:
@@ -80,3 +81,12 @@ def test_methods_see_the_examples_alone():
     spread = filled.to_tokens(torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert torch.equal(spread[:n], batch.to_tokens(torch.tensor([1.0, 2.0, 3.0, 4.0])))
     assert not spread[n:].any()
+
+
+@pytest.mark.parametrize("family", PACKED_FAMILIES)
+def test_which_encoders_batches_are_filled_for(monkeypatch, family):
+    encoder = make_encoder(family, packed=True)
+    assert not encoder.attends_without_padding(torch.device("cpu"))
+    monkeypatch.setattr(varlen, "_is_cuda", lambda _: True)
+    assert encoder.attends_without_padding(torch.device("cpu")) is (family in BERT_LIKE)
+    assert not make_encoder(family, packed=False).attends_without_padding(torch.device("cpu"))
