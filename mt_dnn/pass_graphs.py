@@ -70,7 +70,7 @@ class PassGraphs:
         self._memory = _Memory(self._parameters)
 
     def _switches_now(self) -> list[tuple[float, bool] | bool]:
-        """Which parameters are trained, and which share a dropout drops."""
+        """Parameters that are trained, and shares that dropouts drop."""
         trained = [parameter.requires_grad for parameter in self._parameters]
         return [*trained, *((dropout.p, dropout.training) for dropout in self._dropouts)]
 
