@@ -41,7 +41,7 @@ class PassGraphs:
     """
 
     def __init__(self, network: nn.Module, context: MethodContext, plain: Accumulate) -> None:
-        self._network, self._context, self._plain = network, context, plain
+        self._context, self._plain = context, plain
         self._modules, self._parameters = [*network.modules()], [*network.parameters()]
         self._dropouts = [module for module in self._modules if isinstance(module, nn.Dropout)]
         self._start_anew()

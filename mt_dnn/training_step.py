@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from module.clipping import clip_as_the_step, clip_gradients, clip_in_step, measures_itself
+from module.divided_step import DividedStep
 from module.driver import StepGradients
-from module.gradient_sum import GradientSum
 from mt_dnn.assembly import Parts
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.batch import Batch
@@ -36,23 +36,19 @@ class TrainingStep:
         ranks: Ranks = ONE_PROCESS,
         schedule: Callable[[int], float] | None = None,
     ) -> None:
-        self.parts, self.max_norm, self.ranks, self.schedule = parts, max_norm, ranks, schedule
+        self.parts, self.max_norm, self.schedule = parts, max_norm, schedule
         self.scaler = parts.model.precision.grad_scaler()
         # Walking through the network takes longer than looking at all of it.
         self._modules, self._parameters = [*parts.network.modules()], [*parts.network.parameters()]
         self._step_measures = measures_itself(parts.optimizer, self._parameters)
-        recorded = (partial(PassGraphs, parts.network, parts.context),) if parts.graphs else ()
-        self._gradients = StepGradients(
-            parts.method, parts.context, self._backward, self._loss_scale, self._check_incomplete, *recorded
-        )
-        self._complete = False
-        if ranks.size > 1:
-            self._trained = [(name, p) for name, p in parts.network.named_parameters() if p.requires_grad]
-            self._gradient_sum = GradientSum(ranks, self._trained)
-            # Buffers that forward passes change (R4F's power iteration): ranks make different numbers of them.
-            state = parts.network.state_dict()
-            self._buffers = [buffer for name, buffer in parts.network.named_buffers() if name in state]
-            parts.context.complete_gradients = self._complete_gradients
+        self._divided = DividedStep(ranks, parts.network) if ranks.size > 1 else None
+        more: dict[str, Any] = {}
+        if self._divided is not None:
+            more["before_pass"] = self._divided.check_incomplete
+            parts.context.complete_gradients = self._divided.complete
+        if parts.graphs:
+            more["around_pass"] = partial(PassGraphs, parts.network, parts.context)
+        self._gradients = StepGradients(parts.method, parts.context, self._backward, self._loss_scale, **more)
 
     def __call__(self, batches: Sequence[Batch], *, examples: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Make a step.
@@ -72,8 +68,8 @@ class TrainingStep:
             parts.network.train()
         parts.optimizer.zero_grad(set_to_none=True)
         loss = self._gradients(batches, sum(batch.size for batch in batches) if examples is None else examples)
-        if self.ranks.size > 1:
-            loss = self._over_all_ranks(loss)
+        if self._divided is not None:
+            loss = self._divided.finish(loss)
         self.scaler.unscale_(parts.optimizer)
         norm = self._clip() if self.max_norm > 0 else None
         left = parts.optimizer.__dict__
@@ -111,28 +107,6 @@ class TrainingStep:
         if not self.scaler.is_enabled():
             return None
         return self.scaler.scale(torch.ones((), dtype=torch.float32, device=self.parts.streams.device))
-
-    def _over_all_ranks(self, loss: Tensor) -> Tensor:
-        """Give all ranks the gradients and buffers of the whole step; returns the sum of their losses."""
-        if self._complete:
-            self._complete = False
-            self.ranks.all_reduce(loss)
-        else:
-            loss = self._gradient_sum(loss)
-        self.ranks.broadcast(self._buffers)
-        return loss
-
-    def _complete_gradients(self) -> None:
-        """Add up the gradients of all ranks before the hook ``gradients`` is over; ``context.complete_gradients``."""
-        self._gradient_sum(torch.zeros((), dtype=torch.float32, device=self.parts.streams.device))
-        self._complete = True
-
-    def _check_incomplete(self) -> None:
-        """Refuse a pass that adds to gradients which are summed over the ranks already."""
-        if self._complete:
-            if any(parameter.grad is not None for _, parameter in self._trained):
-                raise RuntimeError("a method adds a pass to complete gradients: it must set them to None before")
-            self._complete = False
 
 
 def _hooked(optimizer: torch.optim.Optimizer) -> bool:

@@ -1,4 +1,4 @@
-"""The processes that torchrun started for one Trainer, and the step that they divide."""
+"""The processes that torchrun started for one Trainer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-
-from ..gradient_sum import GradientSum
+from torch import Tensor
 
 Value = TypeVar("Value")
 
@@ -68,53 +66,3 @@ class Processes:
             sent = tensor.detach().to(self.device).contiguous()
             dist.broadcast(sent, 0)
             tensor.detach().copy_(sent)  # nothing, where it is itself
-
-
-class DividedStep:
-    """Makes the gradients of the processes' shares of a step those of the whole step.
-
-    Args:
-        processes: More than one.
-        network: In training, with the parameters that are trained.
-    """
-
-    def __init__(self, processes: Processes, network: nn.Module) -> None:
-        self._processes = processes
-        self._named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-        self._sum = GradientSum(processes, self._named)
-        # Buffers that forward passes change (R4F's power iteration): processes make different numbers of them.
-        state = network.state_dict()
-        self._buffers = [buffer for name, buffer in network.named_buffers() if name in state]
-        self._complete = False
-
-    def complete(self) -> None:
-        """Add the gradients up before the hook ``gradients`` is over; ``context.complete_gradients``."""
-        self._sum(torch.zeros((), dtype=torch.float32, device=self._processes.device))
-        self._complete = True
-
-    def check_incomplete(self) -> None:
-        """Refuse a pass that adds to gradients which are added up already.
-
-        Raises:
-            RuntimeError: If they are.
-        """
-        if self._complete and any(parameter.grad is not None for _, parameter in self._named):
-            raise RuntimeError("a method adds a pass to complete gradients: it must set them to None before")
-        self._complete = False
-
-    def finish(self, loss: Tensor) -> Tensor:
-        """Give all processes the gradients and buffers of the whole step.
-
-        Args:
-            loss: () of this process's share.
-
-        Returns:
-            () the sum of their losses.
-        """
-        if self._complete:
-            self._complete = False
-            self._processes.all_reduce(loss)
-        else:
-            loss = self._sum(loss)
-        self._processes.broadcast(self._buffers)
-        return loss

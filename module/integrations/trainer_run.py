@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..composition import Composition
 from ..context import MethodContext
+from ..divided_step import DividedStep
 from ..driver import StepGradients, prepare
 from ..method import OptimizerSettings
 from ..param_index import ParamIndex
 from ..random_streams import RandomStreams
 from .model_dropout import take_over_dropout
-from .processes import DividedStep, Processes
+from .processes import Processes
 from .replayed import replay_draws
 from .trainer_model import TrainerBatch, TrainerModel
 
