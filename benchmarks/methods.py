@@ -51,7 +51,7 @@ def build(config: RunConfig, data: Datasets, batches: Sequence[list[Batch]]) -> 
     device = pick_device(config.device)
     precision = resolve_precision(config.precision, device)
     source = resolve_encoder(config.init_checkpoint)
-    parts = assemble(config, data.task_def, source, device, precision, total_steps=10_000)
+    parts = assemble(config, [data.task_def], source, device, precision, total_steps=10_000)
     parts.model.n_examples = sum(batch.size for window in batches for batch in window)
     parts.model.passes = lambda: iter(batches)
     step = TrainingStep(parts, config.global_grad_clipping)
@@ -117,7 +117,7 @@ class Place:
         device = pick_device(config.device)
         precision = resolve_precision(config.precision, device)
         source = resolve_encoder(config.init_checkpoint)
-        encoder = assemble(config, data.task_def, source, device, precision, total_steps=1).network.encoder
+        encoder = assemble(config, [data.task_def], source, device, precision, total_steps=1).network.encoder
         rows = np.arange(self.options.rows).reshape(-1, config.batch_size)
         batches = [[encoder.batch(data.train, part, device)] for part in rows]
         built = {name: build(c, d, batches) for name, (c, d) in runs.items()}

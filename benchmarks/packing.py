@@ -55,7 +55,7 @@ def make_networks(task_def: TaskDef) -> dict[str, Network]:
     networks = {}
     for layout in ("packed", "padded"):
         encoder = load_encoder(source, hidden_dropout=0.1, attention_dropout=0.1, attention=layout)
-        networks[layout] = Network(encoder, task_def, 0.1, "tanh", torch.Generator().manual_seed(0))
+        networks[layout] = Network(encoder, [task_def], [0.1], "tanh", torch.Generator().manual_seed(0))
     return networks
 
 

@@ -4,6 +4,8 @@ Orders come from (seed, name, epoch) alone, so every method sees the same batche
 """
 
 import hashlib
+import itertools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -64,6 +66,21 @@ def epoch_batches(
     # Sorted by length inside each pool of shuffled examples; ties stay in shuffled order.
     batches = _chunks(order[np.lexsort((tokens[order], pool))], batch_size)
     return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def batches_over_laps(n_batches: int, lap: Callable[[int], list[NDArray[np.int64]]]) -> list[NDArray[np.int64]]:
+    """Take batches from one round through a data set, and where it has fewer from the rounds behind it.
+
+    Args:
+        n_batches: how many.
+        lap: gives the batches of a round, from its number.
+    """
+    taken: list[NDArray[np.int64]] = []
+    for number in itertools.count():
+        taken += lap(number)
+        if len(taken) >= n_batches:
+            return taken[:n_batches]
+    raise AssertionError
 
 
 def share_of(window: NDArray[np.int64], lengths: NDArray[np.int64], rank: int, size: int) -> NDArray[np.int64]:

@@ -75,7 +75,7 @@ class TaskDef:
     """One task. Built and checked by `load_task_defs`."""
 
     name: str
-    """Top-level key of the file; a plain name without ``_``, which separates task and split."""
+    """Top-level key of the file; a plain name without ``_`` (between task and split) and ``+`` (between tasks)."""
     data_format: DataFormat
     task_type: TaskType
     n_class: int
@@ -248,10 +248,11 @@ def from_settings(name: str, settings: Any, where: str) -> TaskDef:
     """
     where = f"{where}: task {name}"
     check_name("task", name)
-    if "_" in name:
-        raise SettingError(
-            f"{where}: a task name holds no '_', which separates task and split; write {name.replace('_', '-')}"
-        )
+    for sign, meaning in {"_": "separates task and split", "+": "joins the tasks of one run"}.items():
+        if sign in name:
+            raise SettingError(
+                f"{where}: a task name holds no {sign!r}, which {meaning}; write {name.replace(sign, '-')}"
+            )
     if not isinstance(settings, Mapping):
         raise SettingError(f"{where}: must be a mapping with the keys {', '.join(_REQUIRED)}")
     unknown = [str(key) for key in settings if key not in _REQUIRED + _OPTIONAL + _PASSED_OVER]

@@ -46,12 +46,8 @@ class Model(Protocol):
         """
 
     @property
-    def regression(self) -> bool:
-        """Whether the task's one output is a score."""
-
-    @property
     def n_examples(self) -> int:
-        """Examples of the training set."""
+        """Examples of the training sets of all tasks."""
 
     def embed(self, batch: Any) -> Tensor:
         """Word embeddings of a batch, unchanged: (n_tokens, E) packed, (B, T, E) padded."""
@@ -65,17 +61,20 @@ class Model(Protocol):
     def example_losses(self, logits: Tensor, batch: Any) -> Tensor:
         """(B,) the task's loss of each example."""
 
+    def weight(self, batch: Any) -> float:
+        """Factor on the gradients of a batch, by its task."""
+
     def autocast(self) -> AbstractContextManager[object]:
         """Context of the run's number format, in which ``logits`` computes."""
 
     def divergence(self, logits: Tensor, other: Tensor) -> Tensor:
         """() sum over examples of the distance of two predictions.
 
-        KL(p || q) + KL(q || p) of classes, the squared difference of scores.
+        KL(p || q) + KL(q || p) of classes, the squared difference of scores (K = 1).
         """
 
     def training_batches(self) -> Iterable[list[Any]]:
-        """One pass over the training set, in an order that no epoch has: a list of micro-batches per optimizer step."""
+        """One pass over the training sets, in an order that no epoch has: a list of micro-batches per optimizer step."""
 
 
 class Accumulate(Protocol):

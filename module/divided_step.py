@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 import torch
@@ -24,7 +24,12 @@ class DividedStep:
     Args:
         ranks: The processes, more than one.
         network: In training, with the parameters that are trained.
+
+    Attributes:
+        kind: Of the step under way, the same on all processes; see ``GradientSum``.
     """
+
+    kind: Hashable = None
 
     def __init__(self, ranks: Broadcasts, network: nn.Module) -> None:
         self._ranks = ranks
@@ -38,7 +43,7 @@ class DividedStep:
     def complete(self) -> None:
         """Add the gradients up before the hook ``gradients`` is over; ``context.complete_gradients``."""
         device = self._named[0][1].device  # of the gradients that the loss travels with
-        self._sum(torch.zeros((), dtype=torch.float32, device=device))
+        self._sum(torch.zeros((), dtype=torch.float32, device=device), self.kind)
         self._complete = True
 
     def check_incomplete(self) -> None:
@@ -64,6 +69,6 @@ class DividedStep:
             self._complete = False
             self._ranks.all_reduce(loss)
         else:
-            loss = self._sum(loss)
+            loss = self._sum(loss, self.kind)
         self._ranks.broadcast(self._buffers)
         return loss

@@ -95,7 +95,7 @@ class StepGradients:
             total += loss.detach()
             extra = self._method.extra_loss(context, batch, logits)
             objective = (loss if extra is None else loss + extra) / context.examples
-            if weight != 1.0:
-                objective = objective * weight
+            if (factor := weight * model.weight(batch)) != 1.0:
+                objective = objective * factor
             self._backward(objective)
         return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -39,22 +39,23 @@ class GradientSum:
 
     def __init__(self, ranks: AllReduces, named: Sequence[tuple[str, nn.Parameter]]) -> None:
         self._ranks, self._named = ranks, named
-        self._kinds: list[int] = []
+        self._kinds: dict[Hashable, list[int]] = {}
 
-    def __call__(self, loss: Tensor) -> Tensor:
+    def __call__(self, loss: Tensor, step: Hashable = None) -> Tensor:
         """Replace gradients by their sums.
 
         Args:
             loss: () that travels with them, so that nobody waits for it.
+            step: Kind of the step, the same on all ranks: steps of a kind give the same parameters gradients.
 
         Returns:
             () the sum of the losses.
 
         Raises:
-            RuntimeError: A parameter has a gradient, or a kind of gradient, that none had at the first call.
+            RuntimeError: A parameter has a gradient, or a kind of gradient, that none had at the first such step.
         """
         parts = []
-        for kind, (_, parameter) in zip(self._agreed_kinds(), self._named, strict=True):
+        for kind, (_, parameter) in zip(self._agreed_kinds(step), self._named, strict=True):
             if kind == _ROWS:
                 parts.append(self._all_rows(parameter))
             elif kind == _DENSE:
@@ -67,19 +68,19 @@ class GradientSum:
         torch._foreach_copy_(parts, [found.view_as(part) for found, part in zip(sums, parts, strict=True)])
         return flat[-1].clone()
 
-    def _agreed_kinds(self) -> list[int]:
+    def _agreed_kinds(self, step: Hashable) -> list[int]:
         """Return the kind of each gradient, agreed on once by the hosts: a rank without an example has none."""
         mine = [_kind(parameter) for _, parameter in self._named]
-        if not self._kinds:
+        if step not in self._kinds:
             kinds = torch.tensor(mine, dtype=torch.int64, device="cpu")
             self._ranks.all_reduce(kinds, dist.ReduceOp.MAX)
-            self._kinds = kinds.tolist()
-        for (name, _), kind, agreed in zip(self._named, mine, self._kinds, strict=True):
+            self._kinds[step] = kinds.tolist()
+        for (name, _), kind, agreed in zip(self._named, mine, self._kinds[step], strict=True):
             if kind not in (_NONE, agreed):
                 raise RuntimeError(
                     f"the gradient of {name!r} is of another kind than in the first step of all processes"
                 )
-        return self._kinds
+        return self._kinds[step]
 
     def _all_rows(self, parameter: nn.Parameter) -> Tensor:
         """Give a row-sparse gradient the rows of all ranks; returns its values (R, E), zeros where a row is new."""

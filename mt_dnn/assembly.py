@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ from mt_dnn.network import Network
 from mt_dnn.pass_graphs import can_record
 from mt_dnn.precision import Precision
 from mt_dnn.requirements import optimizer_settings
-from mt_dnn.training_model import TrainingModel
+from mt_dnn.training_model import TaskLoss, TrainingModel
 
 _DEFAULT_HEAD_DROPOUT = 0.1  # MT-DNN's, where neither the command line nor the task definition says
 
@@ -46,7 +47,7 @@ class Parts:
 
 def assemble(
     config: RunConfig,
-    task_def: TaskDef,
+    task_defs: Sequence[TaskDef],
     source: EncoderSource,
     device: torch.device,
     precision: Precision,
@@ -54,6 +55,15 @@ def assemble(
     ranks: Ranks = ONE_PROCESS,
 ) -> Parts:
     """Build everything that a step needs, in the order of the method's hooks.
+
+    Args:
+        config: The run.
+        task_defs: Of its tasks, the main one first.
+        source: Of the encoder.
+        device: Where it is trained.
+        precision: Of the passes.
+        total_steps: Of the whole run.
+        ranks: Processes that divide every step.
 
     Raises:
         SettingError: the encoder cannot be loaded, or the method does not fit it or cannot be divided.
@@ -65,8 +75,11 @@ def assemble(
             f"method {config.method}: the hook gradients of {whole} does not say that it is right on a part of a "
             f"step's examples (divisible); run it in one process, without torchrun"
         )
-    head_dropout = next(p for p in (config.dropout_p, task_def.dropout_p, _DEFAULT_HEAD_DROPOUT) if p is not None)
-    rates = method.configure(DropoutRates(config.bert_dropout_p, config.bert_dropout_p, head_dropout))
+    each = [
+        method.configure(DropoutRates(config.bert_dropout_p, config.bert_dropout_p, _head_dropout(config, task_def)))
+        for task_def in task_defs
+    ]
+    rates = each[0]
     encoder = load_encoder(
         source,
         hidden_dropout=rates.hidden,
@@ -75,14 +88,14 @@ def assemble(
     )
     network = Network(
         encoder,
-        task_def,
-        head_dropout=rates.head,
+        task_defs,
+        head_dropout=[of_task.head for of_task in each],
         pooler_activation=config.pooler_actf,
         generator=torch.Generator().manual_seed(stream_seed(config.seed, "init")),
     ).to(device)
     streams = RandomStreams(config.seed, device, rank=ranks.rank)
     network.draw_dropout_from(streams.dropout)
-    model = TrainingModel(network, task_def, precision)
+    model = TrainingModel(network, {task_def.name: TaskLoss(task_def) for task_def in task_defs}, precision)
     try:
         context = MethodContext(
             network,
@@ -105,11 +118,17 @@ def assemble(
         encoder.model.compile(dynamic=True)  # in place: parameters keep their names
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    one_batch = ranks.size == 1 and config.grad_accumulation_step == 1
+    # A graph holds the gradients of one task's head.
+    one_batch = ranks.size == 1 and config.grad_accumulation_step == 1 and len(task_defs) == 1
     # Layers computed again set random states, which cannot be recorded.
     wanted = config.cuda_graphs and one_batch and not (config.compile or config.gradient_checkpointing)
     graphs = wanted and method.plain_pass and can_record() and encoder.attends_without_padding(device)
     return Parts(network, model, method, optimizer, context, streams, graphs)
+
+
+def _head_dropout(config: RunConfig, task_def: TaskDef) -> float:
+    """Dropout before the pooler and the head of a task."""
+    return next(p for p in (config.dropout_p, task_def.dropout_p, _DEFAULT_HEAD_DROPOUT) if p is not None)
 
 
 def pick_device(setting: str) -> torch.device:

@@ -17,7 +17,7 @@ from data_utils.names import check_name, slug
 from data_utils.task_def import split_dataset_name
 from module.checks import Range
 from module.methods import METHODS, build_method, parse_method
-from mt_dnn.loss_settings import LEGAL_WEIGHTS, are_weights, canonical_weights
+from mt_dnn.loss_settings import BALANCED, LEGAL_WEIGHTS, are_weights, canonical_weights, parse_weights
 from mt_dnn.setting_types import described, fits, hints_of
 
 # Where a run is computed, stored and watched changes none of its numbers, so it is no part of its identity.
@@ -31,11 +31,13 @@ NOT_IDENTITY = frozenset(
 # Settings that came later: left at these values they change nothing, and runs made before them keep their identity.
 LATER_SETTINGS: dict[str, object] = {
     "holdout": None, "tf32": False, "train_balanced": False, "label_smoothing": 0.0, "class_weights": None,
-    "patience": None, "gradient_checkpointing": False,
+    "patience": None, "gradient_checkpointing": False, "mix_opt": 0, "ratio": 0.0, "mix_temperature": None,
+    "task_weights": None,
 }  # fmt: skip
 
 MAX_THREADS = 1024
 """Of torch and the kernels in one process; from about 4,000 on OpenMP ends the process instead of refusing."""
+_MIXING = ("mix_opt", "ratio", "mix_temperature", "task_weights")
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 """The legal names in ``report_to``; of packages too."""
 _DEVICE = re.compile("auto|cpu|cuda(:[0-9]{1,3})?")
@@ -52,9 +54,10 @@ class RunConfig:
     cache_dir: Path | None = None
     """Folder of the token caches; default <data_dir>/cache. A missing or stale cache is made at the start."""
     train_datasets: str = "cola"
-    """The task to train on: a name from the task definitions. One run trains one task."""
+    """The task to train on, a name from the task definitions; or several, joined with commas: one encoder, a head for
+    each. The first is the main task of ratio and mix_opt."""
     test_datasets: str | None = None
-    """Comma-separated dev sets, e.g. mnli_matched,mnli_mismatched; default: all dev splits of the task."""
+    """Comma-separated dev sets, e.g. mnli_matched,mnli_mismatched; default: all dev splits of the tasks."""
     init_checkpoint: str = "all-MiniLM-L6-v2"
     """Pretrained encoder or causal decoder: a Hub name, a local folder, or the packaged all-MiniLM-L6-v2."""
     method: str = "vanilla"
@@ -111,6 +114,16 @@ class RunConfig:
     """Number of training examples to use, >= 1; not together with train_fraction."""
     train_balanced: bool = False
     """With train_size: equally many examples of every class, the first of each in turn."""
+    mix_opt: Literal[0, 1] = 0
+    """Batches of several tasks: 0 shuffles all of an epoch, 1 leaves the main task's to its end (MT-DNN's)."""
+    ratio: float = 0.0
+    """Batches of the other tasks in an epoch, as a multiple of the main task's, >= 0: a random part of them, at most all
+    (MT-DNN's); 0 takes all."""
+    mix_temperature: float | None = None
+    """T >= 1: an epoch's batches are divided among the tasks by (number of a task's batches)^(1/T), so that small tasks
+    come more often, and large ones less; default: every batch once. Not together with ratio."""
+    task_weights: str | None = None
+    """Factors > 0 on the loss of each of several tasks, such as mnli=1,rte=2; default: all 1."""
     holdout: float | None = None
     """Share of the training set, in (0, 1), that is not trained on: the best epoch is then the best on it, not on the
     dev set. The same rows for every method and seed, labels in proportion."""
@@ -174,7 +187,7 @@ class RunConfig:
                 raise SettingError(f"{name} is {shown(value)}; legal: {legal_values(name)}")
         self._check_together()
         object.__setattr__(self, "class_weights", canonical_weights(self.class_weights))
-        check_name("train_datasets", self.train_datasets)
+        self._check_tasks()
         if self.recipe is not None:
             check_name("recipe", self.recipe)
         try:
@@ -204,6 +217,43 @@ class RunConfig:
                     raise SettingError(f"{name}.{key} is {shown(value)}; legal: {described(hint)} below 2^31")
         object.__setattr__(self, "method_settings", settings)
 
+    def _check_tasks(self) -> None:
+        """Check the settings of a run's tasks, and put them in their one form."""
+        names = [check_name("train_datasets", name.strip()) for name in re.split("[,+]", self.train_datasets)]
+        tasks = [split_dataset_name(name) for name in names]
+        if len(tasks) > 1:
+            object.__setattr__(self, "train_datasets", ",".join(tasks))
+            check_name("train_datasets", self.task)
+            self._check_test_datasets()
+        if twice := [task for task in tasks if tasks.count(task) > 1]:
+            raise SettingError(f"train_datasets: {twice[0]} stands there twice; give each task once")
+        object.__setattr__(self, "task_weights", canonical_weights(self.task_weights))
+        if len(tasks) == 1:
+            for name in _MIXING:
+                if getattr(self, name) != LATER_SETTINGS[name]:
+                    raise SettingError(
+                        f"{name} is {getattr(self, name)}, but train_datasets names one task; leave it out, or name "
+                        "several, joined with commas"
+                    )
+        elif self.ratio and self.mix_temperature is not None:
+            raise SettingError(
+                f"ratio is {self.ratio} and mix_temperature is {self.mix_temperature}; give one of the two"
+            )
+        if self.task_weights is not None and set(weights := parse_weights(self.task_weights) or ()) != set(tasks):
+            odd = min(set(weights) ^ set(tasks))
+            told = "has no weight" if odd in tasks else "is no task of the run"
+            raise SettingError(f"task_weights: {odd} {told}; give each of {', '.join(tasks)} one, such as {tasks[0]}=1")
+
+    def _check_test_datasets(self) -> None:
+        """Refuse dev sets of no task of the run, and tasks of several without one."""
+        if self.test_datasets is None:
+            return
+        scored = [split_dataset_name(name.strip()) for name in self.test_datasets.split(",")]
+        for task in dict.fromkeys((*scored, *self.tasks)):
+            if task not in self.tasks or task not in scored:
+                told = f"{task} is none of" if task not in self.tasks else f"names no dev set of {task}, one of"
+                raise SettingError(f"test_datasets: {told} the tasks {', '.join(self.tasks)}; name dev sets of each")
+
     def _check_together(self) -> None:
         """Refuse settings of which each is legal and their combination is not."""
         if self.train_fraction is not None and self.train_size is not None:
@@ -219,9 +269,26 @@ class RunConfig:
             )
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, the main one first."""
+        return tuple(map(split_dataset_name, self.train_datasets.split(",")))
+
+    @property
     def task(self) -> str:
-        """Name of the task, e.g. ``mnli``."""
-        return split_dataset_name(self.train_datasets)
+        """Name of the run's task in paths and tables, e.g. ``mnli``; of several ``mnli+rte``."""
+        return "+".join(self.tasks)
+
+    def by_task(self) -> list[RunConfig]:
+        """The settings of each task's data, as of a run that trains it alone."""
+        if len(self.tasks) == 1:
+            return [self]
+        chosen = None if self.test_datasets is None else [name.strip() for name in self.test_datasets.split(",")]
+        changes: dict[str, Any] = {name: LATER_SETTINGS[name] for name in _MIXING}
+        configs = []
+        for task in self.tasks:
+            own = None if chosen is None else ",".join(name for name in chosen if split_dataset_name(name) == task)
+            configs.append(dataclasses.replace(self, train_datasets=task, test_datasets=own, **changes))
+        return configs
 
     @property
     def encoder(self) -> str:
@@ -291,6 +358,11 @@ _RANGES = {
     "max_seq_len": Range(lambda value: 8 <= value <= 65535, "an integer in [8, 65535]"),
     "train_fraction": Range(lambda value: 0.0 < value <= 1.0, "a share in (0, 1]"),
     "train_size": _COUNT,
+    "ratio": _NOT_NEGATIVE,
+    "mix_temperature": Range(lambda value: 1.0 <= value < math.inf, "a number >= 1"),
+    "task_weights": Range(
+        lambda value: are_weights(value) and value != BALANCED, "a number > 0 for each task, such as mnli=1,rte=2"
+    ),
     "holdout": Range(lambda value: 0.0 < value < 1.0, "a share in (0, 1)"),
     "eval_batch_tokens": _COUNT,
     "sensitivity_beta": _SHARE,

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,12 +24,12 @@ from mt_dnn.loss_settings import check_loss
 
 @dataclass(frozen=True, slots=True)
 class Datasets:
-    """Training set and dev sets of a run, tokenised."""
+    """Training set and dev sets of one task of a run, tokenised."""
 
     task_def: TaskDef
     train: TokenCache
     train_rows: NDArray[np.int64]
-    """Rows of ``train`` that may be trained on: all but those held out."""
+    """(N,) rows of ``train`` that are trained on."""
     dev: dict[str, TokenCache]
     """Dataset name, e.g. ``mnli_matched_dev`` -> cache."""
     held_out: dict[str, TokenCache]
@@ -42,24 +43,10 @@ class Datasets:
         """The dev sets whose mean is the score; the others are only shown."""
         return {name: cache for name, cache in self.dev.items() if self.task_def.selects(name)}
 
-    def train_classes(self) -> NDArray[np.int64]:
-        """(N,) classes of ``train_rows``.
-
-        Raises:
-            SettingError: the task has scores and no classes.
-        """
-        check_classes(self.task_def)
+    @property
+    def train_labels(self) -> NDArray[Any]:
+        """(N,) labels of ``train_rows``."""
         return np.asarray(self.train.labels)[self.train_rows]
-
-    def rows_of(self, config: RunConfig) -> NDArray[np.int64]:
-        """The rows of ``train`` that a run trains on.
-
-        Raises:
-            SettingError: there are fewer, in all or of a class, than it asks for.
-        """
-        classes = self.train_classes() if config.train_balanced else None
-        size = (config.train_fraction, config.train_size)
-        return self.train_rows[training_subset(len(self.train_rows), config.seed, *size, classes)]
 
     @property
     def evaluated(self) -> dict[str, TokenCache]:
@@ -72,15 +59,27 @@ class Datasets:
         return {f"{c.manifest['dataset']}.tsv": c.manifest["tsv_sha256"] for c in (self.train, *self.dev.values())}
 
 
-def open_datasets(config: RunConfig) -> Datasets:
-    """Open the caches of a run, making those that are missing or out of date.
+def open_all(config: RunConfig) -> tuple[Datasets, ...]:
+    """Open the caches of each task of a run; see :func:`open_datasets`.
 
     Raises:
-        SettingError: unknown task or dev set, a loss that the task has no use for, missing or malformed TSV file,
-            damaged cache.
+        SettingError: as there, or a loss that the tasks have no use for.
+    """
+    each = config.by_task()
+    check_loss(config.label_smoothing, config.class_weights, [find_task_def(one) for one in each])
+    return tuple(map(open_datasets, each))
+
+
+def open_datasets(config: RunConfig) -> Datasets:
+    """Open the caches of a run with one task, making those that are missing or out of date.
+
+    Raises:
+        SettingError: unknown task or dev set, missing or malformed TSV file, damaged cache, or fewer rows, in all or of
+            a class, than the run asks for.
     """
     task_def = find_task_def(config)
-    check_loss(config.label_smoothing, config.class_weights, task_def)
+    if config.train_balanced:
+        check_classes(task_def)
     dev_names = dev_sets(config, task_def)
     source = resolve_encoder(config.init_checkpoint)
     tokenizer = load_tokenizer(source.folder)
@@ -94,8 +93,8 @@ def open_datasets(config: RunConfig) -> Datasets:
     dev = {name: opened(name) for name in dev_names}
     if len(train) == 0:
         raise SettingError(f"{task_def.dataset_name('train')}.tsv has no rows")
-    train_rows, held_out = _split(train, task_def, config.holdout)
-    return Datasets(task_def, train, train_rows, dev, held_out, tokenizer.pad_id, tokenizer.begins)
+    rows, held_out = _split(train, task_def, config.holdout)
+    return Datasets(task_def, train, _subset(config, train, rows), dev, held_out, tokenizer.pad_id, tokenizer.begins)
 
 
 def check_classes(task_def: TaskDef) -> None:
@@ -137,6 +136,13 @@ def _split(
     return np.setdiff1d(rows, held_out), {f"{task_def.name}_holdout": take(train, held_out)}
 
 
+def _subset(config: RunConfig, train: TokenCache, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those rows that a run trains on."""
+    size = (config.train_fraction, config.train_size)
+    classes = np.asarray(train.labels)[rows] if config.train_balanced else None
+    return rows[training_subset(len(rows), config.seed, *size, classes)]
+
+
 def held_out_of(labels: ArrayLike, task_def: TaskDef, share: float) -> NDArray[np.int64]:
     """The rows that ``holdout`` takes from the training set; see `held_out_rows`."""
     return held_out_rows(labels, share, stratify=task_def.task_type is TaskType.Classification)
@@ -155,7 +161,7 @@ def tsv_of(config: RunConfig, dataset: str) -> Path:
 
 
 def find_task_def(config: RunConfig) -> TaskDef:
-    """The definition of a run's task.
+    """The definition of the task of a run with one.
 
     Raises:
         SettingError: its file is missing or wrong, or does not define the task.

@@ -22,6 +22,7 @@ def all_logits(
     device: torch.device,
     precision: Precision,
     ranks: Ranks = ONE_PROCESS,
+    task: str = "",
 ) -> npt.NDArray[np.float32]:
     """Logits of every example; the network's modes and its parameters are as before afterwards.
 
@@ -33,6 +34,7 @@ def all_logits(
         device: Where the network is.
         precision: Of the forward passes.
         ranks: Processes that divide the batches; each gets all logits.
+        task: Of the data set, where the network has several heads.
 
     Returns:
         (N, K) in the order of the cache's rows.
@@ -47,7 +49,7 @@ def all_logits(
         raise ValueError(f"batches hold {len(order)} rows, which are not each of the {len(cache)} rows once")
     collected = [torch.empty((0, n_class), dtype=torch.float32, device=device)]  # a process may have no batch
     with evaluating(network), torch.inference_mode(), precision.autocast():
-        ready = prefetch(shares[ranks.rank], lambda rows: network.encoder.batch(cache, rows, device))
+        ready = prefetch(shares[ranks.rank], lambda rows: network.encoder.batch(cache, rows, device, task=task))
         collected += [network(batch) for batch in ready]
         found = torch.cat(collected).cpu().numpy()  # the host waits for the device once, here
     logits = np.concatenate(ranks.gather(found))

@@ -30,7 +30,7 @@ class Identity:
     data: Mapping[str, str]
     """File name of the training set and of each dev set -> SHA-256."""
     task_def: Mapping[str, Any]
-    """The task's whole definition, as in a task definition file."""
+    """The task's whole definition, as in a task definition file; of several tasks, that of each by its name."""
     encoder: Mapping[str, str]
     """Name of each of its files -> SHA-256; of one from the Hub, ``commit`` -> its revision there."""
 
@@ -93,11 +93,15 @@ def identity_of(config: RunConfig) -> Identity:
         SettingError: unknown task or dev set, or a missing data file, task definition or encoder.
         OSError: a file cannot be read.
     """
-    task_def = find_task_def(config)
-    datasets = [task_def.dataset_name("train"), *dev_sets(config, task_def)]
+    task_defs: dict[str, dict[str, Any]] = {}
+    files: list[Path] = []
+    for each in config.by_task():
+        task_def = find_task_def(each)
+        task_defs[task_def.name] = to_settings(task_def)
+        files += [tsv_of(each, name) for name in (task_def.dataset_name("train"), *dev_sets(each, task_def))]
     return Identity(
-        data={f"{name}.tsv": remembered_sha256(tsv_of(config, name)) for name in datasets},
-        task_def=to_settings(task_def),
+        data={file.name: remembered_sha256(file) for file in files},
+        task_def=task_defs if len(task_defs) > 1 else next(iter(task_defs.values())),
         encoder=encoder_content(tokenizer_folder(config.init_checkpoint)),  # which fetches no weights to know a commit
     )
 

@@ -8,7 +8,7 @@ batch's weights, would make an example's share depend on its neighbours, and on 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from data_utils.errors import SettingError, shown
@@ -70,18 +70,22 @@ def canonical_weights(text: str | None) -> str | None:
     return BALANCED if weights is None else ",".join(f"{label}={weight!r}" for label, weight in weights.items())
 
 
-def check_loss(label_smoothing: float, class_weights: str | None, task_def: TaskDef) -> None:
-    """Refuse settings of the loss that a task has no use for.
+def check_loss(label_smoothing: float, class_weights: str | None, task_defs: Sequence[TaskDef]) -> None:
+    """Refuse settings of the loss that the tasks of a run have no use for. Tasks with scores go on without them.
 
     Raises:
-        SettingError: the task has scores and no classes, or the labels with weights are not the task's.
+        SettingError: no task has classes, or the labels with weights are not the task's.
     """
     given = {"label_smoothing": label_smoothing or None, "class_weights": class_weights}
     for name, value in given.items():
-        if value is not None and task_def.task_type is TaskType.Regression:
-            raise SettingError(f"{name} is {value}, but task {task_def.name} has scores and no classes; leave it out")
+        if value is not None and all(task_def.task_type is TaskType.Regression for task_def in task_defs):
+            tasks = ", ".join(task_def.name for task_def in task_defs)
+            raise SettingError(f"{name} is {value}, but task {tasks} has scores and no classes; leave it out")
     if class_weights is None or (weights := parse_weights(class_weights)) is None:
         return
+    if len(task_defs) > 1:
+        raise SettingError(f"class_weights is {class_weights}, but the run has several tasks; legal: {BALANCED}")
+    (task_def,) = task_defs
     labels = task_def.label_names
     for label in weights:
         if label not in labels:

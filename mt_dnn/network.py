@@ -3,7 +3,7 @@
 Legend: B examples, D hidden size, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,8 @@ class Network(nn.Module):
 
     Args:
         encoder: pretrained encoder.
-        task_def: names the head and its K.
-        head_dropout: dropout before the pooler and before the head (MT-DNN's dropout_p of the task).
+        task_defs: one for each head: its name and its K.
+        head_dropout: dropout before each head (MT-DNN's dropout_p of the task), and the first task's before the pooler.
         pooler_activation: "tanh", or "linear" as MT-DNN's current code trains (its tanh is lost to a caught error).
         generator: CPU generator of the run's "init" stream; pooler and head are drawn from nothing else.
     """
@@ -46,8 +46,8 @@ class Network(nn.Module):
     def __init__(
         self,
         encoder: Encoder,
-        task_def: TaskDef,
-        head_dropout: float,
+        task_defs: Sequence[TaskDef],
+        head_dropout: Sequence[float],
         pooler_activation: str,
         generator: torch.Generator,
     ):
@@ -55,28 +55,45 @@ class Network(nn.Module):
         if pooler_activation not in POOLER_ACTIVATIONS:
             legal = ", ".join(POOLER_ACTIVATIONS)
             raise SettingError(f"pooler_actf: {pooler_activation!r} is unknown; choose one of {legal}")
-        if not 0.0 <= head_dropout < 1.0:
-            raise SettingError(f"dropout_p: {head_dropout} is not in [0, 1)")
+        for rate in head_dropout:
+            if not 0.0 <= rate < 1.0:
+                raise SettingError(f"dropout_p: {rate} is not in [0, 1)")
         self.encoder = encoder
-        self.pooler = Pooler(encoder.hidden_size, head_dropout, pooler_activation)
-        self.task = head_name(task_def.name)
-        head = nn.Sequential(nn.Dropout(head_dropout), nn.Linear(encoder.hidden_size, task_def.n_class))
-        self.heads = nn.ModuleDict({self.task: head})
+        self.pooler = Pooler(encoder.hidden_size, head_dropout[0], pooler_activation)
+        self.heads = nn.ModuleDict(
+            {
+                head_name(task_def.name): nn.Sequential(
+                    nn.Dropout(rate), nn.Linear(encoder.hidden_size, task_def.n_class)
+                )
+                for task_def, rate in zip(task_defs, head_dropout, strict=True)
+            }
+        )
         self._draw(generator)
 
     def forward(self, batch: Batch, inputs_embeds: Tensor | None = None) -> Tensor:
         """Logits of a batch.
 
         Args:
-            batch: packed or padded.
+            batch: packed or padded; its task chooses the head, where there are several.
             inputs_embeds: word embeddings to use instead of the batch's own (see ``Encoder.forward``).
 
         Returns:
             (B, K) float32.
         """
         pooled = self.pooler(self.encoder.pooled(batch, inputs_embeds))  # (B, D)
-        logits: Tensor = self.heads[self.task](pooled)  # (B, K)
+        logits: Tensor = self.head(batch.task)(pooled)  # (B, K)
         return logits.float()
+
+    def head(self, task: str = "") -> nn.Module:
+        """The head of a task; without a name, the only one.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if task:
+            return self.heads[head_name(task)]
+        (only,) = self.heads.values()
+        return only
 
     def draw_dropout_from(self, stream: DropoutStream) -> None:
         """Let all dropout on the CPU draw its masks from a stream; on other devices nothing changes."""

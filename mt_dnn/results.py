@@ -5,9 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,34 @@ class EpochScore:
         )
 
 
+MEAN = "mean"
+"""Name of the score of a run with several tasks: the mean over them of each one's primary metric."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScores:
+    """Scores of one of several tasks of a run."""
+
+    status: Status
+    """``ok`` or ``degenerate``."""
+    error: str | None
+    primary_metric: str
+    datasets: list[str]
+    train_examples: int
+    best: EpochScore | None
+    """The task's own best epoch, with its scores alone."""
+    last: EpochScore | None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TaskScores:
+        """Read the scores of a task in ``result.json``; errors as of :meth:`RunResult.from_json`."""
+        scores = {key: EpochScore.from_json(values[key]) if values[key] else None for key in ("best", "last")}
+        _number(values["train_examples"], int)
+        metric = Metric(values["primary_metric"])
+        _check_scored(scores.values(), values["datasets"], metric)
+        return cls(**{**values, **scores, "status": Status(values["status"]), "primary_metric": str(metric)})
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """The content of ``result.json``; see the fields of the same names in :class:`mt_dnn.config.RunConfig`."""
@@ -97,6 +125,29 @@ class RunResult:
     """Processes that it took: 1 plus the number of resumptions."""
     files: dict[str, str] = field(default_factory=dict)
     """Of the run's folder: path in it -> SHA-256. Empty in a failed run and in runs of earlier versions."""
+    tasks: dict[str, TaskScores] = field(default_factory=dict)
+    """Of a run with several tasks: each one's scores. ``primary_metric`` is then their ``mean``, ``best`` the epoch that is
+    best in it, and ``train_examples`` their sum."""
+
+    def by_task(self) -> list[RunResult]:
+        """The result of each task, with its own best epoch; of a run with one task this result."""
+        if not self.tasks:
+            return [self]
+        return [
+            replace(
+                self,
+                task=task,
+                status=self.status if self.status is not Status.DEGENERATE else scores.status,
+                error=self.error if self.status is not Status.DEGENERATE else scores.error,
+                primary_metric=scores.primary_metric,
+                datasets=scores.datasets,
+                train_examples=scores.train_examples,
+                best=scores.best,
+                last=scores.last,
+                tasks={},
+            )
+            for task, scores in self.tasks.items()
+        ]
 
     @property
     def done(self) -> bool:
@@ -118,14 +169,22 @@ class RunResult:
             _number(values[name], int)
         if not isinstance(values.get("stopped_early", False), bool):
             raise ValueError(f"stopped_early is {shown(values['stopped_early'])}")
-        datasets, metric = values["datasets"], Metric(values["primary_metric"])
-        if not isinstance(datasets, list) or not datasets:
-            raise ValueError(f"datasets is {shown(datasets)}")
-        for epoch in filter(None, scores.values()):
-            for dataset in datasets:
-                epoch.metrics[dataset][metric]  # KeyError: a score is missing
-        parsed = {"status": Status(values["status"]), "files": dict(values.get("files", {}))}
-        return cls(**{**values, **scores, **parsed, "primary_metric": str(metric)})
+        tasks = {task: TaskScores.from_json(of_task) for task, of_task in values.get("tasks", {}).items()}
+        metric = None if tasks and values["primary_metric"] == MEAN else Metric(values["primary_metric"])
+        _check_scored(scores.values(), values["datasets"], metric)
+        parsed = {"status": Status(values["status"]), "files": dict(values.get("files", {})), "tasks": tasks}
+        return cls(**{**values, **scores, **parsed, "primary_metric": str(metric or MEAN)})
+
+
+def _check_scored(epochs: Iterable[EpochScore | None], datasets: Any, metric: Metric | None) -> None:
+    """Raise ValueError or KeyError where data sets are not named, or an epoch has no score of one."""
+    if not isinstance(datasets, list) or not datasets:
+        raise ValueError(f"datasets is {shown(datasets)}")
+    for epoch in filter(None, epochs):
+        for dataset in datasets:
+            found = epoch.metrics[dataset]
+            if metric is not None:
+                found[metric]  # KeyError: a score is missing
 
 
 def _number(value: Any, kind: type[int] | type[float] = float) -> Any:

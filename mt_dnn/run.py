@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +16,7 @@ from mt_dnn.allocator import keep_memory_between_steps
 from mt_dnn.assembly import pick_device
 from mt_dnn.backends import cuda_backends
 from mt_dnn.config import RunConfig, run_dir, run_id
-from mt_dnn.data import Datasets, open_datasets
+from mt_dnn.data import Datasets, open_all
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.identity import KEY, Identity, check_same, finished_result, identity_of
@@ -91,7 +91,7 @@ def open_run(
     if ranks.device is not None:
         config = replace(config, device=ranks.device)
     device, precision = _claim_machine(config)
-    data, source = ranks.first_before_others(lambda: (open_datasets(config), resolve_encoder(config.init_checkpoint)))
+    data, source = ranks.first_before_others(lambda: (open_all(config), resolve_encoder(config.init_checkpoint)))
     with ExitStack() as held, StopRequest(patient=ranks.size > 1) as stop:
         ranks.on_first(lambda: held.enter_context(directory.lock()))
         finished = ranks.on_first(lambda: finished_result(config, prune is not None))
@@ -133,15 +133,16 @@ def _claim_machine(config: RunConfig) -> tuple[torch.device, Precision]:
     return device, precision
 
 
-def _identity(config: RunConfig, data: Datasets) -> Identity:
+def _identity(config: RunConfig, data: Sequence[Datasets]) -> Identity:
     """The identity of the run, with the data as they were tokenised.
 
     Raises:
         SettingError: a file was written anew between the two.
     """
     identity = identity_of(config)
+    sources = {name: digest for each in data for name, digest in each.sources.items()}
     for name, digest in identity.data.items():
-        if data.sources[name] != digest:
+        if sources[name] != digest:
             raise SettingError(f"data_dir: {name} was changed while the run started; start the same command again")
     return identity
 

@@ -40,6 +40,8 @@ class TrainState:
     """The epoch with the highest score so far, the earlier of equals."""
     last: EpochScore | None = None
     """The newest evaluated epoch."""
+    task_best: dict[str, EpochScore] = field(default_factory=dict)
+    """Of a run with several tasks: task -> its own best epoch, with its scores alone."""
     logits: dict[str, Tensor] = field(default_factory=dict)
     """``<dataset>.best_logits`` and ``<dataset>.last_logits`` -> (N, K)."""
     kept: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -74,11 +76,15 @@ class TrainState:
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "since"}
         for key in ("best", "last"):
             values[key] = asdict(values[key]) if values[key] is not None else None
+        values["task_best"] = {task: asdict(score) for task, score in self.task_best.items()}
         return {**values, "loss_sum": self.loss_sum.cpu()}
 
     def load_plain(self, values: dict[str, Any]) -> None:
         """Load the values of :meth:`to_plain`, and count one session more."""
-        scores = {key: EpochScore(**values[key]) if values[key] is not None else None for key in ("best", "last")}
+        scores: dict[str, Any] = {
+            key: EpochScore(**values[key]) if values[key] is not None else None for key in ("best", "last")
+        }
+        scores["task_best"] = {task: EpochScore(**score) for task, score in values.get("task_best", {}).items()}
         loss_sum, sessions = values["loss_sum"].to(self.loss_sum.device), values["sessions"] + 1
         for name, value in {**values, **scores, "loss_sum": loss_sum, "sessions": sessions}.items():
             setattr(self, name, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -28,7 +28,7 @@ from mt_dnn.score_keeper import Diverged, ScoreKeeper
 from mt_dnn.sensitivity_watch import SensitivityWatch
 from mt_dnn.tracking import Tracker
 from mt_dnn.train_state import Checkpointer, TrainState
-from mt_dnn.training_batches import TrainingBatches
+from mt_dnn.training_batches import TrainingBatches, steps_per_epoch
 from mt_dnn.training_step import TrainingStep
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        data: Datasets,
+        data: Sequence[Datasets],
         source: EncoderSource,
         directory: RunDirectory,
         device: torch.device,
@@ -62,19 +62,20 @@ class Trainer:
         self.config, self.data, self.directory, self.ranks = config, data, directory, ranks
         self.on_progress, self.prune = on_progress, prune
         self.state = state = TrainState(loss_sum=torch.zeros((), dtype=torch.float32, device=device))
-        self.rows = data.rows_of(config)
-        self.total_steps = config.epochs * math.ceil(len(self.rows) / config.window)
-        self.parts = parts = assemble(config, data.task_def, source, device, precision, self.total_steps, ranks)
-        self.batches = TrainingBatches(config, data, self.rows, parts, ranks)
-        parts.model.choose_loss(config, data.train.labels[self.rows])
-        parts.model.n_examples, parts.model.passes = len(self.rows), self.batches.one_pass
+        task_defs, n_examples = [each.task_def for each in data], [len(each.train_rows) for each in data]
+        self.per_epoch = steps_per_epoch(config, n_examples)
+        self.total_steps = config.epochs * self.per_epoch
+        self.parts = parts = assemble(config, task_defs, source, device, precision, self.total_steps, ranks)
+        self.batches = TrainingBatches(config, data, parts, ranks)
+        parts.model.choose_loss(config, {each.task_def.name: each.train_labels for each in data})
+        parts.model.n_examples, parts.model.passes = sum(n_examples), self.batches.one_pass
         self.watch = SensitivityWatch(parts.network, parts.optimizer, config.sensitivity_beta)
         schedule = partial(
             learning_rate_multiplier, total_steps=self.total_steps, warmup=config.warmup, schedule=config.schedule
         )
         self.step = TrainingStep(parts, config.global_grad_clipping, ranks, schedule)
         self.tracker = Tracker(config, directory)
-        self.scores = ScoreKeeper(config, data, self.rows, parts, state, directory, self.tracker, ranks)
+        self.scores = ScoreKeeper(config, data, parts, state, directory, self.tracker, ranks)
         self.checkpoints = Checkpointer(
             config, parts, self.step.scaler, self.watch, state, directory, self.tracker, ranks, stop
         )
@@ -87,7 +88,7 @@ class Trainer:
             SettingError: A checkpoint is damaged or a file cannot be written.
             Interrupted: A signal asked to stop; a checkpoint was written.
         """
-        config, state, per_epoch = self.config, self.state, self.batches.per_epoch
+        config, state, per_epoch = self.config, self.state, self.per_epoch
         self.checkpoints.resume()
         self._warn_of_nothing_to_learn()
         self.ranks.check_copies(self.parts.network.state_dict())
@@ -98,10 +99,10 @@ class Trainer:
                 if state.step % per_epoch == 0 and self._is_hopeless(epoch):
                     self._give_up()
                     return
-                for batches, examples in self.batches.epoch(epoch, start=state.step % per_epoch):
+                for made in self.batches.epoch(epoch, start=state.step % per_epoch):
                     self.parts.context.step, self.parts.context.epoch = state.step, epoch
-                    loss, norm = self.step(batches, examples=examples)
-                    state.add_step(loss, examples)
+                    loss, norm = self.step(made.batches, examples=made.examples, tasks=made.tasks)
+                    state.add_step(loss, made.examples)
                     end_of_epoch = state.step % per_epoch == 0
                     if end_of_epoch or state.step % config.log_per_updates == 0:
                         self._log(epoch + 1, norm)
@@ -129,16 +130,17 @@ class Trainer:
             seed=config.seed,
             run_id=run_id(config),
             recipe=config.recipe,
-            primary_metric=str(self.data.task_def.primary_metric),
-            datasets=list(self.data.selecting),
+            primary_metric=self.scores.primary_metric,
+            datasets=self.scores.selecting,
             epochs=config.epochs,
             steps=state.step,
-            train_examples=len(self.rows),
+            train_examples=self.parts.model.n_examples,
             seconds=round(state.spent(), 2),
             best=state.best,
             last=state.last if is_over else None,
             stopped_early=is_over and state.last is not None and state.last.epoch < config.epochs,
             sessions=state.sessions,
+            tasks=self.scores.by_task() if len(config.tasks) > 1 else {},
         )
 
     def _log(self, epoch: int, norm: Tensor | None) -> None:

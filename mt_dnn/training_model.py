@@ -5,7 +5,7 @@ Legend: B examples, K classes, E size of a word embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -14,54 +14,80 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data_utils.task_def import TaskDef
+from data_utils.task_def import TaskDef, TaskType
 from module.losses import divergence
 from mt_dnn.config import RunConfig
 from mt_dnn.encoder.batch import Batch
 from mt_dnn.encoder.model import EmbeddingHook
 from mt_dnn.loss import Reduction, task_loss
-from mt_dnn.loss_settings import class_weights_of
+from mt_dnn.loss_settings import class_weights_of, parse_weights
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision
 
 
 @dataclass(slots=True)
+class TaskLoss:
+    """The loss that a task is trained with."""
+
+    task_def: TaskDef
+    label_smoothing: float = 0.0
+    """In [0, 1)."""
+    class_weights: Tensor | None = None
+    """(K,); None: all 1."""
+    weight: float = 1.0
+    """Factor on the gradients of the task's batches."""
+
+    def __call__(self, logits: Tensor, batch: Batch, reduction: Reduction) -> Tensor:
+        """Loss of a batch, without the weight; see :func:`mt_dnn.loss.task_loss`."""
+        changes = self.label_smoothing, self.class_weights
+        return task_loss(self.task_def, logits, batch.labels, reduction, *changes)
+
+    def label_weights(self) -> dict[str, float]:
+        """Each label's weight, where classes have weights."""
+        if self.class_weights is None:
+            return {}
+        return dict(zip(self.task_def.label_names, self.class_weights.tolist(), strict=True))
+
+
+@dataclass(slots=True)
 class TrainingModel:
-    """The :class:`module.context.Model` of one network, task and precision."""
+    """The :class:`module.context.Model` of one network, its tasks and a precision."""
 
     network: Network
-    task_def: TaskDef
+    losses: dict[str, TaskLoss]
+    """Of each task by its name, the main one first."""
     precision: Precision
-    label_smoothing: float = 0.0
-    """Of ``loss`` and ``example_losses``; in [0, 1)."""
-    class_weights: Tensor | None = None
-    """(K,) of the same losses; None: all 1."""
     n_examples: int = 0
     passes: Callable[[], Iterable[list[Batch]]] | None = None
-    """Gives one pass over the training set."""
+    """Gives one pass over the training sets."""
 
-    def choose_loss(self, config: RunConfig, labels: NDArray[Any]) -> None:
-        """Take the loss that a run trains with.
+    def choose_loss(self, config: RunConfig, labels: Mapping[str, NDArray[Any]]) -> None:
+        """Take the losses that a run trains with.
 
         Args:
             config: The run.
-            labels: (N,) of the rows that are trained on.
+            labels: Task -> (N,) of the rows that are trained on.
 
         Raises:
             SettingError: A class without rows has no weight.
         """
-        self.label_smoothing = config.label_smoothing
-        if config.class_weights is not None:
-            weights = class_weights_of(config.class_weights, self.task_def, labels)
-            device = next(self.network.parameters()).device
-            self.class_weights = torch.tensor(weights, dtype=torch.float32, device=device)
+        device = next(self.network.parameters()).device
+        weights = {} if config.task_weights is None else parse_weights(config.task_weights) or {}
+        for task, loss in self.losses.items():
+            loss.weight = weights.get(task, 1.0)
+            if loss.task_def.task_type is TaskType.Regression:
+                continue
+            loss.label_smoothing = config.label_smoothing
+            if config.class_weights is not None:
+                of_classes = class_weights_of(config.class_weights, loss.task_def, labels[task])
+                loss.class_weights = torch.tensor(of_classes, dtype=torch.float32, device=device)
 
-    def describe(self) -> dict[str, dict[str, float]]:
+    def describe(self) -> dict[str, Any]:
         """Numbers that the run's data gave, for ``run.json``: each label's weight, where classes have weights."""
-        if self.class_weights is None:
+        weights = {task: found for task, loss in self.losses.items() if (found := loss.label_weights())}
+        if not weights:
             return {}
-        weights = zip(self.task_def.label_names, self.class_weights.tolist(), strict=True)
-        return {"resolved_class_weights": dict(weights)}
+        return {"resolved_class_weights": weights if len(self.losses) > 1 else next(iter(weights.values()))}
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -72,11 +98,6 @@ class TrainingModel:
     def embedding_hooks(self) -> list[EmbeddingHook]:
         """Functions that change the word embeddings in training."""
         return self.network.encoder.embedding_hooks
-
-    @property
-    def regression(self) -> bool:
-        """Whether the one output is a score."""
-        return self.task_def.n_class == 1
 
     def embed(self, batch: Batch) -> Tensor:
         """Word embeddings: (n_tokens, E) packed, (B, T, E) padded."""
@@ -90,11 +111,15 @@ class TrainingModel:
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """() summed over the examples."""
-        return self._loss(logits, batch, "sum")
+        return self._loss_of(batch)(logits, batch, "sum")
 
     def example_losses(self, logits: Tensor, batch: Batch) -> Tensor:
         """(B,)."""
-        return self._loss(logits, batch, "none")
+        return self._loss_of(batch)(logits, batch, "none")
+
+    def weight(self, batch: Batch) -> float:
+        """Factor on the gradients of a batch."""
+        return self._loss_of(batch).weight
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context of the number format, in which ``logits`` computes."""
@@ -102,13 +127,15 @@ class TrainingModel:
 
     def divergence(self, logits: Tensor, other: Tensor) -> Tensor:
         """() summed over the examples."""
-        return divergence(logits, other, self.regression)
+        return divergence(logits, other, regression=logits.shape[-1] == 1)
 
     def training_batches(self) -> Iterable[list[Batch]]:
-        """One pass over the training set, a list of micro-batches per optimizer step."""
+        """One pass over the training sets, a list of micro-batches per optimizer step."""
         assert self.passes is not None
         return self.passes()
 
-    def _loss(self, logits: Tensor, batch: Batch, reduction: Reduction) -> Tensor:
-        changes = self.label_smoothing, self.class_weights
-        return task_loss(self.task_def, logits, batch.labels, reduction, *changes)
+    def _loss_of(self, batch: Batch) -> TaskLoss:
+        if batch.task:
+            return self.losses[batch.task]
+        (only,) = self.losses.values()
+        return only

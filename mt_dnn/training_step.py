@@ -50,12 +50,15 @@ class TrainingStep:
             more["around_pass"] = partial(PassGraphs, parts.network, parts.context)
         self._gradients = StepGradients(parts.method, parts.context, self._backward, self._loss_scale, **more)
 
-    def __call__(self, batches: Sequence[Batch], *, examples: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, batches: Sequence[Batch], *, examples: int | None = None, tasks: frozenset[str] = frozenset()
+    ) -> tuple[Tensor, Tensor | None]:
         """Make a step.
 
         Args:
             batches: Its micro-batches, or this rank's share of them; the step's loss is the mean over all examples.
             examples: Of the step, on all ranks; default: those of the batches.
+            tasks: Of the step, on all ranks: the heads that get gradients.
 
         Returns:
             The task's loss summed over the examples, and the gradient norm before clipping (None where it is off).
@@ -67,6 +70,8 @@ class TrainingStep:
         if not all(module.training for module in self._modules):  # setting it takes longer than looking
             parts.network.train()
         parts.optimizer.zero_grad(set_to_none=True)
+        if self._divided is not None:
+            self._divided.kind = tasks
         loss = self._gradients(batches, sum(batch.size for batch in batches) if examples is None else examples)
         if self._divided is not None:
             loss = self._divided.finish(loss)

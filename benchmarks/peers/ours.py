@@ -31,7 +31,7 @@ def prepare(config: RunConfig, data: Datasets, scratch: Path) -> Train:
     device = pick_device(config.device)
     trainer = Trainer(
         dataclasses.replace(config, **_QUIET),
-        data,
+        [data],
         resolve_encoder(config.init_checkpoint),
         RunDirectory(scratch),
         device,

@@ -214,7 +214,7 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
     if not tsv.is_file():
         raise SettingError(f"{missing_file(config, tsv.stem)}; or leave {config.task} out of --tasks")
     task_def = find_task_def(config)
-    check_loss(config.label_smoothing, config.class_weights, task_def)
+    check_loss(config.label_smoothing, config.class_weights, [task_def])
     for dataset in dev_sets(config, task_def):
         tsv_of(config, dataset)
     rows = _count_rows(tsv)

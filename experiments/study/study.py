@@ -26,7 +26,7 @@ from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
 from experiments.study.table.wanted import Wanted
 from experiments.study.tables import write_tables
-from mt_dnn.data import open_datasets
+from mt_dnn.data import open_all
 from mt_dnn.identity import finished_result
 from mt_dnn.schedule import learns_nothing
 
@@ -168,7 +168,7 @@ def _prepare(jobs: Sequence[Job]) -> None:
     """Fetch the encoder and make the token caches once, before many workers want them."""
     distinct = {(job.config.task, job.config.init_checkpoint, job.config.max_seq_len): job.config for job in jobs}
     for config in distinct.values():
-        open_datasets(config)
+        open_all(config)
 
 
 def _train_run() -> RunFunction:

@@ -173,6 +173,10 @@ class TrainerModel:
         """(N,)."""
         return self._losses(logits, batch, "none")
 
+    def weight(self, batch: TrainerBatch) -> float:
+        """1: a Trainer has one task."""
+        return 1.0
+
     def divergence(self, logits: Tensor, other: Tensor) -> Tensor:
         """() summed over the predictions."""
         return divergence(logits, other, self.regression)

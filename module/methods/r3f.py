@@ -71,7 +71,7 @@ class R3F(FineTuningMethod[R3FSettings]):
         """Make the noised pass."""
         settings = self.settings
         model = context.model
-        if settings.weight == 0.0 or (model.regression and settings.regression_term == "none"):
+        if settings.weight == 0.0 or (logits.shape[-1] == 1 and settings.regression_term == "none"):
             return None
         embeddings = model.embed(batch)
         context.check_noise("r3f.noise_scale on the word embeddings", embeddings, lambda: [settings.noise_scale])

@@ -39,5 +39,5 @@ class RDrop(FineTuningMethod[RDropSettings]):
             second = model.logits(batch)
         losses = (model.loss(second, batch) - model.loss(logits, batch)) / 2
         # The divergence is the sum of both KL, the squared difference is there once.
-        factor = self.settings.alpha if model.regression else self.settings.alpha / 2
+        factor = self.settings.alpha if logits.shape[-1] == 1 else self.settings.alpha / 2
         return losses + factor * model.divergence(logits, second)

@@ -5,7 +5,7 @@ Legend: B examples, T tokens of the longest example, n_tokens tokens of the batc
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -32,6 +32,7 @@ class _Examples:
         token_type_ids: int64 per token, 0 or 1; 0 on padding.
         labels: (B,) int64 classes or float32 scores.
         indices: (B,) int64 rows of the token cache.
+        task: name of the task that all examples are of; empty in a network with one.
     """
 
     input_ids: Tensor
@@ -39,6 +40,7 @@ class _Examples:
     token_type_ids: Tensor
     labels: Tensor
     indices: Tensor
+    task: str = field(default="", kw_only=True)
 
     @property
     def size(self) -> int:
@@ -262,8 +264,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield value
     for part in value if isinstance(value, tuple) else ():
         yield from _tensors(part)
-    for field in fields(value) if is_dataclass(value) else ():
-        yield from _tensors(getattr(value, field.name))
+    for part in fields(value) if is_dataclass(value) else ():
+        yield from _tensors(getattr(value, part.name))
 
 
 def _replaced(value: Any, tensors: Iterator[Tensor]) -> Any:

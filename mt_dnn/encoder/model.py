@@ -6,6 +6,7 @@ Legend: B examples, T tokens of the longest, n_tokens real tokens of the batch, 
 import copy
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,13 +81,19 @@ class Encoder(nn.Module):
         return stack_modules(self.model)
 
     def batch(
-        self, cache: TokenCache, indices: npt.NDArray[np.int64], device: torch.device, *, filled: bool = False
+        self,
+        cache: TokenCache,
+        indices: npt.NDArray[np.int64],
+        device: torch.device,
+        *,
+        filled: bool = False,
+        task: str = "",
     ) -> Batch:
-        """Rows of a token cache in the layout this encoder runs, on a device; packed ones ``filled`` if asked."""
+        """Rows of a task's token cache in the layout this encoder runs, on a device; packed ones filled if asked."""
         if not self.packed:
-            return pad(cache, indices, self.pad_id).to(device)
+            return replace(pad(cache, indices, self.pad_id), task=task).to(device)
         groups = CUDA_GROUPS if device.type == "cuda" else CPU_GROUPS
-        batch = pack(cache, indices, groups)
+        batch = replace(pack(cache, indices, groups), task=task)
         return (fill(batch, groups) if filled else batch).to(device)
 
     def attends_without_padding(self, device: torch.device) -> bool:

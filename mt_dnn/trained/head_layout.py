@@ -31,7 +31,7 @@ class HeadLayout:
 
     def layers(self, network: Network) -> dict[str, nn.Linear]:
         """Name in the family's model -> layer of a network of ours."""
-        head = network.heads[network.task]
+        head = network.head()
         assert isinstance(head, nn.Sequential)
         return {self.pooler: network.pooler.dense, self.head: head[-1]}  # type: ignore[dict-item]
 

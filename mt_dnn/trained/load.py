@@ -150,7 +150,7 @@ def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str 
     used = resolve_precision(precision or config.precision, where)
     source, task_def = resolve_encoder(config.init_checkpoint), run.task_def
     _check_encoder(run, source)
-    network = assemble(config, task_def, source, where, used, total_steps=1).network
+    network = assemble(config, [task_def], source, where, used, total_steps=1).network
     try:
         network.load_state_dict(load_weights(run.directory.checkpoints, epoch))
     except RuntimeError as error:
@@ -183,8 +183,8 @@ def load_exported(folder: Path, device: str = "auto", precision: str | None = No
     used = resolve_precision(precision or "fp32", where)
     network = Network(
         encoder,
-        task_def,
-        head_dropout=0.0,
+        [task_def],
+        head_dropout=[0.0],
         pooler_activation=layout.pooler_activation(config),
         generator=torch.Generator(),
     )

@@ -34,7 +34,7 @@ def our_losses(config):
 def start_alike(model, config, data):
     """Give a peer's model the first weights of our own network, head included."""
     device, source = torch.device("cpu"), resolve_encoder(config.init_checkpoint)
-    parts = assemble(config, data.task_def, source, device, resolve_precision("fp32", device), 1)
+    parts = assemble(config, [data.task_def], source, device, resolve_precision("fp32", device), 1)
     renamed = {}
     for name, value in parts.network.state_dict().items():
         name = name.replace("encoder.model.", "bert.", 1).replace("pooler.dense", "bert.pooler.dense")

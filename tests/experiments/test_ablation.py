@@ -47,7 +47,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(study, "open_datasets", lambda config: None)  # fake runs need no token caches
+    monkeypatch.setattr(study, "open_all", lambda config: None)  # fake runs need no token caches
     monkeypatch.setattr(study, "Pool", PoolInProcess)
     monkeypatch.setattr(study, "_figures", lambda table, out: [])
     return Place(tmp_path)

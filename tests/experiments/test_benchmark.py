@@ -30,7 +30,7 @@ PAPER = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(study, "open_datasets", lambda config: None)  # fake runs need no token caches
+    monkeypatch.setattr(study, "open_all", lambda config: None)  # fake runs need no token caches
     monkeypatch.setattr(study, "Pool", PoolInProcess)
     monkeypatch.setattr(study, "_figures", lambda table, out: [])
     folder = tmp_path / "next"

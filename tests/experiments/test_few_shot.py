@@ -18,7 +18,7 @@ from tests.experiments.fake_runs import calls, fake_run
 def test_one_command_makes_a_table_of_methods_and_sizes(
     tmp_path: Path, tiny_task: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(study, "open_datasets", lambda config: None)  # fake runs need no token caches
+    monkeypatch.setattr(study, "open_all", lambda config: None)  # fake runs need no token caches
     arguments = [
         "--encoder", "all-MiniLM-L6-v2", "--methods", "vanilla,noisytune", "--sizes", "32,8", "--tasks", "toy",
         "--task_def", str(tiny_task / "task_def.yml"), "--data_dir", str(tiny_task), "--seeds", "2", "--devices", "cpu",

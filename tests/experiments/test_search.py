@@ -88,7 +88,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(study, "open_datasets", lambda config: None)  # these runs need no token caches
+    monkeypatch.setattr(study, "open_all", lambda config: None)  # these runs need no token caches
     monkeypatch.setattr(study, "Pool", PoolInProcess)
     return Place(tmp_path)
 
@@ -383,7 +383,7 @@ from experiments.study import study
 from experiments.study.__main__ import main
 from tests.experiments.search_runs import PoolInProcess, scored_run
 study.Pool = PoolInProcess
-study.open_datasets = lambda config: None
+study.open_all = lambda config: None
 sys.modules["experiments.study.search.parallel_coordinates"] = type(sys)("figures")
 sys.modules["experiments.study.search.parallel_coordinates"].search_figures = lambda search, out: []
 sys.exit(main(sys.argv[1:], run=scored_run))

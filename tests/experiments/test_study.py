@@ -68,7 +68,7 @@ def run_of_another_study(config: RunConfig, on_progress: object = None) -> RunRe
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(study, "open_datasets", lambda config: None)  # fake runs need no token caches
+    monkeypatch.setattr(study, "open_all", lambda config: None)  # fake runs need no token caches
     # Processes and figures take half a second each; the first test has both.
     monkeypatch.setattr(study, "Pool", PoolInProcess)
     monkeypatch.setattr(study, "_figures", lambda table, out: [])

@@ -81,10 +81,10 @@ def test_a_term_that_is_off_costs_no_pass(regression, changes, passes):
 def test_noise_has_the_size_it_says(kind):
     seen = []
     context = make_context(make_parameters().items(), seed=3)
-    context.model.regression, context.model.embed = False, lambda batch: torch.zeros(400, 500)
+    context.model.embed = lambda batch: torch.zeros(400, 500)
     context.model.logits = lambda batch, inputs_embeds: seen.append(inputs_embeds)
     context.model.divergence = lambda logits, other: 0.0
-    R3F(R3FSettings(noise_scale=1e-5, noise=kind)).extra_loss(context, None, None)
+    R3F(R3FSettings(noise_scale=1e-5, noise=kind)).extra_loss(context, None, torch.zeros(400, 2))
     z = seen[0] / 1e-5
     assert abs(z.mean()) < 0.01
     if kind == "normal":

@@ -43,7 +43,7 @@ def assembled(config, total_steps=10):
     """Parts of a run."""
     task_def = load_task_defs(config.task_def)[config.task]
     precision = resolve_precision(config.precision, CPU)
-    return assemble(config, task_def, resolve_encoder(config.init_checkpoint), CPU, precision, total_steps)
+    return assemble(config, [task_def], resolve_encoder(config.init_checkpoint), CPU, precision, total_steps)
 
 
 def build(config, total_steps=10):

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 def build(config):
     task_def = load_task_defs(config.task_def)[config.task]
     return assemble(
-        config, task_def, resolve_encoder(config.init_checkpoint), CPU, resolve_precision("fp32", CPU), total_steps=10
+        config, [task_def], resolve_encoder(config.init_checkpoint), CPU, resolve_precision("fp32", CPU), total_steps=10
     )
 
 

@@ -57,7 +57,7 @@ def test_others_are_refused_with_the_build_that_has_them(gpu, capability, built,
 
 def test_a_run_says_so_before_data_and_encoder(gpu, tiny_run, monkeypatch):
     gpu((7, 0), WHEEL)
-    monkeypatch.setattr(run_module, "open_datasets", lambda *_: pytest.fail("data were opened"))
+    monkeypatch.setattr(run_module, "open_all", lambda *_: pytest.fail("data were opened"))
     config = tiny_run(device="cuda")
     with pytest.raises(SettingError, match=r"has compute capability 7\.0"):
         run(config)

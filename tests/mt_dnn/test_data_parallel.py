@@ -228,7 +228,7 @@ def test_a_method_that_does_not_say_that_it_can_be_divided_is_refused(tiny_run, 
     config = tiny_run()
     monkeypatch.setattr(assembly, "build_method", lambda *_: Composition([Own()]))
     arguments = (
-        config, load_task_defs(config.task_def)["toy"], resolve_encoder(config.init_checkpoint), CPU,
+        config, [load_task_defs(config.task_def)["toy"]], resolve_encoder(config.init_checkpoint), CPU,
         resolve_precision("fp32", CPU), 10,
     )  # fmt: skip
     assemble(*arguments)

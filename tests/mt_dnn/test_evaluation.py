@@ -31,7 +31,7 @@ def make(tiny_encoder, data):
         encoder = load_encoder(
             resolve_encoder(str(tiny_encoder)), hidden_dropout=0.1, attention_dropout=0.1, attention=attention
         )
-        network = Network(encoder, data.task_def, 0.1, "tanh", torch.Generator().manual_seed(1))
+        network = Network(encoder, [data.task_def], [0.1], "tanh", torch.Generator().manual_seed(1))
         with torch.no_grad():
             network.heads[network.task][1].weight.mul_(50)  # logits that differ
         return network

@@ -203,8 +203,8 @@ def test_data_that_change_while_the_run_starts_are_noticed(own, tmp_path, monkey
         change_tsv(tmp_path, "train")
         return data
 
-    opened = run_module.open_datasets
-    monkeypatch.setattr(run_module, "open_datasets", changed)
+    opened = run_module.open_all
+    monkeypatch.setattr(run_module, "open_all", changed)
     config = own()
     with pytest.raises(SettingError, match=r"toy_train\.tsv was changed while the run started"):
         run(config)
@@ -214,7 +214,7 @@ def test_data_that_change_while_the_run_starts_are_noticed(own, tmp_path, monkey
 def test_a_finished_run_is_returned_without_opening_data_or_encoder(own, monkeypatch, capsys):
     config = own()
     result = run(config)
-    for name in ("open_datasets", "Trainer"):
+    for name in ("open_all", "Trainer"):
         monkeypatch.setattr(run_module, name, lambda *_, name=name: pytest.fail(f"{name} was called"))
     assert run(config) == result
 

@@ -19,8 +19,8 @@ def data(tiny_run):
 def make(tiny_encoder, data):
     def network(seed=0, **changes):
         encoder = load_encoder(resolve_encoder(str(tiny_encoder)), hidden_dropout=0.1, attention_dropout=0.1)
-        settings = {"head_dropout": 0.1, "pooler_activation": "tanh", **changes}
-        return Network(encoder, data.task_def, generator=torch.Generator().manual_seed(seed), **settings)
+        settings = {"head_dropout": [0.1], "pooler_activation": "tanh", **changes}
+        return Network(encoder, [data.task_def], generator=torch.Generator().manual_seed(seed), **settings)
 
     return network
 
@@ -72,5 +72,5 @@ def test_a_linear_pooler_has_no_activation(make, data):
 def test_regression_has_one_output(tiny_encoder, tiny_task, data):
     task = load_task_defs(tiny_task / "task_def.yml")["toyscore"]
     encoder = load_encoder(resolve_encoder(str(tiny_encoder)), hidden_dropout=0.0, attention_dropout=0.0)
-    network = Network(encoder, task, 0.0, "tanh", torch.Generator().manual_seed(0))
+    network = Network(encoder, [task], [0.0], "tanh", torch.Generator().manual_seed(0))
     assert network(pack(data.dev["toy_dev"], [0, 1])).shape == (2, 1)

@@ -15,7 +15,7 @@ from mt_dnn.run import run
 
 def test_a_method_without_its_package_is_refused_before_data_and_encoder(tiny_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    monkeypatch.setattr(run_module, "open_datasets", lambda *_: pytest.fail("data were opened"))
+    monkeypatch.setattr(run_module, "open_all", lambda *_: pytest.fail("data were opened"))
     config = tiny_run(method="lora")
     with pytest.raises(SettingError, match=r"needs the package peft.*requirements-lora\.txt"):
         run(config)
@@ -25,7 +25,7 @@ def test_a_method_without_its_package_is_refused_before_data_and_encoder(tiny_ru
 @pytest.mark.parametrize("name", TRACKERS)
 def test_a_tracker_without_its_package_is_refused_before_data_and_encoder(tiny_run, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(run_module, "open_datasets", lambda *_: pytest.fail("data were opened"))
+    monkeypatch.setattr(run_module, "open_all", lambda *_: pytest.fail("data were opened"))
     config = tiny_run(report_to=name, tensorboard=True)
     told = f"report_to names {name}, but the package {name} is not installed: pip install {name}, or leave it out"
     with pytest.raises(SettingError, match=f"^{told}$"):
@@ -34,7 +34,7 @@ def test_a_tracker_without_its_package_is_refused_before_data_and_encoder(tiny_r
 
 
 def test_a_method_that_has_no_form_on_the_optimizer_is_refused_there_too(tiny_run, monkeypatch):
-    monkeypatch.setattr(run_module, "open_datasets", lambda *_: pytest.fail("data were opened"))
+    monkeypatch.setattr(run_module, "open_all", lambda *_: pytest.fail("data were opened"))
     with pytest.raises(SettingError, match="Method sage scales the step inside Adamax and has no form on 'adamw'"):
         run(tiny_run(method="noisytune+sage", optimizer="adamw"))
 
@@ -51,7 +51,7 @@ def test_compile_on_a_cpu_wants_a_compiler(monkeypatch):
 
 
 def test_a_method_without_kernels_on_the_device_is_refused_before_data_and_encoder(tiny_run, monkeypatch):
-    monkeypatch.setattr(run_module, "open_datasets", lambda *_: pytest.fail("data were opened"))
+    monkeypatch.setattr(run_module, "open_all", lambda *_: pytest.fail("data were opened"))
     monkeypatch.setattr(run_module, "pick_device", lambda _: torch.device("cuda"))
     config = tiny_run(method="noisytune+matched_noise")
     with pytest.raises(SettingError, match=r"matched_noise has kernels for the CPU alone and the run is on cuda: use"):

@@ -45,8 +45,8 @@ def do_runs(ranks: Ranks, jobs: list[dict]) -> dict[str, dict]:
     for job in jobs:
         steps, unequal, shares = [], [], []
 
-        def watched(step, batches, examples, steps=steps, unequal=unequal, shares=shares):
-            result = step_of_a_run(step, batches, examples=examples)
+        def watched(step, batches, examples, tasks, steps=steps, unequal=unequal, shares=shares):
+            result = step_of_a_run(step, batches, examples=examples, tasks=tasks)
             held = (
                 step.parts.network.state_dict(),
                 step.parts.optimizer.state_dict(),

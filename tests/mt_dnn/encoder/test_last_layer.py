@@ -101,7 +101,7 @@ def test_twenty_steps_end_at_the_same_weights(family, dtype, packed, pooler, tin
     trained = []
     for encoder in pair(family, packed, dtype):
         encoder.initializer_range = 0.3
-        network = Network(encoder, task, 0.0, pooler, torch.Generator().manual_seed(0)).to(dtype)
+        network = Network(encoder, [task], [0.0], pooler, torch.Generator().manual_seed(0)).to(dtype)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.02)
         for _ in range(20):
             optimizer.zero_grad()

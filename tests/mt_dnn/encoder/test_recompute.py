@@ -23,7 +23,7 @@ class Built:
     def __init__(self, family="bert", packed=True, again=True, change=lambda layers, streams: None):
         encoder = make_encoder(family, packed, num_hidden_layers=3, **LAYERS.get(family, {}))
         self.streams = RandomStreams(5)
-        self.network = Network(encoder, TASK, 0.1, "tanh", torch.Generator().manual_seed(1)).train()
+        self.network = Network(encoder, [TASK], [0.1], "tanh", torch.Generator().manual_seed(1)).train()
         self.network.draw_dropout_from(self.streams.dropout)
         self.calls = [0, 0, 0]
         for i, layer in enumerate(encoder.layers):

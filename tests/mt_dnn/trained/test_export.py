@@ -152,7 +152,7 @@ def test_every_family_that_is_exported_has_our_logits(family, pooler_actf, tiny_
         model = replace(model, tokenizer=load_tokenizer(tiny_encoder))
     generator = torch.Generator().manual_seed(3)
     encoder = random_encoder(family, tmp_path / family, model.tokenizer)
-    network = Network(encoder, task_def, 0.1, pooler_actf, generator).eval()
+    network = Network(encoder, [task_def], [0.1], pooler_actf, generator).eval()
     for parameter in [*network.pooler.parameters(), *network.heads.parameters()]:  # biases too, large enough to be seen
         torch.nn.init.normal_(parameter, 0.0, 0.3, generator=generator)
     model = replace(model, network=network, task_def=task_def, max_seq_len=24)
