@@ -74,7 +74,7 @@ class Model(Protocol):
         """
 
     def training_batches(self) -> Iterable[list[Any]]:
-        """One pass over the training sets, in an order that no epoch has: a list of micro-batches per optimizer step."""
+        """One pass over the training sets, in an order that no epoch has: micro-batches, a list per optimizer step."""
 
 
 class Accumulate(Protocol):

@@ -117,8 +117,8 @@ class RunConfig:
     mix_opt: Literal[0, 1] = 0
     """Batches of several tasks: 0 shuffles all of an epoch, 1 leaves the main task's to its end (MT-DNN's)."""
     ratio: float = 0.0
-    """Batches of the other tasks in an epoch, as a multiple of the main task's, >= 0: a random part of them, at most all
-    (MT-DNN's); 0 takes all."""
+    """Batches of the other tasks in an epoch, as a multiple of the main task's, >= 0: a random part of them, at most
+    all (MT-DNN's); 0 takes all."""
     mix_temperature: float | None = None
     """T >= 1: an epoch's batches are divided among the tasks by (number of a task's batches)^(1/T), so that small tasks
     come more often, and large ones less; default: every batch once. Not together with ratio."""

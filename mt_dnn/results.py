@@ -126,8 +126,8 @@ class RunResult:
     files: dict[str, str] = field(default_factory=dict)
     """Of the run's folder: path in it -> SHA-256. Empty in a failed run and in runs of earlier versions."""
     tasks: dict[str, TaskScores] = field(default_factory=dict)
-    """Of a run with several tasks: each one's scores. ``primary_metric`` is then their ``mean``, ``best`` the epoch that is
-    best in it, and ``train_examples`` their sum."""
+    """Of a run with several tasks: each one's scores. ``primary_metric`` is then their ``mean``, ``best`` the epoch
+    that is best in it, and ``train_examples`` their sum."""
 
     def by_task(self) -> list[RunResult]:
         """The result of each task, with its own best epoch; of a run with one task this result."""

@@ -44,6 +44,13 @@ PARITY = {
         "method": "pats", "optimizer": "adamw", "attention": "padded", "batch_size": 8, "grad_accumulation_step": 2,
         "train_datasets": "toyscore", **{**TWENTY, "epochs": 3},
     },
+    "two tasks, pats": {
+        "method": "pats", **LAST_ALONE, "train_datasets": "toyscore,toy", "task_weights": "toy=2,toyscore=1",
+    },
+    "two tasks in a step": {
+        "train_datasets": "toy,toyscore", "grad_accumulation_step": 3, **LAST_ALONE, "batch_size": 4, "ratio": 0.5,
+    },
+    "two tasks, sam": {"train_datasets": "toy,toyscore", "method": "sam", "mix_temperature": 4.0, **LAST_ALONE},
     "smoothed and weighted": {"label_smoothing": 0.1, "class_weights": "balanced", **LAST_ALONE},
     "sam": {"method": "sam", "sam": {"rho": 0.5}, **LAST_ALONE},
     "asam and l2sp": {"method": "sam+l2sp", "sam": {"adaptive": True}, "l2sp": {"alpha": 0.1}, **LAST_ALONE},
