@@ -137,7 +137,7 @@ def _split(
 
 
 def _subset(config: RunConfig, train: TokenCache, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Those rows that a run trains on."""
+    """Rows that a run trains on, of those not held out."""
     size = (config.train_fraction, config.train_size)
     classes = np.asarray(train.labels)[rows] if config.train_balanced else None
     return rows[training_subset(len(rows), config.seed, *size, classes)]

@@ -75,7 +75,7 @@ COUNT = "an integer >= 1, below 2^31"
         ("epochs", "x" * 100_000),
         ("method", "patz"),
         ("train_datasets", "../cola"),
-        ("train_datasets", "cola,mrpc"),
+        ("train_datasets", "cola,../mrpc"),
         ("recipe", "a b"),
     ],
 )

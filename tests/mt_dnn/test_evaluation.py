@@ -33,7 +33,7 @@ def make(tiny_encoder, data):
         )
         network = Network(encoder, [data.task_def], [0.1], "tanh", torch.Generator().manual_seed(1))
         with torch.no_grad():
-            network.heads[network.task][1].weight.mul_(50)  # logits that differ
+            network.head()[1].weight.mul_(50)  # logits that differ
         return network
 
     return network

@@ -86,7 +86,7 @@ def test_a_class_without_rows_has_no_balanced_weight():
 )
 def test_weights_must_be_of_the_tasks_labels(weights, message):
     with pytest.raises(SettingError) as caught:
-        check_loss(0.0, weights, task("a", "b"))
+        check_loss(0.0, weights, [task("a", "b")])
     assert str(caught.value) == message
 
 
@@ -104,7 +104,7 @@ def test_methods_get_the_changed_loss_and_distances_as_they_were(tiny_run):
     plain, _, ((batch,), *_) = build(tiny_run(**QUIET))
     config = tiny_run(**QUIET, label_smoothing=0.2, class_weights="0=1,1=4")
     parts, _, _ = build(config)
-    parts.model.choose_loss(config, np.zeros(1, np.int64))
+    parts.model.choose_loss(config, {"toy": np.zeros(1, np.int64)})
     logits = parts.model.logits(batch)
     expected = smoothed_and_weighted(logits.detach().numpy(), batch.labels.numpy(), 0.2, np.array([1.0, 4.0]))
     assert parts.model.example_losses(logits, batch).tolist() == pytest.approx(expected.tolist(), rel=1e-5)
@@ -115,7 +115,7 @@ def test_methods_get_the_changed_loss_and_distances_as_they_were(tiny_run):
 def test_rdrop_has_both_passes_smoothed_and_weighted_and_its_distance_plain(tiny_run, monkeypatch):
     config = tiny_run(method="rdrop", rdrop={"alpha": 0.7}, label_smoothing=0.2, class_weights="0=1,1=4")
     parts, _, ((batch,), *_) = build(config)
-    parts.model.choose_loss(config, np.zeros(1, np.int64))
+    parts.model.choose_loss(config, {"toy": np.zeros(1, np.int64)})
     parts.network.train()
     passes = []
     logits_of = TrainingModel.logits

@@ -112,8 +112,8 @@ class Bursting:
     def __init__(self, monkeypatch, step, value, name="heads.toy.1.weight", row=0):
         step_once = TrainingStep.__call__
 
-        def then_burst(training_step, batches, **step):
-            made = step_once(training_step, batches, **step)
+        def then_burst(training_step, batches, **told):
+            made = step_once(training_step, batches, **told)
             if training_step.parts.context.step + 1 == step:
                 dict(training_step.parts.network.named_parameters())[name].data[row] = value
             return made
