@@ -66,7 +66,7 @@ def do_runs(ranks: Ranks, jobs: list[dict]) -> dict[str, dict]:
         TrainingStep.__call__ = watched
         try:
             found = run(job["config"], progress, ranks=ranks)
-            ended = found.error or str(found.status)
+            ended = str(found.status) if found.done else f"{found.status}: {found.error}"
         except Interrupted as stop:
             ended = str(stop)
         report[job["name"]] = {"ended": ended, "steps": steps, "unequal": unequal, "shares": shares}
