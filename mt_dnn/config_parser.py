@@ -23,9 +23,10 @@ from mt_dnn.other_names import OTHER_NAMES, meant
 from mt_dnn.setting_types import described, hints_of
 
 _DESCRIPTION = """\
-Fine-tune a pretrained encoder on one task with one method and one seed.
+Fine-tune a pretrained encoder with one method and one seed, on one task or on several together.
 
   python train.py --train_datasets cola --method pats --pats.noise_scale 5e-3 --learning_rate 1e-4
+  python train.py --train_datasets mnli,qqp,rte    one encoder, a head for each task (docs/multitask.md)
   python train.py --config run.yml --seed 3        values on the command line win over the file's
   python train.py --config run.yml --print_config  show the whole configuration and stop
   torchrun --nproc_per_node 4 train.py --train_datasets mnli --method pats

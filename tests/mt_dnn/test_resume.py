@@ -92,11 +92,13 @@ def newest_checkpoint(config: RunConfig) -> str:
     return max((path.name for path in (run_dir(config) / "checkpoints").glob("last-*")), default="")
 
 
-@pytest.mark.parametrize("method", KILLED)
-def test_sigkill_at_random_instants(tiny_run, tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "changes"), [*((method, {}) for method in KILLED), ("pats", {"train_datasets": "toy,toyscore"})]
+)
+def test_sigkill_at_random_instants(tiny_run, tmp_path, method, changes):
     """PATS_KILLS sets the number of kills, PATS_KILL_METHODS the methods: names with commas, or all."""
     kills = int(os.environ.get("PATS_KILLS", "2"))
-    length = {"epochs": 5 * kills, **SLOWLY, **SETTINGS.get(method, {})}
+    length = {"epochs": 5 * kills, **SLOWLY, **SETTINGS.get(method, {}), **changes}
     whole = tiny_run(method=method, output_dir=tmp_path / "whole", **length)
     run(whole)
     broken = tiny_run(method=method, output_dir=tmp_path / "broken", **length)

@@ -325,3 +325,17 @@ def test_the_weights_that_are_kept_are_of_the_epoch_best_on_average(tiny_run):
     assert {name for name in best if name.startswith("heads.")} == {
         f"heads.{task}.1.{part}" for task in config.tasks for part in ("weight", "bias")
     }
+
+
+def test_the_command_line_tells_each_task(tiny_run, capsys):
+    import train
+    from tests.mt_dnn.test_resume import command
+
+    config = tiny_run(**BOTH, epochs=1)
+    assert train.main(command(config)[1:]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    result = RunDirectory(run_dir(config)).read_result()
+    assert lines[0] == f"best epoch 1: mean {result.best.score:z.2f}"
+    assert lines[2] == f"toy: best epoch 1 MCC {result.tasks['toy'].best.score:z.2f}, " + lines[2].partition(", ")[2]
+    assert lines[3].startswith("toyscore: best epoch 1 Pearson ")
+    assert lines[3].endswith(f"last epoch 1 Pearson {result.tasks['toyscore'].last.score:z.2f}")
