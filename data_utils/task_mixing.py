@@ -37,11 +37,17 @@ def mixed_tasks(
     counts = np.asarray(n_batches if temperature is None else _tempered(n_batches, temperature))
     main, others = np.zeros(counts[0], np.int64), np.repeat(np.arange(1, len(counts)), counts[1:])
     if ratio > 0:
-        # MT-DNN rounds down; the small term undoes 0.29 * 100 = 28.999...
-        others = generator.permutation(others)[: int(ratio * len(main) * (1 + 1e-12))]
+        others = generator.permutation(others)[: mixed_length(n_batches, ratio) - len(main)]
     if mix_opt:
         return np.concatenate([generator.permutation(others), main])
     return generator.permutation(np.concatenate([main, others]))
+
+
+def mixed_length(n_batches: Sequence[int], ratio: float = 0.0) -> int:
+    """Count the batches of an epoch; see :func:`mixed_tasks`."""
+    main, others = n_batches[0], sum(n_batches[1:])
+    # MT-DNN rounds down; the small term undoes 0.29 * 100 = 28.999...
+    return main + (min(others, int(ratio * main * (1 + 1e-12))) if ratio > 0 else others)
 
 
 def _tempered(n_batches: Sequence[int], temperature: float) -> NDArray[np.int64]:

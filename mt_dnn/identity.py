@@ -11,7 +11,7 @@ from typing import Any
 
 from data_utils.errors import SettingError, shown
 from data_utils.file_hash import remembered_sha256
-from data_utils.task_def import to_settings
+from data_utils.task_def import split_dataset_name, to_settings
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.data import dev_sets, find_task_def, tsv_of
 from mt_dnn.encoder.source import content_files, hub_commit, tokenizer_folder
@@ -58,6 +58,11 @@ class Identity:
     def digest(self) -> str:
         """Hash of the identity, 12 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def of_task(self, task: str) -> Identity:
+        """The identity of one task of a run with several, as of a run with it alone."""
+        data = {name: digest for name, digest in self.data.items() if split_dataset_name(name) == task}
+        return Identity(data, self.task_def[task], self.encoder)
 
     def difference(self, other: Identity) -> str:
         """Return the first difference of two runs on one task and encoder, such as ``cola_train.tsv``; else "".

@@ -18,6 +18,7 @@ from mt_dnn.config import RunConfig, run_id
 from mt_dnn.data import Datasets
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.source import EncoderSource
+from mt_dnn.epoch_order import steps_per_epoch
 from mt_dnn.interrupt import StopRequest
 from mt_dnn.loss_settings import changed_loss
 from mt_dnn.precision import Precision
@@ -28,7 +29,7 @@ from mt_dnn.score_keeper import Diverged, ScoreKeeper
 from mt_dnn.sensitivity_watch import SensitivityWatch
 from mt_dnn.tracking import Tracker
 from mt_dnn.train_state import Checkpointer, TrainState
-from mt_dnn.training_batches import TrainingBatches, steps_per_epoch
+from mt_dnn.training_batches import TrainingBatches
 from mt_dnn.training_step import TrainingStep
 
 log = logging.getLogger(__name__)

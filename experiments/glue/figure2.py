@@ -82,7 +82,7 @@ def draw(table: Table, runs: Path, out: Path) -> list[Path]:
     """
     files = seed_strips(table, out / "strip") + learning_curves(table, runs, out / "curves")
     for encoder in table.encoders:
-        for task in table.tasks:
+        for task in table.run_tasks:
             by_method = read_methods(table, encoder, task, runs)
             if not any(by_method.values()):
                 print(f"{encoder}, {task}: no run has ended: no figure", file=sys.stderr)

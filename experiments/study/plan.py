@@ -28,6 +28,7 @@ from experiments.study.settings import check_method, parse_overrides
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import check_classes, dev_sets, find_task_def, held_out_of, missing_file, tsv_of
+from mt_dnn.epoch_order import steps_per_epoch
 from mt_dnn.loss_settings import check_loss
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -210,11 +211,23 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
         SettingError: a file of its task is missing, the task has no use for a setting of the loss, or the training set
             has fewer rows, in all or of a class, than the run asks for.
     """
+    each = config.by_task()
+    check_loss(config.label_smoothing, config.class_weights, [find_task_def(one) for one in each])
+    used, costs = zip(*map(_examples, each), strict=True)
+    steps = config.epochs * steps_per_epoch(config, used)
+    return Job(config, folder, steps, cost=config.epochs * sum(costs), trials=trials)
+
+
+def _examples(config: RunConfig) -> tuple[int, float]:
+    """Examples of an epoch of a run with one task, and their bytes.
+
+    Raises:
+        SettingError: as :func:`make_job`.
+    """
     tsv = config.data_dir / f"{config.task}_train.tsv"
     if not tsv.is_file():
         raise SettingError(f"{missing_file(config, tsv.stem)}; or leave {config.task} out of --tasks")
     task_def = find_task_def(config)
-    check_loss(config.label_smoothing, config.class_weights, [task_def])
     for dataset in dev_sets(config, task_def):
         tsv_of(config, dataset)
     rows = _count_rows(tsv)
@@ -227,8 +240,7 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
     if config.train_balanced and config.train_size is not None:
         _check_balance(tsv, task_def, config.train_size, config.holdout)
     used = config.train_size or math.ceil(left * (config.train_fraction or 1.0))
-    steps = config.epochs * math.ceil(used / config.window)
-    return Job(config, folder, steps, cost=config.epochs * tsv.stat().st_size * used / max(rows, 1), trials=trials)
+    return used, tsv.stat().st_size * used / max(rows, 1)
 
 
 @functools.cache

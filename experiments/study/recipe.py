@@ -196,7 +196,8 @@ def run_configs(
     paths = {"task_def": task_def, "data_dir": data_dir, "output_dir": output_dir}
     configs = []
     for task in tasks or recipe.tasks:
-        defined.find(task, str(recipe.path) if task in recipe.tasks else "--tasks")
+        for name in task.split("+"):
+            defined.find(name, str(recipe.path) if task in recipe.tasks else "--tasks")
         fixed = {key: str(path) for key, path in paths.items() if path is not None}
         fixed |= {"init_checkpoint": recipe.encoder, "method": recipe.method, "train_datasets": task}
         fixed["recipe"] = recipe.name
@@ -248,10 +249,10 @@ def of_task(overrides: Mapping[str, Any], task: str, tasks: Collection[str]) -> 
     general, own = {}, {}
     for key, value in overrides.items():
         group, _, rest = key.partition(".")
-        if group not in tasks:
-            general[key] = value
-        elif group == task:
+        if group == task:
             own[rest] = value
+        elif group not in tasks and "+" not in group:
+            general[key] = value
     return general | own
 
 

@@ -18,12 +18,12 @@ from mt_dnn.assembly import assemble
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import open_all, open_datasets
 from mt_dnn.encoder.source import resolve_encoder
+from mt_dnn.epoch_order import epoch_windows, steps_per_epoch
 from mt_dnn.identity import identity_of
 from mt_dnn.interrupt import Interrupted
 from mt_dnn.precision import resolve_precision
 from mt_dnn.results import RunDirectory, RunResult, Status
 from mt_dnn.run import run
-from mt_dnn.training_batches import epoch_windows, steps_per_epoch
 from mt_dnn.training_step import TrainingStep
 from tests.mt_dnn.method_runs import CPU, assert_same_weights, final_weights
 from tests.mt_dnn.test_resume import SETTINGS, SLOWLY, StopAt, assert_same_run

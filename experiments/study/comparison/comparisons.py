@@ -72,7 +72,7 @@ def pairs(table: Table, baseline: str | None = None, selections: Sequence[Select
                 if other is None or other == method or other not in methods:
                     continue
                 tasks = [t for t in table.tasks if table.minus(encoder, method, other, t, selection) is not None]
-                if len(table.tasks) > 1 and table.average_minus(encoder, method, other, selection) is not None:
+                if len(table.averaged) > 1 and table.average_minus(encoder, method, other, selection) is not None:
                     tasks.append(AVERAGE)
                 found += [Pair(encoder, method, other, task, selection, table.judged_on) for task in tasks]
     return found
@@ -103,7 +103,7 @@ def compare_seeds(
         metric = table.metric(pair.task) if pair.task != AVERAGE else ""
         bca = bca_interval(values, resamples=resamples, seed=seed)
         flips = sign_flip(values, seed)
-        tasks = table.tasks if pair.task == AVERAGE else (pair.task,)
+        tasks = table.averaged if pair.task == AVERAGE else (pair.task,)
         unlike = any(table.stops_unlike(pair.encoder, pair.method, pair.baseline, task) for task in tasks)
         found.append(SeedComparison(pair, metric, difference, bca, flips, flips.p, order, unlike))
     corrected = correct([c.pair for c in found], [c.sign_flip.p for c in found])

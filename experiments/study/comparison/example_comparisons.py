@@ -21,6 +21,7 @@ from experiments.study.statistics.intervals import Interval, bootstrap_p, percen
 from experiments.study.statistics.paired_tests import McNemar, mcnemar, pooled_mcnemar
 from experiments.study.table.cells import Selection, Table
 from module.seeds import stream_seed
+from mt_dnn.results import MEAN
 
 Runs = dict[tuple[str, int], dict[str, Predictions]]
 """(method, seed) -> dev set -> predictions."""
@@ -76,7 +77,7 @@ def compare_examples(
     Args:
         table: The table.
         runs: ``output_dir`` of its runs.
-        chosen: Its pairs; averages are left out, and pairs without any stored predictions.
+        chosen: Its pairs; averages and means over tasks are left out, and pairs without any stored predictions.
         resamples: Bootstrap samples R. All methods of a task are scored on the same ones.
         random_seed: Of the bootstrap; the draws of a dev set depend on it, on the set's name and size alone.
 
@@ -85,7 +86,8 @@ def compare_examples(
             on different examples.
     """
     found: dict[Pair, ExampleComparison] = {}
-    groups = dict.fromkeys((p.encoder, p.task, p.selection) for p in chosen if p.task != AVERAGE)
+    of_one_task = [p for p in chosen if p.task != AVERAGE and table.metric(p.task) != MEAN]
+    groups = dict.fromkeys((p.encoder, p.task, p.selection) for p in of_one_task)
     bar = tqdm(groups, unit="task", disable=not sys.stderr.isatty(), leave=False)
     for encoder, task, selection in bar:
         bar.set_description(f"{encoder} {task} {selection}")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from experiments.study.drawing import plotting
-from experiments.study.table.cells import Cell, Table
+from experiments.study.table.cells import PART, Cell, Table
 from experiments.study.table.gathering import run_folders
 from experiments.study.table.titles import method_title, metric_title, task_title
 from mt_dnn.loss_settings import changed_loss
-from mt_dnn.results import RunDirectory
+from mt_dnn.results import RunDirectory, RunResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,15 +97,28 @@ def _panel(axis: Axes, table: Table, runs: Path, place: tuple[str, str], quantit
 
 
 def _curves(cell: Cell, runs: Path, quantity: Quantity) -> list[dict[float, float]]:
-    read = read_scores if quantity == "score" else read_losses
-    folders = run_folders(cell, runs)
-    curves = [read(RunDirectory(folders[result.seed]).read_metrics(result)) for result in cell.results]
+    folders, curves = run_folders(cell, runs), []
+    for result in cell.results:
+        records = RunDirectory(folders[result.seed]).read_metrics(result)
+        if quantity == "loss":
+            curves.append(read_losses(records))
+        else:
+            curves.append(_scores_of_part(records, result) if PART in cell.task else read_scores(records))
     return [curve for curve in curves if curve]
 
 
 def read_scores(records: Sequence[Mapping[str, Any]]) -> dict[float, float]:
     """Epoch -> dev score in percent, from the lines of a run's ``metrics.jsonl``."""
     return {record["epoch"]: record["score"] for record in records if "evaluation" in record}
+
+
+def _scores_of_part(records: Sequence[Mapping[str, Any]], result: RunResult) -> dict[float, float]:
+    """Epoch -> dev score of one task of a run with several."""
+    return {
+        record["epoch"]: fmean(record["evaluation"][name][result.primary_metric] for name in result.datasets)
+        for record in records
+        if "evaluation" in record
+    }
 
 
 def read_losses(records: Sequence[Mapping[str, Any]]) -> dict[float, float]:

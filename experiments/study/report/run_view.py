@@ -95,7 +95,7 @@ def view_runs(table: Table, runs: Path, now: float) -> list[RunView]:
         runs: ``output_dir`` of its runs.
         now: Seconds since the epoch.
     """
-    order = ((e, m, t) for e in table.encoders for t in table.tasks for m in table.methods)
+    order = ((e, m, t) for e in table.encoders for t in table.run_tasks for m in table.methods)
     cells = [table.cells[key] for key in order if key in table.cells]
     return _with_totals([_view(cell, seed, runs, now) for cell in cells for seed in cell.expected])
 

@@ -12,6 +12,8 @@ from experiments.study.statistics.difference import Difference, sample_std
 from module.methods import METHODS, control_of, is_control
 from mt_dnn.results import RunResult, Status
 
+PART = ":"
+"""Between the tasks of a run and one of them, as the name of a column: ``cola+rte:rte``."""
 Selection = Literal["best", "last"]
 SELECTIONS: tuple[Selection, ...] = ("best", "last")
 
@@ -23,6 +25,7 @@ class Cell:
     encoder: str
     method: str
     task: str
+    """Name of the column: a run's task, of several ``cola+rte``; or one of them, ``cola+rte:rte``."""
     run_id: str
     results: tuple[RunResult, ...]
     """Finished runs, failed ones included, by seed."""
@@ -36,6 +39,24 @@ class Cell:
     """Seed -> set that gave no score -> metric -> percent, of the best epoch (``--evaluate_on``)."""
     descriptions: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """Seed -> ``run.json`` of each run that was started; empty where it cannot be read."""
+
+    @property
+    def run_task(self) -> str:
+        """The task of the runs, as it stands in their paths."""
+        return self.task.partition(PART)[0]
+
+    @property
+    def scored_task(self) -> str:
+        """The task that the scores are of."""
+        return self.task.rpartition(PART)[2]
+
+    def parts(self) -> list[Cell]:
+        """The cells of each task of runs with several; none of runs with one."""
+        tasks = self.task.split("+")
+        if len(tasks) == 1:
+            return []
+        each = {task: [r for result in self.results for r in result.by_task() if r.task == task] for task in tasks}
+        return [replace(self, task=f"{self.task}{PART}{t}", results=tuple(found)) for t, found in each.items()]
 
     def scores(self, selection: Selection) -> dict[int, float]:
         """Seed -> score in percent.
@@ -137,6 +158,16 @@ class Table:
         """The benchmark of the first run that names its task definition file; else the default one."""
         return next((b for cell in self.cells.values() if (b := Benchmark.of_run(cell.settings)) is not None), DEFAULT)
 
+    @property
+    def run_tasks(self) -> tuple[str, ...]:
+        """Columns with runs of their own: without the single tasks of runs with several."""
+        return tuple(task for task in self.tasks if PART not in task)
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """Columns that the average is over: those of one task, and where there are none those of several."""
+        return tuple(task for task in self.tasks if "+" not in task) or self.run_tasks
+
     def cell(self, encoder: str, method: str, task: str) -> Cell | None:
         """The cell, or None where nothing was run."""
         return self.cells.get((encoder, method, task))
@@ -170,15 +201,16 @@ class Table:
 
     def average(self, encoder: str, method: str, selection: Selection) -> Average | None:
         """Mean over the tasks that have a score; None when none has."""
-        cells = [cell for task in self.tasks if (cell := self.cell(encoder, method, task)) is not None]
+        tasks = self.averaged
+        cells = [cell for task in tasks if (cell := self.cell(encoder, method, task)) is not None]
         means = [mean for cell in cells if (mean := cell.mean(selection)) is not None]
         if not means:
             return None
         scores = [cell.scores(selection) for cell in cells]
         std = None
-        if len(means) == len(self.tasks) and len({tuple(s) for s in scores}) == 1:
+        if len(means) == len(tasks) and len({tuple(s) for s in scores}) == 1:
             std = sample_std([math.fsum(s[seed] for s in scores) / len(scores) for seed in scores[0]])
-        whole = len(means) == len(self.tasks) and not any(cell.missing for cell in cells)
+        whole = len(means) == len(tasks) and not any(cell.missing for cell in cells)
         return Average(math.fsum(means) / len(means), std, len(means), whole)
 
     def minus(self, encoder: str, method: str, other: str, task: str, selection: Selection) -> Difference | None:
@@ -198,7 +230,7 @@ class Table:
 
     def average_minus(self, encoder: str, method: str, other: str, selection: Selection) -> Difference | None:
         """The difference of each seed's averages over the tasks; None unless every task has the same pairs."""
-        parts = [self.minus(encoder, method, other, task, selection) for task in self.tasks]
+        parts = [self.minus(encoder, method, other, task, selection) for task in self.averaged]
         there = [part.by_seed for part in parts if part is not None]
         if not there or len(there) < len(parts) or len({tuple(part) for part in there}) > 1:
             return None

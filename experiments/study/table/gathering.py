@@ -17,7 +17,7 @@ from experiments.study.table.contents import Finished, refuse_mixture
 from experiments.study.table.wanted import Wanted
 from mt_dnn.config import LATER_SETTINGS, NOT_IDENTITY
 from mt_dnn.identity import Identity
-from mt_dnn.results import RunDirectory, RunResult
+from mt_dnn.results import EpochScore, RunDirectory, RunResult
 from mt_dnn.scores_elsewhere import read_elsewhere
 
 
@@ -70,10 +70,12 @@ def gather(runs: Path, wanted: Wanted | None = None, run_ids: Collection[str] = 
         settings = _settings(descriptions.values())
         elsewhere = {seed: _elsewhere(run) for seed, run in started.items()}
         cells[key] = Cell(*key, run_id, shown, tuple(sorted(expected)), trials, settings, elsewhere, descriptions)
+    cells |= {(part.encoder, part.method, part.task): part for cell in cells.values() for part in cell.parts()}
     refuse_mixture(run for cell in cells.values() for run in finished_runs(cell, runs))
     encoders, methods, tasks = ({key[i] for key in cells} for i in range(3))
+    alone_first = sorted(tasks, key=lambda task: ("+" in task, task))
     return Table(
-        cells, tuple(sorted(encoders)), beside_controls(methods), tuple(in_table_order(sorted(tasks))),
+        cells, tuple(sorted(encoders)), beside_controls(methods), tuple(in_table_order(alone_first)),
         command=wanted.command if wanted is not None else "", unmatched=tuple(unmatched),
     )  # fmt: skip
 
@@ -95,17 +97,19 @@ def finished_runs(cell: Cell, runs: Path) -> list[Finished]:
     Raises:
         SettingError: a ``run.json`` does not say so in the form of this version.
     """
-    folders = run_folders(cell, runs)
-    return [
-        (folders[result.seed], result, Identity.of_description(cell.descriptions.get(result.seed, {})))
-        for result in cell.results
-        if result.done
-    ]
+    folders, found = run_folders(cell, runs), []
+    for result in cell.results:
+        identity = Identity.of_description(cell.descriptions.get(result.seed, {}))
+        if identity is not None and cell.scored_task != cell.run_task:
+            identity = identity.of_task(cell.scored_task)
+        if result.done:
+            found.append((folders[result.seed], result, identity))
+    return found
 
 
 def run_folders(cell: Cell, runs: Path) -> dict[int, Path]:
     """Seed -> folder of each of a cell's finished runs."""
-    parent = runs / cell.task / cell.encoder / cell.method / cell.run_id
+    parent = runs / cell.run_task / cell.encoder / cell.method / cell.run_id
     return {result.seed: parent / f"seed={result.seed}" for result in cell.results}
 
 
@@ -126,18 +130,31 @@ def _read(seed_dir: Path) -> _Run:
         description = {}  # the run itself tells when it is started again
     if result is None:
         return _Run(seed_dir, None, description)
-    for epoch in (result.best, result.last):
-        if epoch is None:
-            continue
-        parts = [epoch.metrics[dataset][result.primary_metric] for dataset in result.datasets]
-        mean = math.fsum(parts) / len(parts)
-        same = math.isclose(mean, epoch.score, rel_tol=1e-9, abs_tol=1e-9)
-        if not same and not (math.isnan(mean) and math.isnan(epoch.score)):
-            raise SettingError(
-                f"{seed_dir / 'result.json'}: score {epoch.score} is not the mean of {result.primary_metric} over "
-                f"{', '.join(result.datasets)} ({mean}); delete the file to run again"
-            )
+    for one in result.by_task():
+        for epoch in (one.best, one.last):
+            if epoch is not None:
+                _check_mean(seed_dir, epoch.score, one.primary_metric, _scores_of(epoch, one))
+    for epoch in (result.best, result.last) if result.tasks else ():
+        if epoch is not None:
+            means = {one.task: math.fsum(found.values()) / len(found) for one in result.by_task()
+                     if (found := _scores_of(epoch, one))}  # fmt: skip
+            _check_mean(seed_dir, epoch.score, result.primary_metric, means)
     return _Run(seed_dir, result, description)
+
+
+def _scores_of(epoch: EpochScore, result: RunResult) -> dict[str, float]:
+    """Data set -> primary metric of an epoch, of those that give a result's score."""
+    return {dataset: epoch.metrics[dataset][result.primary_metric] for dataset in result.datasets}
+
+
+def _check_mean(seed_dir: Path, score: float, metric: str, parts: Mapping[str, float]) -> None:
+    mean = math.fsum(parts.values()) / len(parts)
+    same = math.isclose(mean, score, rel_tol=1e-9, abs_tol=1e-9)
+    if not same and not (math.isnan(mean) and math.isnan(score)):
+        raise SettingError(
+            f"{seed_dir / 'result.json'}: score {score} is not the mean of {metric} over {', '.join(parts)} ({mean}); "
+            "delete the file to run again"
+        )
 
 
 def _elsewhere(run: _Run) -> dict[str, Mapping[str, float]]:

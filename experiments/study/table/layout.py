@@ -79,33 +79,34 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
                 _cell_entry(table.cell(encoder, method, task), selection, seeds, numbers.get((method, task)))
                 for task in table.tasks
             ]
-            if len(table.tasks) > 1:
-                entries.append(_average_entry(table.average(encoder, method, selection), len(table.tasks)))
+            if len(table.averaged) > 1:
+                entries.append(_average_entry(table.average(encoder, method, selection), len(table.averaged)))
             entries += _time_entries(table, method)
             rows.append(TableRow(_label(table, encoder, method), tuple(entries), method=method))
             published = paper.row(encoder, method, table.tasks)
             if published is not None and selection == "best":
-                paper_row = _paper_row(published, table.tasks, method)
+                paper_row = _paper_row(published, table, method)
                 none = (Entry(None, printed="-"),) if table.step_times else ()
                 rows.append(replace(paper_row, entries=paper_row.entries + none))
-        blocks.append((SELECTION_TITLES[selection], _with_bold(rows, len(table.tasks))))
+        blocks.append((SELECTION_TITLES[selection], _with_bold(rows, table)))
         if gains := _gains(table, encoder, selection, seeds):
             blocks.append((f"{SELECTION_TITLES[selection]}, minus the control", gains))
     blocks += _shown_blocks(table, encoder, seeds)
     columns = [" ".join(filter(None, (task_title(t), metric_title(table.metric(t))))) for t in table.tasks]
     return EncoderTable(
         encoder=encoder,
-        heading=_heading(cells, seeds, any(row.published for _, rows in blocks for row in rows))
+        heading=_heading(cells, seeds, len(table.averaged), any(row.published for _, rows in blocks for row in rows))
         + about_settings(table, encoder)
         + _about_controls(table, encoder)
         + about_recipes(table, encoder)
         + about_rates(table, encoder)
         + about_protocol(table, encoder)
+        + _about_parts(table)
         + (" Step time: over plain fine-tuning's, measured apart." if table.step_times else ""),
         columns=(
             "method",
             *columns,
-            *(["average"] if len(columns) > 1 else []),
+            *(["average"] if len(table.averaged) > 1 else []),
             *(["step time"] if table.step_times else []),
         ),
         blocks=tuple(blocks),
@@ -123,7 +124,7 @@ def _shown_blocks(table: Table, encoder: str, seeds: int) -> list[tuple[str, tup
         for method in table.rows_of(encoder):
             cells = [judged.cell(encoder, method, task) for task in table.tasks]
             entries = [_DASH if cell is None else _cell_entry(cell, "best", seeds, None) for cell in cells]
-            entries += [_DASH] * (len(table.tasks) > 1) + _time_entries(table, method)
+            entries += [_DASH] * (len(table.averaged) > 1) + _time_entries(table, method)
             rows.append(TableRow(_label(table, encoder, method), tuple(entries), method=method))
         title = f"{SELECTION_TITLES['best']}, on {dataset}, which is not in the score"
         blocks.append((title, tuple(rows)))
@@ -135,7 +136,8 @@ def _shown_blocks(table: Table, encoder: str, seeds: int) -> list[tuple[str, tup
 def _widened(row: TableRow, judged: Table, table: Table) -> TableRow:
     """A row of a table of some tasks as one of all: dashes for the others, and for the average."""
     of_task = dict(zip(judged.tasks, row.entries, strict=False))
-    entries = [of_task.get(task, _DASH) for task in table.tasks] + [_DASH] * (len(table.tasks) > 1)
+    entries = [of_task.get(task, _DASH) for task in table.tasks]
+    entries += [_DASH] * (len(table.averaged) > 1)
     return replace(row, entries=(*entries, *_time_entries(table, row.method)))
 
 
@@ -158,17 +160,35 @@ def _gains(table: Table, encoder: str, selection: Selection, seeds: int) -> tupl
             continue
         unlike = [table.stops_unlike(encoder, method, control, task) for task in table.tasks]
         entries = [_difference_entry(d, seeds, stop) for d, stop in zip(found, unlike, strict=True)]
-        if len(found) > 1:
-            average = table.average_minus(encoder, method, control, selection)
-            remark = f"{len(there)}/{len(found)} tasks" if len(there) < len(found) else ""
-            entries.append(
-                _difference_entry(average, seeds, any(unlike))
-                if average is not None
-                else Entry(math.fsum(d.mean for d in there) / len(there), remark=remark or "seeds differ", signed=True)
-            )
+        if len(table.averaged) > 1:
+            entries.append(_average_gain(table, encoder, method, control, selection, seeds, any(unlike)))
         entries += _time_entries(table, method)
         rows.append(TableRow(f"{method_title(method)} - {method_title(control)}", tuple(entries), method=method))
     return tuple(rows)
+
+
+def _average_gain(
+    table: Table, encoder: str, method: str, control: str, selection: Selection, seeds: int, unlike: bool
+) -> Entry:
+    average = table.average_minus(encoder, method, control, selection)
+    if average is not None:
+        return _difference_entry(average, seeds, unlike)
+    found = [table.minus(encoder, method, control, task, selection) for task in table.averaged]
+    there = [difference.mean for difference in found if difference is not None]
+    if not there:
+        return Entry(None, printed="missing")
+    remark = f"{len(there)}/{len(found)} tasks" if len(there) < len(found) else "seeds differ"
+    return Entry(math.fsum(there) / len(there), remark=remark, signed=True)
+
+
+def _about_parts(table: Table) -> str:
+    """A sentence on the columns of runs with several tasks; empty where there are none."""
+    if len(table.run_tasks) == len(table.tasks):
+        return ""
+    return (
+        " A run with several tasks has a column for its mean over them, whose best epoch is best on average, and one "
+        "for each task, with the task's own best epoch."
+    )
 
 
 def _difference_entry(difference: Difference | None, seeds: int, stops_unlike: bool) -> Entry:
@@ -183,13 +203,13 @@ def _difference_entry(difference: Difference | None, seeds: int, stops_unlike: b
     return Entry(difference.mean, remark=", ".join(remarks), signed=True, interval=interval)
 
 
-def _heading(cells: Sequence[Cell], seeds: int, in_paper: bool) -> str:
+def _heading(cells: Sequence[Cell], seeds: int, averaged: int, in_paper: bool) -> str:
     datasets = {dataset for cell in cells for result in cell.results for dataset in result.datasets}
     splits = sorted({"dev" if name.endswith("dev") else name for name in datasets}) or ["dev"]
     fewer = " (fewer where a cell says so)" if any(cell.missing for cell in cells) else ""
     means = "".join(f" {task_title(task)} is the mean of {sets}." for task, sets in _means(cells).items())
     chosen_on = _chosen_on(cells)
-    average = " The average is the mean of the task means." if len({cell.task for cell in cells}) > 1 else ""
+    average = " The average is the mean of the task means." if averaged > 1 else ""
     published = " Rows marked paper: the published means of 5 seeds, best dev epoch." if in_paper else ""
     return (
         f"Split: {', '.join(splits)}. Percent, mean ± sample standard deviation over n = {seeds} "
@@ -203,7 +223,7 @@ def _means(cells: Sequence[Cell]) -> dict[str, str]:
     found = {}
     for cell in cells:
         names = dict.fromkeys(name for result in cell.results for name in result.datasets)
-        sets = [name.removeprefix(f"{cell.task}_").removesuffix("_dev") for name in names]
+        sets = [name.removeprefix(f"{cell.scored_task}_").removesuffix("_dev") for name in names]
         if len(sets) > 1:
             found[cell.task] = f"{', '.join(sets[:-1])} and {sets[-1]}"
     return found
@@ -254,13 +274,13 @@ def _average_entry(average: Average | None, tasks: int) -> Entry:
     return Entry(average.mean, average.std, remark or ("" if average.whole else "seeds missing"))
 
 
-def _paper_row(published: PaperRow, tasks: Sequence[str], method: str) -> TableRow:
-    scores = [published.scores.get(task) for task in tasks]
-    entries = [Entry(mean=score, printed="" if score is not None else "-") for score in scores]
-    known = [score for score in scores if score is not None]
-    if len(tasks) > 1:
+def _paper_row(published: PaperRow, table: Table, method: str) -> TableRow:
+    scores = {task: published.scores.get(task) for task in table.tasks}
+    entries = [Entry(mean=score, printed="" if score is not None else "-") for score in scores.values()]
+    known = [score for task in table.averaged if (score := scores[task]) is not None]
+    if (tasks := len(table.averaged)) > 1:
         average = math.fsum(known) / len(known) if known else None
-        remark = f"{len(known)}/{len(tasks)} tasks" if len(known) < len(tasks) else ""
+        remark = f"{len(known)}/{tasks} tasks" if len(known) < tasks else ""
         entries.append(Entry(average, remark=remark, printed="" if known else "-"))
     label = f"{method_title(method)}, paper" + (" (row inferred)" if published.inferred else "")
     return TableRow(label, tuple(entries), published=True, method=method)
@@ -274,11 +294,12 @@ def _time_entries(table: Table, method: str) -> list[Entry]:
     return [Entry(None, printed="-" if factor is None else f"{factor:.2f}x")]
 
 
-def _with_bold(rows: Sequence[TableRow], tasks: int) -> tuple[TableRow, ...]:
+def _with_bold(rows: Sequence[TableRow], table: Table) -> tuple[TableRow, ...]:
     """Mark the best mean of each column as it is printed; published rows, part averages and lone rows are not."""
     ours = [row for row in rows if not row.published]
     bold: set[tuple[int, int]] = set()
-    for column in range(tasks + (tasks > 1)):
+    tasks = len(table.tasks)
+    for column in range(tasks + (len(table.averaged) > 1)):
         means = {
             i: round(e.mean, 2)
             for i, row in enumerate(ours)

@@ -21,7 +21,7 @@ def about_settings(table: Table, encoder: str) -> str:
     for key, default in defaults.items():
         if key in NOT_IDENTITY or key in _COMPARED or key == "method_settings":
             continue
-        by_task = {task: value for task in table.tasks if (value := _common(table, encoder, task, key)) is not None}
+        by_task = {task: value for task in table.run_tasks if (value := _common(table, encoder, task, key)) is not None}
         if set(by_task.values()) <= {_text(default)}:
             continue
         if len(by_task) == len(_tasks(table, encoder)) and len(set(by_task.values())) == 1:
@@ -40,7 +40,7 @@ def _common(table: Table, encoder: str, task: str, key: str) -> str | None:
 
 
 def _tasks(table: Table, encoder: str) -> list[str]:
-    return [task for task in table.tasks if any(table.cell(encoder, method, task) for method in table.methods)]
+    return [task for task in table.run_tasks if any(table.cell(encoder, method, task) for method in table.methods)]
 
 
 def unlike_control(table: Table, encoder: str, method: str) -> dict[str, str]:
@@ -56,7 +56,7 @@ def unlike_control(table: Table, encoder: str, method: str) -> dict[str, str]:
     control = known_control(method)
     found: dict[str, dict[str, str]] = {}
     compared = []
-    for task in table.tasks:
+    for task in table.run_tasks:
         ours = table.cell(encoder, method, task)
         theirs = table.cell(encoder, control, task) if control is not None else None
         if ours is None or theirs is None or not theirs.settings:
@@ -79,7 +79,7 @@ def about_recipes(table: Table, encoder: str) -> str:
     """A sentence that names the methods that were set by a recipe of another method or encoder; empty without one."""
     parts = []
     for method in table.rows_of(encoder):
-        cells = [cell for task in table.tasks if (cell := table.cell(encoder, method, task)) is not None]
+        cells = [cell for task in table.run_tasks if (cell := table.cell(encoder, method, task)) is not None]
         names = {result.recipe for cell in cells for result in cell.results if result.recipe is not None}
         if taken := [name for name in sorted(names) if _is_of_another(table, encoder, method, name)]:
             parts.append(f"{method_title(method)} ({', '.join(taken)})")

@@ -1,7 +1,7 @@
 """Names of tasks, methods, metrics and selection rules as they stand in tables and figures."""
 
 from experiments.benchmark import task_titles
-from experiments.study.table.cells import Selection
+from experiments.study.table.cells import PART, Selection
 from module.methods import METHODS
 
 METRIC_TITLES = {"ACC": "acc", "F1": "F1", "F1MAC": "macro-F1", "MCC": "mcc", "Pearson": "pcc", "Spearman": "scc"}
@@ -14,8 +14,10 @@ def method_title(method: str) -> str:
 
 
 def task_title(task: str) -> str:
-    """Task as its benchmark writes it: ``stsb`` -> ``STS-B``."""
-    return task_titles().get(task, task)
+    """Task as its benchmark writes it: ``stsb`` -> ``STS-B``; ``rte+stsb:rte`` -> ``RTE in RTE+STS-B``."""
+    run, part, scored = task.partition(PART)
+    title = "+".join(task_titles().get(name, name) for name in run.split("+"))
+    return f"{task_titles().get(scored, scored)} in {title}" if part else title
 
 
 def metric_title(metric: str) -> str:
