@@ -92,7 +92,10 @@ def assemble(
         head_dropout=[of_task.head for of_task in each],
         pooler_activation=config.pooler_actf,
         generator=torch.Generator().manual_seed(stream_seed(config.seed, "init")),
-    ).to(device)
+    )
+    if source.trained is not None:
+        network.take(source.trained)
+    network.to(device)
     streams = RandomStreams(config.seed, device, rank=ranks.rank)
     network.draw_dropout_from(streams.dropout)
     model = TrainingModel(network, {task_def.name: TaskLoss(task_def) for task_def in task_defs}, precision)
