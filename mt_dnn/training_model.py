@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_utils.task_def import TaskDef, TaskType
+from module.context import TaskKind
 from module.losses import divergence
 from mt_dnn.config import RunConfig
 from mt_dnn.encoder.batch import Batch
@@ -41,6 +42,12 @@ class TaskLoss:
         """Loss of a batch, without the weight; see :func:`mt_dnn.loss.task_loss`."""
         changes = self.label_smoothing, self.class_weights
         return task_loss(self.task_def, logits, batch.labels, reduction, *changes)
+
+    @property
+    def kind(self) -> TaskKind:
+        """What methods may know of the task."""
+        of = self.task_def
+        return TaskKind(of.name, of.task_type is TaskType.Regression, of.adv_loss)
 
     def label_weights(self) -> dict[str, float]:
         """Each label's weight, where classes have weights."""
@@ -128,6 +135,15 @@ class TrainingModel:
     def divergence(self, logits: Tensor, other: Tensor) -> Tensor:
         """() summed over the examples."""
         return divergence(logits, other, regression=logits.shape[-1] == 1)
+
+    @property
+    def task_kinds(self) -> Sequence[TaskKind]:
+        """Of each task, the main one first."""
+        return [loss.kind for loss in self.losses.values()]
+
+    def task_kind(self, batch: Batch) -> TaskKind:
+        """The task of a batch."""
+        return self._loss_of(batch).kind
 
     def training_batches(self) -> Iterable[list[Batch]]:
         """One pass over the training sets, a list of micro-batches per optimizer step."""

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from module.composition import Composition
-from module.context import MethodContext
+from module.context import MethodContext, TaskKind
 from module.methods import build_method
 from module.param_index import ParamIndex
 from module.random_streams import RandomStreams
@@ -86,6 +86,15 @@ class ToyModel:
 
     def weight(self, batch):
         return 1.0
+
+    adv_loss = None
+
+    @property
+    def task_kinds(self):
+        return [TaskKind("toy", self.regression, self.adv_loss)]
+
+    def task_kind(self, batch):
+        return self.task_kinds[0]
 
     def divergence(self, logits, other):
         if self.regression:
