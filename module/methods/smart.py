@@ -118,10 +118,10 @@ class SMART(FineTuningMethod[SMARTSettings]):
             for kind in context.model.task_kinds:
                 self._criterion(setting, kind)
         if self.settings.noise_place == "embeddings":
-            self._first_layer = FirstLayer(context.model.layers[0])
+            self._first_layer = FirstLayer(context.network, context.model.layers[0])
 
     def hand_over(self, context: MethodContext) -> None:
-        """Take the hook away."""
+        """Take the hooks away."""
         if self._first_layer is not None:
             self._first_layer.release()
 

@@ -13,13 +13,23 @@ class FirstLayer:
     """Keeps the hidden states that a layer got in training, and gives it others.
 
     Args:
-        layer: The one next to the embeddings.
+        network: Around the layer; each of its calls is a pass.
+        layer: The one next to the embeddings. Of its calls in a pass only the first counts: a shared one has more.
     """
 
-    def __init__(self, layer: torch.nn.Module) -> None:
+    def __init__(self, network: torch.nn.Module, layer: torch.nn.Module) -> None:
         self._seen: torch.Tensor | None = None
         self._given: torch.Tensor | None = None
-        self.release = layer.register_forward_pre_hook(self._look, with_kwargs=True).remove
+        self._waits = False
+        self._hooks = [
+            network.register_forward_pre_hook(self._begin),
+            layer.register_forward_pre_hook(self._look, with_kwargs=True),
+        ]
+
+    def release(self) -> None:
+        """Take the hooks away."""
+        for hook in self._hooks:
+            hook.remove()
 
     def seen(self) -> torch.Tensor:
         """Return what the layer got in the newest pass in training, without a graph: (n_tokens, D) or (B, T, D)."""
@@ -35,14 +45,19 @@ class FirstLayer:
         finally:
             self._given = None
 
+    def _begin(self, network: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
+        self._waits = True
+
     def _look(
         self, layer: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if not self._waits:
+            return None
+        self._waits = False
+        own = arguments[0] if arguments else named["hidden_states"]
         if self._given is None:
             if layer.training and torch.is_grad_enabled():
-                self._seen = (arguments[0] if arguments else named["hidden_states"]).detach()
+                self._seen = own.detach()
             return None
-        # The layout of the pass itself: packed batches may come with a dimension of their own.
-        own = arguments[0] if arguments else named["hidden_states"]
-        given = self._given.to(own.dtype).view_as(own)
+        given = self._given.to(own.dtype)
         return ((given, *arguments[1:]), named) if arguments else (arguments, {**named, "hidden_states": given})
