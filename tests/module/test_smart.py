@@ -45,7 +45,12 @@ def distance_of(name):
         {"smoothness_weight": 0.0},
         {"divergence": "task"},
         *({"divergence": name, "ascent_steps": 2} for name in criteria.BY_NAME),
-        {"divergence": "SymKlCriterion", "ascent_divergence": "NsKlCriterion", "projection": "mt_dnn", "step_size": 0.5},
+        {
+            "divergence": "SymKlCriterion",
+            "ascent_divergence": "NsKlCriterion",
+            "projection": "mt_dnn",
+            "step_size": 0.5,
+        },
         {
             "divergence": "NsSymKlCriterion",
             "ascent_divergence": "NsKlCriterion",
