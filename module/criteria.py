@@ -29,12 +29,12 @@ def kl(logits: Tensor, other: Tensor) -> Tensor:
 
 
 def symmetric_kl(logits: Tensor, other: Tensor) -> Tensor:
-    """KL([q] || p) + KL([p] || q): twice the value of one, about half the gradient of KL both ways."""
+    """KL([q] || p) + KL([p] || q): the value of KL both ways, nearby half its gradient."""
     return kl(logits, other.detach()) + kl(other, logits.detach())
 
 
 def ns_kl(logits: Tensor, other: Tensor) -> Tensor:
-    """2 sum p ([r(p)] - [r(q)]), r(p) = -log(1 / (p + 1e-6) - 1 + 1e-6): no KL, but above 0 nearby."""
+    """2 sum p ([r(p)] - [r(q)]), r(p) = -log(1 / (p + 1e-6) - 1 + 1e-6), near to the log-odds: no KL."""
     p = F.softmax(logits, dim=-1)
     return (2.0 * p * (_log_odds(p) - _log_odds(F.softmax(other, dim=-1)))).sum()
 

@@ -30,7 +30,7 @@ def test_equal_predictions_have_no_distance(name):
 
 
 def test_one_detached_side_has_about_half_the_gradient_of_both():
-    """The reason why lambda 1 of the papers' SMART is about 2 of a published one."""
+    """The reason why lambda 1 of ours is about 2 of a published SMART."""
     logits = torch.randn(6, 4, dtype=torch.float64)
     near = (logits + 1e-4 * torch.randn_like(logits)).requires_grad_()
     (both,) = torch.autograd.grad(divergence(logits.requires_grad_(), near, False).double(), near, retain_graph=True)
