@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_utils.task_def import LossCriterion, TaskDef, TaskType
+from module.context import TaskKind
 from module.losses import divergence
 from mt_dnn.config import RunConfig
 from mt_dnn.distillation import distillation_criterion
@@ -50,6 +51,12 @@ class TaskLoss:
             return loss
         distance = distillation_loss(self.kd_criterion, logits, batch.soft_labels, reduction, self.kd_temperature)
         return loss + self.kd_weight * distance
+
+    @property
+    def kind(self) -> TaskKind:
+        """What methods may know of the task."""
+        of = self.task_def
+        return TaskKind(of.name, of.task_type is TaskType.Regression, of.adv_loss)
 
     def label_weights(self) -> dict[str, float]:
         """Each label's weight, where classes have weights."""
@@ -139,6 +146,15 @@ class TrainingModel:
     def divergence(self, logits: Tensor, other: Tensor) -> Tensor:
         """() summed over the examples."""
         return divergence(logits, other, regression=logits.shape[-1] == 1)
+
+    @property
+    def task_kinds(self) -> Sequence[TaskKind]:
+        """Of each task, the main one first."""
+        return [loss.kind for loss in self.losses.values()]
+
+    def task_kind(self, batch: Batch) -> TaskKind:
+        """The task of a batch."""
+        return self._loss_of(batch).kind
 
     def training_batches(self) -> Iterable[list[Batch]]:
         """One pass over the training sets, a list of micro-batches per optimizer step."""
