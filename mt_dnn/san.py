@@ -62,13 +62,13 @@ class SanHead(nn.Module):
         states, first, second = _texts(states, batch)
         state, answers = self._summary(states, second), []
         for turn in range(self.num_turn):
-            if turn > 0 and self.cell is not None:
-                state = self.cell(read, self.dropout(state))
             # Dropout of the query is that of all tokens' states with one mask, as MT-DNN has it.
             query = self.dropout(self.attention(self.dropout(state)))
             read = _attend(query, states, states, first)
             merged = torch.cat([read, state, (read - state).abs(), read * state], dim=1)
             answers.append(self.classifier(self.dropout(merged)))
+            if self.cell is not None and turn + 1 < self.num_turn:
+                state = self.cell(read, self.dropout(state))
         return self._mean(torch.stack(answers, dim=1))
 
     def _summary(self, states: Tensor, second: Tensor) -> Tensor:
@@ -79,7 +79,8 @@ class SanHead(nn.Module):
     def _mean(self, answers: Tensor) -> Tensor:
         """(B, S, K) -> (B, K), over the turns that are kept."""
         kept = self._kept_turns(answers)[:, :, None]
-        n_kept = kept.sum(dim=1)
+        answers = answers.to(torch.promote_types(answers.dtype, torch.float32))
+        n_kept = kept.sum(dim=1).to(answers.dtype)
         if answers.shape[-1] == 1:
             return (answers * kept).sum(dim=1) / n_kept
         logs = answers.log_softmax(dim=-1).masked_fill(~kept, -math.inf)
