@@ -98,7 +98,10 @@ def assemble(
         pooler_activation=config.pooler_actf,
         generator=torch.Generator().manual_seed(stream_seed(config.seed, "init")),
         san=SanSettings(config.answer_num_turn, rates.answer),
-    ).to(device)
+    )
+    if source.trained is not None:
+        network.take(source.trained)
+    network.to(device)
     streams = RandomStreams(config.seed, device, rank=ranks.rank)
     network.draw_dropout_from(streams.dropout)
     model = TrainingModel(network, {task_def.name: TaskLoss(task_def) for task_def in task_defs}, precision)

@@ -59,7 +59,8 @@ class RunConfig:
     test_datasets: str | None = None
     """Comma-separated dev sets, e.g. mnli_matched,mnli_mismatched; default: all dev splits of the tasks."""
     init_checkpoint: str = "all-MiniLM-L6-v2"
-    """Pretrained encoder or causal decoder: a Hub name, a local folder, or the packaged all-MiniLM-L6-v2."""
+    """Pretrained encoder or causal decoder: a Hub name, a local folder, or the packaged all-MiniLM-L6-v2; or the folder
+    of a finished run, whose encoder and pooler are then the start, and its heads where they fit."""
     method: str = "vanilla"
     """Fine-tuning method, or several joined with "+" (noisytune+pats); settings as --<method>.<setting>."""
 

@@ -14,13 +14,11 @@ from data_utils.file_hash import remembered_sha256
 from data_utils.task_def import split_dataset_name, to_settings
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.data import dev_sets, find_task_def, tsv_of
-from mt_dnn.encoder.source import content_files, hub_commit, tokenizer_folder
 from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.starting_point import COMMIT, content_of
 
 KEY = "identity"
 """The key of an identity in ``run.json``."""
-COMMIT = "commit"
-"""Of an encoder from the Hub, in the place of file names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class Identity:
     task_def: Mapping[str, Any]
     """The task's whole definition, as in a task definition file; of several tasks, that of each by its name."""
     encoder: Mapping[str, str]
-    """Name of each of its files -> SHA-256; of one from the Hub, ``commit`` -> its revision there."""
+    """As :func:`mt_dnn.starting_point.content_of` has it."""
 
     @classmethod
     def of_description(cls, description: Mapping[str, Any]) -> Identity | None:
@@ -107,14 +105,8 @@ def identity_of(config: RunConfig) -> Identity:
     return Identity(
         data={file.name: remembered_sha256(file) for file in files},
         task_def=task_defs if len(task_defs) > 1 else next(iter(task_defs.values())),
-        encoder=encoder_content(tokenizer_folder(config.init_checkpoint)),  # which fetches no weights to know a commit
+        encoder=content_of(config.init_checkpoint),
     )
-
-
-def encoder_content(folder: Path) -> dict[str, str]:
-    """Return the content of an encoder, as in :attr:`Identity.encoder`."""
-    commit = hub_commit(folder)
-    return {COMMIT: commit} if commit else {file.name: remembered_sha256(file) for file in content_files(folder)}
 
 
 def read_identity(directory: RunDirectory) -> Identity | None:

@@ -18,7 +18,6 @@ from mt_dnn.backends import cuda_backends
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import Datasets, open_all
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
-from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.identity import KEY, Identity, check_same, finished_result, identity_of
 from mt_dnn.interrupt import Interrupted, RankLost, StopRequest
 from mt_dnn.leftovers import clear, sweep_unless_locked
@@ -27,6 +26,7 @@ from mt_dnn.progress import Progress
 from mt_dnn.provenance import provenance
 from mt_dnn.requirements import check_requirements
 from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.starting_point import resolve_start
 from mt_dnn.trainer import PruneRule, Trainer
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def open_run(
     if ranks.device is not None:
         config = replace(config, device=ranks.device)
     device, precision = _claim_machine(config)
-    data, source = ranks.first_before_others(lambda: (open_all(config), resolve_encoder(config.init_checkpoint)))
+    data, source = ranks.first_before_others(lambda: (open_all(config), resolve_start(config.init_checkpoint)))
     with ExitStack() as held, StopRequest(patient=ranks.size > 1) as stop:
         ranks.on_first(lambda: held.enter_context(directory.lock()))
         finished = ranks.on_first(lambda: finished_result(config, prune is not None))

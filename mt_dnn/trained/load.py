@@ -22,11 +22,12 @@ from mt_dnn.checkpoint import WEIGHTS, load_weights, weights_file
 from mt_dnn.config import RunConfig
 from mt_dnn.config_parser import config_from_mapping
 from mt_dnn.encoder.model import load_encoder
-from mt_dnn.encoder.source import EncoderSource, content_files, resolve_encoder
-from mt_dnn.identity import COMMIT, Identity, encoder_content
+from mt_dnn.encoder.source import EncoderSource, content_files
+from mt_dnn.identity import Identity
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision, resolve_precision
 from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
+from mt_dnn.starting_point import COMMIT, content_of, resolve_start
 from mt_dnn.trained.head_layout import find_layout
 
 TASK_DEF = "task_def.yml"
@@ -169,9 +170,11 @@ def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str 
     config = replace(run.config, compile=False, gradient_checkpointing=False, device=device)
     where = pick_device(device)
     used = resolve_precision(precision or config.precision, where)
-    source, task_def = resolve_encoder(config.init_checkpoint), run.task_def
-    _check_encoder(run, source)
-    network = assemble(config, run.all_task_defs, source, where, used, total_steps=1).network
+    source, task_def = resolve_start(config.init_checkpoint), run.task_def
+    _check_encoder(run, source.folder)
+    network = assemble(
+        config, run.all_task_defs, replace(source, trained=None), where, used, _planned_steps(run)
+    ).network
     try:
         network.load_state_dict(load_weights(run.directory.checkpoints, epoch))
     except RuntimeError as error:
@@ -180,6 +183,12 @@ def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str 
         ) from None
     network.keep_head(task_def.name)
     return TrainedModel(network.eval(), task_def, load_tokenizer(source.folder), config.max_seq_len, where, used)
+
+
+def _planned_steps(run: FinishedRun) -> int:
+    """Steps that a run would have made without patience: a method may refuse fewer."""
+    made = run.result.last.epoch if run.result.last is not None else run.result.epochs
+    return max(1, run.result.steps * run.result.epochs // made)
 
 
 def load_exported(folder: Path, device: str = "auto", precision: str | None = None) -> TrainedModel:
@@ -255,14 +264,14 @@ def _check_sums(folder: Path) -> None:
             raise SettingError(f"{folder / name} is not what was exported (its checksum differs); export it again")
 
 
-def _check_encoder(run: FinishedRun, source: EncoderSource) -> None:
+def _check_encoder(run: FinishedRun, folder: Path) -> None:
     """Refuse an encoder whose configuration or tokenizer is not the run's; its weights are not used.
 
     Another revision on the Hub may have the same files, so it is only told.
     """
     if run.identity is None:
         return
-    contents = (run.identity.encoder, encoder_content(source.folder))
+    contents = (run.identity.encoder, content_of(run.config.init_checkpoint))
     recorded, present = (
         replace(run.identity, encoder={name: digest for name, digest in one.items() if "safetensors" not in name})
         for one in contents
@@ -273,7 +282,7 @@ def _check_encoder(run: FinishedRun, source: EncoderSource) -> None:
     if any(COMMIT in one for one in contents):
         log.warning("%s is not what %s was trained with", difference, run.directory.path)
         return
-    raise SettingError(f"{difference} in {source.folder} is not what {run.directory.path} was trained with; restore it")
+    raise SettingError(f"{difference} in {folder} is not what {run.directory.path} was trained with; restore it")
 
 
 def _check_kept(run: FinishedRun, epoch: str) -> None:

@@ -285,6 +285,15 @@ def test_predictions_are_those_of_the_run_and_an_export_is_refused(san_run, tmp_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("san_first", [True, False])
+def test_a_run_starts_from_one_with_another_kind_of_head(san_run, tiny_run, tmp_path, san_first):
+    settings = {"epochs": 1, "train_datasets": "toyscore", "output_dir": tmp_path / "first"}
+    first = san_run(**settings) if san_first else tiny_run(**settings)
+    run(first)
+    changes = {**settings, "output_dir": tmp_path / "second", "init_checkpoint": str(run_dir(first))}
+    assert run(tiny_run(**changes) if san_first else san_run(**changes)).steps > 0
+
+
 def test_its_settings_are_part_of_the_identity_and_their_defaults_are_not():
     assert run_id(RunConfig()) == run_id(RunConfig(answer_num_turn=5, answer_mem_drop_p=0.1))
     assert len({run_id(RunConfig()), run_id(RunConfig(answer_num_turn=4)), run_id(RunConfig(answer_mem_drop_p=0))}) == 3
