@@ -64,7 +64,7 @@ class SanHead(nn.Module):
         for turn in range(self.num_turn):
             # Dropout of the query is that of all tokens' states with one mask, as MT-DNN has it.
             query = self.dropout(self.attention(self.dropout(state)))
-            read = _attend(query, states, states, first)
+            read = _attend(query, states, first)
             merged = torch.cat([read, state, (read - state).abs(), read * state], dim=1)
             answers.append(self.classifier(self.dropout(merged)))
             if self.cell is not None and turn + 1 < self.num_turn:
@@ -74,7 +74,8 @@ class SanHead(nn.Module):
     def _summary(self, states: Tensor, second: Tensor) -> Tensor:
         """Self-attention over the second text, under one mask of dropout for all its tokens: (B, D)."""
         mask = self.dropout(states.new_ones(len(states), states.shape[-1]))
-        return mask * _attend(mask * self.summary.weight, states, states, second)
+        summary: Tensor = mask * _attend(mask * self.summary.weight, states, second)
+        return summary
 
     def _mean(self, answers: Tensor) -> Tensor:
         """(B, S, K) -> (B, K), over the turns that are kept."""
@@ -96,7 +97,10 @@ class SanHead(nn.Module):
         heads = self.coin(torch.ones(size, _COINS, device=answers.device)) > 0
         digits = 0.5 ** torch.arange(1, _COINS + 1, device=answers.device)
         always = ((heads * digits).sum(dim=1) * turns).long().clamp(max=turns - 1)
-        return (self.prediction_dropout(ones) > 0) | (torch.arange(turns, device=answers.device) == always[:, None])
+        kept: Tensor = (self.prediction_dropout(ones) > 0) | (
+            torch.arange(turns, device=answers.device) == always[:, None]
+        )
+        return kept
 
 
 class GatedCell(nn.Module):
@@ -116,11 +120,11 @@ class GatedCell(nn.Module):
         return new + update * (state - new)
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor, real: Tensor) -> Tensor:
+def _attend(query: Tensor, states: Tensor, real: Tensor) -> Tensor:
     """(B, D) queries over the tokens of (B, T, D) that are real: (B, D)."""
-    scores = torch.bmm(keys, query[:, :, None])[:, :, 0]  # (B, T)
+    scores = torch.bmm(states, query[:, :, None].to(states.dtype))[:, :, 0]  # (B, T)
     weights = scores.masked_fill(~real, -math.inf).softmax(dim=1)
-    return torch.bmm(weights[:, None].to(values.dtype), values)[:, 0]
+    return torch.bmm(weights[:, None].to(states.dtype), states)[:, 0]
 
 
 def _texts(states: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,7 +138,7 @@ def _texts(states: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     position = torch.arange(batch.max_seqlen, device=ids.device)[None]  # (1, T)
     if isinstance(batch, PackedBatch):
         places = (batch.cu_seqlens[: batch.size, None].long() + position).clamp(max=batch.n_tokens - 1)
-        states = states.index_select(0, places.flatten()).unflatten(0, places.shape)
+        states = states.index_select(0, places.flatten()).view(*places.shape, -1)
         ids, types = ids[places], types[places]
     real = position < lengths
     separator = (ids == ids.gather(1, lengths - 1)) & real

@@ -260,6 +260,12 @@ def test_a_run_with_a_pooled_task_beside_it(san_run):
     assert "pooler.dense.weight" not in alone
 
 
+@pytest.mark.parametrize("attention", ["packed", "padded"])
+def test_a_run_in_bf16(san_run, attention):
+    weights = final_weights(san_run(precision="bf16", attention=attention, epochs=1, save="last"))
+    assert all(torch.isfinite(values).all() for values in weights.values())
+
+
 def test_packed_and_padded_give_the_same_run(san_run):
     one, other = (final_weights(san_run(attention=a, epochs=1, save="last", adam_eps=1e-4, **QUIET))
                   for a in ("packed", "padded"))  # fmt: skip
