@@ -15,13 +15,16 @@ from module.dropout import DropoutStream, replace_dropout
 from module.methods import METHODS as REGISTRY
 from module.param_index import Kind, ParamIndex, Role
 from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.data import open_datasets
 from mt_dnn.encoder.batch import fill, pack, pad
+from mt_dnn.encoder.model import Encoder
 from mt_dnn.interrupt import Interrupted
 from mt_dnn.network import Network
 from mt_dnn.run import run
 from mt_dnn.san import GatedCell, SanHead, SanSettings
 from mt_dnn.trained.export import export
 from mt_dnn.trained.load import load_run, read_run
+from mt_dnn.trained.prediction import logits_of
 from tests.mt_dnn.encoder.small_encoders import PAD, Rows, make_encoder
 from tests.mt_dnn.method_runs import assembled, final_weights
 from tests.mt_dnn.test_resume import SETTINGS, SLOWLY, StopAt, assert_same_run
@@ -281,11 +284,23 @@ def test_a_control_without_dropout_keeps_every_turn(san_run):
     assert head.coin.stream is head.prediction_dropout.stream
 
 
+def test_no_graphs_are_recorded_of_it(san_run, tiny_run, monkeypatch):
+    monkeypatch.setattr("mt_dnn.assembly.can_record", lambda: True)
+    monkeypatch.setattr(Encoder, "attends_without_padding", lambda encoder, device: True)
+    assert assembled(tiny_run(train_datasets="toyscore")).graphs
+    assert not assembled(san_run()).graphs
+
+
 def test_predictions_are_those_of_the_run_and_an_export_is_refused(san_run, tmp_path):
     config = san_run(epochs=1)
     run(config)
     found = read_run(run_dir(config))
-    assert isinstance(load_run(found, "best", device="cpu").network.head(), SanHead)
+    model, data = load_run(found, "best", device="cpu"), open_datasets(config)
+    assert isinstance(model.network.head(), SanHead)
+    got = logits_of(model, data.dev["toyscore_dev"], 512)
+    with np.load(run_dir(config) / "predictions.npz") as kept:
+        np.testing.assert_allclose(got, kept["toyscore_dev.best_logits"], rtol=1e-4, atol=1e-5)
+    assert np.ptp(got) > 0
     with pytest.raises(SettingError, match=r"^enable_san: no classification head of transformers is a SAN, .*predict"):
         export(found, tmp_path / "out")
     assert not (tmp_path / "out").exists()
