@@ -33,6 +33,17 @@ class DropoutRates:
     """Of the turns of a SAN head."""
 
 
+@dataclass(frozen=True, slots=True)
+class TaskKind:
+    """What methods may know of a task."""
+
+    name: str
+    regression: bool
+    """Whether the one output is a score."""
+    adv_loss: str | None = None
+    """MT-DNN's name of the distance for adversarial training; None: the task's definition has none."""
+
+
 class Model(Protocol):
     """The network in training, as methods may call it. Legend: B examples, K classes, E size of a word embedding."""
 
@@ -74,6 +85,13 @@ class Model(Protocol):
 
         KL(p || q) + KL(q || p) of classes, the squared difference of scores (K = 1).
         """
+
+    @property
+    def task_kinds(self) -> Sequence[TaskKind]:
+        """Of each task, the main one first."""
+
+    def task_kind(self, batch: Any) -> TaskKind:
+        """The task of a batch."""
 
     def training_batches(self) -> Iterable[list[Any]]:
         """One pass over the training sets, in an order that no epoch has: micro-batches, a list per optimizer step."""
