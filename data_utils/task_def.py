@@ -92,6 +92,7 @@ class TaskDef:
     kd_loss: LossCriterion | None = None
     adv_loss: LossCriterion | None = None
     enable_san: bool = False
+    """Whether the head of a pair task is a stochastic answer network."""
 
     @property
     def pair(self) -> bool:
@@ -289,10 +290,7 @@ def from_settings(name: str, settings: Any, where: str) -> TaskDef:
 
 def _check_together(where: str, task: TaskDef) -> None:
     """Raise SettingError where single keys are legal and their combination is not."""
-    if task.enable_san is not False:
-        raise SettingError(
-            f"{where}: enable_san is {shown(task.enable_san)}; it must be false (this project has no SAN head)"
-        )
+    _check_san(where, task)
     regression = task.task_type is TaskType.Regression
     if (task.n_class != 1) if regression else not 2 <= task.n_class <= _MAX_CLASSES:
         legal = "1" if regression else f"at least 2 and at most {_MAX_CLASSES:,}"
@@ -321,6 +319,16 @@ def _check_together(where: str, task: TaskDef) -> None:
         if split not in task.dev_splits:
             legal = ", ".join(task.dev_splits) or "none: no split ends in dev"
             raise SettingError(f"{where}: select_splits holds {shown(split)}, no dev split; legal values: {legal}")
+
+
+def _check_san(where: str, task: TaskDef) -> None:
+    if not isinstance(task.enable_san, bool):
+        raise SettingError(f"{where}: enable_san is {shown(task.enable_san)}; legal: true or false")
+    if task.enable_san and not task.pair:
+        raise SettingError(
+            f"{where}: enable_san is true, but a SAN head compares two texts; data_format {task.data_format} has one: "
+            "set enable_san: false"
+        )
 
 
 def _loss(where: str, key: str, settings: Mapping[str, Any]) -> LossCriterion | None:

@@ -29,6 +29,8 @@ class DropoutRates:
     """Of the attention probabilities."""
     head: float
     """Before the pooler and before the task head."""
+    answer: float = 0.0
+    """Of the turns of a SAN head."""
 
 
 @dataclass(frozen=True, slots=True)

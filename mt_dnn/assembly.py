@@ -26,6 +26,7 @@ from mt_dnn.network import Network
 from mt_dnn.pass_graphs import can_record
 from mt_dnn.precision import Precision
 from mt_dnn.requirements import optimizer_settings
+from mt_dnn.san import SanSettings
 from mt_dnn.training_model import TaskLoss, TrainingModel
 
 _DEFAULT_HEAD_DROPOUT = 0.1  # MT-DNN's, where neither the command line nor the task definition says
@@ -76,7 +77,11 @@ def assemble(
             f"step's examples (divisible); run it in one process, without torchrun"
         )
     each = [
-        method.configure(DropoutRates(config.bert_dropout_p, config.bert_dropout_p, _head_dropout(config, task_def)))
+        method.configure(
+            DropoutRates(
+                config.bert_dropout_p, config.bert_dropout_p, _head_dropout(config, task_def), config.answer_mem_drop_p
+            )
+        )
         for task_def in task_defs
     ]
     rates = each[0]
@@ -92,6 +97,7 @@ def assemble(
         head_dropout=[of_task.head for of_task in each],
         pooler_activation=config.pooler_actf,
         generator=torch.Generator().manual_seed(stream_seed(config.seed, "init")),
+        san=SanSettings(config.answer_num_turn, rates.answer),
     )
     if source.trained is not None:
         network.take(source.trained)
@@ -125,6 +131,8 @@ def assemble(
     one_batch = ranks.size == 1 and config.grad_accumulation_step == 1 and len(task_defs) == 1
     # Layers computed again set random states, which cannot be recorded.
     wanted = config.cuda_graphs and one_batch and not (config.compile or config.gradient_checkpointing)
+    # A SAN head works on rectangles as wide as a batch's longest example, which is no part of a recorded size.
+    wanted = wanted and not any(task_def.enable_san for task_def in task_defs)
     graphs = wanted and method.plain_pass and can_record() and encoder.attends_without_padding(device)
     return Parts(network, model, method, optimizer, context, streams, graphs)
 

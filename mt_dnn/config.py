@@ -32,7 +32,8 @@ NOT_IDENTITY = frozenset(
 LATER_SETTINGS: dict[str, object] = {
     "holdout": None, "tf32": False, "train_balanced": False, "label_smoothing": 0.0, "class_weights": None,
     "patience": None, "gradient_checkpointing": False, "mix_opt": 0, "ratio": 0.0, "mix_temperature": None,
-    "task_weights": None, "mkd_opt": 0, "kd_loss": None, "kd_weight": 1.0, "kd_temperature": 1.0,
+    "task_weights": None, "answer_num_turn": 5, "answer_mem_drop_p": 0.1,
+    "mkd_opt": 0, "kd_loss": None, "kd_weight": 1.0, "kd_temperature": 1.0,
 }  # fmt: skip
 
 MAX_THREADS = 1024
@@ -111,6 +112,10 @@ class RunConfig:
     """Dropout before the task head, in [0, 1); default: the task definition's, else 0.1."""
     bert_dropout_p: float = 0.1
     """Dropout of hidden states and attention in the encoder, in [0, 1)."""
+    answer_num_turn: int = 5
+    """Turns of the SAN head of a task with enable_san, >= 1."""
+    answer_mem_drop_p: float = 0.1
+    """Probability, in [0, 1), that training leaves a turn of a SAN head out of an example's answer; one stays."""
     pooler_actf: Literal["tanh", "linear"] = "tanh"
     """Activation of the pooler; linear is what MT-DNN really trains with (its tanh is never found)."""
 
@@ -371,6 +376,8 @@ _RANGES = {
     "kd_temperature": Range(lambda value: 1e-3 <= value <= 1e3, "a number in [0.001, 1000]"),
     "dropout_p": _PROBABILITY,
     "bert_dropout_p": _PROBABILITY,
+    "answer_num_turn": Range(lambda value: 1 <= value <= 1000, "an integer in [1, 1000]"),
+    "answer_mem_drop_p": _PROBABILITY,
     "max_seq_len": Range(lambda value: 8 <= value <= 65535, "an integer in [8, 65535]"),
     "train_fraction": Range(lambda value: 0.0 < value <= 1.0, "a share in (0, 1]"),
     "train_size": _COUNT,

@@ -18,7 +18,7 @@ from data_utils.soft_labels import read_soft_labels
 from data_utils.task_def import TaskDef, TaskDefs, TaskType, find_prepro, load_task_defs, split_dataset_name
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
-from mt_dnn.config import RunConfig
+from mt_dnn.config import LATER_SETTINGS, RunConfig
 from mt_dnn.distillation import check_distillation
 from mt_dnn.loss_settings import check_loss
 from mt_dnn.starting_point import resolve_start
@@ -67,13 +67,30 @@ def open_all(config: RunConfig) -> tuple[Datasets, ...]:
     """Open the caches of each task of a run; see :func:`open_datasets`.
 
     Raises:
-        SettingError: as there, or a loss that the tasks have no use for.
+        SettingError: as there, or settings that the tasks have no use for.
     """
-    each = config.by_task()
-    check_loss(config.label_smoothing, config.class_weights, [find_task_def(one) for one in each])
-    opened = tuple(map(open_datasets, each))
+    check_use(config)
+    opened = tuple(map(open_datasets, config.by_task()))
     check_distillation(config, [data.task_def for data in opened if data.soft_labels is not None])
     return opened
+
+
+def check_use(config: RunConfig) -> None:
+    """Refuse settings that the tasks of a run have no use for.
+
+    Raises:
+        SettingError: no task is as a setting of the loss or of the SAN head wants it, or a task is not defined.
+    """
+    task_defs = [find_task_def(one) for one in config.by_task()]
+    check_loss(config.label_smoothing, config.class_weights, task_defs)
+    if any(task_def.enable_san for task_def in task_defs):
+        return
+    for name in ("answer_num_turn", "answer_mem_drop_p"):
+        if (value := getattr(config, name)) != LATER_SETTINGS[name]:
+            raise SettingError(
+                f"{name} is {value}, but task {', '.join(config.tasks)} has no enable_san in its definition; leave it "
+                "out, or set enable_san: true there"
+            )
 
 
 def open_datasets(config: RunConfig) -> Datasets:

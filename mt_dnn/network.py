@@ -17,6 +17,7 @@ from data_utils.task_def import TaskDef
 from module.dropout import DropoutStream, replace_dropout
 from mt_dnn.encoder.batch import Batch
 from mt_dnn.encoder.model import Encoder
+from mt_dnn.san import SanHead, SanSettings
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ class Pooler(nn.Module):
 
 
 class Network(nn.Module):
-    """MT-DNN's network: one encoder and pooler for all tasks, per task dropout -> Linear(D, K).
+    """MT-DNN's network: one encoder and pooler for all tasks, per task dropout -> Linear(D, K), or a SAN head.
+
+    A network whose heads all read the states of all tokens has no pooler.
 
     Args:
         encoder: pretrained encoder.
@@ -47,6 +50,7 @@ class Network(nn.Module):
         head_dropout: dropout before each head (MT-DNN's dropout_p of the task), and the first task's before the pooler.
         pooler_activation: "tanh", or "linear" as MT-DNN's current code trains (its tanh is lost to a caught error).
         generator: CPU generator of the run's "init" stream; pooler and head are drawn from nothing else.
+        san: settings of the heads of tasks with ``enable_san``; None: MT-DNN's.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Network(nn.Module):
         head_dropout: Sequence[float],
         pooler_activation: str,
         generator: torch.Generator,
+        san: SanSettings | None = None,
     ):
         super().__init__()
         if pooler_activation not in POOLER_ACTIVATIONS:
@@ -65,12 +70,13 @@ class Network(nn.Module):
             if not 0.0 <= rate < 1.0:
                 raise SettingError(f"dropout_p: {rate} is not in [0, 1)")
         self.encoder = encoder
-        self.pooler = Pooler(encoder.hidden_size, head_dropout[0], pooler_activation)
+        pooled = not all(task_def.enable_san for task_def in task_defs)
+        self.pooler = Pooler(encoder.hidden_size, head_dropout[0], pooler_activation) if pooled else None
         self.heads = nn.ModuleDict(
             {
-                head_name(task_def.name): nn.Sequential(
-                    nn.Dropout(rate), nn.Linear(encoder.hidden_size, task_def.n_class)
-                )
+                head_name(task_def.name): SanHead(encoder.hidden_size, task_def.n_class, rate, san or SanSettings())
+                if task_def.enable_san
+                else nn.Sequential(nn.Dropout(rate), nn.Linear(encoder.hidden_size, task_def.n_class))
                 for task_def, rate in zip(task_defs, head_dropout, strict=True)
             }
         )
@@ -86,8 +92,13 @@ class Network(nn.Module):
         Returns:
             (B, K) float32.
         """
-        pooled = self.pooler(self.encoder.pooled(batch, inputs_embeds))  # (B, D)
-        logits: Tensor = self.head(batch.task)(pooled)  # (B, K)
+        head = self.head(batch.task)
+        logits: Tensor  # (B, K)
+        if isinstance(head, SanHead):
+            logits = head(self.encoder(batch, inputs_embeds), batch)
+        else:
+            assert self.pooler is not None
+            logits = head(self.pooler(self.encoder.pooled(batch, inputs_embeds)))
         return logits.float()
 
     def head(self, task: str = "") -> nn.Module:
@@ -116,7 +127,8 @@ class Network(nn.Module):
             raise SettingError(f"init_checkpoint: cannot read {weights}: {in_one_line(error)}") from None
         own = self.state_dict()
         fits = {name for name, tensor in own.items() if name in found and found[name].shape == tensor.shape}
-        wrong = [name for name in (own.keys() | found.keys()) - fits if not name.startswith("heads.")]
+        # A network whose heads are all SANs has no pooler.
+        wrong = [name for name in (own.keys() | found.keys()) - fits if not name.startswith(("heads.", "pooler."))]
         if wrong:
             raise SettingError(
                 f"init_checkpoint: {weights} does not hold the weights of this encoder ({min(wrong)} differs): its "
@@ -125,7 +137,8 @@ class Network(nn.Module):
         heads = [f"heads.{name}." for name, head in self.heads.items() if _is_there(f"heads.{name}.", head, fits)]
         taken = [name for name in fits if not name.startswith("heads.") or name.startswith(tuple(heads))]
         self.load_state_dict({**own, **{name: found[name] for name in taken}})
-        log.info("starts from %s: its encoder, its pooler, %d of %d heads", weights, len(heads), len(self.heads))
+        pooler = ", its pooler" if any(name.startswith("pooler.") for name in taken) else ""
+        log.info("starts from %s: its encoder%s, %d of %d heads", weights, pooler, len(heads), len(self.heads))
 
     def keep_head(self, task: str) -> None:
         """Drop the heads of all other tasks."""
@@ -138,7 +151,7 @@ class Network(nn.Module):
 
     def _draw(self, generator: torch.Generator) -> None:
         """BERT's initialisation: weights from N(0, initializer_range), biases zero."""
-        for module in (self.pooler, self.heads):
+        for module in filter(None, (self.pooler, self.heads)):
             for name, parameter in module.named_parameters():
                 if name.endswith("bias"):
                     nn.init.zeros_(parameter)

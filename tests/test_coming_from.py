@@ -27,6 +27,7 @@ warmup_schedule scheduler_type weight_decay grad_clipping global_grad_clipping a
 dropout_w vb_dropout grad_accumulation_step log_per_updates save_per_updates save_per_updates_on output_dir seed resume
 model_ckpt fp16 fp16_opt_level cuda encode_mode debug transformer_cache adv_train adv_opt adv_norm_level adv_p_norm
 adv_alpha adv_k adv_step_size adv_noise_var adv_epsilon beta3 model root_dir workers do_lower do_lower_case
+answer_num_turn answer_mem_drop_p
 """
 
 

@@ -27,9 +27,8 @@ from experiments.study.recipe_file import find_recipe_file
 from experiments.study.settings import check_method, parse_overrides
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
-from mt_dnn.data import check_classes, dev_sets, find_task_def, held_out_of, missing_file, tsv_of
+from mt_dnn.data import check_classes, check_use, dev_sets, find_task_def, held_out_of, missing_file, tsv_of
 from mt_dnn.epoch_order import steps_per_epoch
-from mt_dnn.loss_settings import check_loss
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MOST_SEEDS = 1000  # of a cell; a table of more is a slip of the keyboard
@@ -208,11 +207,11 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
     """The job of a run, with its steps and cost.
 
     Raises:
-        SettingError: a file of its task is missing, the task has no use for a setting of the loss, or the training set
+        SettingError: a file of its task is missing, the task has no use for a setting, or the training set
             has fewer rows, in all or of a class, than the run asks for.
     """
     each = config.by_task()
-    check_loss(config.label_smoothing, config.class_weights, [find_task_def(one) for one in each])
+    check_use(config)
     used, costs = zip(*map(_examples, each), strict=True)
     steps = config.epochs * steps_per_epoch(config, used)
     return Job(config, folder, steps, cost=config.epochs * sum(costs), trials=trials)

@@ -25,7 +25,7 @@ class NoHiddenDropout(FineTuningMethod[NoSettings]):
 
     def configure(self, rates: DropoutRates) -> DropoutRates:
         """Switch the dropout of hidden states and head off."""
-        return replace(rates, hidden=0.0, head=0.0)
+        return replace(rates, hidden=0.0, head=0.0, answer=0.0)
 
 
 class NoDropout(FineTuningMethod[NoSettings]):

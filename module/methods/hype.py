@@ -71,7 +71,7 @@ class HyPe(FineTuningMethod[HyPeSettings]):
 
     def configure(self, rates: DropoutRates) -> DropoutRates:
         """Switch the dropout of hidden states and head off."""
-        return rates if self.settings.keep_dropout else replace(rates, hidden=0.0, head=0.0)
+        return rates if self.settings.keep_dropout else replace(rates, hidden=0.0, head=0.0, answer=0.0)
 
     def setup(self, context: MethodContext) -> None:
         """Hook the layers.

@@ -30,9 +30,17 @@ class HeadLayout:
         return "tanh" if self.activation is None else str(getattr(config, self.activation))
 
     def layers(self, network: Network) -> dict[str, nn.Linear]:
-        """Name in the family's model -> layer of a network of ours."""
+        """Name in the family's model -> layer of a network of ours.
+
+        Raises:
+            SettingError: its head is a SAN.
+        """
         head = network.head()
-        assert isinstance(head, nn.Sequential)
+        if network.pooler is None or not isinstance(head, nn.Sequential):
+            raise SettingError(
+                "enable_san: no classification head of transformers is a SAN, so this model cannot be exported; "
+                "predict.py scores with the run directory"
+            )
         return {self.pooler: network.pooler.dense, self.head: head[-1]}  # type: ignore[dict-item]
 
 
