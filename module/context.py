@@ -35,7 +35,7 @@ class DropoutRates:
 
 @dataclass(frozen=True, slots=True)
 class TaskKind:
-    """What methods may know of a task."""
+    """The part of a task that methods may know."""
 
     name: str
     regression: bool

@@ -54,7 +54,7 @@ class TaskLoss:
 
     @property
     def kind(self) -> TaskKind:
-        """What methods may know of the task."""
+        """The part of the task that methods may know."""
         of = self.task_def
         return TaskKind(of.name, of.task_type is TaskType.Regression, of.adv_loss)
 

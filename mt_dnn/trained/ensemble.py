@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_utils.ensemble import mean_logits
 from data_utils.errors import SettingError
+from data_utils.mean_prediction import mean_logits
 from data_utils.task_def import to_settings
 from data_utils.text_rows import TextRows
 from mt_dnn.trained.load import TrainedModel

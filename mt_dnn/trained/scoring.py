@@ -97,7 +97,7 @@ def parse_label_map(text: str | None) -> dict[str, str]:
 def logits_on(
     models: Sequence[TrainedModel], labelled: LabelledRows, batch_tokens: int, name: str
 ) -> npt.NDArray[np.float32]:
-    """Compute (N, K) logits of labelled rows, the mean of several models (:func:`data_utils.ensemble.mean_logits`).
+    """Compute (N, K) logits of labelled rows; of several models :func:`data_utils.mean_prediction.mean_logits`.
 
     Args:
         models: from ``mt_dnn.trained.load``, of one task.

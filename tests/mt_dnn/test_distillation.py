@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import predict
 from data_utils.canonical_tsv import read_canonical
-from data_utils.ensemble import mean_logits
 from data_utils.errors import SettingError
+from data_utils.mean_prediction import mean_logits
 from data_utils.soft_labels import read_soft_labels, soft_text
 from data_utils.task_def import LossCriterion, load_task_defs
 from mt_dnn.config import RunConfig, run_dir, run_id

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_utils.ensemble import mean_logits
 from data_utils.errors import SettingError
+from data_utils.mean_prediction import mean_logits
 from data_utils.task_def import Metric
 from experiments.study.comparison.predictions import predictions_of, score_of
 from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table
