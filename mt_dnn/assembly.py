@@ -26,6 +26,8 @@ from mt_dnn.network import Network
 from mt_dnn.pass_graphs import can_record
 from mt_dnn.precision import Precision
 from mt_dnn.requirements import optimizer_settings
+from mt_dnn.start import RunSource
+from mt_dnn.start_weights import begin_with
 from mt_dnn.training_model import TaskLoss, TrainingModel
 
 _DEFAULT_HEAD_DROPOUT = 0.1  # MT-DNN's, where neither the command line nor the task definition says
@@ -92,7 +94,10 @@ def assemble(
         head_dropout=[of_task.head for of_task in each],
         pooler_activation=config.pooler_actf,
         generator=torch.Generator().manual_seed(stream_seed(config.seed, "init")),
-    ).to(device)
+    )
+    if isinstance(source, RunSource):
+        begin_with(source.start, network, config.pooler_actf)
+    network.to(device)
     streams = RandomStreams(config.seed, device, rank=ranks.rank)
     network.draw_dropout_from(streams.dropout)
     model = TrainingModel(network, {task_def.name: TaskLoss(task_def) for task_def in task_defs}, precision)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_utils.errors import SettingError, shown
-from data_utils.names import check_name, slug
+from data_utils.names import check_name
 from data_utils.task_def import split_dataset_name
 from module.checks import Range
 from module.methods import METHODS, build_method, parse_method
 from mt_dnn.loss_settings import BALANCED, LEGAL_WEIGHTS, are_weights, canonical_weights, parse_weights
+from mt_dnn.run_reference import encoder_name
 from mt_dnn.setting_types import described, fits, hints_of
 
 # Where a run is computed, stored and watched changes none of its numbers, so it is no part of its identity.
@@ -59,7 +60,9 @@ class RunConfig:
     test_datasets: str | None = None
     """Comma-separated dev sets, e.g. mnli_matched,mnli_mismatched; default: all dev splits of the tasks."""
     init_checkpoint: str = "all-MiniLM-L6-v2"
-    """Pretrained encoder or causal decoder: a Hub name, a local folder, or the packaged all-MiniLM-L6-v2."""
+    """Pretrained encoder or causal decoder: a Hub name, a local folder, or the packaged all-MiniLM-L6-v2; or a finished
+    run, .../<run id>/seed=1, whose trained weights are taken (the folder above it: the run of this seed; with :last
+    after it, those of its last epoch)."""
     method: str = "vanilla"
     """Fine-tuning method, or several joined with "+" (noisytune+pats); settings as --<method>.<setting>."""
 
@@ -292,8 +295,8 @@ class RunConfig:
 
     @property
     def encoder(self) -> str:
-        """Name of the encoder as it stands in paths and tables, e.g. ``org--model``."""
-        return slug(self.init_checkpoint)
+        """Name of the encoder as it stands in paths and tables, e.g. ``org--model``; of a run it tells which."""
+        return encoder_name(self.init_checkpoint)
 
     @property
     def trackers(self) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
         model = load_run(run, epoch, device="cpu", precision="fp32")
         classifier = sequence_classifier(model, run.config.pooler_actf)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    encoder = resolve_encoder(run.config.init_checkpoint).folder
+    encoder = resolve_encoder(run.pretrained).folder
     with build_dir(out.absolute()) as scratch:
         try:
             with quiet_transformers():
