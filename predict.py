@@ -69,6 +69,7 @@ def _parser() -> CommandParser:
     add("--delimiter", help="between its columns, of a CSV or TSV file [comma or tab]")
     add("--quoting", choices=QUOTINGS, help="of a CSV or TSV file [auto]")
     add("--epoch", choices=("best", "last"), help="weights of a run directory [best]")
+    add("--task", help="whose head, of a run directory with several tasks")
     add("--task_def", type=Path, help="task definitions of a run directory [the run's own]")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:<index> [%(default)s]")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="[the run's; fp32 for an exported folder]")
@@ -108,14 +109,14 @@ def _load(options: argparse.Namespace) -> tuple[TrainedModel, Path]:
 
     with quiet_transformers():
         if (options.model / TASK_DEF).is_file():
-            for name in ("epoch", "task_def"):
+            for name in ("epoch", "task", "task_def"):
                 if getattr(options, name) is not None:
                     raise SettingError(f"--{name} is for run directories, and {options.model} is an exported folder")
             exported = load_exported(options.model, options.device, options.precision)
             return exported, options.data_dir or Path("data/canonical_data")
         if not options.model.is_dir():
             raise SettingError(f"MODEL {options.model} does not exist; give a run directory or an exported folder")
-        run = read_run(options.model, options.task_def)
+        run = read_run(options.model, options.task_def, options.task)
         model = load_run(run, options.epoch or "best", options.device, options.precision)
         return model, options.data_dir or run.config.data_dir
 

@@ -95,6 +95,10 @@ class Network(nn.Module):
         (only,) = self.heads.values()
         return only
 
+    def keep_head(self, task: str) -> None:
+        """Drop the heads of all other tasks."""
+        self.heads = nn.ModuleDict({head_name(task): self.head(task)})
+
     def draw_dropout_from(self, stream: DropoutStream) -> None:
         """Let all dropout on the CPU draw its masks from a stream; on other devices nothing changes."""
         replace_dropout(self, stream)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,11 @@ class Status(StrEnum):
     DIVERGED = "diverged"  # a loss, gradient, weight or logit was NaN or infinite
     FAILED = "failed"  # an error; the next start tries again
     PRUNED = "pruned"  # a search gave it up after an epoch; outside that search the next start goes on
+
+
+def is_held_out(dataset: str) -> bool:
+    """Whether a data set is the held-out part of a training set."""
+    return dataset.endswith("_holdout")
 
 
 class RunLocked(RuntimeError):
@@ -85,6 +91,14 @@ class TaskScores:
     """The task's own best epoch, with its scores alone."""
     last: EpochScore | None
 
+    def at(self, epoch: EpochScore) -> EpochScore:
+        """The task's scores in those of all tasks of an epoch."""
+        assert self.best is not None
+        metrics = {name: epoch.metrics[name] for name in self.best.metrics}
+        score = fmean(metrics[name][self.primary_metric] for name in self.datasets)
+        held_out = next((found[self.primary_metric] for name, found in metrics.items() if is_held_out(name)), None)
+        return EpochScore(epoch.epoch, score, metrics, held_out)
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TaskScores:
         """Read the scores of a task in ``result.json``; errors as of :meth:`RunResult.from_json`."""
@@ -133,21 +147,29 @@ class RunResult:
         """The result of each task, with its own best epoch; of a run with one task this result."""
         if not self.tasks:
             return [self]
-        return [
-            replace(
-                self,
-                task=task,
-                status=self.status if self.status is not Status.DEGENERATE else scores.status,
-                error=self.error if self.status is not Status.DEGENERATE else scores.error,
-                primary_metric=scores.primary_metric,
-                datasets=scores.datasets,
-                train_examples=scores.train_examples,
-                best=scores.best,
-                last=scores.last,
-                tasks={},
-            )
-            for task, scores in self.tasks.items()
-        ]
+        return [self._of_task(task, scores.best) for task, scores in self.tasks.items()]
+
+    def of_kept_weights(self, task: str) -> RunResult:
+        """The result of a task, with its scores at the epoch that is best on average, whose weights are kept."""
+        if not self.tasks:
+            return self
+        return self._of_task(task, None if self.best is None else self.tasks[task].at(self.best))
+
+    def _of_task(self, task: str, best: EpochScore | None) -> RunResult:
+        scores = self.tasks[task]
+        told = self if self.status is not Status.DEGENERATE else scores
+        return replace(
+            self,
+            task=task,
+            status=told.status,
+            error=told.error,
+            primary_metric=scores.primary_metric,
+            datasets=scores.datasets,
+            train_examples=scores.train_examples,
+            best=best,
+            last=scores.last,
+            tasks={},
+        )
 
     @property
     def done(self) -> bool:

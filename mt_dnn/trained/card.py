@@ -38,7 +38,7 @@ def model_card(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
 
 
 def _metadata(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
-    task = run.config.task
+    task = run.task_def.name
     data = ModelCardData(
         base_model=_hub_name(run),
         eval_results=[
@@ -77,11 +77,14 @@ def _task(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
     texts = "a pair of sentences" if task.pair else "one sentence"
     kind = "a score" if task.task_type is TaskType.Regression else f"one of {task.n_class} labels"
     labels = "" if task.task_type is TaskType.Regression else f" ({', '.join(task.label_names)})"
+    dev = ", ".join(result.datasets)
+    others = [name for name in run.config.tasks if name != task.name]
+    together = f"; trained together with {', '.join(others)}" if others else ""
     return f"""# {run.result.encoder}, fine-tuned on {run.config.task} with {run.config.method}
 
-- **Task**: {run.config.task}; in: {texts}; out: {kind}{labels}.
+- **Task**: {task.name}; in: {texts}; out: {kind}{labels}.
 - **Encoder**: {_hub_name(run) or slug(run.pretrained)}, {_begun(run)}.
-- **Data**: the training set of {run.config.task}, {result.train_examples} examples; dev: {", ".join(result.datasets)}.
+- **Data**: the training set of {task.name}, {result.train_examples} examples; dev: {dev}{together}.
 - **Method**: `{run.config.method}`, seed {result.seed} (one run, n = 1), {result.steps} steps.
 - **Weights**: those of epoch {score.epoch} of {result.epochs} ({epoch} epoch){_stop(run)}.
 """

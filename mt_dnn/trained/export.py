@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder seed=<seed> of a finished run")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; it must be new or empty")
     parser.add_argument("--epoch", choices=("best", "last"), default="best", help="whose weights [%(default)s]")
+    parser.add_argument("--task", help="whose head, of a run with several tasks")
     parser.add_argument("--task_def", type=Path, help="task definitions [the run's]")
     parser.add_argument("--push", metavar="REPO", help="upload OUT to this repository, such as me/cola-pats")
     parser.add_argument("--private", action="store_true", help="make the repository of --push a private one")
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SettingError("--private is given without --push; name the repository or leave --private out")
         from mt_dnn.trained.load import read_run
 
-        export(read_run(chosen.run_dir, chosen.task_def), chosen.out, chosen.epoch)
+        export(read_run(chosen.run_dir, chosen.task_def, chosen.task), chosen.out, chosen.epoch)
         print(chosen.out)
         if chosen.push is not None:
             print(push(chosen.out, chosen.push, chosen.private))

@@ -52,11 +52,12 @@ class TrainedModel:
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """A run that is done, read from its directory."""
+    """A run that is done, read from its directory for one of its tasks."""
 
     directory: RunDirectory
     config: RunConfig
     result: RunResult
+    """Of the task, at the epochs whose weights may be kept."""
     description: Mapping[str, Any]
     """``run.json``."""
 
@@ -64,6 +65,8 @@ class FinishedRun:
     """Its data, task definition and encoder, by content; None in a run of an earlier version."""
     task_def: TaskDef
     """The definition that it was trained with; of a run of an earlier version the one that its file has now."""
+    all_task_defs: tuple[TaskDef, ...]
+    """Those of all its tasks, in the order of the run."""
 
     @property
     def pretrained(self) -> str:
@@ -77,16 +80,17 @@ class FinishedRun:
         return found
 
 
-def read_run(path: Path, task_def: Path | None = None) -> FinishedRun:
+def read_run(path: Path, task_def: Path | None = None, task: str | None = None) -> FinishedRun:
     """Read a run directory.
 
     Args:
         path: the folder ``seed=<seed>`` of a run.
         task_def: task definition file, where the run does not know its own or its file was changed since.
+        task: one of the run's tasks; a run with one needs none.
 
     Raises:
-        SettingError: no run, one that is not done or has failed, a damaged file, files of two runs, a task definition
-            that is not the run's, or a ``run.json`` of another version of this code.
+        SettingError: no run, one that is not done or has failed, no task of it, a damaged file, files of two runs, a
+            task definition that is not the run's, or a ``run.json`` of another version of this code.
     """
     directory, description, result = read_finished(path)
     try:
@@ -99,12 +103,29 @@ def read_run(path: Path, task_def: Path | None = None) -> FinishedRun:
         raise SettingError(f"{directory.run_json} cannot be read by this version: {error}") from None
     if task_def is not None:
         config = replace(config, task_def=task_def)
-    definition = _task_def(path, config, identity, given=task_def is not None)
-    return FinishedRun(directory, config, result, description, identity, definition)
+    chosen = _choose_task(path, config, task)
+    several = identity is not None and len(config.tasks) > 1
+    definitions = [
+        _task_def(path, each, identity.of_task(each.task) if identity and several else identity, task_def is not None)
+        for each in config.by_task()
+    ]
+    (definition,) = (one for one in definitions if one.name == chosen)
+    result = result.of_kept_weights(chosen)
+    return FinishedRun(directory, config, result, description, identity, definition, tuple(definitions))
+
+
+def _choose_task(path: Path, config: RunConfig, task: str | None) -> str:
+    """The task of a run whose head is wanted."""
+    if task is None and len(config.tasks) == 1:
+        return config.task
+    if task not in config.tasks:
+        told = f"has no task {shown(task)}" if task is not None else "has several tasks"
+        raise SettingError(f"--task: {path} {told}; give one of {', '.join(config.tasks)}")
+    return task
 
 
 def _task_def(path: Path, config: RunConfig, identity: Identity | None, given: bool) -> TaskDef:
-    """Find the definition that a run was trained with; ``given`` says that the user chose ``config.task_def``."""
+    """Find the definition that a task was trained with; ``given`` says that the user chose ``config.task_def``."""
     if not config.task_def.is_file() and (given or identity is None):
         raise SettingError(
             f"task_def: {config.task_def}, which the run was trained with, does not exist; give --task_def"
@@ -124,7 +145,7 @@ def _task_def(path: Path, config: RunConfig, identity: Identity | None, given: b
 
 
 def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str | None = None) -> TrainedModel:
-    """Build a run's network with its trained weights.
+    """Build a run's network with its trained weights, and the head of the task that it was read for.
 
     Args:
         run: from ``read_run``.
@@ -141,13 +162,14 @@ def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str 
     used = resolve_precision(precision or config.precision, where)
     source, task_def = resolve_encoder(run.pretrained), run.task_def
     check_encoder(run.directory.path, run.identity, source.folder)
-    network = assemble(config, [task_def], source, where, used, total_steps=1).network
+    network = assemble(config, run.all_task_defs, source, where, used, total_steps=1).network
     try:
         network.load_state_dict(load_weights(run.directory.checkpoints, epoch))
     except RuntimeError as error:
         raise SettingError(
             f"{run.directory.path}: its weights do not fit {run.pretrained}: {in_one_line(error)}"
         ) from None
+    network.keep_head(task_def.name)
     return TrainedModel(network.eval(), task_def, load_tokenizer(source.folder), config.max_seq_len, where, used)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from experiments.benchmark import DEFAULT, Benchmark
 from experiments.study.statistics.difference import Difference, sample_std
 from module.methods import METHODS, control_of, is_control
-from mt_dnn.results import RunResult, Status
+from mt_dnn.results import RunResult, Status, is_held_out
 
 PART = ":"
 """Between the tasks of a run and one of them, as the name of a column: ``cola+rte:rte``."""
@@ -78,7 +78,7 @@ class Cell:
         names = dict.fromkeys(name for epoch in epochs if epoch is not None for name in epoch.metrics)
         names |= dict.fromkeys(name for scores in self.elsewhere.values() for name in scores)
         scored = {name for result in self.results for name in result.datasets}
-        return tuple(name for name in names if name not in scored and not name.endswith("_holdout"))
+        return tuple(name for name in names if name not in scored and not is_held_out(name))
 
     def on(self, dataset: str) -> Cell | None:
         """The cell judged by the best epochs' scores on one set; None where no run has one."""
