@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from data_utils.errors import SettingError, in_one_line
+from data_utils.errors import SettingError, in_one_line, shown
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
 from data_utils.task_def import TaskDef, from_settings, in_this_project, load_task_defs, to_settings
