@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,7 +163,7 @@ def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str 
     used = resolve_precision(precision or config.precision, where)
     source, task_def = resolve_encoder(run.pretrained), run.task_def
     check_encoder(run.directory.path, run.identity, source.folder)
-    network = assemble(config, run.all_task_defs, source, where, used, total_steps=1).network
+    network = assemble(config, run.all_task_defs, source, where, used, _total_steps(run)).network
     try:
         network.load_state_dict(load_weights(run.directory.checkpoints, epoch))
     except RuntimeError as error:
@@ -171,6 +172,12 @@ def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str 
         ) from None
     network.keep_head(task_def.name)
     return TrainedModel(network.eval(), task_def, load_tokenizer(source.folder), config.max_seq_len, where, used)
+
+
+def _total_steps(run: FinishedRun) -> int:
+    """Steps of all epochs of a run, which methods may check their settings against, wherever it stopped."""
+    last = run.result.last
+    return max(1, run.result.steps if last is None else math.ceil(run.result.steps * run.result.epochs / last.epoch))
 
 
 def load_exported(folder: Path, device: str = "auto", precision: str | None = None) -> TrainedModel:
