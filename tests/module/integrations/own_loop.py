@@ -59,7 +59,7 @@ def trainer_of(config, folder, settings=None, **changes):
         resolve_encoder(config.init_checkpoint), hidden_dropout=0.1, attention_dropout=0.1, attention="padded"
     )
     generator = torch.Generator().manual_seed(stream_seed(config.seed, "init"))
-    model = LikeTransformers(encoder, task_def, 0.1, config.pooler_actf, generator)
+    model = LikeTransformers(encoder, [task_def], [0.1], config.pooler_actf, generator)
 
     def collate(rows):
         batch = pad(data.train, rows, encoder.pad_id)

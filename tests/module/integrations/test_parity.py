@@ -31,8 +31,9 @@ COMPOSED = ["noisytune+pats", "sage+pats", "hype+rdrop", "sam+freelb", "child_tu
 def first_pass(batches):
     """A pass in MethodTrainer's order."""
     seed = stream_seed(batches.config.seed, "first pass")
-    order, size = np.random.default_rng(seed).permutation(len(batches.rows)), batches.config.window
-    return (batches._batches(order[start : start + size]) for start in range(0, len(order), size))
+    n_rows, size = len(batches.data[0].train_rows), batches.config.window
+    order = np.random.default_rng(seed).permutation(n_rows)
+    return (batches._batches(0, order[start : start + size]) for start in range(0, n_rows, size))
 
 
 class Last(TrainerCallback):
