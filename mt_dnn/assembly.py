@@ -26,8 +26,8 @@ from mt_dnn.network import Network
 from mt_dnn.pass_graphs import can_record
 from mt_dnn.precision import Precision
 from mt_dnn.requirements import optimizer_settings
-from mt_dnn.start import RunSource
-from mt_dnn.start_weights import begin_with
+from mt_dnn.starting_point import RunSource
+from mt_dnn.starting_weights import begin_with
 from mt_dnn.training_model import TaskLoss, TrainingModel
 
 _DEFAULT_HEAD_DROPOUT = 0.1  # MT-DNN's, where neither the command line nor the task definition says

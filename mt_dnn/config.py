@@ -61,8 +61,8 @@ class RunConfig:
     """Comma-separated dev sets, e.g. mnli_matched,mnli_mismatched; default: all dev splits of the tasks."""
     init_checkpoint: str = "all-MiniLM-L6-v2"
     """Pretrained encoder or causal decoder: a Hub name, a local folder, or the packaged all-MiniLM-L6-v2; or a finished
-    run, .../<run id>/seed=1, whose trained weights are taken (the folder above it: the run of this seed; with :last
-    after it, those of its last epoch)."""
+    run, .../<run id>/seed=1, whose encoder and pooler are then the start, and its heads where they fit (the folder
+    above it: the run of this seed; with :last after it, the weights of its last epoch)."""
     method: str = "vanilla"
     """Fine-tuning method, or several joined with "+" (noisytune+pats); settings as --<method>.<setting>."""
 

@@ -19,7 +19,7 @@ from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
 from mt_dnn.config import RunConfig
 from mt_dnn.loss_settings import check_loss
-from mt_dnn.start import resolve_start
+from mt_dnn.starting_point import resolve_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def open_datasets(config: RunConfig) -> Datasets:
     root = config.cache_dir or config.data_dir / "cache"
 
     def opened(dataset: str) -> TokenCache:
-        folder = cache_dir_for(root, source.tokenizer_name, config.max_seq_len, dataset)
+        folder = cache_dir_for(root, source.name, config.max_seq_len, dataset)
         return ensure_cache(tsv_of(config, dataset), task_def, tokenizer, folder, config.max_seq_len)
 
     train = opened(task_def.dataset_name("train"))

@@ -37,6 +37,13 @@ def read_finished(path: Path) -> tuple[RunDirectory, Mapping[str, Any], RunResul
     return directory, description, result
 
 
+def kept_epochs(directory: RunDirectory) -> list[str]:
+    """The epochs whose weights a run kept, of ``best`` and ``last``."""
+    from mt_dnn.checkpoint import WEIGHTS, weights_file  # here: it imports torch
+
+    return [name for name in WEIGHTS if weights_file(directory.checkpoints, name).is_file()]
+
+
 def kept_weights(directory: RunDirectory, epoch: str, save: object, other: str) -> Path:
     """The file with the weights of an epoch, ``best`` or ``last``.
 
@@ -49,13 +56,11 @@ def kept_weights(directory: RunDirectory, epoch: str, save: object, other: str) 
     Raises:
         SettingError: they were not kept.
     """
-    from mt_dnn.checkpoint import WEIGHTS, weights_file  # here: it imports torch
+    from mt_dnn.checkpoint import weights_file  # here: it imports torch
 
-    folder = directory.checkpoints
-    file = weights_file(folder, epoch)
-    if file.is_file():
-        return file
-    kept = [name for name in WEIGHTS if weights_file(folder, name).is_file()]
+    kept = kept_epochs(directory)
+    if epoch in kept:
+        return weights_file(directory.checkpoints, epoch)
     again = f"to get them, delete {directory.result_json} and start the run again with --save"
     if kept:
         raise SettingError(

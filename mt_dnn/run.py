@@ -27,7 +27,7 @@ from mt_dnn.provenance import provenance
 from mt_dnn.requirements import check_requirements
 from mt_dnn.results import RunDirectory, RunResult, Status
 from mt_dnn.run_reference import BEGUN_FROM
-from mt_dnn.start import RunSource, resolve_start
+from mt_dnn.starting_point import RunSource, resolve_start
 from mt_dnn.trainer import PruneRule, Trainer
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def open_run(
             ranks.on_first(lambda: clear(directory))
             description = {**_description(config, identity, precision, ranks), **trainer.parts.model.describe()}
             if isinstance(source, RunSource):
-                description[BEGUN_FROM] = source.start.describe(source.name)
+                description[BEGUN_FROM] = source.start.describe(config.encoder)
             ranks.on_first(lambda: directory.start(description))
             with closing(trainer.tracker), _failure_recorded(trainer):
                 yield trainer

@@ -28,7 +28,7 @@ class RunReference:
     folder: Path
     """``.../<run id>/seed=<seed>``; or ``.../<run id>``, of which a run takes that of its own seed."""
     epoch: str
-    """``best`` or ``last``."""
+    """``best`` or ``last``; empty where none is named: the best one, or the last where that alone was kept."""
     of_seeds: bool
     """Whether it is the folder of the seeds."""
 
@@ -42,11 +42,10 @@ class RunReference:
             SettingError: neither its run.json nor its path says what run it is.
         """
         found = self._read() or self._of_path()
-        tail = f"{found['task']}-{found['method']}-{found['run_id']}"
-        tail += "" if self.of_seeds else f"-s{found['seed']}"
-        tail += "-last" if self.epoch == "last" else ""
-        before = f"{found['encoder']}--"  # the run id tells apart what is cut off
-        return check_name("encoder", (before[: max(0, _MAX_NAME - len(tail))] + tail)[-_MAX_NAME:].lstrip("._+-"))
+        seed = "" if self.of_seeds else f"-s{found['seed']}"
+        end = f"-{found['run_id']}{seed}{'-last' if self.epoch == 'last' else ''}"  # tells apart what is cut off
+        text = f"{found['encoder']}--{found['task']}-{found['method']}"[: _MAX_NAME - len(end)] + end
+        return check_name("encoder", text.replace("..", "."))
 
     def of_seed(self, seed: int | None) -> Path:
         """Folder of the run that a run with a seed begins with.
@@ -92,13 +91,13 @@ class RunReference:
 
 
 def find_reference(init_checkpoint: str) -> RunReference | None:
-    """Read an ``init_checkpoint`` as a run: its folder, and ``:last`` (or ``:best``, which is the default) after it.
+    """Read an ``init_checkpoint`` as a run: its folder, and ``:best`` or ``:last`` after it, if one is named.
 
     Returns:
         None where it is an encoder.
     """
     path, colon, epoch = init_checkpoint.rpartition(":")
-    path, epoch = (path, epoch) if colon and epoch in EPOCHS else (init_checkpoint, "best")
+    path, epoch = (path, epoch) if colon and epoch in EPOCHS else (init_checkpoint, "")
     folder = Path(path).expanduser()
     if (folder / "run.json").is_file() or (_SEED.fullmatch(folder.name) and _is_run_id(folder.parent)):
         return RunReference(folder, epoch, of_seeds=False)

@@ -23,11 +23,6 @@ class EncoderSource:
     name: str
     folder: Path
 
-    @property
-    def tokenizer_name(self) -> str:
-        """Name of the encoder whose tokenizer it is, which token caches have."""
-        return self.name
-
 
 def resolve_encoder(name_or_path: str) -> EncoderSource:
     """Find an encoder's files: configuration, safetensors weights and tokenizer.

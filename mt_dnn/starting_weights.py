@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data_utils.errors import SettingError, in_one_line
 from mt_dnn.checkpoint import load_weights
 from mt_dnn.network import Network
-from mt_dnn.start import TrainedStart
+from mt_dnn.starting_point import TrainedStart
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from data_utils.errors import SettingError
 from data_utils.file_hash import remembered_sha256
 from mt_dnn.config import RunConfig
 from mt_dnn.encoder.source import EncoderSource, resolve_encoder
-from mt_dnn.finished import kept_weights, read_finished
+from mt_dnn.finished import kept_epochs, kept_weights, read_finished
 from mt_dnn.results import RunDirectory, Status
-from mt_dnn.run_reference import find_reference, pretrained_in
+from mt_dnn.run_reference import EPOCHS, find_reference, pretrained_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,9 @@ class TrainedStart:
 
 @dataclass(frozen=True, slots=True)
 class RunSource(EncoderSource):
-    """An encoder whose weights are a run's: ``folder`` holds configuration and tokenizer of the pretrained one."""
+    """An encoder whose weights are a run's: name, configuration and tokenizer are those of the pretrained one."""
 
-    pretrained_name: str
     start: TrainedStart
-
-    @property
-    def tokenizer_name(self) -> str:
-        """Name of the pretrained encoder."""
-        return self.pretrained_name
 
 
 def resolve_start(config: RunConfig) -> EncoderSource:
@@ -63,7 +57,7 @@ def resolve_start(config: RunConfig) -> EncoderSource:
     if start is None:
         return resolve_encoder(config.init_checkpoint)
     source = resolve_encoder(start.pretrained)
-    return RunSource(config.encoder, source.folder, source.name, start)
+    return RunSource(source.name, source.folder, start)
 
 
 def trained_start(init_checkpoint: str, seed: int) -> TrainedStart | None:
@@ -91,10 +85,11 @@ def trained_start(init_checkpoint: str, seed: int) -> TrainedStart | None:
             description["config"]["method_settings"].get("lora")
         except (KeyError, TypeError, AttributeError):
             raise SettingError(f"{directory.run_json} cannot be read by this version: it lacks settings") from None
-        file = kept_weights(directory, reference.epoch, save, f"{reference.folder}:")
+        epoch = reference.epoch or next(iter(kept_epochs(directory)), EPOCHS[0])
+        file = kept_weights(directory, epoch, save, f"{reference.folder}:")
         digest = remembered_sha256(file)
         if result.files.get(file.relative_to(path).as_posix()) != digest:
             directory.check_file(file, result)
-        return TrainedStart(directory, reference.epoch, description, pretrained_in(description, path), digest)
+        return TrainedStart(directory, epoch, description, pretrained_in(description, path), digest)
     except SettingError as error:
         raise SettingError(f"init_checkpoint: {error}") from None
