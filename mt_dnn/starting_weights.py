@@ -50,7 +50,7 @@ def begin_with(start: TrainedStart, network: Network, pooler_actf: str) -> None:
 
 def _lora_scale(start: TrainedStart) -> float:
     settings = start.description["config"]["method_settings"].get("lora")
-    return settings["alpha"] / settings["r"] if settings else 1.0  # type: ignore[no-any-return]
+    return settings["alpha"] / settings["r"] if settings else 1.0
 
 
 def _load_if_fits(module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> bool:
