@@ -1,4 +1,4 @@
-"""What a run begins with: a pretrained encoder, or the trained weights of another run."""
+"""The starting point of a run: a pretrained encoder, or the trained weights of another run."""
 
 from __future__ import annotations
 
