@@ -35,6 +35,8 @@ Score texts with a trained model: a run directory, or a folder that python -m mt
   echo "It is a film." | python predict.py exported/cola --columns premise      one sentence a line
   python predict.py exported/rte pairs.tsv --columns premise,hypothesis --format jsonl --out scores.jsonl
   python predict.py runs/rte/.../seed=1 --submission glue/                      RTE.tsv for the GLUE server
+  python predict.py runs/cola/.../0a1b2c3d4e5f cola_train.tsv --ensemble --soft --out soft/cola_train.tsv
+                                                  all its seeds as a teacher (docs/distillation.md)
   python predict.py runs/cola/.../seed=1 other.tsv --score                      every metric of a canonical file
   python predict.py exported/sst reviews.csv --score --text review --label mood --label_map neg=0,pos=1
 
@@ -68,6 +70,14 @@ def _parser() -> CommandParser:
     add("--skip_label", action="append", default=[], metavar="LABEL", help="leave out its rows; '': those without")
     add("--delimiter", help="between its columns, of a CSV or TSV file [comma or tab]")
     add("--quoting", choices=QUOTINGS, help="of a CSV or TSV file [auto]")
+    add(
+        "--ensemble",
+        nargs="*",
+        type=Path,
+        metavar="MODEL",
+        help="average MODEL with these; with none, if MODEL is a folder of runs seed=*, those",
+    )
+    add("--soft", action="store_true", help="write INPUT, a canonical file, with a column of soft labels: the logits")
     add("--epoch", choices=("best", "last"), help="weights of a run directory [best]")
     add("--task", help="whose head, of a run directory with several tasks")
     add("--task_def", type=Path, help="task definitions of a run directory [the run's own]")
@@ -83,7 +93,12 @@ def _predict(options: argparse.Namespace) -> None:
         _refuse_table_options(options, "goes with --score; drop it, or --submission")
         _write_submission(options)
     elif options.score:
+        if options.soft:
+            raise SettingError("--soft is given, but --score writes metrics; drop one of the two")
         _write_scores(options)
+    elif options.soft:
+        _refuse_table_options(options, "goes with --score; drop it, or --soft")
+        _write_soft(options)
     else:
         _refuse_table_options(options, "goes with --score; add it")
         _write_predictions(options)
@@ -96,27 +111,52 @@ def _refuse_table_options(options: argparse.Namespace, reason: str) -> None:
 
 def _refuse(options: argparse.Namespace, reason: str) -> None:
     defaults = {"input": None, "columns": None, "skip_header": False, "format": "tsv", "out": None, "score": False}
+    defaults |= {"soft": False}
     for name, default in defaults.items():
         if getattr(options, name) != default:
             shown = "INPUT" if name == "input" else f"--{name}"
             raise SettingError(f"{shown} is given, but {reason}; drop one of the two")
 
 
-def _load(options: argparse.Namespace) -> tuple[TrainedModel, Path]:
-    """Load the model; returns it and the folder of its canonical files."""
+def _load(options: argparse.Namespace) -> tuple[list[TrainedModel], Path]:
+    """Load the models, of one task; returns them and the folder of the first one's canonical files."""
+    from mt_dnn.trained.ensemble import check_alike
+
+    paths = _paths(options)
+    models, folders = zip(*(_load_one(path, options) for path in paths), strict=True)
+    check_alike(models, paths)
+    return list(models), folders[0]
+
+
+def _paths(options: argparse.Namespace) -> list[Path]:
+    if options.ensemble is None:
+        return [options.model]
+    if options.ensemble:
+        return list(dict.fromkeys([options.model, *options.ensemble]))
+    seeds = sorted(path for path in options.model.glob("seed=*") if path.is_dir())
+    if len(seeds) < 2:
+        raise SettingError(
+            f"--ensemble: {options.model} holds {len(seeds)} runs seed=*; give the folder above the seeds, or name the "
+            "other models behind --ensemble"
+        )
+    return seeds
+
+
+def _load_one(path: Path, options: argparse.Namespace) -> tuple[TrainedModel, Path]:
+    """Load a model; returns it and the folder of its canonical files."""
     from mt_dnn.encoder.files import quiet_transformers
     from mt_dnn.trained.load import TASK_DEF, load_exported, load_run, read_run
 
     with quiet_transformers():
-        if (options.model / TASK_DEF).is_file():
+        if (path / TASK_DEF).is_file():
             for name in ("epoch", "task", "task_def"):
                 if getattr(options, name) is not None:
-                    raise SettingError(f"--{name} is for run directories, and {options.model} is an exported folder")
-            exported = load_exported(options.model, options.device, options.precision)
+                    raise SettingError(f"--{name} is for run directories, and {path} is an exported folder")
+            exported = load_exported(path, options.device, options.precision)
             return exported, options.data_dir or Path("data/canonical_data")
-        if not options.model.is_dir():
-            raise SettingError(f"MODEL {options.model} does not exist; give a run directory or an exported folder")
-        run = read_run(options.model, options.task_def, options.task)
+        if not path.is_dir():
+            raise SettingError(f"MODEL {path} does not exist; give a run directory or an exported folder")
+        run = read_run(path, options.task_def, options.task)
         model = load_run(run, options.epoch or "best", options.device, options.precision)
         return model, options.data_dir or run.config.data_dir
 
@@ -128,15 +168,15 @@ def _write_predictions(options: argparse.Namespace) -> None:
         raise SettingError("INPUT is missing and standard input is a terminal; name a file or pipe rows in")
     if options.input not in (None, "-") and not Path(options.input).exists():
         raise SettingError(f"INPUT {options.input} does not exist; name a file of rows, or - for standard input")
-    model, _ = _load(options)
-    task_def = model.task_def
+    models, _ = _load(options)
+    task_def = models[0].task_def
     columns = parse_columns(options.columns, task_def) if options.columns else task_def.columns
     line = _tsv_lines if options.format == "tsv" else _json_lines
     with _opened(options.input) as (file, name):
         lines = _lines(file, name, columns, task_def, options.skip_header)
         with _target(options.out) as target:
             header = _header(task_def) if options.format == "tsv" else ""
-            for rows, logits in _predicted(model, lines, name, columns, options):
+            for rows, logits in _predicted(models, lines, name, columns, options):
                 target.write((header + "".join(line(task_def, rows.uids, logits))).encode())
                 target.flush()
                 header = ""  # after the first rows: not in front of their refusal
@@ -155,20 +195,21 @@ def _write_scores(options: argparse.Namespace) -> None:
         _refuse_table_options(options, "is for a table; give --text and --label too: its columns")
         if (kind := kind_of(path)) not in (".tsv", ".txt", "") and is_table(path):
             raise SettingError(f"INPUT {path}: a {kind} file is no canonical one; give --text and --label: its columns")
-    model, _ = _load(options)
+    models, _ = _load(options)
+    task_def = models[0].task_def
     # After the refusals: these import torch.
     from mt_dnn.trained.scoring import canonical_rows, logits_on, parse_label_map, score, table_rows
 
     if options.text is None:
-        labelled = canonical_rows(path, model.task_def)
+        labelled = canonical_rows(path, task_def)
     else:
         names = ColumnNames(options.text, options.label, options.text_pair)
         renamed = parse_label_map(options.label_map)
         table = read_table(path, delimiter_of(options.delimiter), options.quoting or "auto")
-        labelled = table_rows(table, names, model.task_def, options.skip_label, renamed)
+        labelled = table_rows(table, names, task_def, options.skip_label, renamed)
     print("".join(f"note: {note}\n" for note in labelled.notes), end="", file=sys.stderr)
-    logits = logits_on(model, labelled, options.eval_batch_tokens, str(path))
-    scores = score(model.task_def, logits, labelled.labels)
+    logits = logits_on(models, labelled, options.eval_batch_tokens, str(path))
+    scores = score(task_def, logits, labelled.labels)
     n = len(labelled.labels)
     text = "".join(f"{name}\t{value:z.2f}\n" for name, value in scores.items())
     text = f"metric\tscore\n{text}n\t{n}\n"
@@ -176,6 +217,28 @@ def _write_scores(options: argparse.Namespace) -> None:
         text = json.dumps({"input": str(path), "n": n, "metrics": scores}) + "\n"
     with _target(options.out) as target:
         target.write(text.encode())
+
+
+def _write_soft(options: argparse.Namespace) -> None:
+    if options.input in (None, "-") or options.columns or options.skip_header or options.format != "tsv":
+        raise SettingError("--soft reads and writes a canonical file, without --columns, --skip_header and --format")
+    path = Path(options.input)
+    if not path.exists():
+        raise SettingError(f"INPUT {path} does not exist; name a canonical file, such as a training set")
+    models, _ = _load(options)
+    task_def = models[0].task_def
+    if task_def.kd_loss is None:
+        raise SettingError(f"--soft: the definition of task {task_def.name} has no kd_loss, which soft labels are for")
+    from data_utils.canonical_tsv import columns_of, iterate_lines, without_blank_end
+    from data_utils.soft_labels import soft_text
+    from mt_dnn.trained.scoring import canonical_rows, logits_on
+
+    logits = logits_on(models, canonical_rows(path, task_def), options.eval_batch_tokens, str(path))
+    with _target(options.out) as target:
+        for (_, line), row in zip(without_blank_end(iterate_lines(path)), logits, strict=True):
+            uid, label, *texts = line.split("\t")
+            texts = texts[len(columns_of(line, task_def)) - len(task_def.columns) :]  # without an older soft label
+            target.write(("\t".join([uid, label, soft_text(row), *texts]) + "\n").encode())
 
 
 def _lines(
@@ -204,7 +267,7 @@ def _lines(
 
 
 def _predicted(
-    model: TrainedModel,
+    models: Sequence[TrainedModel],
     lines: Iterator[tuple[int, str]],
     name: str,
     columns: Sequence[str],
@@ -214,10 +277,12 @@ def _predicted(
     from tqdm import tqdm
 
     from data_utils.text_rows import iterate_rows
-    from mt_dnn.trained.prediction import PIECE, predict
+    from mt_dnn.trained.ensemble import predict_together
+    from mt_dnn.trained.prediction import PIECE
 
     with tqdm(desc=name, unit="row", disable=None, dynamic_ncols=True) as bar:
-        for rows, logits in predict(model, iterate_rows(lines, name, columns, PIECE), options.eval_batch_tokens, name):
+        pieces = iterate_rows(lines, name, columns, PIECE)
+        for rows, logits in predict_together(models, pieces, options.eval_batch_tokens, name):
             yield rows, logits
             bar.update(len(rows.uids))
 
@@ -252,16 +317,17 @@ def _json_lines(task_def: TaskDef, uids: Iterable[str], logits: npt.NDArray[np.f
 def _write_submission(options: argparse.Namespace) -> None:
     from experiments.glue.submission import FILES, HEADER, official_rows, submission_lines, test_sets
 
-    model, data_dir = _load(options)
-    columns = model.task_def.columns
-    for dataset, path in test_sets(model.task_def, data_dir).items():
+    models, data_dir = _load(options)
+    task_def = models[0].task_def
+    columns = task_def.columns
+    for dataset, path in test_sets(task_def, data_dir).items():
         options.submission.mkdir(parents=True, exist_ok=True)
         out, n = options.submission / FILES[dataset], 0
         with path.open("rb") as file, _target(out) as target:
-            lines = _lines(file, str(path), columns, model.task_def, skip_header=False)
+            lines = _lines(file, str(path), columns, task_def, skip_header=False)
             target.write(HEADER.encode())
-            for rows, logits in _predicted(model, lines, str(path), columns, options):
-                target.write("".join(submission_lines(model.task_def, dataset, rows.uids, logits)).encode())
+            for rows, logits in _predicted(models, lines, str(path), columns, options):
+                target.write("".join(submission_lines(task_def, dataset, rows.uids, logits)).encode())
                 n += len(rows.uids)
         print(f"{out}: {n} rows")
         if n != official_rows(dataset):

@@ -1,7 +1,8 @@
 r"""Canonical data files, byte for byte in MT-DNN's form.
 
 One row a line, ``uid \t label \t premise`` or ``uid \t label \t premise \t hypothesis``: UTF-8, no header, no quoting,
-LF line ends. A quote is a quote and "NA" is a sentence. Rows end at LF (one CR before it is dropped) and nowhere else:
+LF line ends. A task with a kd_loss may have a soft label behind the label (`data_utils.soft_labels`). A quote is a
+quote and "NA" is a sentence. Rows end at LF (one CR before it is dropped) and nowhere else:
 U+2028, U+0085 and their like are ordinary characters, which rules out str.splitlines and text-mode reading.
 """
 
@@ -20,6 +21,8 @@ from data_utils.atomic import write_bytes_atomic
 from data_utils.errors import SettingError, shown
 from data_utils.task_def import TaskDef, TaskType
 
+SOFT_LABEL = "soft label"
+"""Name of the column behind the label in the files of a teacher."""
 _BOM = b"\xef\xbb\xbf"
 _FORBIDDEN = re.compile(r"[\t\r\n]")
 _MAX_UID_BYTES = 256
@@ -38,6 +41,8 @@ class Rows:
     premise: list[str]
     hypothesis: list[str] | None
     """None for PremiseOnly."""
+    soft_labels: NDArray[np.float32] | None = None
+    """(N, K) logits of a teacher; None where the file has none."""
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -133,12 +138,22 @@ def iterate_canonical(path: str | Path, task_def: TaskDef, size: int | None) -> 
     Rows that look quoted by a CSV writer are warned about at the end (`watch_quotes`).
     """
     lines = watch_quotes(path, without_blank_end(iterate_lines(path)))
-    rows = _read_rows(path, itertools.islice(lines, size), task_def)
+    first = list(itertools.islice(lines, 1))
+    columns = columns_of(first[0][1], task_def) if first else task_def.columns
+    lines = itertools.chain(first, lines)
+    rows = _read_rows(path, itertools.islice(lines, size), task_def, columns)
     if rows is None:
         raise SettingError(f"{path}: holds no rows")
     while rows is not None:
         yield rows
-        rows = _read_rows(path, itertools.islice(lines, size), task_def)
+        rows = _read_rows(path, itertools.islice(lines, size), task_def, columns)
+
+
+def columns_of(line: str, task_def: TaskDef) -> tuple[str, ...]:
+    """Columns of a canonical file by its first line: those of the task, or with a soft label behind the label."""
+    plain = task_def.columns
+    soft = task_def.kd_loss is not None and line.count("\t") == len(plain)
+    return (*plain[:2], SOFT_LABEL, *plain[2:]) if soft else plain
 
 
 def watch_quotes(path: str | Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
@@ -164,15 +179,20 @@ def is_csv_quoted(field: str) -> bool:
     return len(field) > 3 and field[0] == field[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
 
 
-def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: TaskDef) -> Rows | None:
+def _read_rows(
+    path: str | Path, lines: Iterable[tuple[int, str]], task_def: TaskDef, columns: Sequence[str]
+) -> Rows | None:
     """Return the rows in these lines, or None for no line."""
     rows: list[list[str]] = []
     values: list[float] = []
+    soft: list[list[float]] | None = [] if SOFT_LABEL in columns else None
     for number, line in lines:
-        row = split_row(path, number, line, task_def.columns)
+        row = split_row(path, number, line, columns)
         try:
             check_uid(row[0])
             values.append(label_value(row[1], task_def))
+            if soft is not None:
+                soft.append(_soft_value(row.pop(2), task_def))
         except SettingError as error:
             hint = "; a canonical file has no header" if number == 1 and row[1][:1].isalpha() else ""
             raise SettingError(f"{path}: line {number}: {error}{hint}") from None
@@ -181,7 +201,13 @@ def _read_rows(path: str | Path, lines: Iterable[tuple[int, str]], task_def: Tas
         return None
     uids, _, premise, *hypothesis = (list(column) for column in zip(*rows, strict=True))
     dtype = np.float32 if task_def.task_type is TaskType.Regression else np.int64
-    return Rows(uids, np.array(values, dtype=dtype), premise, hypothesis[0] if task_def.pair else None)
+    return Rows(
+        uids,
+        np.array(values, dtype=dtype),
+        premise,
+        hypothesis[0] if task_def.pair else None,
+        None if soft is None else np.array(soft, dtype=np.float32),
+    )
 
 
 def write_canonical(
@@ -241,6 +267,25 @@ def label_value(text: str, task_def: TaskDef) -> float:
     if not (text.isascii() and text.isdigit()) or len(digits) > 9 or int(digits) >= task_def.n_class:
         raise SettingError(f"label {shown(text)} is none of {_legal(range(task_def.n_class))}")
     return int(digits)
+
+
+def _soft_value(text: str, task_def: TaskDef) -> list[float]:
+    """Turn a soft label's text into K numbers.
+
+    Raises:
+        SettingError: they are more or fewer, or one is no number that float32 holds.
+    """
+    parts = text.split(" ")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    if len(values) != task_def.n_class or not all(abs(value) <= _MAX_SCORE for value in values):
+        raise SettingError(
+            f"soft label {shown(text)} is not {task_def.n_class} numbers with a space between them; write the column "
+            "with predict.py --soft, or drop it"
+        )
+    return values
 
 
 def _legal(labels: Sequence[object]) -> str:

@@ -31,6 +31,17 @@ class DropoutRates:
     """Before the pooler and before the task head."""
 
 
+@dataclass(frozen=True, slots=True)
+class TaskKind:
+    """What methods may know of a task."""
+
+    name: str
+    regression: bool
+    """Whether the one output is a score."""
+    adv_loss: str | None = None
+    """MT-DNN's name of the distance for adversarial training; None: the task's definition has none."""
+
+
 class Model(Protocol):
     """The network in training, as methods may call it. Legend: B examples, K classes, E size of a word embedding."""
 
@@ -72,6 +83,13 @@ class Model(Protocol):
 
         KL(p || q) + KL(q || p) of classes, the squared difference of scores (K = 1).
         """
+
+    @property
+    def task_kinds(self) -> Sequence[TaskKind]:
+        """Of each task, the main one first."""
+
+    def task_kind(self, batch: Any) -> TaskKind:
+        """The task of a batch."""
 
     def training_batches(self) -> Iterable[list[Any]]:
         """One pass over the training sets, in an order that no epoch has: micro-batches, a list per optimizer step."""

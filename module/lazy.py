@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from . import bert_optim, pats, sensitivity
+    from . import bert_optim, criteria, pats, sensitivity
     from .kernels import guard
 else:
 
@@ -25,6 +25,6 @@ else:
             return getattr(self._module, attribute)
 
     torch, guard, sensitivity = _Lazy("torch"), _Lazy(".kernels.guard"), _Lazy(".sensitivity")
-    bert_optim, pats = _Lazy(".bert_optim"), _Lazy(".pats")
+    bert_optim, criteria, pats = _Lazy(".bert_optim"), _Lazy(".criteria"), _Lazy(".pats")
 
-__all__ = ["bert_optim", "guard", "pats", "sensitivity", "torch"]
+__all__ = ["bert_optim", "criteria", "guard", "pats", "sensitivity", "torch"]

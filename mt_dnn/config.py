@@ -33,7 +33,7 @@ NOT_IDENTITY = frozenset(
 LATER_SETTINGS: dict[str, object] = {
     "holdout": None, "tf32": False, "train_balanced": False, "label_smoothing": 0.0, "class_weights": None,
     "patience": None, "gradient_checkpointing": False, "mix_opt": 0, "ratio": 0.0, "mix_temperature": None,
-    "task_weights": None,
+    "task_weights": None, "mkd_opt": 0, "kd_loss": None, "kd_weight": 1.0, "kd_temperature": 1.0,
 }  # fmt: skip
 
 MAX_THREADS = 1024
@@ -100,6 +100,15 @@ class RunConfig:
     class_weights: str | None = None
     """Weights of the classes in the training loss: balanced (each class the same in sum, by the rows trained on), or
     one for each label, such as negative=1,positive=3. The loss stays the mean over examples. Classes only."""
+    mkd_opt: Literal[0, 1] = 0
+    """1 distils: where the training file of a task has soft labels (predict.py --soft), kd_weight x kd_loss of them is
+    added to the task's loss (MT-DNN's name)."""
+    kd_loss: Literal["MseCriterion", "CeCriterion", "KlCriterion", "SymKlCriterion"] | None = None
+    """Distance from the soft labels, of tasks with classes; default: the task definition's. Scores: MseCriterion."""
+    kd_weight: float = 1.0
+    """Factor on it, >= 0."""
+    kd_temperature: float = 1.0
+    """T > 0 of the softmax of both sides, but for MseCriterion, which compares logits; the distance is times T^2."""
     dropout_p: float | None = None
     """Dropout before the task head, in [0, 1); default: the task definition's, else 0.1."""
     bert_dropout_p: float = 0.1
@@ -265,6 +274,10 @@ class RunConfig:
             )
         if self.train_balanced and self.train_size is None:
             raise SettingError("train_balanced is true, but train_size is not given; give the number of examples")
+        if not self.mkd_opt:
+            for name in ("kd_loss", "kd_weight", "kd_temperature"):
+                if getattr(self, name) != LATER_SETTINGS[name]:
+                    raise SettingError(f"{name} is {getattr(self, name)}, but mkd_opt is 0; give --mkd_opt 1 too")
         if self.gradient_checkpointing and self.compile:
             raise SettingError(
                 "gradient_checkpointing and compile are true, but a compiled encoder computes no layer again; give one "
@@ -356,6 +369,8 @@ _RANGES = {
     "global_grad_clipping": Range(_NOT_NEGATIVE.holds, "a number >= 0 (0 = off)"),
     "label_smoothing": _SHARE,
     "class_weights": Range(are_weights, LEGAL_WEIGHTS),
+    "kd_weight": _NOT_NEGATIVE,
+    "kd_temperature": Range(lambda value: 1e-3 <= value <= 1e3, "a number in [0.001, 1000]"),
     "dropout_p": _PROBABILITY,
     "bert_dropout_p": _PROBABILITY,
     "max_seq_len": Range(lambda value: 8 <= value <= 65535, "an integer in [8, 65535]"),

@@ -14,10 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from data_utils.batching import training_subset
 from data_utils.errors import SettingError, shown
 from data_utils.holdout import held_out_rows, take
+from data_utils.soft_labels import read_soft_labels
 from data_utils.task_def import TaskDef, TaskDefs, TaskType, find_prepro, load_task_defs, split_dataset_name
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
 from mt_dnn.config import RunConfig
+from mt_dnn.distillation import check_distillation
 from mt_dnn.loss_settings import check_loss
 from mt_dnn.starting_point import resolve_start
 
@@ -30,6 +32,8 @@ class Datasets:
     train: TokenCache
     train_rows: NDArray[np.int64]
     """(N,) rows of ``train`` that are trained on."""
+    soft_labels: NDArray[np.float32] | None
+    """(all rows of ``train``, K) logits of a teacher, of a run that distils; None where the file has none."""
     dev: dict[str, TokenCache]
     """Dataset name, e.g. ``mnli_matched_dev`` -> cache."""
     held_out: dict[str, TokenCache]
@@ -67,7 +71,9 @@ def open_all(config: RunConfig) -> tuple[Datasets, ...]:
     """
     each = config.by_task()
     check_loss(config.label_smoothing, config.class_weights, [find_task_def(one) for one in each])
-    return tuple(map(open_datasets, each))
+    opened = tuple(map(open_datasets, each))
+    check_distillation(config, [data.task_def for data in opened if data.soft_labels is not None])
+    return opened
 
 
 def open_datasets(config: RunConfig) -> Datasets:
@@ -94,7 +100,9 @@ def open_datasets(config: RunConfig) -> Datasets:
     if len(train) == 0:
         raise SettingError(f"{task_def.dataset_name('train')}.tsv has no rows")
     rows, held_out = _split(train, task_def, config.holdout)
-    return Datasets(task_def, train, _subset(config, train, rows), dev, held_out, tokenizer.pad_id, tokenizer.begins)
+    soft = read_soft_labels(tsv_of(config, task_def.dataset_name("train")), task_def) if config.mkd_opt else None
+    used = _subset(config, train, rows)
+    return Datasets(task_def, train, used, soft, dev, held_out, tokenizer.pad_id, tokenizer.begins)
 
 
 def check_classes(task_def: TaskDef) -> None:

@@ -43,3 +43,38 @@ def task_loss(
     return F.cross_entropy(
         logits.float(), labels, weight=class_weights, reduction=reduction, label_smoothing=label_smoothing
     )
+
+
+def distillation_loss(
+    criterion: LossCriterion, logits: Tensor, teacher: Tensor, reduction: Reduction, temperature: float = 1.0
+) -> Tensor:
+    """Distance of logits from a teacher's, p = softmax(teacher / T), q = softmax(logits / T).
+
+    MseCriterion is the mean over the classes of the squared differences of the logits themselves (MT-DNN's default).
+    CeCriterion is ``-T^2 sum_k p_k log q_k`` (Hinton et al. 2015: T^2 keeps the size of the gradient), KlCriterion
+    ``T^2 KL(p || q)``, with the same gradient, and SymKlCriterion ``T^2 (KL(p || q) + KL(q || p))``.
+
+    Args:
+        criterion: one of the four.
+        logits: (B, K).
+        teacher: (B, K), without gradient.
+        reduction: as of :func:`task_loss`.
+        temperature: T > 0.
+
+    Returns:
+        () float32, or (B,) without a reduction.
+    """
+    z, t = logits.float(), teacher.float()
+    if criterion is LossCriterion.MseCriterion:
+        each = (z - t).square().mean(dim=-1)
+    else:
+        log_q, log_p = F.log_softmax(z / temperature, dim=-1), F.log_softmax(t / temperature, dim=-1)
+        p = log_p.exp()
+        if criterion is LossCriterion.CeCriterion:
+            each = -(p * log_q).sum(dim=-1)
+        elif criterion is LossCriterion.KlCriterion:
+            each = (p * (log_p - log_q)).sum(dim=-1)
+        else:
+            each = ((p - log_q.exp()) * (log_p - log_q)).sum(dim=-1)
+        each = temperature**2 * each
+    return each if reduction == "none" else each.sum() if reduction == "sum" else each.mean()

@@ -130,4 +130,6 @@ def class_weights_of(class_weights: str, task_def: TaskDef, classes: NDArray[np.
 def changed_loss(settings: Mapping[str, Any]) -> str:
     """Say in what the loss that a run trains with, and logs, is not its task's own; empty where it is."""
     parts = {"label_smoothing": settings.get("label_smoothing") or None, "class_weights": settings.get("class_weights")}
+    if settings.get("mkd_opt"):
+        parts["kd_weight"] = settings.get("kd_weight")
     return ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)

@@ -161,8 +161,10 @@ def can_record() -> bool:
 
 def _inputs(batch: PackedBatch) -> list[Tensor]:
     """Tensors that a pass over a batch reads."""
+    soft_labels = [] if batch.soft_labels is None else [batch.soft_labels]
     return [
-        batch.input_ids, batch.position_ids, batch.token_type_ids, batch.labels, batch.first_tokens, batch.cu_seqlens
+        batch.input_ids, batch.position_ids, batch.token_type_ids, batch.labels, batch.first_tokens, batch.cu_seqlens,
+        *soft_labels,
     ]  # fmt: skip
 
 

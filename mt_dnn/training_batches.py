@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,5 +89,5 @@ class TrainingBatches:
         data, encoder, device = self.data[task], self.parts.network.encoder, self.parts.streams.device
         rows = data.train_rows[places]
         parts = np.split(rows, range(self.config.batch_size, len(rows), self.config.batch_size))
-        filled, task_name = self._filled, data.task_def.name
-        return [encoder.batch(data.train, part, device, filled=filled, task=task_name) for part in parts if len(part)]
+        more: dict[str, Any] = {"task": data.task_def.name, "soft_labels": data.soft_labels, "filled": self._filled}
+        return [encoder.batch(data.train, part, device, **more) for part in parts if len(part)]

@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data_utils.task_def import TaskDef, TaskType
+from data_utils.task_def import LossCriterion, TaskDef, TaskType
+from module.context import TaskKind
 from module.losses import divergence
 from mt_dnn.config import RunConfig
+from mt_dnn.distillation import distillation_criterion
 from mt_dnn.encoder.batch import Batch
 from mt_dnn.encoder.model import EmbeddingHook
-from mt_dnn.loss import Reduction, task_loss
+from mt_dnn.loss import Reduction, distillation_loss, task_loss
 from mt_dnn.loss_settings import class_weights_of, parse_weights
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision
@@ -36,11 +38,25 @@ class TaskLoss:
     """(K,); None: all 1."""
     weight: float = 1.0
     """Factor on the gradients of the task's batches."""
+    kd_criterion: LossCriterion | None = None
+    """Distance from the soft labels of batches that have them."""
+    kd_weight: float = 1.0
+    kd_temperature: float = 1.0
 
     def __call__(self, logits: Tensor, batch: Batch, reduction: Reduction) -> Tensor:
-        """Loss of a batch, without the weight; see :func:`mt_dnn.loss.task_loss`."""
+        """Loss of a batch, and its distance from a teacher, without the task's weight; see :mod:`mt_dnn.loss`."""
         changes = self.label_smoothing, self.class_weights
-        return task_loss(self.task_def, logits, batch.labels, reduction, *changes)
+        loss = task_loss(self.task_def, logits, batch.labels, reduction, *changes)
+        if batch.soft_labels is None or self.kd_criterion is None or self.kd_weight == 0.0:
+            return loss
+        distance = distillation_loss(self.kd_criterion, logits, batch.soft_labels, reduction, self.kd_temperature)
+        return loss + self.kd_weight * distance
+
+    @property
+    def kind(self) -> TaskKind:
+        """What methods may know of the task."""
+        of = self.task_def
+        return TaskKind(of.name, of.task_type is TaskType.Regression, of.adv_loss)
 
     def label_weights(self) -> dict[str, float]:
         """Each label's weight, where classes have weights."""
@@ -75,6 +91,8 @@ class TrainingModel:
         weights = {} if config.task_weights is None else parse_weights(config.task_weights) or {}
         for task, loss in self.losses.items():
             loss.weight = weights.get(task, 1.0)
+            loss.kd_criterion = distillation_criterion(config, loss.task_def)
+            loss.kd_weight, loss.kd_temperature = config.kd_weight, config.kd_temperature
             if loss.task_def.task_type is TaskType.Regression:
                 continue
             loss.label_smoothing = config.label_smoothing
@@ -128,6 +146,15 @@ class TrainingModel:
     def divergence(self, logits: Tensor, other: Tensor) -> Tensor:
         """() summed over the examples."""
         return divergence(logits, other, regression=logits.shape[-1] == 1)
+
+    @property
+    def task_kinds(self) -> Sequence[TaskKind]:
+        """Of each task, the main one first."""
+        return [loss.kind for loss in self.losses.values()]
+
+    def task_kind(self, batch: Batch) -> TaskKind:
+        """The task of a batch."""
+        return self._loss_of(batch).kind
 
     def training_batches(self) -> Iterable[list[Batch]]:
         """One pass over the training sets, a list of micro-batches per optimizer step."""

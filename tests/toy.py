@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from module.composition import Composition
-from module.context import MethodContext
+from module.context import MethodContext, TaskKind
 from module.methods import build_method
 from module.param_index import ParamIndex
 from module.random_streams import RandomStreams
@@ -87,6 +87,15 @@ class ToyModel:
     def weight(self, batch):
         return 1.0
 
+    adv_loss = None
+
+    @property
+    def task_kinds(self):
+        return [TaskKind("toy", self.regression, self.adv_loss)]
+
+    def task_kind(self, batch):
+        return self.task_kinds[0]
+
     def divergence(self, logits, other):
         if self.regression:
             return (logits - other).square().sum()
@@ -94,12 +103,13 @@ class ToyModel:
         return F.kl_div(b, a, log_target=True, reduction="sum") + F.kl_div(a, b, log_target=True, reduction="sum")
 
 
-def build(spec, settings=None, *, dropout=0.0, regression=False, lr=0.1, seed=1, total_steps=20):
+def build(spec, settings=None, *, dropout=0.0, regression=False, lr=0.1, seed=1, total_steps=20, adv_loss=None):
     """A training step of SGD on the toy network; ``spec`` is a method's name or a Composition."""
     torch.manual_seed(7)
     network = ToyNetwork(1 if regression else K).double()
     streams = RandomStreams(seed)
     model = ToyModel(network, streams, dropout, regression)
+    model.adv_loss = adv_loss
     method = spec if isinstance(spec, Composition) else build_method(spec, settings)
     context = MethodContext(
         network, ParamIndex(network.named_parameters()), seed, streams=streams, model=model, total_steps=total_steps

@@ -110,7 +110,7 @@ def _score(job: Job, tsv: Path, digest: str, device: str) -> ScoreElsewhere:
     with quiet_transformers():
         model = load_run(run, "best", device)
     rows = canonical_rows(tsv, model.task_def)
-    logits = logits_on(model, rows, job.config.eval_batch_tokens, str(tsv))
+    logits = logits_on([model], rows, job.config.eval_batch_tokens, str(tsv))
     arrays = {"uids": np.char.encode(rows.rows.uids), "labels": np.asarray(rows.labels), "best_logits": logits}
     weights = weights_file(run.directory.checkpoints, "best").relative_to(job.folder).as_posix()
     return ScoreElsewhere(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_utils.errors import SettingError
 from data_utils.json_file import write_json
+from experiments.study.comparison.ensembles import write_ensembles
 from experiments.study.elsewhere import find_sets, score_elsewhere
 from experiments.study.launch.display import StudyDisplay
 from experiments.study.launch.job import Job
@@ -60,7 +61,8 @@ def run_study(
         return stopped
     score_elsewhere(jobs, sets, "cpu" if chosen.devices == "cpu" else "auto")
     table = gather(chosen.output_dir, Wanted.read(study_json))
-    files = write_tables(table, out) + (figures or _figures)(table, out)
+    files = write_tables(table, out) + write_ensembles(table, chosen.output_dir, out)
+    files += (figures or _figures)(table, out)
     print(markdown(table, load_paper(table.benchmark)))
     print("\n".join(map(str, files)))
     print(f"one page with curves and tests: {_report_command(chosen.output_dir, study_json)}")

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..context import TaskKind
 from ..evaluating import evaluating
 from ..losses import divergence
 from ..param_index import stack_modules
@@ -180,6 +181,15 @@ class TrainerModel:
     def divergence(self, logits: Tensor, other: Tensor) -> Tensor:
         """() summed over the predictions."""
         return divergence(logits, other, self.regression)
+
+    @property
+    def task_kinds(self) -> Sequence[TaskKind]:
+        """The one task, which has no definition."""
+        return [TaskKind(str(self.task), self.regression)]
+
+    def task_kind(self, batch: TrainerBatch) -> TaskKind:
+        """The one task."""
+        return self.task_kinds[0]
 
     def training_batches(self) -> Iterable[list[TrainerBatch]]:
         """One pass over the training set, a list of micro-batches per optimizer step."""

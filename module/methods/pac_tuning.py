@@ -47,6 +47,8 @@ class PACTuningSettings(CheckedSettings):
     """Widths of the prior at which K is fitted before training, at least 2. The authors' code: 8."""
     k_models: Annotated[int, at_least(1, "an integer")] = 10
     """Random networks per level, each a pass over the training set, at least 1. The authors' code: 10."""
+    k_curve: Literal["straight", "authors"] = "straight"
+    """K between its levels: straight lines; or the authors' code, which leaves its points at the third level."""
     k_examples: Annotated[int, at_least(1, "an integer")] | None = None
     """Examples of such a pass, at least 1; none: the whole training set, which the authors keep at 100."""
 
@@ -206,4 +208,4 @@ class PACTuning(FineTuningMethod[PACTuningSettings]):
 
     def _set_curve(self, levels: torch.Tensor, values: torch.Tensor) -> None:
         device = self._widths.prior.device
-        self._curve = KCurve(levels.to(device), values.to(device))
+        self._curve = KCurve(levels.to(device), values.to(device), self.settings.k_curve == "authors")

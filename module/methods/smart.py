@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..checks import CheckedSettings, NonNegative, Positive, Range, Share, at_least, check_ranges
-from ..context import MethodContext
-from ..lazy import torch
+from ..context import MethodContext, TaskKind
+from ..lazy import criteria, torch
 from ..method import FineTuningMethod, Resource
+from .parts.first_layer import FirstLayer
 from .parts.mean_teacher import MeanTeacher, predicting
+
+if TYPE_CHECKING:
+    from ..criteria import Criterion
 
 Projection = Literal["paper", "dev_repo", "mt_dnn"]
 Norm = Literal["inf", "l2"]
+Divergence = Literal[
+    "paper", "task", "MseCriterion", "KlCriterion", "SymKlCriterion", "NsKlCriterion", "NsSymKlCriterion", "JSCriterion"
+]
+_DIVERGENCES = ("divergence", "ascent_divergence", "proximal_divergence")
 
 _BETAS = Range(
     lambda betas: len(betas) == 2 and all(0.0 <= beta <= 1.0 for beta in betas), "two numbers in [0, 1]", "are"
@@ -52,6 +60,18 @@ class SMARTSettings(CheckedSettings):
     """beta of the teacher's moving average, each in [0, 1]: first, and later. The paper: 0.99 and 0.999."""
     teacher_switch: Share = 0.1
     """Share of the run's steps with the first beta, in [0, 1]. The paper: 0.1."""
+    teacher_dropout: bool = False
+    """Whether the teacher predicts with dropout, as in the first author's code."""
+    divergence: Divergence = "paper"
+    """Distance of the smoothness term: KL both ways with gradients into both (paper); the adv_loss of each task's
+    definition (task); or MT-DNN's of that name, a score's being MseCriterion under every name but task."""
+    ascent_divergence: Divergence = "paper"
+    """The same for the ascent. Both codes: NsKlCriterion."""
+    proximal_divergence: Divergence = "paper"
+    """The same for the proximal term. The first author's code: NsKlCriterion, one way."""
+    noise_place: Literal["words", "embeddings"] = "words"
+    """What is perturbed: the word embeddings, or what the encoder's first layer gets, behind positions, norm and
+    dropout, without a gradient of the embeddings at the neighbour (the first author's code)."""
 
     def __post_init__(self) -> None:
         """Fill in the step size; check the ranges and choices."""
@@ -86,6 +106,24 @@ class SMART(FineTuningMethod[SMARTSettings]):
         super().__init__(settings)
         self._teacher: MeanTeacher | None = None
         self._saved: Mapping[str, torch.Tensor] | None = None
+        self._first_layer: FirstLayer | None = None
+
+    def setup(self, context: MethodContext) -> None:
+        """Look for a distance of each task, and for the place of the noise.
+
+        Raises:
+            ValueError: A task has none under a setting's name.
+        """
+        for setting in _DIVERGENCES:
+            for kind in context.model.task_kinds:
+                self._criterion(setting, kind)
+        if self.settings.noise_place == "embeddings":
+            self._first_layer = FirstLayer(context.network, context.model.layers[0])
+
+    def hand_over(self, context: MethodContext) -> None:
+        """Take the hooks away."""
+        if self._first_layer is not None:
+            self._first_layer.release()
 
     def before_fit(self, context: MethodContext) -> None:
         """Start the teacher from the initial weights."""
@@ -98,10 +136,11 @@ class SMART(FineTuningMethod[SMARTSettings]):
         terms = []
         if settings.smoothness_weight > 0.0:
             near = self._near(context, batch, logits.detach())
-            terms.append(settings.smoothness_weight * context.model.divergence(logits, near))
+            terms.append(settings.smoothness_weight * self._distance(context, batch, "divergence", logits, near))
         if settings.proximal_weight > 0.0:
             past = self._past(context, batch)
-            terms.append(settings.proximal_weight * context.model.divergence(logits, past))
+            distance = self._distance(context, batch, "proximal_divergence", logits, past)
+            terms.append(settings.proximal_weight * distance)
         return sum(terms[1:], start=terms[0]) if terms else None
 
     def after_step(self, context: MethodContext) -> None:
@@ -126,25 +165,57 @@ class SMART(FineTuningMethod[SMARTSettings]):
         """Return the (B, K) logits, with the graph, at a neighbour with a distant prediction."""
         model = context.model
         settings = self.settings
-        embeddings = model.embed(batch)  # (n_tokens, E) or (B, T, E)
-        context.check_noise("smart on the word embeddings", embeddings, lambda: _sizes(settings))
+        first = self._first_layer
+        place = "word embeddings" if first is None else "embeddings"
+        embeddings = model.embed(batch) if first is None else first.seen()  # (n_tokens, E) or (B, T, E)
+        context.check_noise(f"smart on the {place}", embeddings, lambda: _sizes(settings))
         noise = settings.noise_std * context.pass_stream(self.name).normal(embeddings).to(embeddings.dtype)
         scale = 1.0 if context.gradient_scale is None else context.gradient_scale
         for _ in range(settings.ascent_steps):
             noise.requires_grad_()
             other = self._noised_logits(context, batch, embeddings.detach() + noise)
-            (gradient,) = torch.autograd.grad(scale * model.divergence(other, target), noise)
+            (gradient,) = torch.autograd.grad(
+                scale * self._distance(context, batch, "ascent_divergence", other, target), noise
+            )
             noise = climb(noise.detach(), gradient / scale, settings)
         return self._noised_logits(context, batch, embeddings + noise)
 
     def _noised_logits(self, context: MethodContext, batch: Any, embeddings: torch.Tensor) -> torch.Tensor:
         with context.noised(), context.streams.apart(self.name):
-            return context.model.logits(batch, inputs_embeds=embeddings)
+            if self._first_layer is None:
+                return context.model.logits(batch, inputs_embeds=embeddings)
+            with self._first_layer.given(embeddings):
+                return context.model.logits(batch)
+
+    def _distance(
+        self, context: MethodContext, batch: Any, setting: str, logits: torch.Tensor, other: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the distance that a setting names, () summed over the examples."""
+        name = self._criterion(setting, context.model.task_kind(batch))
+        return context.model.divergence(logits, other) if name is None else criteria.distance(name, logits, other)
+
+    def _criterion(self, setting: str, kind: TaskKind) -> Criterion | None:
+        """Return MT-DNN's name of a task's distance; None: the paper's."""
+        name: str = getattr(self.settings, setting)
+        if name == "paper":
+            return None
+        what = f"smart.{setting}"
+        if name == "task":
+            if kind.adv_loss is None:
+                raise ValueError(f"{what} is task, but {kind.name} has no adv_loss: name it in its definition, or here")
+            name, what = kind.adv_loss, f"adv_loss of {kind.name}, which {what} takes,"
+        elif kind.regression:
+            name = "MseCriterion"
+        return criteria.check_criterion(what, name, kind.regression)
 
     def _past(self, context: MethodContext, batch: Any) -> torch.Tensor:
         """Return the teacher's (B, K) logits, without a graph."""
-        with self._teacher_of(context).in_place(), predicting(context.network):
-            return context.model.logits(batch)
+        with self._teacher_of(context).in_place():
+            if not self.settings.teacher_dropout:
+                with predicting(context.network):
+                    return context.model.logits(batch)
+            with torch.no_grad(), context.streams.apart(f"{self.name}/teacher"):
+                return context.model.logits(batch)
 
     def _teacher_of(self, context: MethodContext) -> MeanTeacher:
         """Return the teacher, made from the checkpoint or from the present weights."""

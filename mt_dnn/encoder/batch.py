@@ -33,6 +33,7 @@ class _Examples:
         labels: (B,) int64 classes or float32 scores.
         indices: (B,) int64 rows of the token cache.
         task: name of the task that all examples are of; empty in a network with one.
+        soft_labels: (B, K) float32 logits of a teacher; None: there are none.
     """
 
     input_ids: Tensor
@@ -41,6 +42,7 @@ class _Examples:
     labels: Tensor
     indices: Tensor
     task: str = field(default="", kw_only=True)
+    soft_labels: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def size(self) -> int:

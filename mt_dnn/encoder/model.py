@@ -88,12 +88,23 @@ class Encoder(nn.Module):
         *,
         filled: bool = False,
         task: str = "",
+        soft_labels: npt.NDArray[np.float32] | None = None,
     ) -> Batch:
-        """Rows of a task's token cache in the layout this encoder runs, on a device; packed ones filled if asked."""
+        """Rows of a task's token cache in the layout this encoder runs, on a device; packed ones filled if asked.
+
+        Args:
+            cache: Of N examples.
+            indices: (B,) rows.
+            device: Where the batch is wanted.
+            filled: Whether to bring it to one of a few sizes (:func:`mt_dnn.encoder.batch.fill`).
+            task: Name of the task, in a network with several.
+            soft_labels: (N, K) of the cache's examples.
+        """
+        soft = None if soft_labels is None else torch.from_numpy(soft_labels[indices])
         if not self.packed:
-            return replace(pad(cache, indices, self.pad_id), task=task).to(device)
+            return replace(pad(cache, indices, self.pad_id), task=task, soft_labels=soft).to(device)
         groups = CUDA_GROUPS if device.type == "cuda" else CPU_GROUPS
-        batch = replace(pack(cache, indices, groups), task=task)
+        batch = replace(pack(cache, indices, groups), task=task, soft_labels=soft)
         return (fill(batch, groups) if filled else batch).to(device)
 
     def attends_without_padding(self, device: torch.device) -> bool:

@@ -16,8 +16,9 @@ from data_utils.metrics import compute_metrics
 from data_utils.table_file import RawTable
 from data_utils.task_def import TaskDef, TaskType, fitting_metrics
 from data_utils.text_rows import TextRows
+from mt_dnn.trained.ensemble import predict_together
 from mt_dnn.trained.load import TrainedModel
-from mt_dnn.trained.prediction import PIECE, predict
+from mt_dnn.trained.prediction import PIECE
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +94,13 @@ def parse_label_map(text: str | None) -> dict[str, str]:
     return {given.strip(): label.strip() for given, _, label in pairs}
 
 
-def logits_on(model: TrainedModel, labelled: LabelledRows, batch_tokens: int, name: str) -> npt.NDArray[np.float32]:
-    """Compute a model's (N, K) logits of labelled rows.
+def logits_on(
+    models: Sequence[TrainedModel], labelled: LabelledRows, batch_tokens: int, name: str
+) -> npt.NDArray[np.float32]:
+    """Compute (N, K) logits of labelled rows, the mean of several models (:func:`data_utils.ensemble.mean_logits`).
 
     Args:
-        model: from ``mt_dnn.trained.load``.
+        models: from ``mt_dnn.trained.load``, of one task.
         labelled: the rows, at least one.
         batch_tokens: tokens of a batch.
         name: source of the texts, for messages.
@@ -113,7 +116,7 @@ def logits_on(model: TrainedModel, labelled: LabelledRows, batch_tokens: int, na
             hypothesis = None if rows.hypothesis is None else rows.hypothesis[part]
             yield TextRows(rows.uids[part], rows.premise[part], hypothesis)
 
-    return np.concatenate([found for _, found in predict(model, pieces(), batch_tokens, name)])
+    return np.concatenate([found for _, found in predict_together(models, pieces(), batch_tokens, name)])
 
 
 def score(task_def: TaskDef, logits: npt.NDArray[np.float32], labels: Sequence[float]) -> dict[str, float]:

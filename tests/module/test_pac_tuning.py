@@ -188,6 +188,28 @@ def test_k_between_the_points(width):
     assert got == pytest.approx(reference.k_at(width, LEVELS, VALUES), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("width", [1e-4, 0.0025, 0.004, 0.03, 0.135, 0.5])
+def test_the_authors_k_leaves_the_straight_one_beyond_the_third_level(width):
+    levels, values = np.exp(np.linspace(-6, -2, 8)), np.linspace(0.1, 0.9, 8) ** 2
+    curves = [KCurve(torch.tensor(levels), torch.tensor(values), as_authors) for as_authors in (True, False)]
+    at = torch.tensor(width, dtype=torch.float64)
+    authors, straight = ([float(x) for x in curve(at)] for curve in curves)
+    assert authors == pytest.approx(reference.authors_k_at(width, levels, values), rel=1e-9, abs=1e-12)
+    assert (authors == pytest.approx(straight, rel=1e-9)) == (width <= levels[2])
+
+
+def test_the_curve_is_a_setting():
+    land = Landscape()
+    state = (torch.tensor(LEVELS), torch.tensor(VALUES))
+    for name in ("straight", "authors"):
+        context = land.context(n_examples=EXAMPLES, total_steps=10)
+        method = build(land, context, k_curve=name)
+        method._set_curve(*state)
+        wanted = KCurve(*state, as_authors=name == "authors")
+        at = torch.tensor(0.1, dtype=torch.float64)
+        assert torch.equal(method._curve(at)[0], wanted(at)[0])
+
+
 def test_a_gradient_that_is_not_finite_leaves_the_widths_alone():
     land = Landscape()
     context = land.context(n_examples=EXAMPLES, total_steps=10)

@@ -9,6 +9,7 @@ from module.methods.smart import SMART, SMARTSettings, climb, token_norms
 from module.random_streams import RandomStreams
 from module.resolution import LostNoise
 from tests import toy
+from tests.reference import criteria
 from tests.reference import smart as reference
 
 LARGE = {"noise_std": 0.2, "radius": 0.15}  # so that a wrong neighbour shows
@@ -27,6 +28,10 @@ def test_a_step_of_the_ascent_equals_the_formula(projection, norm):
         np.testing.assert_allclose(got[row], expected, rtol=1e-12, atol=1e-15)
 
 
+def distance_of(name):
+    return criteria.BY_NAME.get("JSCriterion" if name == "task" else name, reference.toy.distance)
+
+
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize(
     "changes",
@@ -38,13 +43,28 @@ def test_a_step_of_the_ascent_equals_the_formula(projection, norm):
         {"ascent_steps": 0},
         {"proximal_weight": 0.0},
         {"smoothness_weight": 0.0},
+        {"divergence": "task"},
+        *({"divergence": name, "ascent_steps": 2} for name in criteria.BY_NAME),
+        {
+            "divergence": "SymKlCriterion",
+            "ascent_divergence": "NsKlCriterion",
+            "projection": "mt_dnn",
+            "step_size": 0.5,
+        },
+        {
+            "divergence": "NsSymKlCriterion",
+            "ascent_divergence": "NsKlCriterion",
+            "proximal_divergence": "NsKlCriterion",
+            "projection": "dev_repo",
+            "step_size": 0.1,
+        },
     ],
 )
 def test_twenty_steps_equal_the_formula(changes, packed):
     settings = SMARTSettings(
         **{"smoothness_weight": 0.8, "proximal_weight": 1.5, "teacher_betas": (0.5, 0.9), **LARGE, **changes}
     )
-    step = toy.build("smart", {"smart": settings}, dropout=0.3, lr=0.05, total_steps=20)
+    step = toy.build("smart", {"smart": settings}, dropout=0.3, lr=0.05, total_steps=20, adv_loss="JSCriterion")
     model, theta, stream = step.parts.model, toy.theta_of(step), RandomStreams(1)["smart"]
     teacher = theta
     for number in range(20):
@@ -66,6 +86,8 @@ def test_twenty_steps_equal_the_formula(changes, packed):
         _, gradient = reference.objective(
             theta, teacher, examples, labels, masks, noise, settings.smoothness_weight, settings.proximal_weight,
             mode=settings.projection, p=settings.norm, eta=settings.eta, eps=settings.radius,
+            smoothness=distance_of(settings.divergence), distance=distance_of(settings.ascent_divergence),
+            past=distance_of(settings.proximal_divergence),
         )  # fmt: skip
         theta = {name: value - 0.05 * gradient[name] for name, value in theta.items()}
         toy.assert_theta(step, theta, f"step {number}")
@@ -264,3 +286,35 @@ def test_the_step_size_follows_the_projection():
 def test_settings_are_checked(changes, message):
     with pytest.raises(ValueError, match=message):
         SMARTSettings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("setting", "adv_loss", "regression", "message"),
+    [
+        ("divergence", None, False, "smart.divergence is task, but toy has no adv_loss"),
+        ("ascent_divergence", "HLCriterion", False, "adv_loss of toy, which smart.ascent_divergence takes, is HLCrit"),
+        ("proximal_divergence", "SymKlCriterion", True, "is SymKlCriterion, a distance of classes"),
+        ("divergence", "CeCriterion", False, "is CeCriterion, no distance"),
+    ],
+)
+def test_an_adv_loss_without_a_form_is_refused_before_training(setting, adv_loss, regression, message):
+    with pytest.raises(ValueError, match=message):
+        toy.build("smart", {"smart": SMARTSettings(**{setting: "task"})}, regression=regression, adv_loss=adv_loss)
+
+
+def test_a_score_has_squared_differences_under_every_name():
+    terms = []
+    for name in ("paper", "task", "SymKlCriterion"):
+        settings = SMARTSettings(divergence=name, ascent_divergence=name, **LARGE)
+        step = toy.build("smart", {"smart": settings}, regression=True, adv_loss="MseCriterion")
+        batch = toy.batch_of(*toy.data(0, regression=True))
+        terms.append(step.parts.method.extra_loss(step.parts.context, batch, step.parts.model.logits(batch)))
+    torch.testing.assert_close(terms[1:], terms[:1] * 2)
+
+
+def test_the_teacher_may_predict_with_dropout():
+    step = toy.build("smart", {"smart": SMARTSettings(smoothness_weight=0.0, teacher_dropout=True)}, dropout=0.3)
+    step([toy.batch_of(*toy.data(0))])
+    plain, teacher = step.parts.model.masks
+    assert (teacher != 1.0).any()
+    assert (plain != teacher).any()

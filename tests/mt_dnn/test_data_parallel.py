@@ -66,6 +66,7 @@ NOISY = [  # dropout on: only that the copies stay equal
     ("recadam+neftune+rdrop+swa", {"recadam": {"gamma": 10.0}}),
     ("sam+freelb+l2sp", {}),
     ("pgd+smart", {}),
+    ("l2sp+smart", {"smart": {"divergence": "SymKlCriterion", "noise_place": "embeddings", "teacher_dropout": True}}),
     ("mixout+child_tuning+llrd", {"child_tuning": {"variant": "F"}}),
     ("child_tuning+pats", {"optimizer": "adamw"}),
     ("matched_noise", {}),

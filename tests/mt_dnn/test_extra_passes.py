@@ -1,6 +1,7 @@
 """Whole runs of the methods that make more than one forward pass: SMART, FreeLB, R-Drop, R3F and R4F."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,3 +131,48 @@ def test_r4f_continues_exactly(tiny_run, tmp_path):
         torch.manual_seed(999)
     run(broken)
     assert_same_run(whole, broken)
+
+
+AUTHORS = {
+    "divergence": "NsSymKlCriterion",
+    "ascent_divergence": "NsKlCriterion",
+    "proximal_divergence": "NsKlCriterion",
+    "projection": "dev_repo",
+    "noise_place": "embeddings",
+    "teacher_dropout": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "attention"),
+    [
+        ("smart", "packed"),
+        ("smart", "padded"),
+        ("smart+rdrop", "packed"),
+        ("hype+smart", "packed"),
+        ("smart+pats", "padded"),
+    ],
+)
+def test_the_first_authors_smart_composes_and_continues_exactly(tiny_run, tmp_path, spec, attention):
+    settings = {"method": spec, "smart": AUTHORS, "attention": attention, **SLOWLY}
+    whole = tiny_run(output_dir=tmp_path / "whole", **settings)
+    assert run(whole).status in (Status.OK, Status.DEGENERATE)
+    parts = tiny_run(output_dir=tmp_path / "parts", **settings)
+    with pytest.raises(Interrupted):
+        run(parts, StopAt(3))
+    run(parts)
+    assert_same_run(whole, parts)
+
+
+def test_the_task_definitions_adv_loss_is_the_criterion_of_its_name(tiny_run, tmp_path):
+    definition = Path(tiny_run().task_def).read_text()
+    named = tmp_path / "named.yml"
+    named.write_text(definition.replace("  task_type:", "  adv_loss: JSCriterion\n  task_type:"))
+    by_task = final_weights(tiny_run(method="smart", smart={"divergence": "task"}, task_def=named, save="last"))
+    by_name = final_weights(tiny_run(method="smart", smart={"divergence": "JSCriterion"}, save="last"))
+    paper = final_weights(tiny_run(method="smart", save="last"))
+    assert all(torch.equal(by_name[name], weight) for name, weight in by_task.items())
+    assert any(not torch.equal(by_name[name], weight) for name, weight in paper.items())
+    config = tiny_run(method="smart", smart={"divergence": "task"}, output_dir=tmp_path / "without")
+    with pytest.raises(SettingError, match=r"method smart on .*: smart\.divergence is task, but toy has no adv_loss"):
+        run(config)

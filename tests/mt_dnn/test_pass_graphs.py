@@ -1,5 +1,6 @@
 """Which passes are recorded, with a stand-in for torch's graphs; those themselves: test_pass_graphs_gpu.py."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -193,13 +194,14 @@ def test_what_cannot_be_recorded_names_the_cause_and_the_switch(graphs, monkeypa
 
 def test_every_entry_that_a_pass_reads_is_copied():
     """A new entry of a batch must be copied too, or be made from what is."""
-    made = batch(SIZES[0])
-    copied = {"input_ids", "position_ids", "token_type_ids", "labels", "first_tokens", "cu_seqlens"}
+    made, other, place = (
+        replace(batch(SIZES[0], seed=seed), soft_labels=torch.full((4, 2), float(seed))) for seed in (0, 1, 2)
+    )
+    copied = {"input_ids", "position_ids", "token_type_ids", "labels", "first_tokens", "cu_seqlens", "soft_labels"}
     unread = {"indices", "slots"}  # attention without padding needs no slots
     of_a_size = {"max_seqlen", "span", "task"}  # passes of several tasks are not recorded
     assert made.__dataclass_fields__.keys() == copied | unread | of_a_size
     assert {id(x) for x in pass_graphs._inputs(made)} == {id(getattr(made, name)) for name in copied}
-    place, other = batch(SIZES[0], seed=1), batch(SIZES[0], seed=2)
     pass_graphs.take(place, other)
     assert all(torch.equal(getattr(place, name), getattr(other, name)) for name in copied)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +50,24 @@ def both(config):
         for data in open_all(config)
     }
     return parts, TrainingStep(parts, config.global_grad_clipping), batches
+
+
+def test_each_batch_has_the_adv_loss_of_its_task(tiny_run, tmp_path):
+    settings = {**BOTH, "method": "smart", "smart": {"divergence": "task", "proximal_weight": 0.0}}
+    file = tmp_path / "task_def.yml"
+    text = Path(tiny_run().task_def).read_text()
+    for task, name in (("toy", "JSCriterion"), ("toyscore", "MseCriterion")):
+        text = text.replace(f"{task}:\n", f"{task}:\n  adv_loss: {name}\n")
+    file.write_text(text)
+    parts, _, batches = both(tiny_run(**settings, task_def=file))
+    model = parts.model
+    assert [kind.adv_loss for kind in model.task_kinds] == ["JSCriterion", "MseCriterion"]
+    assert {task: model.task_kind(batch).adv_loss for task, batch in batches.items()} == {
+        "toy": "JSCriterion",
+        "toyscore": "MseCriterion",
+    }
+    for batch in batches.values():
+        assert parts.method.extra_loss(parts.context, batch, model.logits(batch)).isfinite()
 
 
 def test_the_tasks_of_a_run_are_named_in_one_way():

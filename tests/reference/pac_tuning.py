@@ -25,6 +25,18 @@ def k_at(width, levels, values):
     return values[i] + slope * (width - levels[i]), slope
 
 
+def authors_k_at(width, levels, values):
+    """fun_K_auto of the authors' code, and its slope."""
+    values = np.maximum.accumulate(values)
+    slope = bend = (values[1] - values[0]) / (levels[1] - levels[0])
+    k, total = values[0] + max(width - levels[0], 0.0) * slope, slope * (width > levels[0])
+    for i in range(len(levels) - 2):
+        bend = -bend + (values[i + 2] - values[i + 1]) / (levels[i + 2] - levels[i + 1])
+        k += max(width - levels[i + 1], 0.0) * bend
+        total += bend * (width > levels[i + 1])
+    return k, total
+
+
 def smallest_k(losses, gamma):
     """By bisection: the least K with mean exp(gamma (mean loss - loss)) <= exp(3 gamma^2 K^2 / 2)."""
     left = np.mean(np.exp(gamma * (losses.mean() - losses)))

@@ -22,11 +22,11 @@ def climb(noise, g, mode, p, eta, eps):
     return moved * min(1.0, eps / size(moved, p))
 
 
-def neighbour(theta, examples, masks, clean, noise, mode, p, eta, eps):
+def neighbour(theta, examples, masks, clean, noise, mode, p, eta, eps, distance=toy.distance):
     """Noise by example after one ascent step per entry of masks."""
     for mask in masks:
         z = toy.logits(theta, examples, mask, noise)
-        _, _, d = toy.distance(clean, z)
+        _, d, _ = distance(z, clean)
         _, g = toy.gradient(theta, examples, mask, noise, d)
         noise = [
             np.array([climb(n, gn, mode, p, eta, eps) for n, gn in zip(one, g_one, strict=True)])
@@ -35,9 +35,12 @@ def neighbour(theta, examples, masks, clean, noise, mode, p, eta, eps):
     return noise
 
 
-def objective(theta, teacher, examples, labels, masks, noise, lam, mu, **ascent):
+def objective(
+    theta, teacher, examples, labels, masks, noise, lam, mu, smoothness=toy.distance, past=toy.distance, **ascent
+):
     """1/B sum_i CE + lambda_s D(f(x), f(x~)) + mu D(f(x), f_teacher(x)), and its gradient.
 
+    smoothness, past, distance: D of both terms and of the ascent, with gradients by each prediction.
     masks: of the plain pass, of each ascent step, of the pass at the neighbour.
     """
     still, n = toy.zeros(theta, examples), len(examples)
@@ -45,9 +48,9 @@ def objective(theta, teacher, examples, labels, masks, noise, lam, mu, **ascent)
     ce, d = toy.task_loss(clean, labels)
     noise = neighbour(theta, examples, masks[1:-1], clean, noise, **ascent)
     near = toy.logits(theta, examples, masks[-1], noise)
-    smooth, s1, s2 = toy.distance(clean, near)
-    past = toy.logits(teacher, examples, np.ones_like(masks[0]), still)
-    proximal, b1, _ = toy.distance(clean, past)
+    smooth, s1, s2 = smoothness(clean, near)
+    before = toy.logits(teacher, examples, np.ones_like(masks[0]), still)
+    proximal, b1, _ = past(clean, before)
     g1, _ = toy.gradient(theta, examples, masks[0], still, d + lam * s1 + mu * b1)
     g2, _ = toy.gradient(theta, examples, masks[-1], noise, lam * s2)
     return (ce + lam * smooth + mu * proximal) / n, {name: g / n for name, g in toy.add(g1, g2).items()}

@@ -58,10 +58,10 @@ def read_predictions(runs: Path, cell: Cell, result: RunResult, selection: Selec
     found = {}
     for dataset in result.datasets:
         try:
-            one = _predictions(arrays, dataset, selection, metric)
+            one = predictions_of(arrays, dataset, selection, metric)
         except (ValueError, KeyError, IndexError) as error:
             raise SettingError(f"{path} is damaged ({error}); delete {path.parent} to run again") from None
-        score = _score(metric, one)
+        score = score_of(metric, one)
         if not math.isclose(score, epoch.metrics[dataset][metric], rel_tol=1e-6, abs_tol=1e-6):
             raise SettingError(
                 f"{path} gives {metric} {score} on {dataset}, result.json says {epoch.metrics[dataset][metric]}: "
@@ -81,13 +81,17 @@ def _read_arrays(directory: RunDirectory, result: RunResult) -> tuple[Path, dict
     return path, directory.read_predictions(result) if path.is_file() else {}
 
 
-def _predictions(arrays: Mapping[str, NDArray[Any]], dataset: str, selection: Selection, metric: Metric) -> Predictions:
+def predictions_of(
+    arrays: Mapping[str, NDArray[Any]], dataset: str, selection: Selection, metric: Metric
+) -> Predictions:
+    """Turn the stored logits of a set into predictions; raises whatever damaged arrays give."""
     logits, uids = arrays[f"{dataset}.{selection}_logits"], arrays[f"{dataset}.uids"]  # (N, K), (N,)
     order = np.argsort(uids, kind="stable")
     predicted = logits[:, 0] if is_regression(metric) else logits.argmax(axis=1)
     return Predictions(uids[order], arrays[f"{dataset}.labels"][order], predicted[order])
 
 
-def _score(metric: Metric, one: Predictions) -> float:
+def score_of(metric: Metric, one: Predictions) -> float:
+    """Score predictions, in percent."""
     weights = np.ones((1, len(one.labels)))
     return float(make_scorer(metric, one.predicted[None], one.labels)(weights)[0, 0])

@@ -49,12 +49,20 @@ class KCurve:
     Args:
         levels: (n,) rising widths, n at least 2.
         values: (n,) K there; made non-decreasing.
+        as_authors: Their code's curve, ``fun_K_auto``: it takes the last bend for the last slope, so that from the
+            third level on it does not meet its points.
     """
 
-    def __init__(self, levels: torch.Tensor, values: torch.Tensor) -> None:
+    def __init__(self, levels: torch.Tensor, values: torch.Tensor, as_authors: bool = False) -> None:
         self.levels, self.values = levels, values.cummax(0).values
         slopes = self.values.diff() / levels.diff()
-        self._bends = slopes.diff(prepend=slopes.new_zeros(1))  # (n - 1,) change of slope at each level but the last
+        if as_authors:
+            bends = [slopes[0]]
+            for slope in slopes[1:]:
+                bends.append(slope - bends[-1])
+            self._bends = torch.stack(bends)
+        else:  # (n - 1,) change of slope at each level but the last
+            self._bends = slopes.diff(prepend=slopes.new_zeros(1))
 
     def __call__(self, width: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return K at a width, and its slope there: () each."""

@@ -180,6 +180,16 @@ def test_an_adapted_model_of_peft_trains_its_adapters_alone(tmp_path, method, se
     assert not frozen or method.startswith("noisytune")  # which moves the weights before training
 
 
+def test_the_first_authors_smart_trains_and_a_definitions_adv_loss_is_refused(tmp_path):
+    authors = {"divergence": "NsSymKlCriterion", "noise_place": "embeddings", "teacher_dropout": True}
+    made = trained(tmp_path, "smart", {"smart": authors}, args={"max_steps": 3})
+    paper = trained(tmp_path, "smart", {}, args={"max_steps": 3})
+    assert any(not torch.equal(value, weights(paper.model)[name]) for name, value in weights(made.model).items())
+    assert not made.model.bert.encoder.layer[0]._forward_pre_hooks
+    with pytest.raises(ValueError, match=r"smart\.divergence is task, but classification has no adv_loss"):
+        trained(tmp_path, "smart", {"smart.divergence": "task"}, args={"max_steps": 1})
+
+
 ONE_WIDTH, SEVERAL = (6, 7), (4, 10)  # for several, torch compiles several times: 5 to 20 s each
 COMPILED = [(method, ONE_WIDTH) for method in ("sam", "neftune")] + [
     pytest.param(method, SEVERAL, marks=pytest.mark.slow) for method in ("sam", "neftune", "rdrop", "smart", "hype")

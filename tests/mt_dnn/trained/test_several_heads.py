@@ -37,7 +37,7 @@ def trained(tiny_encoder, tiny_task, tmp_path_factory):
 def logits_of(trained, task, epoch):
     model = load_run(read_run(run_dir(trained), task=task), epoch, "cpu")
     rows = canonical_rows(trained.data_dir / f"{task}_dev.tsv", model.task_def)
-    return model, rows, logits_on(model, rows, 8192, "dev")
+    return model, rows, logits_on([model], rows, 8192, "dev")
 
 
 @pytest.mark.parametrize("task", ["toy", "toyscore"])
@@ -83,7 +83,7 @@ def test_an_exported_head_is_the_runs(trained, tmp_path, task):
     model, rows, logits = logits_of(trained, task, "best")
     exported = load_exported(tmp_path / task, "cpu")
     assert exported.task_def == model.task_def
-    np.testing.assert_allclose(logits_on(exported, rows, 8192, "dev"), logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits_on([exported], rows, 8192, "dev"), logits, rtol=1e-5, atol=1e-6)
     card = (tmp_path / task / "README.md").read_text()
     other = {"toy": "toyscore", "toyscore": "toy"}[task]
     assert (
