@@ -18,7 +18,7 @@ from mt_dnn.interrupt import Interrupted
 from mt_dnn.results import RunDirectory
 from mt_dnn.run import open_run, run
 from mt_dnn.run_reference import encoder_name, find_reference, pretrained_of
-from mt_dnn.trained.export import merged
+from mt_dnn.trained.export import export, merged
 from mt_dnn.trained.load import load_run, read_run
 from tests.edits import edit_json, flip
 from tests.mt_dnn.test_resume import SETTINGS, SLOWLY, StopAt, assert_same_run
@@ -241,3 +241,12 @@ def test_token_caches_are_those_of_the_encoder(first, tiny_run, tmp_path):
     config = tiny_run(init_checkpoint=str(first), cache_dir=tmp_path / "cache")
     begun(config)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tiny-bert"]
+
+
+def test_a_run_that_was_begun_with_one_is_exported_without_it(first, tiny_run, tmp_path):
+    second = tiny_run(init_checkpoint=str(first))
+    run(second)
+    shutil.rmtree(first.parent)
+    export(read_run(run_dir(second)), tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert f"- **Encoder**: tiny-bert, as the run {read_run(run_dir(second)).result.encoder} had trained it" in card
