@@ -61,9 +61,11 @@ def prepare(args: argparse.Namespace) -> None:
     datasets = find_datasets(args.root_dir, load_task_defs(args.task_def), args.tasks)
 
     from mt_dnn.encoder.source import tokenizer_folder  # here, so that --help and a wrong folder do not wait for it
+    from mt_dnn.run_reference import pretrained_of
 
-    name = check_name("model", slug(args.model))
-    tokenizer = load_tokenizer(tokenizer_folder(args.model), name)
+    model = pretrained_of(args.model)  # a run has the tokenizer of its encoder
+    name = check_name("model", slug(model))
+    tokenizer = load_tokenizer(tokenizer_folder(model), name)
     for dataset, task_def in datasets:
         folder = cache_dir_for(args.cache_dir or args.root_dir / "cache", name, args.max_seq_len, dataset)
         tsv = args.root_dir / f"{dataset}.tsv"

@@ -10,8 +10,6 @@ from data_utils.errors import SettingError, shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _MAX_LENGTH = 100
-# The folder of a run: task, encoder, method, run id, seed.
-_RUN = re.compile(r"(?:.*/)?([^/]+)/([^/]+)/([^/]+)/([0-9a-f]{12})/seed=(\d+)/*")
 # Folder names of a kind, such as "best" or "checkpoint-500": the folder above them is named too.
 _GENERIC = re.compile(
     r"models?|checkpoints?|best|last|final|export|encoder|tokenizer|"
@@ -57,16 +55,11 @@ def slug(name: str) -> str:
 
     ``org/model`` becomes ``org--model``. A path (it begins with ``/``, ``.`` or ``~``, ends with ``/``, or has more
     than one ``/``) becomes its last folder; where that is a word like ``best`` or ``checkpoint-500``, the folders above
-    are put before it: ``/data/bert-x/best/`` becomes ``bert-x--best``. The folder of a run,
-    ``<task>/<encoder>/<method>/<run id>/seed=<seed>``, becomes ``<encoder>--<task>-<method>-<run id>-s<seed>``.
+    are put before it: ``/data/bert-x/best/`` becomes ``bert-x--best``.
 
     Raises:
         SettingError: nothing of the name can stand in a path.
     """
-    if run := _RUN.fullmatch(name):
-        task, encoder, method, run_id, seed = run.groups()
-        end = f"-{run_id}-s{seed}"
-        return check_name("folder", f"{encoder}--{task}-{method}"[: _MAX_LENGTH - len(end)] + end)
     parts = [part for part in PurePath(name).parts if part not in {"/", "~", ".", ".."}]
     is_path = name.startswith(("/", ".", "~")) or name.endswith("/") or len(parts) > 2
     generic = sum(1 for _ in itertools.takewhile(_GENERIC.fullmatch, reversed(parts)))

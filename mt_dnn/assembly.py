@@ -27,6 +27,8 @@ from mt_dnn.pass_graphs import can_record
 from mt_dnn.precision import Precision
 from mt_dnn.requirements import optimizer_settings
 from mt_dnn.san import SanSettings
+from mt_dnn.starting_point import RunSource
+from mt_dnn.starting_weights import begin_with
 from mt_dnn.training_model import TaskLoss, TrainingModel
 
 _DEFAULT_HEAD_DROPOUT = 0.1  # MT-DNN's, where neither the command line nor the task definition says
@@ -99,8 +101,8 @@ def assemble(
         generator=torch.Generator().manual_seed(stream_seed(config.seed, "init")),
         san=SanSettings(config.answer_num_turn, rates.answer),
     )
-    if source.trained is not None:
-        network.take(source.trained)
+    if isinstance(source, RunSource):
+        begin_with(source.start, network, config.pooler_actf)
     network.to(device)
     streams = RandomStreams(config.seed, device, rank=ranks.rank)
     network.draw_dropout_from(streams.dropout)

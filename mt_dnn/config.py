@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_utils.errors import SettingError, shown
-from data_utils.names import check_name, slug
+from data_utils.names import check_name
 from data_utils.task_def import split_dataset_name
 from module.checks import Range
 from module.methods import METHODS, build_method, parse_method
 from mt_dnn.loss_settings import BALANCED, LEGAL_WEIGHTS, are_weights, canonical_weights, parse_weights
+from mt_dnn.run_reference import encoder_name
 from mt_dnn.setting_types import described, fits, hints_of
 
 # Where a run is computed, stored and watched changes none of its numbers, so it is no part of its identity.
@@ -35,6 +36,12 @@ LATER_SETTINGS: dict[str, object] = {
     "task_weights": None, "answer_num_turn": 5, "answer_mem_drop_p": 0.1,
     "mkd_opt": 0, "kd_loss": None, "kd_weight": 1.0, "kd_temperature": 1.0,
 }  # fmt: skip
+
+LATER_METHOD_SETTINGS: dict[str, object] = {
+    "smart.divergence": "paper", "smart.ascent_divergence": "paper", "smart.proximal_divergence": "paper",
+    "smart.noise_place": "words", "smart.teacher_dropout": False, "pac_tuning.k_curve": "straight",
+}  # fmt: skip
+"""The same of the methods' own settings."""
 
 MAX_THREADS = 1024
 """Of torch and the kernels in one process; from about 4,000 on OpenMP ends the process instead of refusing."""
@@ -60,8 +67,9 @@ class RunConfig:
     test_datasets: str | None = None
     """Comma-separated dev sets, e.g. mnli_matched,mnli_mismatched; default: all dev splits of the tasks."""
     init_checkpoint: str = "all-MiniLM-L6-v2"
-    """Pretrained encoder or causal decoder: a Hub name, a local folder, or the packaged all-MiniLM-L6-v2; or the folder
-    of a finished run, whose encoder and pooler are then the start, and its heads where they fit."""
+    """Pretrained encoder or causal decoder: a Hub name, a local folder, or the packaged all-MiniLM-L6-v2; or a finished
+    run, .../<run id>/seed=1, whose encoder and pooler are then the start, and its heads where they fit (the folder
+    above it: the run of this seed; with :last after it, the weights of its last epoch)."""
     method: str = "vanilla"
     """Fine-tuning method, or several joined with "+" (noisytune+pats); settings as --<method>.<setting>."""
 
@@ -311,8 +319,8 @@ class RunConfig:
 
     @property
     def encoder(self) -> str:
-        """Name of the encoder as it stands in paths and tables, e.g. ``org--model``."""
-        return slug(self.init_checkpoint)
+        """Name of the encoder as it stands in paths and tables, e.g. ``org--model``; of a run it tells which."""
+        return encoder_name(self.init_checkpoint)
 
     @property
     def trackers(self) -> tuple[str, ...]:
@@ -341,11 +349,20 @@ def run_id(config: RunConfig) -> str:
     identity = {
         key: value
         for key, value in config.as_dict().items()
-        if key not in NOT_IDENTITY and not (key in LATER_SETTINGS and value == LATER_SETTINGS[key])
+        if key not in NOT_IDENTITY and not _is_left(LATER_SETTINGS, key, value)
+    }
+    identity["method_settings"] = {
+        method: {k: v for k, v in own.items() if not _is_left(LATER_METHOD_SETTINGS, f"{method}.{k}", v)}
+        for method, own in identity["method_settings"].items()
     }
     identity["init_checkpoint"] = config.encoder
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _is_left(later: Mapping[str, object], key: str, value: object) -> bool:
+    """Whether a setting came later and is as if it were not there."""
+    return key in later and value == later[key]
 
 
 def run_dir(config: RunConfig) -> Path:

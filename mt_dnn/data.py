@@ -104,7 +104,7 @@ def open_datasets(config: RunConfig) -> Datasets:
     if config.train_balanced:
         check_classes(task_def)
     dev_names = dev_sets(config, task_def)
-    source = resolve_start(config.init_checkpoint)
+    source = resolve_start(config)
     tokenizer = load_tokenizer(source.folder)
     root = config.cache_dir or config.data_dir / "cache"
 

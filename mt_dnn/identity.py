@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,18 @@ from data_utils.file_hash import remembered_sha256
 from data_utils.task_def import split_dataset_name, to_settings
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.data import dev_sets, find_task_def, tsv_of
+from mt_dnn.encoder.source import content_files, hub_commit, tokenizer_folder
 from mt_dnn.results import RunDirectory, RunResult, Status
-from mt_dnn.starting_point import COMMIT, content_of
+from mt_dnn.starting_point import trained_start
+
+log = logging.getLogger(__name__)
 
 KEY = "identity"
 """The key of an identity in ``run.json``."""
+COMMIT = "commit"
+"""Of an encoder from the Hub, in the place of file names."""
+_OF_SEED = "seed="
+"""Weights of a run that was begun with, by their path in the folder of its seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,7 @@ class Identity:
     task_def: Mapping[str, Any]
     """The task's whole definition, as in a task definition file; of several tasks, that of each by its name."""
     encoder: Mapping[str, str]
-    """As :func:`mt_dnn.starting_point.content_of` has it."""
+    """Name of each of its files -> SHA-256; of one from the Hub, ``commit`` -> its revision there."""
 
     @classmethod
     def of_description(cls, description: Mapping[str, Any]) -> Identity | None:
@@ -78,8 +86,14 @@ class Identity:
         return next((name for name in self.data if other.data.get(name, self.data[name]) != self.data[name]), "")
 
     def encoder_difference(self, other: Identity) -> str:
-        """Return the first difference of two encoders of one name, or an empty string."""
-        one, two = self.encoder, other.encoder
+        """Return the first difference of two encoders of one name, or an empty string.
+
+        Runs of two seeds may each begin with the run of their own seed: its weights do not count.
+        """
+        one, two = (
+            {name: digest for name, digest in mine.items() if not (name.startswith(_OF_SEED) and name not in others)}
+            for mine, others in ((self.encoder, other.encoder), (other.encoder, self.encoder))
+        )
         names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
         if not names:
             return ""
@@ -105,8 +119,14 @@ def identity_of(config: RunConfig) -> Identity:
     return Identity(
         data={file.name: remembered_sha256(file) for file in files},
         task_def=task_defs if len(task_defs) > 1 else next(iter(task_defs.values())),
-        encoder=content_of(config.init_checkpoint),
+        encoder=_content_of(config),
     )
+
+
+def encoder_content(folder: Path) -> dict[str, str]:
+    """Return the content of an encoder, as in :attr:`Identity.encoder`."""
+    commit = hub_commit(folder)
+    return {COMMIT: commit} if commit else {file.name: remembered_sha256(file) for file in content_files(folder)}
 
 
 def read_identity(directory: RunDirectory) -> Identity | None:
@@ -119,6 +139,51 @@ def read_identity(directory: RunDirectory) -> Identity | None:
         return Identity.of_description(directory.read_description() or {})
     except SettingError as error:
         raise SettingError(f"{error}; delete {directory.path} to run again") from None
+
+
+def _content_of(config: RunConfig) -> dict[str, str]:
+    """The content of what a run begins with; of a run its weights, and its encoder's configuration and tokenizer.
+
+    Raises:
+        SettingError: it is not found, or those files are not what the run was trained with.
+    """
+    start = trained_start(config.init_checkpoint, config.seed)
+    # Fetches no weights to know a commit.
+    folder = tokenizer_folder(config.init_checkpoint if start is None else start.pretrained)
+    if start is None:
+        return encoder_content(folder)
+    check_encoder(start.directory.path, Identity.of_description(start.description), folder)
+    return _without_weights(encoder_content(folder)) | start.content
+
+
+def check_encoder(run: Path, recorded: Identity | None, folder: Path) -> None:
+    """Refuse an encoder whose configuration or tokenizer is not that of a run; its weights are not looked at.
+
+    Another revision on the Hub may have the same files, so it is only told.
+
+    Args:
+        run: the run's folder.
+        recorded: its identity; None in a run of an earlier version, which says nothing.
+        folder: of the encoder.
+
+    Raises:
+        SettingError: it is another one.
+    """
+    if recorded is None:
+        return
+    contents = (recorded.encoder, encoder_content(folder))
+    own, present = (replace(recorded, encoder=_without_weights(content)) for content in contents)
+    difference = own.encoder_difference(present)
+    if not difference:
+        return
+    if any(COMMIT in one for one in contents):
+        log.warning("%s is not what %s was trained with", difference, run)
+        return
+    raise SettingError(f"{difference} in {folder} is not what {run} was trained with; restore it")
+
+
+def _without_weights(content: Mapping[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in content.items() if "safetensors" not in name}
 
 
 def check_same(directory: RunDirectory, present: Identity) -> None:

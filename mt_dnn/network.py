@@ -3,23 +3,17 @@
 Legend: B examples, D hidden size, K classes.
 """
 
-import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from data_utils.errors import SettingError, in_one_line
+from data_utils.errors import SettingError
 from data_utils.task_def import TaskDef
 from module.dropout import DropoutStream, replace_dropout
 from mt_dnn.encoder.batch import Batch
 from mt_dnn.encoder.model import Encoder
 from mt_dnn.san import SanHead, SanSettings
-
-log = logging.getLogger(__name__)
 
 POOLER_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "linear": nn.Identity}
 
@@ -112,34 +106,6 @@ class Network(nn.Module):
         (only,) = self.heads.values()
         return only
 
-    def take(self, weights: Path) -> None:
-        """Take the encoder and pooler of a finished run, and each head that has the name and shape of one here.
-
-        Args:
-            weights: File of the run.
-
-        Raises:
-            SettingError: the file is damaged, or holds another encoder.
-        """
-        try:
-            found = load_file(weights)
-        except (OSError, SafetensorError) as error:
-            raise SettingError(f"init_checkpoint: cannot read {weights}: {in_one_line(error)}") from None
-        own = self.state_dict()
-        fits = {name for name, tensor in own.items() if name in found and found[name].shape == tensor.shape}
-        # A network whose heads are all SANs has no pooler.
-        wrong = [name for name in (own.keys() | found.keys()) - fits if not name.startswith(("heads.", "pooler."))]
-        if wrong:
-            raise SettingError(
-                f"init_checkpoint: {weights} does not hold the weights of this encoder ({min(wrong)} differs): its "
-                "method keeps others, or the encoder is another one"
-            )
-        heads = [f"heads.{name}." for name, head in self.heads.items() if _is_there(f"heads.{name}.", head, fits)]
-        taken = [name for name in fits if not name.startswith("heads.") or name.startswith(tuple(heads))]
-        self.load_state_dict({**own, **{name: found[name] for name in taken}})
-        pooler = ", its pooler" if any(name.startswith("pooler.") for name in taken) else ""
-        log.info("starts from %s: its encoder%s, %d of %d heads", weights, pooler, len(heads), len(self.heads))
-
     def keep_head(self, task: str) -> None:
         """Drop the heads of all other tasks."""
         self.heads = nn.ModuleDict({head_name(task): self.head(task)})
@@ -157,11 +123,6 @@ class Network(nn.Module):
                     nn.init.zeros_(parameter)
                 else:
                     nn.init.normal_(parameter, 0.0, self.encoder.initializer_range, generator=generator)
-
-
-def _is_there(prefix: str, head: nn.Module, names: set[str]) -> bool:
-    """Whether every parameter of a head is among some names."""
-    return all(f"{prefix}{name}" in names for name in head.state_dict())
 
 
 def head_name(task: str) -> str:

@@ -26,7 +26,8 @@ from mt_dnn.progress import Progress
 from mt_dnn.provenance import provenance
 from mt_dnn.requirements import check_requirements
 from mt_dnn.results import RunDirectory, RunResult, Status
-from mt_dnn.starting_point import resolve_start
+from mt_dnn.run_reference import BEGUN_FROM
+from mt_dnn.starting_point import RunSource, resolve_start
 from mt_dnn.trainer import PruneRule, Trainer
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def open_run(
     if ranks.device is not None:
         config = replace(config, device=ranks.device)
     device, precision = _claim_machine(config)
-    data, source = ranks.first_before_others(lambda: (open_all(config), resolve_start(config.init_checkpoint)))
+    data, source = ranks.first_before_others(lambda: (open_all(config), resolve_start(config)))
+    identity = _identity(config, data)
     with ExitStack() as held, StopRequest(patient=ranks.size > 1) as stop:
         ranks.on_first(lambda: held.enter_context(directory.lock()))
         finished = ranks.on_first(lambda: finished_result(config, prune is not None))
@@ -99,7 +101,6 @@ def open_run(
             yield DoneRun(finished)
             return
         held.enter_context(cuda_backends(device, tf32=config.tf32, deterministic=config.deterministic))
-        identity = _identity(config, data)
         ranks.check_same("run_id", run_id(config))
         ranks.check_same("seed", config.seed)
         ranks.check_same("content of data and encoder", identity.digest)
@@ -109,6 +110,8 @@ def open_run(
             trainer = Trainer(config, data, source, directory, device, precision, stop, on_progress, prune, ranks)
             ranks.on_first(lambda: clear(directory))
             description = {**_description(config, identity, precision, ranks), **trainer.parts.model.describe()}
+            if isinstance(source, RunSource):
+                description[BEGUN_FROM] = source.start.describe(config.encoder)
             ranks.on_first(lambda: directory.start(description))
             with closing(trainer.tracker), _failure_recorded(trainer):
                 yield trainer

@@ -174,7 +174,11 @@ def jobs_to_run(jobs_of: Mapping[str, Sequence[Job]]) -> list[Job]:
 
 
 def compute_variants(
-    jobs_of: Mapping[str, Sequence[Job]], out: Path, chosen: argparse.Namespace, run: RunFunction | None
+    jobs_of: Mapping[str, Sequence[Job]],
+    out: Path,
+    chosen: argparse.Namespace,
+    run: RunFunction | None,
+    encoder: str | None = None,
 ) -> tuple[Table, dict[tuple[str, str], dict[str, Logged]], Report] | int:
     """Run what is missing of a comparison of variants, and gather it.
 
@@ -183,6 +187,7 @@ def compute_variants(
         out: Folder of the comparison, made here; ``study.json`` is written there first.
         chosen: The command line.
         run: Of the workers.
+        encoder: As in :func:`read_variants`.
 
     Returns:
         Table, logged values and report of the runs; or the exit status, where the runs were stopped.
@@ -193,7 +198,7 @@ def compute_variants(
     report, stopped = compute(jobs_to_run(jobs_of), chosen, run)
     if stopped:
         return stopped
-    table, logged = read_variants(cells, chosen.output_dir)
+    table, logged = read_variants(cells, chosen.output_dir, encoder)
     return replace(table, command=command_line()), logged, report
 
 
@@ -207,13 +212,14 @@ def _plan(label: str, recipe: Recipe, chosen: argparse.Namespace) -> list[Job]:
 
 
 def read_variants(
-    cells: Mapping[str, Sequence[Mapping[str, Any]]], runs: Path
+    cells: Mapping[str, Sequence[Mapping[str, Any]]], runs: Path, as_encoder: str | None = None
 ) -> tuple[Table, dict[tuple[str, str], dict[str, Logged]]]:
     """Gather the runs of every variant.
 
     Args:
         cells: Label -> its cells, as ``study.json`` has them.
         runs: ``output_dir`` of the runs.
+        as_encoder: Name under which all variants stand together, if the encoder is what they differ in.
 
     Returns:
         A table whose methods are the labels; and (task, label) -> name -> what the method logged.
@@ -224,11 +230,12 @@ def read_variants(
     for label, some in cells.items():
         whole = gather(runs, Wanted.of(some))
         for (encoder, _, task), cell in whole.cells.items():
-            found[encoder, label, task] = replace(cell, method=label)
+            found[as_encoder or encoder, label, task] = replace(cell, method=label)
             folders = run_folders(cell, runs)
             logged[task, label] = _logged([RunDirectory(folders[r.seed]).read_metrics(r) for r in cell.results])
     refuse_mixture(run for cell in found.values() for run in finished_runs(cell, runs))
-    return Table(found, whole.encoders, tuple(cells), whole.tasks), logged
+    encoders = whole.encoders if as_encoder is None else (as_encoder,)
+    return Table(found, encoders, tuple(cells), whole.tasks), logged
 
 
 def _logged(of_runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Logged]:

@@ -36,12 +36,11 @@ def nearest_encoder(encoder: str, folders: Sequence[Path]) -> tuple[str, str]:
     """
     # Slow imports, which only an unknown encoder needs.
     from mt_dnn.encoder.files import read_config
-    from mt_dnn.encoder.source import EncoderSource
-    from mt_dnn.starting_point import tokenizer_of
+    from mt_dnn.encoder.source import EncoderSource, tokenizer_folder
 
     known = known_encoders(folders)
     try:
-        config = read_config(EncoderSource(check_name("encoder", slug(encoder)), tokenizer_of(encoder)))
+        config = read_config(EncoderSource(check_name("encoder", slug(encoder)), tokenizer_folder(encoder)))
         size = estimated_parameters(config)
     except (SettingError, AttributeError) as error:
         raise SettingError(

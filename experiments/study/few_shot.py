@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from data_utils.command_line import CommandParser
 from data_utils.errors import SettingError, shown
-from data_utils.names import check_name, slug
+from data_utils.names import check_name
 from experiments.benchmark import Benchmark
 from experiments.study.ablation import compute_variants, jobs_to_run
 from experiments.study.arguments import add_place_arguments, add_seed_arguments
@@ -34,6 +34,7 @@ from experiments.study.table.paper import load_paper
 from experiments.study.table.titles import method_title
 from experiments.study.tables import write_tables
 from mt_dnn.config import run_dir
+from mt_dnn.run_reference import encoder_name
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -94,7 +95,7 @@ def _compare(chosen: argparse.Namespace, run: RunFunction | None) -> int:
     jobs_of = _plan(chosen)
     if chosen.dry_run:
         return list_jobs(jobs_to_run(jobs_of))
-    out = chosen.results_dir / check_name("study", chosen.name or f"{slug(chosen.encoder)}-few-shot"[:100])
+    out = chosen.results_dir / check_name("study", chosen.name or f"{encoder_name(chosen.encoder)}-few-shot"[:100])
     found = compute_variants(jobs_of, out, chosen, run)
     if isinstance(found, int):
         return found

@@ -17,7 +17,7 @@ import numpy as np
 from data_utils.batching import training_subset
 from data_utils.canonical_tsv import read_canonical
 from data_utils.errors import SettingError, shown
-from data_utils.names import check_name, slug
+from data_utils.names import check_name
 from data_utils.task_def import TaskDef, load_task_defs
 from experiments.benchmark import Benchmark, in_table_order
 from experiments.study.launch.job import Job
@@ -29,6 +29,7 @@ from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import check_classes, check_use, dev_sets, find_task_def, held_out_of, missing_file, tsv_of
 from mt_dnn.epoch_order import steps_per_epoch
+from mt_dnn.run_reference import encoder_name
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MOST_SEEDS = 1000  # of a cell; a table of more is a slip of the keyboard
@@ -68,7 +69,7 @@ def plan_jobs(chosen: argparse.Namespace) -> list[Job]:
             configs[run_dir(config)] = config
     _tell_borrowed(recipes, {recipe.name: _tasks(chosen, recipe) for recipe in recipes})
     trials = {(r.encoder, r.method): r.trials for r in recipes}
-    by_name = {(slug(encoder), method): n for (encoder, method), n in trials.items()}
+    by_name = {(encoder_name(encoder), method): n for (encoder, method), n in trials.items()}
     return [make_job(c, folder, by_name[c.encoder, c.method]) for folder, c in configs.items()]
 
 

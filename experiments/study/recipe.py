@@ -19,6 +19,7 @@ from experiments.study.settings import check_method
 from module.methods import control_of
 from mt_dnn.config import RunConfig
 from mt_dnn.config_parser import config_from_mapping
+from mt_dnn.run_reference import encoder_name, pretrained_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ def find_recipes(
     """The recipes ``recipes/<encoder>_<method>.yml`` of an encoder, one per method.
 
     Args:
-        encoder: Hub name, local folder or packaged encoder; recipes are found by its slug.
+        encoder: Hub name, local folder or packaged encoder; recipes are found by its slug. A run takes those
+            of the encoder that it was made from.
         methods: Method names. One without a recipe of its own takes that of its last part (``noisytune+pats``), else
             its control's, else plain fine-tuning's.
         base: Encoder (slug) whose recipes to take; an encoder that has none takes those of the known one nearest in
@@ -99,10 +101,13 @@ def find_recipes(
         SettingError: an unknown method, or no recipe for one; the message says where one was looked for and what to do.
     """
     said: tuple[str, ...] = ()
-    owner = slug(encoder) if base is None else check_name("recipe_base", base)
+    name, pretrained = encoder_name(encoder), pretrained_of(encoder)
+    owner = slug(pretrained) if base is None else check_name("recipe_base", base)
+    if pretrained != encoder and base is None:
+        said = (f"{encoder} is a run: the recipes of its encoder, {pretrained}, are taken",)
     if base is None and _folder_of(owner, folders) is None:
-        owner, sentence = nearest_encoder(encoder, folders)
-        said = (f"{sentence}, for all methods with plain fine-tuning's learning rates",)
+        owner, sentence = nearest_encoder(pretrained, folders)
+        said = (*said, f"{sentence}, for all methods with plain fine-tuning's learning rates")
     folder = _folder_of(owner, folders) or folders[-1]
     recipes = []
     for method in methods:
@@ -119,10 +124,10 @@ def find_recipes(
                 f"{', '.join(known_encoders(folders))}"
             )
         recipe = load_recipe(folder / f"{owner}_{found}.yml", folders)
-        if owner != slug(encoder):
+        if owner != slug(pretrained):
             recipe = _at_plain_rates(recipe, folder / f"{owner}_vanilla.yml", folders)
         recipe = dataclasses.replace(recipe, encoder=encoder, method=method)
-        if (owner, found) != (slug(encoder), method):  # nothing was searched for this one
+        if (owner, found) != (name, method):  # nothing was searched for this one
             of_method = (f"{method} has no recipe of its own: that of {found} is taken",) if found != method else ()
             recipe = dataclasses.replace(recipe, chosen_from_grid=False, tried=None, borrowed=said + of_method)
         recipes.append(recipe)

@@ -22,8 +22,6 @@ class EncoderSource:
 
     name: str
     folder: Path
-    trained: Path | None = None
-    """File of a trained network whose weights take the place of the folder's."""
 
 
 def resolve_encoder(name_or_path: str) -> EncoderSource:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from data_utils.names import slug
 from data_utils.task_def import Metric, TaskType
 from mt_dnn.config import LATER_SETTINGS
 from mt_dnn.encoder.source import PACKAGED
 from mt_dnn.results import Status
+from mt_dnn.run_reference import BEGUN_FROM
 from mt_dnn.trained.load import FinishedRun, TrainedModel
 
 _PIPELINE = "text-classification"
@@ -54,7 +56,7 @@ def _metadata(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
         ],
         library_name="transformers",
         metrics=[_HUB_METRICS[metric] for metric in model.task_def.metric_meta],
-        model_name=f"{run.config.encoder}, {task}, {run.config.method}",
+        model_name=f"{run.result.encoder}, {task}, {run.config.method}",
         pipeline_tag=_PIPELINE,
         tags=[task, *run.config.method.split("+")],
     )
@@ -63,7 +65,7 @@ def _metadata(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
 
 def _hub_name(run: FinishedRun) -> str | None:
     """The encoder's name on the Hub; None for a local folder, whose path stays private."""
-    name = run.config.init_checkpoint
+    name = run.pretrained
     if name == PACKAGED:
         return f"sentence-transformers/{name}"
     return None if Path(name).expanduser().is_dir() or name.startswith((".", "/", "~")) else name
@@ -78,14 +80,21 @@ def _task(run: FinishedRun, model: TrainedModel, epoch: str) -> str:
     dev = ", ".join(result.datasets)
     others = [name for name in run.config.tasks if name != task.name]
     together = f"; trained together with {', '.join(others)}" if others else ""
-    return f"""# {run.config.encoder}, fine-tuned on {run.config.task} with {run.config.method}
+    return f"""# {run.result.encoder}, fine-tuned on {run.config.task} with {run.config.method}
 
 - **Task**: {task.name}; in: {texts}; out: {kind}{labels}.
-- **Encoder**: {_hub_name(run) or run.config.encoder}, with its own pooler and classification head drawn anew.
+- **Encoder**: {_hub_name(run) or slug(run.pretrained)}, {_begun(run)}.
 - **Data**: the training set of {task.name}, {result.train_examples} examples; dev: {dev}{together}.
 - **Method**: `{run.config.method}`, seed {result.seed} (one run, n = 1), {result.steps} steps.
 - **Weights**: those of epoch {score.epoch} of {result.epochs} ({epoch} epoch){_stop(run)}.
 """
+
+
+def _begun(run: FinishedRun) -> str:
+    begun = run.description.get(BEGUN_FROM)
+    if begun is None:
+        return "with its own pooler and classification head drawn anew"
+    return f"as the run {begun['run']} had trained it ({begun['epoch']} epoch), with its pooler and head where they fit"
 
 
 def _stop(run: FinishedRun) -> str:

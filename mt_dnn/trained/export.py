@@ -86,7 +86,7 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
 
     from data_utils.task_def import to_settings
     from mt_dnn.encoder.files import quiet_transformers
-    from mt_dnn.starting_point import tokenizer_of
+    from mt_dnn.encoder.source import resolve_encoder
     from mt_dnn.trained.card import model_card
     from mt_dnn.trained.load import TASK_DEF, load_run, write_sums
 
@@ -95,7 +95,7 @@ def export(run: FinishedRun, out: Path, epoch: str = "best") -> None:
         model = load_run(run, epoch, device="cpu", precision="fp32")
         classifier = sequence_classifier(model, run.config.pooler_actf)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    encoder = tokenizer_of(run.config.init_checkpoint)
+    encoder = resolve_encoder(run.pretrained).folder
     with build_dir(out.absolute()) as scratch:
         try:
             with quiet_transformers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,18 +17,18 @@ from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
 from data_utils.task_def import TaskDef, from_settings, in_this_project, load_task_defs, to_settings
 from data_utils.tokenizer import MAX_MAX_SEQ_LEN, TokenizerHandle, load_tokenizer
-from module.methods import METHODS
 from mt_dnn.assembly import assemble, pick_device
-from mt_dnn.checkpoint import WEIGHTS, load_weights, weights_file
+from mt_dnn.checkpoint import load_weights
 from mt_dnn.config import RunConfig
 from mt_dnn.config_parser import config_from_mapping
 from mt_dnn.encoder.model import load_encoder
-from mt_dnn.encoder.source import EncoderSource, content_files
-from mt_dnn.identity import Identity
+from mt_dnn.encoder.source import EncoderSource, content_files, resolve_encoder
+from mt_dnn.finished import kept_weights, read_finished
+from mt_dnn.identity import Identity, check_encoder
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision, resolve_precision
-from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
-from mt_dnn.starting_point import COMMIT, content_of, resolve_start
+from mt_dnn.results import EpochScore, RunDirectory, RunResult
+from mt_dnn.run_reference import pretrained_in
 from mt_dnn.trained.head_layout import find_layout
 
 TASK_DEF = "task_def.yml"
@@ -68,6 +69,11 @@ class FinishedRun:
     all_task_defs: tuple[TaskDef, ...]
     """Those of all its tasks, in the order of the run."""
 
+    @property
+    def pretrained(self) -> str:
+        """``init_checkpoint`` of the encoder that it was made from, through any number of runs."""
+        return pretrained_in(self.description, self.directory.path)
+
     def score(self, epoch: str) -> EpochScore:
         """Scores of an epoch whose weights were kept, ``best`` or ``last``."""
         found = self.result.best if epoch == "best" else self.result.last
@@ -87,22 +93,7 @@ def read_run(path: Path, task_def: Path | None = None, task: str | None = None) 
         SettingError: no run, one that is not done or has failed, no task of it, a damaged file, files of two runs, a
             task definition that is not the run's, or a ``run.json`` of another version of this code.
     """
-    directory = RunDirectory(path)
-    description = directory.read_description()
-    if description is None:
-        raise SettingError(f"{path} is no run directory (no run.json); give a folder like runs/cola/.../seed=1")
-    result = directory.read_result(moved=True)
-    if result is None or result.status is Status.FAILED:
-        state = "is not finished" if result is None else f"has failed ({result.error})"
-        raise SettingError(f"{path} {state}; start its command again and wait for result.json")
-    if gone := [name for name in result.method.split("+") if name not in METHODS]:
-        raise SettingError(f"{path}: its method {shown(gone[0])} is not installed here; install the package it is from")
-    for name in ("task", "encoder", "method", "run_id", "seed"):
-        if name in description and description[name] != getattr(result, name):
-            raise SettingError(
-                f"{path}: result.json is of another run than run.json ({name} {getattr(result, name)}, not "
-                f"{description[name]}); put the right one back, or delete the folder to run again"
-            )
+    directory, description, result = read_finished(path)
     try:
         identity = Identity.of_description(description)
         values = dict(description["config"])
@@ -166,29 +157,27 @@ def load_run(run: FinishedRun, epoch: str, device: str = "auto", precision: str 
     Raises:
         SettingError: the run kept no weights of this epoch, or its encoder is not found.
     """
-    _check_kept(run, epoch)
+    run.directory.check_file(kept_weights(run.directory, epoch, run.config.save, "--epoch "), run.result)
     config = replace(run.config, compile=False, gradient_checkpointing=False, device=device)
     where = pick_device(device)
     used = resolve_precision(precision or config.precision, where)
-    source, task_def = resolve_start(config.init_checkpoint), run.task_def
-    _check_encoder(run, source.folder)
-    network = assemble(
-        config, run.all_task_defs, replace(source, trained=None), where, used, _planned_steps(run)
-    ).network
+    source, task_def = resolve_encoder(run.pretrained), run.task_def
+    check_encoder(run.directory.path, run.identity, source.folder)
+    network = assemble(config, run.all_task_defs, source, where, used, _total_steps(run)).network
     try:
         network.load_state_dict(load_weights(run.directory.checkpoints, epoch))
     except RuntimeError as error:
         raise SettingError(
-            f"{run.directory.path}: its weights do not fit {config.init_checkpoint}: {in_one_line(error)}"
+            f"{run.directory.path}: its weights do not fit {run.pretrained}: {in_one_line(error)}"
         ) from None
     network.keep_head(task_def.name)
     return TrainedModel(network.eval(), task_def, load_tokenizer(source.folder), config.max_seq_len, where, used)
 
 
-def _planned_steps(run: FinishedRun) -> int:
-    """Steps that a run would have made without patience: a method may refuse fewer."""
-    made = run.result.last.epoch if run.result.last is not None else run.result.epochs
-    return max(1, run.result.steps * run.result.epochs // made)
+def _total_steps(run: FinishedRun) -> int:
+    """Steps of all epochs of a run, which methods may check their settings against, wherever it stopped."""
+    last = run.result.last
+    return max(1, run.result.steps if last is None else math.ceil(run.result.steps * run.result.epochs / last.epoch))
 
 
 def load_exported(folder: Path, device: str = "auto", precision: str | None = None) -> TrainedModel:
@@ -262,40 +251,3 @@ def _check_sums(folder: Path) -> None:
     for name in sorted({*expected, *present}):
         if name not in present or sha256_of(present[name]) != expected.get(name):
             raise SettingError(f"{folder / name} is not what was exported (its checksum differs); export it again")
-
-
-def _check_encoder(run: FinishedRun, folder: Path) -> None:
-    """Refuse an encoder whose configuration or tokenizer is not the run's; its weights are not used.
-
-    Another revision on the Hub may have the same files, so it is only told.
-    """
-    if run.identity is None:
-        return
-    contents = (run.identity.encoder, content_of(run.config.init_checkpoint))
-    recorded, present = (
-        replace(run.identity, encoder={name: digest for name, digest in one.items() if "safetensors" not in name})
-        for one in contents
-    )
-    difference = recorded.encoder_difference(present)
-    if not difference:
-        return
-    if any(COMMIT in one for one in contents):
-        log.warning("%s is not what %s was trained with", difference, run.directory.path)
-        return
-    raise SettingError(f"{difference} in {folder} is not what {run.directory.path} was trained with; restore it")
-
-
-def _check_kept(run: FinishedRun, epoch: str) -> None:
-    folder = run.directory.checkpoints
-    file = weights_file(folder, epoch)
-    if file.is_file():
-        run.directory.check_file(file, run.result)
-        return
-    kept = [name for name in WEIGHTS if weights_file(folder, name).is_file()]
-    again = f"to get them, delete {run.directory.result_json} and start the run again with --save"
-    if kept:
-        raise SettingError(
-            f"{run.directory.path} kept weights of the {kept[0]} epoch only (save: {run.config.save}); "
-            f"use --epoch {kept[0]}, or, {again} both"
-        )
-    raise SettingError(f"{run.directory.path} kept no weights (save: {run.config.save}); {again} {epoch}")

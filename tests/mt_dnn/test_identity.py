@@ -13,12 +13,11 @@ from data_utils.json_file import read_json
 from mt_dnn import run as run_module
 from mt_dnn.config import run_dir, run_id
 from mt_dnn.encoder.source import hub_commit
-from mt_dnn.identity import Identity, identity_of
+from mt_dnn.identity import Identity, encoder_content, identity_of
 from mt_dnn.interrupt import Interrupted
 from mt_dnn.leftovers import leftovers
 from mt_dnn.results import RunDirectory
 from mt_dnn.run import run
-from mt_dnn.starting_point import content_of
 from tests.edits import edit_json
 from tests.mt_dnn.test_resume import SLOWLY, StopAt
 from tests.tiny import make_encoder
@@ -255,10 +254,10 @@ def test_an_encoder_of_the_hub_is_its_commit(tmp_path):
     folder = tmp_path / "models--org--name" / "snapshots" / commit
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    assert content_of(str(folder)) == {"commit": commit}
+    assert encoder_content(folder) == {"commit": commit}
     plain = shutil.copytree(folder, tmp_path / "snapshots" / commit)
     assert hub_commit(plain) is None, "not in a cache of the Hub"
-    assert list(content_of(str(plain))) == ["config.json"]
+    assert list(encoder_content(plain)) == ["config.json"]
     one, other = (Identity({}, {}, {"commit": c * 40}) for c in "ab")
     assert one.difference(other) == f"the encoder (on the Hub: commit {'a' * 40} against {'b' * 40})"
     assert one.difference(Identity({}, {}, {"config.json": "x"})).endswith(f"commit {'a' * 40} against a local folder)")

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
-from data_utils.names import slug
 from mt_dnn.assembly import assemble
 from mt_dnn.config import run_dir, run_id
 from mt_dnn.data import find_task_def
@@ -21,7 +20,8 @@ from mt_dnn.interrupt import Interrupted
 from mt_dnn.precision import resolve_precision
 from mt_dnn.results import RunDirectory
 from mt_dnn.run import run
-from mt_dnn.starting_point import content_of, resolve_start, starting_run, tokenizer_of
+from mt_dnn.run_reference import encoder_name, pretrained_of
+from mt_dnn.starting_point import resolve_start, trained_start
 from mt_dnn.trained.load import load_run, read_run
 from tests.edits import edit_json
 from tests.mt_dnn.method_runs import CPU
@@ -45,7 +45,7 @@ def first(tiny_run, tmp_path):
 def network_of(config):
     """The network of a run before its first step."""
     task_defs = [find_task_def(each) for each in config.by_task()]
-    source = resolve_start(config.init_checkpoint)
+    source = resolve_start(config)
     return assemble(config, task_defs, source, CPU, resolve_precision("fp32", CPU), 10).network
 
 
@@ -86,7 +86,7 @@ def test_pretrained_anchors_are_the_first_runs_weights(tiny_run, first):
     before = weights_of(folder)
     config = tiny_run(init_checkpoint=str(folder), method="l2sp", l2sp={"alpha": 0.1})
     task_defs = [find_task_def(config)]
-    source = resolve_start(config.init_checkpoint)
+    source = resolve_start(config)
     parts = assemble(config, task_defs, source, CPU, resolve_precision("fp32", CPU), 10)
     anchors = parts.context.anchor("pretrained")
     assert anchors
@@ -97,18 +97,18 @@ def test_names_tell_the_first_run(first, tiny_run):
     folder = first(method="pats", seed=7)
     config = tiny_run(init_checkpoint=str(folder))
     assert config.encoder == f"tiny-bert--toy-pats-{folder.parent.name}-s7"
-    assert slug(f"{folder}/") == config.encoder
+    assert encoder_name(f"{folder}/") == config.encoder
     assert run_id(config) != run_id(tiny_run())
     long = f"runs/{'+'.join(f'task{i}' for i in range(20))}/enc/vanilla/0123456789ab/seed=12"
-    assert len(slug(long)) == 100
-    assert slug(long).endswith("-0123456789ab-s12")
+    assert len(encoder_name(long)) == 100
+    assert encoder_name(long).endswith("-0123456789ab-s12")
 
 
 def test_a_run_from_a_run_from_a_run(tiny_run, first, tmp_path):
     one = first()
     two = first(init_checkpoint=str(one), train_datasets="toyscore", output_dir=tmp_path / "second")
     three = tiny_run(init_checkpoint=str(two), epochs=1)
-    assert tokenizer_of(str(two)) == tokenizer_of(tiny_run().init_checkpoint)
+    assert pretrained_of(str(two)) == tiny_run().init_checkpoint
     assert torch.equal(network_of(three).state_dict()["pooler.dense.weight"], weights_of(two)["pooler.dense.weight"])
     run(three)
     assert load_run(read_run(run_dir(three)), "best", "cpu").task_def.name == "toy"
@@ -118,8 +118,9 @@ def test_the_identity_is_that_of_the_weights(tiny_run, first, tmp_path):
     folder = first()
     config = tiny_run(init_checkpoint=str(folder), epochs=1)
     recorded = identity_of(config).encoder
-    assert recorded == content_of(str(folder))
-    assert recorded.keys() - content_of(tiny_run().init_checkpoint).keys() == {"trained weights"}
+    own = identity_of(tiny_run()).encoder
+    assert recorded.keys() - own.keys() == {"seed=1/checkpoints/best/model.safetensors"}
+    assert own.keys() - recorded.keys() == {"model.safetensors"}
     result = run(config)
     assert run(config) == result
     file = folder / "checkpoints" / "best" / "model.safetensors"
@@ -130,7 +131,9 @@ def test_the_identity_is_that_of_the_weights(tiny_run, first, tmp_path):
 
     files = read_json(folder / "result.json")["files"]
     edit_json(folder / "result.json", files=files | {"checkpoints/best/model.safetensors": sha256_of(file)})
-    with pytest.raises(SettingError, match=r"the encoder's trained weights is not what .* was run with"):
+    with pytest.raises(
+        SettingError, match=r"the encoder's seed=1/checkpoints/best/model.safetensors is not what .* was run with"
+    ):
         run(config)
 
 
@@ -150,11 +153,11 @@ def broken_runs(folder: Path) -> dict[str, tuple[Path, str]]:
     """Ways in which a run is no start -> its folder, the message."""
     found = {}
     for name, message in {
-        "unfinished": "is not over; start its command again and wait for result.json",
-        "failed": "is not over; start its command again and wait for result.json",
-        "diverged": "diverged (a reason); give one that did not",
-        "without": "kept no weights; delete ",
-        "gone": "model.safetensors is missing; delete ",
+        "unfinished": "is not finished; start its command again and wait for result.json",
+        "failed": "has failed (a reason); start its command again and wait for result.json",
+        "diverged": "is diverged (a reason); begin with a run that was trained to its end",
+        "without": "model.safetensors is not of this run; delete ",
+        "gone": "kept no weights (save: both); to get them, delete ",
     }.items():
         copy = shutil.copytree(folder, folder.parents[4] / name / Path(*folder.parts[-5:]))
         result = read_json(copy / "result.json")
@@ -180,14 +183,6 @@ def test_a_run_that_is_no_start_is_refused_before_anything_is_written(tiny_run, 
         assert not run_dir(config).exists()
 
 
-@pytest.mark.parametrize("method", ["lora"])
-def test_weights_that_are_no_plain_encoders_are_refused(tiny_run, first, method):
-    pytest.importorskip("peft", reason="peft is missing: see requirements-lora.txt")
-    config = tiny_run(init_checkpoint=str(first(method=method)))
-    with pytest.raises(SettingError, match=r"does not hold the weights of this encoder .* its method keeps others"):
-        run(config)
-
-
 @pytest.mark.parametrize("method", ["ema", "swa", "mixout", "pats", "sage"])
 def test_evaluated_weights_are_the_start(tiny_run, first, method):
     settings = {"swa": {"swa": {"start_epoch": 0, "start_step": 1, "interval": 1}}}.get(method, {})
@@ -199,12 +194,12 @@ def test_evaluated_weights_are_the_start(tiny_run, first, method):
 
 def test_caches_are_the_encoders(tiny_run, first, tiny_task):
     config = tiny_run(init_checkpoint=str(first()))
-    assert resolve_start(config.init_checkpoint).name == tiny_run().encoder
+    assert resolve_start(config).name == tiny_run().encoder
 
 
 def test_an_encoder_is_no_run(tiny_encoder):
-    assert starting_run(str(tiny_encoder)) is None
-    assert starting_run("all-MiniLM-L6-v2") is None
+    assert trained_start(str(tiny_encoder), 1) is None
+    assert trained_start("all-MiniLM-L6-v2", 1) is None
 
 
 def test_a_start_is_found_without_torch():

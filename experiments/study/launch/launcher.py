@@ -17,6 +17,7 @@ from experiments.study.launch.slots import plan_slots
 from experiments.study.launch.worker import RunFunction
 from mt_dnn.config import MAX_THREADS
 from mt_dnn.requirements import check_requirements
+from mt_dnn.run_reference import path_of
 
 _RETRIES = dict(zip(LAUNCHERS, (1, 3), strict=True))
 _RAY_ONLY = ("address", "gpus_per_run", "cpus_per_run")
@@ -93,7 +94,7 @@ def launch(chosen: argparse.Namespace, run: RunFunction, jobs: Sequence[Job]) ->
     from experiments.study.launch.ray_crew import ray_crew
     from experiments.study.launch.ray_host import SharedStorage
 
-    encoders = {Path(job.config.init_checkpoint) for job in jobs}
+    encoders = {path_of(job.config.init_checkpoint) for job in jobs}
     storage = SharedStorage(
         Path.cwd(), chosen.output_dir, (chosen.data_dir, *sorted(path for path in encoders if path.is_dir()))
     )

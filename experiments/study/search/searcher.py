@@ -19,7 +19,6 @@ from typing import Any
 
 from data_utils.errors import SettingError, shown
 from data_utils.json_file import write_json
-from data_utils.names import slug
 from data_utils.task_def import load_task_defs
 from experiments.study.launch.job import Job
 from experiments.study.launch.pool import Report
@@ -32,6 +31,7 @@ from experiments.study.search.space import Point, Space, search_space
 from experiments.study.search.trials import Trial, TrialStatus, read_search
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.identity import finished_result
+from mt_dnn.run_reference import encoder_name
 
 _LIMIT = 2**31
 Wrap = Callable[[RunFunction], RunFunction]
@@ -197,7 +197,7 @@ def _cells(
     chosen: argparse.Namespace,
 ) -> list[_Cell]:
     defined = load_task_defs(chosen.task_def)
-    by_owner = {(slug(recipe.encoder), recipe.method): recipe for recipe in recipes}
+    by_owner = {(encoder_name(recipe.encoder), recipe.method): recipe for recipe in recipes}
     bases: dict[tuple[str, str, str], list[Job]] = {}
     for job in jobs:
         # Weights of trials are not kept unless --set save=... asks for them: there are many.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from data_utils.names import slug
 from experiments.study.recipe_file import read_recipe
 from experiments.study.table.cells import Table, known_control
 from experiments.study.table.titles import method_title, task_title
 from mt_dnn.config import NOT_IDENTITY, RunConfig
+from mt_dnn.run_reference import encoder_name
 
 # What a comparison is about, or the same by the table's making.
 _COMPARED = frozenset({"method", "init_checkpoint", "train_datasets", "test_datasets"})
@@ -93,7 +93,7 @@ def _is_of_another(table: Table, encoder: str, method: str, recipe: str) -> bool
     if found is None or recipe == f"{encoder}_{method}":
         return False
     own = read_recipe(found)
-    return (slug(own.text("encoder")), own.text("method")) != (encoder, method)
+    return (encoder_name(own.text("encoder")), own.text("method")) != (encoder, method)
 
 
 def about_rates(table: Table, encoder: str) -> str:

@@ -260,6 +260,6 @@ def test_a_run_from_a_clone_that_has_moved_finds_the_task_definitions(tiny_train
 
 
 def test_a_run_of_a_method_that_was_uninstalled_says_so(tiny_trained, monkeypatch):
-    monkeypatch.setattr("mt_dnn.trained.load.METHODS", {})
+    monkeypatch.setattr("mt_dnn.finished.METHODS", {})
     with pytest.raises(SettingError, match=r"its method '\w+' is not installed here; install the package it is from"):
         read_run(tiny_trained["cola"])
