@@ -1,4 +1,4 @@
-"""What the encoder's first layer gets: the output of the embeddings, behind positions, norm and dropout."""
+"""The input of the encoder's first layer: the output of the embeddings, behind positions, norm and dropout."""
 
 from __future__ import annotations
 
