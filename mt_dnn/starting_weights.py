@@ -21,8 +21,8 @@ _ENCODER, _POOLER = "encoder.", "pooler."
 def begin_with(start: TrainedStart, network: Network, pooler_actf: str) -> None:
     """Give a new network the run's encoder, and its pooler and heads where they fit; a line of the log says which.
 
-    A pooler fits if its activation is the run's; a head if its layers have the shapes of the run's head of its task, and
-    the pooler below it fits, where it has one.
+    A pooler fits if its activation is the run's. A head fits if its layers have the shapes of the run's head of its
+    task, and the pooler below it, where it has one, fits too.
 
     Raises:
         SettingError: the weights are damaged, or the encoder's are not those of the network.
