@@ -49,7 +49,7 @@ part() { # FILE SECONDS COMMAND...: what it prints stays in FILE.log, also if it
   : >"$log"
   timeout --kill-after=10 "$limit" "$@" >"$log" 2>&1 &
   running=$!
-  tail -n +1 -f --pid="$running" "$log" &
+  tail -n +1 -s 0.1 -f --pid="$running" "$log" &
   shown=$!
   wait "$running" || code=$?
   running=
