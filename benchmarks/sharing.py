@@ -127,10 +127,15 @@ def main(arguments: list[str] | None = None) -> None:
         write_rows(data / "cola_train.tsv", max(options.steps * BATCH, 2 * BATCH))
         write_rows(data / "cola_dev.tsv", DEV_ROWS)
         open_datasets(make_jobs(options, encoder, data, scratch / "runs", 1)[0].config)  # the cache, once for all
-        rates: dict[int, list[float]] = {count: [] for count in counts}
-        for _ in range(options.turns):
-            for count in counts:
-                rates[count].append(time_pool(options, encoder, data, scratch, count))
+        rates: dict[int, list[float]] = {}
+        for count in counts * options.turns:
+            rates.setdefault(count, []).append(time_pool(options, encoder, data, scratch, count))
+            report(options, shape, rates)  # after each pool: figures stay if a later one is cut off
+
+
+def report(options: argparse.Namespace, shape: str, rates: dict[int, list[float]]) -> None:
+    """Print and write what is measured so far: runs per hour of each number of workers, a value per turn."""
+    counts = list(rates)
     medians = {count: statistics.median(values) for count, values in rates.items()}
     best = max(medians, key=medians.__getitem__)
     for count in counts:

@@ -386,9 +386,29 @@ def test_the_gpu_check_runs_all_of_it_and_ends_with_a_verdict(gpu_project):
     out = gpu_project / "found here"
     assert done.stdout.splitlines()[-1] == f"This installation is right on this GPU; figures in {out}"
     modules = [call[1] for call in calls(gpu_project) if call[0] == "-m" and call[1] != "pip"]
-    assert modules == ["pytest", "benchmarks.gpu_check", "benchmarks.cuda_step", "benchmarks.cuda_pass"]
-    (tests,) = [call for call in calls(gpu_project) if call[:2] == ["-m", "pytest"]]
-    assert all((ROOT / path).is_file() for path in tests if path.startswith("tests/"))
+    assert modules == [
+        *["pytest"] * 3,
+        *(f"benchmarks.{name}" for name in ("gpu_check", "cuda_step", "cuda_pass", "sharing")),
+    ]
+    tests = [[part for part in call if part.startswith("tests/")] for call in calls(gpu_project) if call[1] == "pytest"]
+    assert tests[:2] == [["tests/mt_dnn/test_pass_graphs_gpu.py"], ["tests/mt_dnn/encoder/test_packing.py"]]
+    assert all((ROOT / path).is_file() for paths in tests for path in paths)
+
+
+def test_a_part_of_the_gpu_check_that_hangs_is_cut_off_and_what_it_printed_stays(gpu_project):
+    script = gpu_project / "scripts" / "gpu_check.sh"
+    text = script.read_text()
+    assert text.count("part cuda_step 120 ") == 1
+    script.write_text(text.replace("part cuda_step 120 ", "part cuda_step 1 "))
+    python = gpu_project / ".venv" / "bin" / "python"
+    python.write_text(
+        python.read_text().removesuffix("exit 0\n")
+        + '[[ "$*" != *benchmarks.cuda_step* ]] || { echo begun; sleep 60; }\n'
+    )
+    done = check_gpu(gpu_project, "--out", "figures")
+    assert done.stdout.splitlines()[-1].startswith("WRONG on this GPU: time of the optimizers; figures in ")
+    assert (gpu_project / "figures" / "cuda_step.log").read_text() == "begun\n"
+    assert calls(gpu_project)[-1][1] == "benchmarks.sharing"
 
 
 def test_a_part_of_the_gpu_check_that_fails_is_in_the_verdict_and_the_others_run(gpu_project):
@@ -397,4 +417,4 @@ def test_a_part_of_the_gpu_check_that_fails_is_in_the_verdict_and_the_others_run
     done = check_gpu(gpu_project)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith("WRONG on this GPU: attention, methods, resume; figures in ")
-    assert calls(gpu_project)[-1][1] == "benchmarks.cuda_pass"
+    assert calls(gpu_project)[-1][1] == "benchmarks.sharing"
