@@ -162,6 +162,27 @@ def test_methods_are_compared_on_each_task(finished, capsys):
     assert "toy+toyscore" not in with_examples
 
 
+def test_a_method_is_compared_with_itself_alone(finished, capsys):
+    out = finished / "together"
+    assert significance.main([str(finished / "runs"), "--together", "--out", str(out), "--resamples", "100"]) == 0
+    capsys.readouterr()
+    table = gather(finished / "runs")
+    found = lines(out / "significance.csv")
+    assert {(line["method"], line["baseline"]) for line in found} == {
+        (f"{method} together (toy, toyscore)", method) for method in ("vanilla", "pats")
+    }
+    (encoder,) = table.encoders
+    for line in found:
+        if line["task"] == "average" or line.get("level", line.get("over", "seeds")) == "examples":
+            continue
+        ours = table.cell(encoder, line["baseline"], f"toy+toyscore:{line['task']}").scores(line["selection"])
+        alone = table.cell(encoder, line["baseline"], line["task"]).scores(line["selection"])
+        mean = sum(ours[seed] - alone[seed] for seed in alone) / len(alone)
+        assert float(line["difference"]) == pytest.approx(mean, abs=1e-6)
+    assert significance.main([str(finished / "runs"), "--together", "--baseline", "vanilla"]) == 2
+    assert "--together compares each method with itself alone; drop --baseline" in capsys.readouterr().err
+
+
 def test_curves_of_each_task(finished, tmp_path):
     table = gather(finished / "runs")
     *_, data = [
