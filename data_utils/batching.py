@@ -4,7 +4,6 @@ Orders come from (seed, name, epoch) alone, so every method sees the same batche
 """
 
 import hashlib
-import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -75,12 +74,11 @@ def batches_over_laps(n_batches: int, lap: Callable[[int], list[NDArray[np.int64
         n_batches: how many.
         lap: gives the batches of a round, from its number.
     """
-    taken: list[NDArray[np.int64]] = []
-    for number in itertools.count():
-        taken += lap(number)
-        if len(taken) >= n_batches:
-            return taken[:n_batches]
-    raise AssertionError
+    taken, laps = list(lap(0)), 1
+    while len(taken) < n_batches:
+        taken += lap(laps)
+        laps += 1
+    return taken[:n_batches]
 
 
 def share_of(window: NDArray[np.int64], lengths: NDArray[np.int64], rank: int, size: int) -> NDArray[np.int64]:

@@ -153,7 +153,7 @@ def columns_of(line: str, task_def: TaskDef) -> tuple[str, ...]:
     """Columns of a canonical file by its first line: those of the task, or with a soft label behind the label."""
     plain = task_def.columns
     fields = line.split("\t")
-    soft = task_def.kd_loss is not None and len(fields) == len(plain) + 1 and _are_numbers(fields[2])
+    soft = task_def.kd_loss is not None and len(fields) == len(plain) + 1 and _numbers(fields[2]) is not None
     return (*plain[:2], SOFT_LABEL, *plain[2:]) if soft else plain
 
 
@@ -270,11 +270,12 @@ def label_value(text: str, task_def: TaskDef) -> float:
     return int(digits)
 
 
-def _are_numbers(text: str) -> bool:
+def _numbers(text: str) -> list[float] | None:
+    """Read numbers with a space between them; None where something else is among them."""
     try:
-        return bool([float(part) for part in text.split(" ")])
+        return [float(part) for part in text.split(" ")]
     except ValueError:
-        return False
+        return None
 
 
 def _soft_value(text: str, task_def: TaskDef) -> list[float]:
@@ -283,12 +284,8 @@ def _soft_value(text: str, task_def: TaskDef) -> list[float]:
     Raises:
         SettingError: they are more or fewer, or one is no number that float32 holds.
     """
-    parts = text.split(" ")
-    try:
-        values = [float(part) for part in parts]
-    except ValueError:
-        values = []
-    if len(values) != task_def.n_class or not all(abs(value) <= _MAX_SCORE for value in values):
+    values = _numbers(text)
+    if values is None or len(values) != task_def.n_class or not all(abs(value) <= _MAX_SCORE for value in values):
         raise SettingError(
             f"soft label {shown(text)} is not {task_def.n_class} numbers with a space between them; write the column "
             "with predict.py --soft, or drop it"

@@ -1,6 +1,6 @@
 r"""Soft labels: a second label column of a canonical training file, for distillation.
 
-``uid \\t label \\t soft label \\t premise [\\t hypothesis]``: K numbers with spaces between them, the teacher's logits.
+``uid \t label \t soft label \t premise [\t hypothesis]``: K numbers with spaces between them, the teacher's logits.
 """
 
 from collections.abc import Sequence

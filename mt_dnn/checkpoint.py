@@ -25,8 +25,6 @@ _MODEL = "model.safetensors"
 _STATE = "state.pt"
 _SUMS = "sha256.json"
 _LAST = "last-"
-WEIGHTS = ("best", "last")
-"""Epochs whose weights may be kept."""
 _NO_SPACE = 1 << 16  # bytes left on a disk that has just refused a write
 
 

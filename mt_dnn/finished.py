@@ -9,6 +9,7 @@ from typing import Any
 from data_utils.errors import SettingError, shown
 from module.methods import METHODS
 from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.run_reference import EPOCHS
 
 
 def read_finished(path: Path) -> tuple[RunDirectory, Mapping[str, Any], RunResult]:
@@ -39,9 +40,9 @@ def read_finished(path: Path) -> tuple[RunDirectory, Mapping[str, Any], RunResul
 
 def kept_epochs(directory: RunDirectory) -> list[str]:
     """The epochs whose weights a run kept, of ``best`` and ``last``."""
-    from mt_dnn.checkpoint import WEIGHTS, weights_file  # here: it imports torch
+    from mt_dnn.checkpoint import weights_file  # here: it imports torch
 
-    return [name for name in WEIGHTS if weights_file(directory.checkpoints, name).is_file()]
+    return [name for name in EPOCHS if weights_file(directory.checkpoints, name).is_file()]
 
 
 def kept_weights(directory: RunDirectory, epoch: str, save: object, other: str) -> Path:

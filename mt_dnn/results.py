@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -56,6 +55,20 @@ class EpochScore:
     held_out: float | None = None
     """Primary metric on the held-out part of the training set; None without one."""
 
+    @classmethod
+    def of_task(cls, whole: EpochScore, evaluated: Iterable[str], selecting: Iterable[str], metric: str) -> EpochScore:
+        """Take the scores of one task out of those of all tasks of an epoch.
+
+        Args:
+            whole: The epoch; its own score is not read.
+            evaluated: The task's sets.
+            selecting: Those of them that the score is made of.
+            metric: The task's primary metric.
+        """
+        metrics = {name: whole.metrics[name] for name in evaluated}
+        held_out = next((found[metric] for name, found in metrics.items() if is_held_out(name)), None)
+        return cls(whole.epoch, mean_score(metrics, selecting, metric), metrics, held_out)
+
     @property
     def choice(self) -> float:
         """The score for choosing an epoch: held-out if there is one, else dev."""
@@ -71,6 +84,17 @@ class EpochScore:
             {name: {m: _number(v) for m, v in of_set.items()} for name, of_set in values["metrics"].items()},
             None if held_out is None else _number(held_out),
         )
+
+
+def mean_score(metrics: Mapping[str, Mapping[str, float]], selecting: Iterable[str], metric: str) -> float:
+    """The score of a task: the mean of a metric over its dev sets that give it.
+
+    Args:
+        metrics: Data set -> metric -> value.
+        selecting: The sets.
+        metric: The task's primary metric.
+    """
+    return float(np.mean([metrics[name][metric] for name in selecting]))
 
 
 MEAN = "mean"
@@ -94,10 +118,7 @@ class TaskScores:
     def at(self, epoch: EpochScore) -> EpochScore:
         """The task's scores in those of all tasks of an epoch."""
         assert self.best is not None
-        metrics = {name: epoch.metrics[name] for name in self.best.metrics}
-        score = fmean(metrics[name][self.primary_metric] for name in self.datasets)
-        held_out = next((found[self.primary_metric] for name, found in metrics.items() if is_held_out(name)), None)
-        return EpochScore(epoch.epoch, score, metrics, held_out)
+        return EpochScore.of_task(epoch, self.best.metrics, self.datasets, self.primary_metric)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TaskScores:

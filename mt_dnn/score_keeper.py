@@ -245,11 +245,7 @@ def is_better(new: EpochScore, best: EpochScore | None) -> bool:
 
 def _of_task(task: Datasets, scores: EpochScore) -> EpochScore:
     """The scores of one task of an epoch."""
-    metric = task.task_def.primary_metric
-    metrics = {name: scores.metrics[name] for name in task.evaluated}
-    score = float(np.mean([metrics[name][metric] for name in task.selecting]))
-    held_out = next((metrics[name][metric] for name in task.held_out), None)
-    return EpochScore(scores.epoch, score, metrics, held_out)
+    return EpochScore.of_task(scores, task.evaluated, task.selecting, task.task_def.primary_metric)
 
 
 def _constant_labels(task: Datasets) -> list[str]:

@@ -18,6 +18,7 @@ from mt_dnn.config import RunConfig
 from mt_dnn.data_parallel import Ranks
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.results import EpochScore, RunDirectory
+from mt_dnn.run_reference import EPOCHS
 from mt_dnn.sensitivity_watch import SensitivityWatch
 from mt_dnn.tracking import Tracker
 
@@ -180,7 +181,7 @@ class Checkpointer:
         self.ranks.on_first(lambda: self.tracker.start(metrics_size, self.state.step))  # a tracker may refuse
         if not self.ranks.first:
             return
-        for name in checkpoint.WEIGHTS:
+        for name in EPOCHS:
             file = checkpoint.weights_file(self.directory.checkpoints, name)
             if name not in self.state.kept or not file.is_file() or sha256_of(file) != self.state.kept[name][1]:
                 checkpoint.drop_weights(self.directory.checkpoints, name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ from experiments.study.table.cells import PART, Cell, Table
 from experiments.study.table.gathering import run_folders
 from experiments.study.table.titles import method_title, metric_title, task_title
 from mt_dnn.loss_settings import changed_loss
-from mt_dnn.results import RunDirectory, RunResult
+from mt_dnn.results import RunDirectory, RunResult, mean_score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,7 +114,7 @@ def read_scores(records: Sequence[Mapping[str, Any]]) -> dict[float, float]:
 def _scores_of_part(records: Sequence[Mapping[str, Any]], result: RunResult) -> dict[float, float]:
     """Epoch -> dev score of one task of a run with several."""
     return {
-        record["epoch"]: fmean(record["evaluation"][name][result.primary_metric] for name in result.datasets)
+        record["epoch"]: mean_score(record["evaluation"], result.datasets, result.primary_metric)
         for record in records
         if "evaluation" in record
     }
