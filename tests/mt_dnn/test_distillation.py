@@ -17,14 +17,13 @@ from data_utils.task_def import LossCriterion, load_task_defs
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.config_parser import config_from_mapping
 from mt_dnn.data import open_all
-from mt_dnn.interrupt import Interrupted
 from mt_dnn.loss import distillation_loss
 from mt_dnn.results import RunDirectory
 from mt_dnn.run import run
 from mt_dnn.trained.load import load_run, read_run
 from mt_dnn.trained.scoring import canonical_rows, logits_on
 from tests.mt_dnn.method_runs import assert_same_weights, build, final_weights
-from tests.mt_dnn.test_resume import SLOWLY, StopAt, assert_same_run
+from tests.mt_dnn.test_resume import SLOWLY, assert_same_run, run_in_parts
 from tests.reference.distillation import distance, mean_prediction
 
 MSE, CE = LossCriterion.MseCriterion, LossCriterion.CeCriterion
@@ -235,10 +234,7 @@ def test_a_distilled_run_resumes_exactly(student, tmp_path):
     whole = student(output_dir=tmp_path / "whole", **{**changes, "checkpoint_seconds": 600.0})
     run(whole)
     broken = student(output_dir=tmp_path / "broken", **changes)
-    for step in (3, 11):
-        with pytest.raises(Interrupted):
-            run(broken, StopAt(step))
-    run(broken)
+    run_in_parts(broken, 3, 11)
     assert_same_run(whole, broken)
     lines = RunDirectory(run_dir(whole)).read_metrics(RunDirectory(run_dir(whole)).read_result())
     assert {line["loss_by"] for line in lines if "loss" in line} == {"kd_weight 1.0"}

@@ -8,11 +8,10 @@ import torch
 
 from data_utils.errors import SettingError
 from mt_dnn.config import run_dir
-from mt_dnn.interrupt import Interrupted
 from mt_dnn.results import Status
 from mt_dnn.run import run
 from tests.mt_dnn.method_runs import final_weights, plain_weights
-from tests.mt_dnn.test_resume import SLOWLY, StopAt, assert_same_run
+from tests.mt_dnn.test_resume import SLOWLY, assert_same_run, run_in_parts
 
 METHODS = ["smart", "freelb", "rdrop", "r3f"]
 # FreeLB's default is made for a large encoder: an example of the tiny one is about 0.3 long.
@@ -125,11 +124,7 @@ def test_r4f_continues_exactly(tiny_run, tmp_path):
     whole = tiny_run(output_dir=tmp_path / "whole", **R4F, **SLOWLY)
     run(whole)
     broken = tiny_run(output_dir=tmp_path / "broken", **R4F, **SLOWLY)
-    for step in (2, 7):
-        with pytest.raises(Interrupted):
-            run(broken, StopAt(step))
-        torch.manual_seed(999)
-    run(broken)
+    run_in_parts(broken, 2, 7)
     assert_same_run(whole, broken)
 
 
@@ -158,9 +153,7 @@ def test_the_first_authors_smart_composes_and_continues_exactly(tiny_run, tmp_pa
     whole = tiny_run(output_dir=tmp_path / "whole", **settings)
     assert run(whole).status in (Status.OK, Status.DEGENERATE)
     parts = tiny_run(output_dir=tmp_path / "parts", **settings)
-    with pytest.raises(Interrupted):
-        run(parts, StopAt(3))
-    run(parts)
+    run_in_parts(parts, 3)
     assert_same_run(whole, parts)
 
 

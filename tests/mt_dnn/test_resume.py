@@ -20,7 +20,7 @@ from module.methods import METHODS as REGISTRY
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.data import open_datasets
 from mt_dnn.interrupt import Interrupted, StopRequest
-from mt_dnn.results import RunLocked
+from mt_dnn.results import RunLocked, RunResult
 from mt_dnn.run import run
 from tests.child import FORKSERVER, Child
 
@@ -72,6 +72,17 @@ class StopAt:
             signal.raise_signal(signal.SIGTERM)
 
 
+def run_in_parts(config: RunConfig, *steps: int) -> RunResult:
+    """Run it, stopped after each of these steps as by a signal, and return the result of the session that ends it."""
+    for step in steps:
+        with pytest.raises(Interrupted, match=f"step {step} of "):
+            run(config, StopAt(step))
+        torch.manual_seed(999)  # a new process knows nothing of the old one's generators
+    result = run(config)
+    assert result.sessions == len(steps) + 1
+    return result
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_stopping_and_going_on_changes_nothing(tiny_run, tmp_path, method):
     if method == "lora":
@@ -80,11 +91,8 @@ def test_stopping_and_going_on_changes_nothing(tiny_run, tmp_path, method):
     whole = tiny_run(method=method, output_dir=tmp_path / "whole", **{**changes, "checkpoint_seconds": 600.0})
     run(whole)
     broken = tiny_run(method=method, output_dir=tmp_path / "broken", **changes)
-    for step in (1, 4, 5, 11, 14):  # in an epoch, at its end, after it, before the last
-        with pytest.raises(Interrupted, match=f"step {step} of 15"):
-            run(broken, StopAt(step))
-        torch.manual_seed(999)  # a new process knows nothing of the old one's generators
-    assert run(broken).sessions == 6
+    # In an epoch, at its end, after it, before the last step.
+    assert run_in_parts(broken, 1, 4, 5, 11, 14).steps == 15
     assert_same_run(whole, broken)
 
 
