@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -131,15 +132,18 @@ def _load(options: argparse.Namespace) -> tuple[list[TrainedModel], Path]:
 def _paths(options: argparse.Namespace) -> list[Path]:
     if options.ensemble is None:
         return [options.model]
-    if options.ensemble:
-        return list(dict.fromkeys([options.model, *options.ensemble]))
-    seeds = sorted(path for path in options.model.glob("seed=*") if path.is_dir())
-    if len(seeds) < 2:
+    given = [options.model, *options.ensemble]
+    paths = list(dict.fromkeys(path for one in given for path in _seeds_in(one) or [one]))
+    if len(paths) < 2:
         raise SettingError(
-            f"--ensemble: {options.model} holds {len(seeds)} runs seed=*; give the folder above the seeds, or name the "
-            "other models behind --ensemble"
+            f"--ensemble: {options.model} holds {len(_seeds_in(options.model))} runs seed=*; give the folder above the "
+            "seeds, or name the other models behind --ensemble"
         )
-    return seeds
+    return paths
+
+
+def _seeds_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("seed=*") if path.is_dir())
 
 
 def _load_one(path: Path, options: argparse.Namespace) -> tuple[TrainedModel, Path]:
@@ -233,11 +237,20 @@ def _write_soft(options: argparse.Namespace) -> None:
     from data_utils.soft_labels import soft_text
     from mt_dnn.trained.scoring import canonical_rows, logits_on
 
-    logits = logits_on(models, canonical_rows(path, task_def), options.eval_batch_tokens, str(path))
+    rows = canonical_rows(path, task_def)
+    logits = logits_on(models, rows, options.eval_batch_tokens, str(path))
+    for uid, row in zip(rows.rows.uids, logits.tolist(), strict=True):
+        if not all(map(math.isfinite, row)):
+            raise SettingError(
+                f"--soft: the logits of {path}'s uid {shown(uid)} are {row}, no soft label; use another teacher, "
+                "--epoch or --precision fp32"
+            )
+    lines = [line for _, line in without_blank_end(iterate_lines(path))]
+    older = len(columns_of(lines[0], task_def)) - len(task_def.columns)  # 1 where the file has soft labels already
     with _target(options.out) as target:
-        for (_, line), row in zip(without_blank_end(iterate_lines(path)), logits, strict=True):
+        for line, row in zip(lines, logits, strict=True):
             uid, label, *texts = line.split("\t")
-            texts = texts[len(columns_of(line, task_def)) - len(task_def.columns) :]  # without an older soft label
+            texts = texts[older:]
             target.write(("\t".join([uid, label, soft_text(row), *texts]) + "\n").encode())
 
 

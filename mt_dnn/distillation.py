@@ -16,7 +16,7 @@ CRITERIA = (
 
 def distillation_criterion(config: RunConfig, task_def: TaskDef) -> LossCriterion | None:
     """The criterion of a task, whose file may or may not have soft labels."""
-    if task_def.task_type is TaskType.Regression:
+    if task_def.task_type is TaskType.Regression and config.kd_loss is not None:
         return LossCriterion.MseCriterion
     return task_def.kd_loss if config.kd_loss is None else LossCriterion(config.kd_loss)
 
@@ -38,7 +38,18 @@ def check_distillation(config: RunConfig, taught: Sequence[TaskDef]) -> None:
             f"mkd_opt is 1, but no training file of {config.task} has soft labels; write them with predict.py --soft"
         )
     criteria = {task_def.name: distillation_criterion(config, task_def) for task_def in taught}
+    if config.kd_loss is not None and config.kd_loss not in criteria.values():
+        raise SettingError(
+            f"kd_loss is {config.kd_loss}, but the soft labels of {', '.join(criteria)} are scores, which MseCriterion "
+            "compares; leave it out"
+        )
+    scores = {task_def.name for task_def in taught if task_def.task_type is TaskType.Regression}
     for task, criterion in criteria.items():
+        if task in scores and criterion is not LossCriterion.MseCriterion:
+            raise SettingError(
+                f"kd_loss of task {task} is {criterion}, but its soft labels are scores; legal: MseCriterion, in the "
+                "task definition"
+            )
         if criterion not in CRITERIA:
             raise SettingError(
                 f"kd_loss of task {task} is {criterion}, which is no distance from soft labels; legal: "

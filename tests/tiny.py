@@ -86,6 +86,16 @@ def make_task(folder: Path, n_train: int = 70, n_dev: int = 30, seed: int = 0) -
     return folder
 
 
+def make_taught(tiny_task: Path, folder: Path) -> Path:
+    """Copy the tasks' files, and give each task a kd_loss."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in tiny_task.glob("*.tsv"):
+        shutil.copy(file, folder)
+    text = (tiny_task / "task_def.yml").read_text().replace("  loss: ", "  kd_loss: MseCriterion\n  loss: ")
+    (folder / "task_def.yml").write_text(text)
+    return folder
+
+
 def as_glue(tiny_task: Path, folder: Path) -> None:
     """Copy the tasks' files under the names of CoLA and STS-B, with a test set whose labels mean nothing."""
     folder.mkdir()

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from data_utils.errors import SettingError
+from data_utils.soft_labels import soft_text
 from data_utils.task_def import load_task_defs
 from module.composition import Composition
 from module.method import FineTuningMethod
@@ -30,6 +31,7 @@ from mt_dnn.results import Status
 from mt_dnn.run import run
 from tests.child import Child
 from tests.mt_dnn.test_resume import StopAt, assert_same_run, newest_checkpoint
+from tests.tiny import make_taught
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -51,6 +53,9 @@ PARITY = {
         "train_datasets": "toy,toyscore", "grad_accumulation_step": 3, **LAST_ALONE, "batch_size": 4, "ratio": 0.5,
     },
     "two tasks, sam": {"train_datasets": "toy,toyscore", "method": "sam", "mix_temperature": 4.0, **LAST_ALONE},
+    "a teacher of one of two tasks": {
+        "train_datasets": "toyscore,toy", "mkd_opt": 1, "kd_loss": "CeCriterion", "kd_temperature": 2.0, **LAST_ALONE,
+    },
     "smoothed and weighted": {"label_smoothing": 0.1, "class_weights": "balanced", **LAST_ALONE},
     "sam": {"method": "sam", "sam": {"rho": 0.5}, **LAST_ALONE},
     "asam and l2sp": {"method": "sam+l2sp", "sam": {"adaptive": True}, "l2sp": {"alpha": 0.1}, **LAST_ALONE},
@@ -130,9 +135,23 @@ def assert_same_scores(one, other, name):
         assert found[0] == pytest.approx(found[1], rel=1e-3), (name, key)
 
 
-def test_two_processes_compute_what_one_does(tiny_run, tmp_path):
-    ones = {name: tiny_run(output_dir=tmp_path / "one", **changes) for name, changes in PARITY.items()}
-    twos = {name: tiny_run(output_dir=tmp_path / "two", **changes) for name, changes in PARITY.items()}
+@pytest.fixture
+def soft_labels(tiny_task, tmp_path):
+    """Folder of the tasks, the first with a teacher's logits."""
+    folder = make_taught(tiny_task, tmp_path / "taught")
+    file = folder / "toy_train.tsv"
+    rows = [line.split("\t") for line in file.read_text().splitlines()]
+    taught = zip(rows, np.random.default_rng(5).normal(0.0, 2.0, (len(rows), 2)), strict=True)
+    lines = ["\t".join([uid, label, soft_text(teacher), text]) for (uid, label, text), teacher in taught]
+    file.write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_two_processes_compute_what_one_does(tiny_run, tmp_path, soft_labels):
+    taught = {"task_def": soft_labels / "task_def.yml", "data_dir": soft_labels}
+    cases = {name: changes | (taught if "mkd_opt" in changes else {}) for name, changes in PARITY.items()}
+    ones = {name: tiny_run(output_dir=tmp_path / "one", **changes) for name, changes in cases.items()}
+    twos = {name: tiny_run(output_dir=tmp_path / "two", **changes) for name, changes in cases.items()}
     jobs = [{"name": name, "config": config} for name, config in twos.items()]
     for method, settings in NOISY:
         config = tiny_run(output_dir=tmp_path / "noisy", method=method, epochs=2, train_size=33, **settings)

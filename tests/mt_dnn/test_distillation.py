@@ -25,6 +25,7 @@ from mt_dnn.trained.scoring import canonical_rows, logits_on
 from tests.mt_dnn.method_runs import assert_same_weights, build, final_weights
 from tests.mt_dnn.test_resume import SLOWLY, assert_same_run, run_in_parts
 from tests.reference.distillation import distance, mean_prediction
+from tests.tiny import make_taught
 
 MSE, CE = LossCriterion.MseCriterion, LossCriterion.CeCriterion
 KL, SYM = LossCriterion.KlCriterion, LossCriterion.SymKlCriterion
@@ -33,12 +34,7 @@ KL, SYM = LossCriterion.KlCriterion, LossCriterion.SymKlCriterion
 @pytest.fixture(scope="module")
 def taught(tiny_task, tmp_path_factory):
     """Folder of the tiny tasks with a kd_loss."""
-    folder = tmp_path_factory.mktemp("taught")
-    for file in tiny_task.glob("*.tsv"):
-        (folder / file.name).write_bytes(file.read_bytes())
-    text = (tiny_task / "task_def.yml").read_text().replace("  loss: ", "  kd_loss: MseCriterion\n  loss: ")
-    (folder / "task_def.yml").write_text(text)
-    return folder
+    return make_taught(tiny_task, tmp_path_factory.mktemp("taught"))
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +174,23 @@ def test_a_soft_label_is_replaced_by_a_newer_one(soft, teachers, tmp_path):
     assert fields == {4}
 
 
+def test_a_teacher_whose_logits_are_no_numbers_teaches_nothing(teachers, taught, monkeypatch, tmp_path, capsys):
+    def broken(models, rows, *arguments):
+        found = logits_on(models, rows, *arguments)
+        found[3, 1] = np.nan
+        return found
+
+    monkeypatch.setattr("mt_dnn.trained.scoring.logits_on", broken)
+    out = tmp_path / "soft.tsv"
+    arguments = [str(teachers["toy"] / "seed=1"), str(taught / "toy_train.tsv"), "--soft", "--out", str(out)]
+    assert predict.main([*arguments, "--device", "cpu"]) == 2
+    uid = (taught / "toy_train.tsv").read_text().splitlines()[3].split("\t")[0]
+    message = capsys.readouterr().err
+    assert f"toy_train.tsv's uid '{uid}' are [" in message
+    assert "nan], no soft label; use another teacher" in message
+    assert not out.exists()
+
+
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=4))
 def test_texts_of_soft_labels_hold_every_bit(values):
     row = np.array(values, dtype=np.float32)
@@ -298,6 +311,19 @@ def test_a_criterion_that_is_no_distance_is_refused(student, soft, tmp_path):
         run(student(mkd_opt=1, task_def=other))
 
 
+@pytest.mark.parametrize("criterion", [CE, KL, SYM])
+def test_a_criterion_that_no_soft_label_has_a_use_for_is_refused(student, soft, tmp_path, criterion):
+    scores = {"mkd_opt": 1, "train_datasets": "toyscore"}
+    with pytest.raises(SettingError, match=f"kd_loss is {criterion}, but the soft labels of toyscore are scores"):
+        run(student(**scores, kd_loss=str(criterion)))
+    other = tmp_path / "task_def.yml"
+    other.write_text((soft / "task_def.yml").read_text().replace("MseCriterion\n  loss", f"{criterion}\n  loss"))
+    with pytest.raises(SettingError, match=f"kd_loss of task toyscore is {criterion}, but its soft labels are scores"):
+        run(student(**scores, task_def=other))
+    beside = student(**{**scores, "train_datasets": "toy,toyscore"}, kd_loss=str(criterion), kd_temperature=2.0)
+    assert run(beside).error is None  # the other task has a use for it
+
+
 # The command line
 
 
@@ -310,9 +336,12 @@ def test_an_ensemble_predicts_the_mean(teachers, taught, capsys):
     assert predict.main([str(teachers["toy"]), dev, "--ensemble", "--device", "cpu"]) == 0
     together = shares(capsys)
     np.testing.assert_allclose(together, (each[0] + each[1]) / 2, atol=2e-6)
-    named = [str(teachers["toy"] / "seed=1"), dev, "--ensemble", str(teachers["toy"] / "seed=2"), "--device", "cpu"]
-    assert predict.main(named) == 0
-    assert np.array_equal(shares(capsys), together)
+    for named in (
+        [teachers["toy"] / "seed=1", dev, "--ensemble", teachers["toy"] / "seed=2"],
+        [teachers["toy"] / "seed=1", dev, "--ensemble", teachers["toy"]],  # a folder of seeds behind it, and one twice
+    ):
+        assert predict.main([*map(str, named), "--device", "cpu"]) == 0
+        assert np.array_equal(shares(capsys), together)
 
 
 def shares(capsys):
