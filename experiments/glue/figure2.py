@@ -9,7 +9,8 @@ pictures (PNG, PDF) with their numbers (CSV):
     <task>_distribution    s̄ over the paper's range [5e-8, 1e-5] and over all of it, mean and band over the seeds
     <task>_concentration   standard deviation, Gini coefficient and entropy, a dot per seed
     <task>_heat_map        mean s̄ of each layer and kind of tensor
-    <task>_statistics      .md and .csv: these and more
+    <task>_statistics      .md and .csv: these and more; in .md also each method minus plain fine-tuning
+    <task>_differences     .csv: that, with Student's 95 % interval, where the paper says what PATS makes smaller
     strip, curves          every seed's score; learning curves
 docs/figures.md defines s̄ and each statistic.
 """
@@ -30,6 +31,9 @@ from experiments.study.drawing.seed_strips import seed_strips
 from experiments.study.drawing.sensitivities import (
     DEFAULTS,
     check_recorded,
+    concentration_markdown,
+    concentration_rows,
+    concentrations,
     read_methods,
     statistics_markdown,
     statistics_rows,
@@ -93,7 +97,9 @@ def draw(table: Table, runs: Path, out: Path) -> list[Path]:
             files += draw_concentration(by_method, title, out / f"{name}_concentration")
             files += draw_heat_map(by_method, title, out / f"{name}_heat_map")
             files.append(save_data(out / f"{name}_statistics", statistics_rows(by_method)))
-            text = statistics_markdown(by_method, title)
+            shown = concentrations(by_method)
+            files.append(save_data(out / f"{name}_differences", concentration_rows(shown)))
+            text = statistics_markdown(by_method, title) + concentration_markdown(shown)
             files += write_texts(out, {f"{name}_statistics.md": text})
             print(text)
     return files

@@ -23,8 +23,17 @@ from experiments.glue import figure2, figure3
 from experiments.glue.figure3 import parse_shares
 from experiments.study.drawing import data_share, distribution, heat_map, plotting
 from experiments.study.drawing.data_share import SharePoint
-from experiments.study.drawing.sensitivities import DEFAULTS, mean_and_deviation, read_summary, statistics_markdown
+from experiments.study.drawing.sensitivities import (
+    CLAIMS,
+    DEFAULTS,
+    concentration_markdown,
+    concentrations,
+    mean_and_deviation,
+    read_summary,
+    statistics_markdown,
+)
 from experiments.study.plan import plan_jobs
+from experiments.study.statistics.intervals import t_interval
 from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, TensorSummary, bin_edges
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.results import RunDirectory
@@ -110,7 +119,7 @@ def test_figure_2_end_to_end(drawn, saved) -> None:
         assert b"/Type3" not in pdf, "fonts are embedded as TrueType"
         assert b"/FontFile2" in pdf
     expected = {f"{name}.{suffix}" for name in pictures for suffix in ("png", "pdf", "csv")} - {"strip.csv"}
-    expected |= {"toy_statistics.csv", "toy_statistics.md", "study.json"}
+    expected |= {"toy_statistics.csv", "toy_statistics.md", "toy_differences.csv", "study.json"}
     expected |= {"table.md", "table.tex", "table.csv", "table_seeds.csv"}
     assert expected <= {path.name for path in out.iterdir()}
     assert not list(out.glob(".*")), "no half-written file stays"
@@ -156,6 +165,12 @@ def test_the_numbers_beside_figure_2_are_those_of_the_runs(computed, drawn) -> N
         other = next(t for t in recorded["vanilla", 2]["tensors"] if t["path"] == tensor["path"])
         assert by_path[tensor["path"]] == pytest.approx((tensor["mean"] + other["mean"]) / 2)
     assert "| gini | " in (out / "toy_statistics.md").read_text()
+    for line in read(out / "toy_differences.csv"):
+        own = [
+            recorded["pats", seed][line["statistic"]] - recorded["vanilla", seed][line["statistic"]] for seed in (1, 2)
+        ]
+        assert (line["method"], line["pairs"]) == ("pats", "2")
+        assert float(line["difference"]) == pytest.approx(np.mean(own))
 
 
 def test_figure_3_end_to_end(computed, saved, capsys) -> None:
@@ -296,6 +311,24 @@ def test_statistics_in_words() -> None:
     assert "| gini | 1 ± 0.71 |" in text
     assert "vanilla (n = 2)" in text
     assert "PATS" not in text
+
+
+@pytest.mark.parametrize(
+    ("scales", "verdict", "relative"),
+    [((0.5, 0.6, 0.4), "yes", -0.5), ((2.0, 2.2, 1.8), "no, larger", 1.0), ((0.5, 2.0, 1.0), "not shown", 1 / 6)],
+)
+def test_whether_a_statistic_is_smaller(scales, verdict, relative) -> None:
+    plain = {seed: a_summary() for seed in (1, 2, 3)}
+    found = concentrations({"vanilla": plain, "pats": dict(enumerate(map(a_summary, scales), start=1)), "sage": {}})
+    assert {one.statistic for one in found} == set(CLAIMS)
+    assert {one.method for one in found} == {"pats"}
+    gini = next(one for one in found if one.statistic == "gini")
+    assert (gini.verdict, gini.claim) == (verdict, "no few parameters dominate")
+    assert gini.relative == pytest.approx(relative)
+    expected = t_interval([a_summary(scale).gini - a_summary().gini for scale in scales])
+    assert gini.difference.interval == expected
+    assert f"| no few parameters dominate | gini | {gini.difference.mean:z.3g} | [" in concentration_markdown(found)
+    assert concentration_markdown([]) == ""
 
 
 @pytest.mark.parametrize(

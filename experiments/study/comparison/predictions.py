@@ -30,6 +30,8 @@ class Predictions:
     """(N,) classes or scores."""
     predicted: NDArray[Any]
     """(N,) of the same kind."""
+    logits: NDArray[np.float32]
+    """(N, K)."""
 
 
 def read_predictions(runs: Path, cell: Cell, result: RunResult, selection: Selection) -> dict[str, Predictions] | None:
@@ -88,7 +90,7 @@ def predictions_of(
     logits, uids = arrays[f"{dataset}.{selection}_logits"], arrays[f"{dataset}.uids"]  # (N, K), (N,)
     order = np.argsort(uids, kind="stable")
     predicted = logits[:, 0] if is_regression(metric) else logits.argmax(axis=1)
-    return Predictions(uids[order], arrays[f"{dataset}.labels"][order], predicted[order])
+    return Predictions(uids[order], arrays[f"{dataset}.labels"][order], predicted[order], logits[order])
 
 
 def score_of(metric: Metric, one: Predictions) -> float:

@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from data_utils.errors import SettingError, shown
 from data_utils.json_file import read_json
 from experiments.study.fields import Fields
 from experiments.study.launch.job import Job
+from experiments.study.statistics.difference import Difference
+from experiments.study.statistics.paired_tests import sign_flip
 from experiments.study.table.cells import Cell, Table
 from experiments.study.table.gathering import run_folders
 from experiments.study.table.titles import method_title
@@ -29,6 +32,12 @@ STATISTICS = (
     "mean", "median", "std", "std_in_range", "std_log10", "gini", "entropy", "top_share", "below_range", "above_range",
 )  # fmt: skip
 """Fields of :class:`SensitivitySummary` that are one number."""
+CLAIMS = {
+    "std_log10": "more tightly clustered", "entropy": "more tightly clustered", "std": "more tightly clustered",
+    "below_range": "fewer insensitive parameters",
+    "gini": "no few parameters dominate", "top_share": "no few parameters dominate",
+}  # fmt: skip
+"""Statistic -> what the paper says of its Figure 2 that would make it smaller with PATS."""
 _PATH = re.compile(r"[^.]+\.\d+\..")
 
 
@@ -131,6 +140,77 @@ def statistics_markdown(by_method: Mapping[str, Mapping[int, SensitivitySummary]
         values = [[float(getattr(s, name)) for s in by_seed.values()] for by_seed in shown.values()]
         lines.append([name, *map(mean_and_deviation, values)])
     return f"## {heading}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Concentration:
+    """A statistic of s̄ that the paper says to be smaller with PATS: a method's minus its baseline's."""
+
+    claim: str
+    statistic: str
+    method: str
+    difference: Difference
+    relative: float
+    """Mean difference over the baseline's mean."""
+
+    @property
+    def verdict(self) -> str:
+        """``yes``, or ``no`` where the opposite is shown; else ``not shown``, as the interval has both signs."""
+        low, high = self.difference.interval.low, self.difference.interval.high
+        if high < 0.0:
+            return "yes"
+        return "no, larger" if low > 0.0 else "not shown"
+
+
+def concentrations(
+    by_method: Mapping[str, Mapping[int, SensitivitySummary]], baseline: str = "vanilla"
+) -> list[Concentration]:
+    """Compare every method with the baseline, statistic by statistic, over the seeds that both have."""
+    theirs, found = by_method.get(baseline, {}), []
+    for method, ours in by_method.items():
+        both = [seed for seed in ours if seed in theirs]
+        if method == baseline or not both:
+            continue
+        for statistic, claim in CLAIMS.items():
+            a, b = ({seed: float(getattr(of[seed], statistic)) for seed in both} for of in (ours, theirs))
+            difference = Difference(baseline, {seed: a[seed] - b[seed] for seed in both})
+            mean = math.fsum(b.values()) / len(b)
+            relative = difference.mean / mean if mean else math.nan
+            found.append(Concentration(claim, statistic, method, difference, relative))
+    return found
+
+
+def concentration_rows(found: Sequence[Concentration]) -> list[list[object]]:
+    """A line per method and statistic for a CSV, the header first."""
+    rows: list[list[object]] = [[
+        "method", "baseline", "claim", "statistic", "pairs", "difference", "relative", "t_low", "t_high",
+        "p_sign_flip", "smaller",
+    ]]  # fmt: skip
+    for one in found:
+        d = one.difference
+        told = [one.method, d.other, one.claim, one.statistic, d.n, d.mean, one.relative]
+        rows.append([*told, d.interval.low, d.interval.high, sign_flip(d.values).p, one.verdict])
+    return rows
+
+
+def concentration_markdown(found: Sequence[Concentration]) -> str:
+    """A table per method: the paper's claim, the difference with Student's 95 % interval, whether it is shown."""
+    lines = []
+    for method in dict.fromkeys(one.method for one in found):
+        some = [one for one in found if one.method == method]
+        head = f"{method_title(method)} - {method_title(some[0].difference.other)} (n = {some[0].difference.n})"
+        lines += [
+            "",
+            f"| the paper says | statistic | {head} | 95 % | relative | smaller? |",
+            "|---|---|---|---|---|---|",
+        ]
+        for one in some:
+            low, high = one.difference.interval.low, one.difference.interval.high
+            interval = "-" if math.isnan(low) else f"[{_number(low, 3)}, {_number(high, 3)}]"
+            mean = _number(one.difference.mean, 3)
+            relative = f"{100 * one.relative:+z.1f} %"
+            lines.append(f"| {one.claim} | {one.statistic} | {mean} | {interval} | {relative} | {one.verdict} |")
+    return "\n".join(lines) + "\n" if lines else ""
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:

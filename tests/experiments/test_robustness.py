@@ -1,0 +1,186 @@
+"""Calibration, spread and parts of dev sets, from the predictions that real runs keep."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+
+from data_utils.errors import SettingError
+from data_utils.metrics import compute_metrics
+from data_utils.task_def import load_task_defs
+from experiments.study import robustness
+from experiments.study.comparison.quantities import DevParts
+from experiments.study.statistics.calibration import calibration_of
+from experiments.study.statistics.spread import spread_ratio
+from experiments.study.table.gathering import gather
+from mt_dnn.config_parser import config_from_mapping
+from mt_dnn.results import RunDirectory
+from mt_dnn.run import run
+
+NAME = "tiny-bert"
+QUANTITIES = ["ECE", "NLL", "Brier", "toy_dev:odd", "toy_dev:even", "toy_dev:odd - even"]
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_encoder, tiny_task, tmp_path_factory):
+    """Folder of runs: three seeds of two methods on a classification, two of one on a regression."""
+    root = tmp_path_factory.mktemp("robustness") / "runs"
+    for task, method, seed in [
+        *(("toy", method, seed) for method in ("vanilla", "pats") for seed in (1, 2, 3)),
+        ("toyscore", "vanilla", 1),
+        ("toyscore", "vanilla", 2),
+    ]:
+        run(
+            config_from_mapping(
+                {
+                    "task_def": str(tiny_task / "task_def.yml"), "data_dir": str(tiny_task), "epochs": 2,
+                    "train_datasets": task, "init_checkpoint": str(tiny_encoder), "output_dir": str(root),
+                    "batch_size": 16, "learning_rate": 1e-2, "seed": seed, "precision": "fp32", "method": method,
+                    "tensorboard": False, "device": "cpu", "save": "none",
+                }
+            )
+        )  # fmt: skip
+    return root
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    file = tmp_path_factory.mktemp("parts") / "parts.tsv"
+    file.write_text("".join(f"{uid}\t{'even' if uid % 2 == 0 else 'odd'}\n" for uid in range(29, -1, -1)))
+    return file
+
+
+def lines_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def written(runs, parts, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    assert robustness.main([str(runs), "--parts", f"toy_dev={parts}", "--out", str(out)]) == 0
+    return out
+
+
+def test_every_number_is_that_of_the_stored_logits(runs, tiny_task, written):
+    definition = load_task_defs(tiny_task / "task_def.yml")["toy"]
+    found = {
+        (line["method"], int(line["seed"]), line["selection"], line["quantity"]): float(line["value"])
+        for line in lines_of(written / "robustness_seeds.csv")
+    }
+    assert len(found) == 2 * 3 * 2 * len(QUANTITIES)
+    for folder in runs.glob("toy/*/*/*/seed=*"):
+        directory = RunDirectory(folder)
+        result = directory.read_result()
+        arrays = directory.read_predictions(result)
+        labels, uids = arrays["toy_dev.labels"], arrays["toy_dev.uids"]
+        for selection in ("best", "last"):
+            logits = arrays[f"toy_dev.{selection}_logits"]
+            calibration, scores = calibration_of(logits, labels), {}
+            for name, rest in (("odd", 1), ("even", 0)):
+                rows = np.array([int(uid) % 2 == rest for uid in uids])
+                scores[name] = compute_metrics(definition, logits[rows], labels[rows])[definition.primary_metric]
+            expected = [calibration.ece, calibration.nll, calibration.brier, *scores.values()]
+            expected.append(scores["odd"] - scores["even"])
+            values = [found[result.method, result.seed, selection, name] for name in QUANTITIES]
+            assert values == pytest.approx(expected, abs=1e-5)
+
+
+def test_differences_and_spread_are_paired_over_seeds(runs, written):
+    seeds = lines_of(written / "robustness_seeds.csv")
+    by_method = {
+        method: [float(line["value"]) for line in seeds
+                 if (line["method"], line["selection"], line["quantity"]) == (method, "last", "NLL")]
+        for method in ("vanilla", "pats")
+    }  # fmt: skip
+    difference = np.subtract(by_method["pats"], by_method["vanilla"])
+    (line,) = [
+        line for line in lines_of(written / "robustness.csv")
+        if (line["method"], line["selection"], line["quantity"]) == ("pats", "last", "NLL")
+    ]  # fmt: skip
+    assert line["baseline"] == "vanilla"
+    assert float(line["difference"]) == pytest.approx(difference.mean())
+    assert float(line["t_low"]) < difference.mean() < float(line["t_high"])
+    assert float(line["mean"]) == pytest.approx(np.mean(by_method["pats"]))
+    assert float(line["std"]) == pytest.approx(np.std(by_method["pats"], ddof=1))
+    scores = {
+        method: [gather(runs).cell(NAME, method, "toy").scores("last")[seed] for seed in (1, 2, 3)]
+        for method in by_method
+    }
+    (spread,) = [line for line in lines_of(written / "robustness_spread.csv") if line["selection"] == "last"]
+    expected = spread_ratio(scores["pats"], scores["vanilla"])
+    assert float(spread["ratio_of_std"]) == pytest.approx(expected.ratio, nan_ok=True)
+    assert spread["pairs"] == "3"
+
+
+def test_the_page(written):
+    text = (written / "robustness.md").read_text()
+    assert f"## toy, {NAME}, best dev epoch" in text
+    assert "ECE (%)" in text
+    assert "PATS - vanilla" in text
+    assert "toy_dev:odd - even (points)" in text
+    assert f"toyscore, {NAME}, last epoch" in text  # its spread, if no calibration
+    section = text.split("## toyscore")[1].split("##")[0]
+    assert "ECE" not in section
+
+
+def test_a_run_without_predictions_is_left_out(runs, tmp_path):
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    next(copy.glob("toy/*/pats/*/seed=2/predictions.npz")).unlink()
+    found = robustness.analyse(gather(copy), copy)
+    assert found.by_quantity["ECE"].cell(NAME, "pats", "toy").scores("best").keys() == {1, 3}
+    (pair, _) = found.pairs
+    assert found.difference(found.quantities[0], pair).n == 2
+    assert found.spread(pair).n == 3  # scores are there all the same
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"parts\.tsv has 0 parts; give a file with two or more"),
+        ("0\ta\n", r"parts\.tsv has 1 parts"),
+        ("0\ta\n0\tb\n", r"parts\.tsv: line 2: uid '0' is there already"),
+        ("0\ta\n1\n", r"parts\.tsv: line 2: 1 columns instead of 2 \(uid, part\)"),
+        ("0\ta b\n", "part name 'a b' is not allowed"),
+    ],
+)
+def test_a_wrong_file_of_parts_is_refused(tmp_path, text, message):
+    file = tmp_path / "parts.tsv"
+    file.write_text(text)
+    with pytest.raises(SettingError, match=message):
+        DevParts.read(f"toy_dev={file}")
+
+
+def test_parts_of_other_rows_are_refused(runs, tmp_path, parts):
+    file = tmp_path / "parts.tsv"
+    file.write_text(parts.read_text().replace("29\todd\n", "77\todd\n"))
+    with pytest.raises(SettingError, match=r"2 uids are not in both it and toy_dev of the runs, such as '29'"):
+        robustness.analyse(gather(runs), runs, [DevParts.read(f"toy_dev={file}")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--parts", "toy"], "--parts is 'toy'; legal: <dev set>=<file>"),
+        (["--parts", "toy=x.tsv"], "--parts is 'toy=x.tsv'; legal"),
+        (["--parts", "toy_dev=gone.tsv"], "gone.tsv"),
+        (["--parts", "cola_dev={parts}"], "--parts: no run was scored on cola_dev"),
+        (["--baseline", "sage"], "--baseline 'sage' is not in the table"),
+    ],
+)
+def test_wrong_settings(runs, parts, tmp_path, capsys, arguments, message):
+    given = [argument.format(parts=parts) for argument in arguments]
+    assert robustness.main([str(runs), *given, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_predictions_is_refused(tmp_path, capsys):
+    from tests.experiments.fake_runs import write_run
+
+    write_run(tmp_path / "runs")
+    assert robustness.main([str(tmp_path / "runs")]) == 2
+    assert "has predictions of a classification task" in capsys.readouterr().err
