@@ -32,6 +32,7 @@ class Composition(FineTuningMethod[NoSettings]):
         self.needs_dense_gradients = any(method.needs_dense_gradients for method in self.methods)
         self.reads_clipped_gradients = any(method.reads_clipped_gradients for method in self.methods)
         self.plain_pass = all(method.plain_pass for method in self.methods)
+        self.recomputable = all(method.recomputable for method in self.methods)
         self.divisible = all(method.divisible for method in self.methods)
 
     def check_run(self, settings: OptimizerSettings) -> None:  # noqa: D102

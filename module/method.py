@@ -113,6 +113,9 @@ class FineTuningMethod(Generic[S]):
     On CUDA they may then be recorded once and repeated (:mod:`mt_dnn.pass_graphs`): nothing that the host decides
     within them happens again, and gradients lie where those of another step lay.
     """
+    recomputable: bool = True
+    """Whether layers may compute themselves again in the backward pass (gradient checkpointing); not where a pass has
+    weights that are gone by then."""
     divisible: bool = True
     """Whether processes may divide a step's examples among them; by default if ``gradients`` is not overridden.
 

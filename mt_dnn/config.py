@@ -39,7 +39,8 @@ LATER_SETTINGS: dict[str, object] = {
 
 LATER_METHOD_SETTINGS: dict[str, object] = {
     "smart.divergence": "paper", "smart.ascent_divergence": "paper", "smart.proximal_divergence": "paper",
-    "smart.noise_place": "words", "smart.teacher_dropout": False, "pac_tuning.k_curve": "straight",
+    "smart.noise_place": "words", "smart.teacher_dropout": False, "smart.weight_step": 0.0,
+    "pac_tuning.k_curve": "straight",
 }  # fmt: skip
 """The same of the methods' own settings."""
 

@@ -1,4 +1,4 @@
-r"""What a method may buy beside the score: calibration, an even spread of seeds, scores on parts of a dev set.
+r"""Calibration, spread of seeds and scores on parts of a dev set: what a method may buy beside the score.
 
     python -m experiments.study.robustness runs --study results/bert-base-uncased/study.json --out results/robustness
     python -m experiments.study.robustness runs --parts cola_dev=data/cola_domains.tsv

@@ -47,6 +47,8 @@ def refuse(
     if args is None:
         return
     whole = ", ".join(part.name for part in method.methods if not part.divisible) if method else ""
+    lost = method is not None and not method.recomputable
+    again = bool(_asked(args, "") or checkpoints_activations(model))
     found = {
         f"the environment has {args.world_size} processes, but {whole} does not say that it is right on a part of a "
         "step's examples (divisible): run it without torchrun": bool(args.world_size > 1 and whole),
@@ -63,7 +65,9 @@ def refuse(
         f"args.optim is {args.optim}, but the method builds the optimizer: leave it out and use optimizer='adamw' or "
         "'adamax'": str(getattr(args.optim, "value", args.optim)) not in ("adamw_torch", "adamw_torch_fused"),
         "torch_compile and activation checkpointing are both on, but a compiled pass cannot repeat the methods' draws: "
-        "leave one out": bool(args.torch_compile and (_asked(args, "") or checkpoints_activations(model))),
+        "leave one out": bool(args.torch_compile and again),
+        "activation checkpointing is on, but the method has a pass at weights that are gone when layers compute "
+        "themselves again (smart.weight_step): leave one of the two out": again and lost,
         "the subclass computes a loss of its own (compute_loss), but the method computes the task's itself: leave it "
         "out": "compute_loss" in own,
         "the subclass builds an optimizer of its own (create_optimizer), but the method builds it: leave it out and "

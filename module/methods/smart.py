@@ -12,6 +12,7 @@ from ..lazy import criteria, torch
 from ..method import FineTuningMethod, Resource
 from .parts.first_layer import FirstLayer
 from .parts.mean_teacher import MeanTeacher, predicting
+from .parts.moved_weights import in_their_place, step_along
 
 if TYPE_CHECKING:
     from ..criteria import Criterion
@@ -29,6 +30,7 @@ _BETAS = Range(
 _STEP_SIZE: dict[Projection, float] = {"paper": 1e-3, "dev_repo": 1e-3, "mt_dnn": 1e-5}
 # What the two codes add to the norms that they divide by.
 _GUARD: dict[Projection, float] = {"dev_repo": 1e-4, "mt_dnn": 1e-6}
+_WEIGHT_GUARD = 1e-6  # the same, of the gradient by the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,17 @@ class SMARTSettings(CheckedSettings):
     """What is perturbed: the word embeddings, or what the encoder's first layer gets, behind positions, norm and
     dropout, without a gradient of the embeddings at the neighbour (the first author's code)."""
 
+    weight_step: NonNegative = 0.0
+    """At least 0: how far the weights of the pass at a neighbour are moved along the gradient that the ascent's last
+    step has by them, in the 2-norm of all; 0: not at all. The first author's code (use_advcopy): 1e-2."""
+
     def __post_init__(self) -> None:
         """Fill in the step size; check the ranges and choices."""
         check_ranges(self)
+        if self.weight_step > 0.0 and self.ascent_steps == 0:
+            raise ValueError(
+                f"weight_step is {self.weight_step}, but ascent_steps is 0, so no ascent gives a direction"
+            )
         if self.step_size is None:
             object.__setattr__(self, "step_size", _STEP_SIZE[self.projection])
 
@@ -107,6 +117,7 @@ class SMART(FineTuningMethod[SMARTSettings]):
         self._teacher: MeanTeacher | None = None
         self._saved: Mapping[str, torch.Tensor] | None = None
         self._first_layer: FirstLayer | None = None
+        self.recomputable = self.settings.weight_step == 0.0
 
     def setup(self, context: MethodContext) -> None:
         """Look for a distance of each task, and for the place of the noise.
@@ -171,14 +182,22 @@ class SMART(FineTuningMethod[SMARTSettings]):
         context.check_noise(f"smart on the {place}", embeddings, lambda: _sizes(settings))
         noise = settings.noise_std * context.pass_stream(self.name).normal(embeddings).to(embeddings.dtype)
         scale = 1.0 if context.gradient_scale is None else context.gradient_scale
-        for _ in range(settings.ascent_steps):
+        weights = [info.parameter for info in context.params if info.parameter.requires_grad]
+        moved: list[torch.Tensor | None] = [None] * len(weights)
+        for left in reversed(range(settings.ascent_steps)):
             noise.requires_grad_()
             other = self._noised_logits(context, batch, embeddings.detach() + noise)
-            (gradient,) = torch.autograd.grad(
-                scale * self._distance(context, batch, "ascent_divergence", other, target), noise
-            )
+            distance = scale * self._distance(context, batch, "ascent_divergence", other, target)
+            if left > 0 or settings.weight_step == 0.0:
+                (gradient,) = torch.autograd.grad(distance, noise)
+            else:
+                gradient, *by_weights = torch.autograd.grad(distance, [noise, *weights], allow_unused=True)
+                # The guard is on the mean over examples and classes, as in his code.
+                guard = _WEIGHT_GUARD * target.numel() * scale
+                moved = step_along(weights, by_weights, settings.weight_step, guard)
             noise = climb(noise.detach(), gradient / scale, settings)
-        return self._noised_logits(context, batch, embeddings + noise)
+        with in_their_place(context.network, weights, moved):
+            return self._noised_logits(context, batch, embeddings + noise)
 
     def _noised_logits(self, context: MethodContext, batch: Any, embeddings: torch.Tensor) -> torch.Tensor:
         with context.noised(), context.streams.apart(self.name):

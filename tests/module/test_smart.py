@@ -51,6 +51,8 @@ def distance_of(name):
             "projection": "mt_dnn",
             "step_size": 0.5,
         },
+        {"weight_step": 0.5, "ascent_steps": 2},
+        {"weight_step": 0.3, "divergence": "JSCriterion", "ascent_divergence": "NsKlCriterion"},
         {
             "divergence": "NsSymKlCriterion",
             "ascent_divergence": "NsKlCriterion",
@@ -87,7 +89,7 @@ def test_twenty_steps_equal_the_formula(changes, packed):
             theta, teacher, examples, labels, masks, noise, settings.smoothness_weight, settings.proximal_weight,
             mode=settings.projection, p=settings.norm, eta=settings.eta, eps=settings.radius,
             smoothness=distance_of(settings.divergence), distance=distance_of(settings.ascent_divergence),
-            past=distance_of(settings.proximal_divergence),
+            past=distance_of(settings.proximal_divergence), step=settings.weight_step,
         )  # fmt: skip
         theta = {name: value - 0.05 * gradient[name] for name, value in theta.items()}
         toy.assert_theta(step, theta, f"step {number}")
@@ -280,6 +282,8 @@ def test_the_step_size_follows_the_projection():
         ({"step_size": float("inf")}, "Invalid step_size: inf"),
         ({"ascent_steps": -1}, "Invalid ascent_steps: -1: an integer of at least 0"),
         ({"teacher_betas": (0.9, 1.1)}, r"Invalid teacher_betas: \(0.9, 1.1\): two numbers in \[0, 1\] are needed"),
+        ({"weight_step": -0.1}, "Invalid weight_step: -0.1: a number of at least 0"),
+        ({"weight_step": 0.1, "ascent_steps": 0}, "weight_step is 0.1, but ascent_steps is 0, so no ascent gives"),
         ({"teacher_switch": 2.0}, r"Invalid teacher_switch: 2.0: a number in \[0, 1\]"),
     ],
 )

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from data_utils.errors import SettingError
+from module.criteria import distance
 from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
-from tests.mt_dnn.method_runs import final_weights, plain_weights
+from tests.mt_dnn.method_runs import build, final_weights, plain_weights
 from tests.mt_dnn.test_resume import SLOWLY, assert_same_run, run_in_parts
 
 METHODS = ["smart", "freelb", "rdrop", "r3f"]
@@ -135,7 +136,52 @@ AUTHORS = {
     "projection": "dev_repo",
     "noise_place": "embeddings",
     "teacher_dropout": True,
+    "weight_step": 1e-2,
 }
+
+
+@pytest.mark.parametrize("attention", ["packed", "padded"])
+def test_a_moved_pass_is_that_of_a_network_with_the_moved_weights(tiny_run, attention):
+    quiet = {**NO_DROPOUT, "attention": attention, "precision": "fp32", "method": "smart"}
+    smart = {"noise_std": 0.3, "step_size": 0.0, "radius": 9.0, "ascent_divergence": "NsKlCriterion"}
+    smart["proximal_weight"] = 0.0
+    parts, _, batches = build(tiny_run(**quiet, smart={**smart, "weight_step": 0.05}))
+    other, _, _ = build(tiny_run(**quiet, smart=smart))
+    model, (batch,) = parts.model, batches[0]
+    named = dict(parts.network.named_parameters())
+    start = {name: p.detach().clone() for name, p in named.items()}
+    for one in (parts, other):
+        one.network.train()
+    with parts.streams.preserved():
+        noise = 0.3 * parts.context.pass_stream("smart").normal(model.embed(batch))
+
+    parts.method.extra_loss(parts.context, batch, model.logits(batch)).backward()
+    ours = {name: p.grad.to_dense() for name, p in named.items() if p.grad is not None}
+    assert all(torch.equal(p, start[name]) for name, p in named.items())
+
+    parts.network.zero_grad()
+    target = model.logits(batch).detach()
+    ascended = model.logits(batch, inputs_embeds=model.embed(batch).detach() + noise)
+    distance("NsKlCriterion", ascended, target).backward()
+    moves = {name: p.grad for name, p in named.items() if p.grad is not None}
+    norm = torch.stack([g.square().sum() for g in moves.values()]).sum().sqrt() + 1e-6 * target.numel()
+    with torch.no_grad():
+        for name, p in other.network.named_parameters():
+            p.copy_(start[name] + (0.05 * moves[name] / norm if name in moves else 0.0))
+    parts.network.zero_grad()
+    clean, near = model.logits(batch), other.model.logits(batch, inputs_embeds=model.embed(batch) + noise)
+    assert not torch.allclose(near, model.logits(batch, inputs_embeds=model.embed(batch) + noise), atol=1e-3)
+    model.divergence(clean, near).backward()
+    theirs = dict(other.network.named_parameters())
+    for name, gradient in ours.items():
+        there = [p.grad.to_dense() for p in (named[name], theirs[name]) if p.grad is not None]
+        torch.testing.assert_close(gradient, sum(there), rtol=1e-4, atol=1e-6)
+
+
+def test_moved_weights_and_layers_that_compute_again_are_refused(tiny_run):
+    config = tiny_run(method="smart", smart={"weight_step": 1e-2}, gradient_checkpointing=True)
+    with pytest.raises(SettingError, match=r"gradient_checkpointing is true, but smart has a pass at weights that are"):
+        run(config)
 
 
 @pytest.mark.parametrize(

@@ -35,24 +35,39 @@ def neighbour(theta, examples, masks, clean, noise, mode, p, eta, eps, distance=
     return noise
 
 
+def moved(theta, examples, mask, clean, noise, step, distance):
+    """theta + step g / (|g| + 1e-6), g of the mean distance over examples and classes; the words stay."""
+    z = toy.logits(theta, examples, mask, noise)
+    _, d, _ = distance(z, clean)
+    g, _ = toy.gradient(theta, examples, mask, noise, d / z.size, embeddings=False)
+    norm = np.sqrt(sum((one**2).sum() for one in g.values()))
+    return {name: theta[name] + step * g[name] / (norm + 1e-6) for name in theta}
+
+
 def objective(
-    theta, teacher, examples, labels, masks, noise, lam, mu, smoothness=toy.distance, past=toy.distance, **ascent
-):
+    theta, teacher, examples, labels, masks, noise, lam, mu, smoothness=toy.distance, past=toy.distance, step=0.0,
+    **ascent,
+):  # fmt: skip
     """1/B sum_i CE + lambda_s D(f(x), f(x~)) + mu D(f(x), f_teacher(x)), and its gradient.
 
     smoothness, past, distance: D of both terms and of the ascent, with gradients by each prediction.
     masks: of the plain pass, of each ascent step, of the pass at the neighbour.
+    step: of the weights of the pass at the neighbour.
     """
     still, n = toy.zeros(theta, examples), len(examples)
     clean = toy.logits(theta, examples, masks[0], still)
     ce, d = toy.task_loss(clean, labels)
+    elsewhere = theta
+    if step > 0.0:
+        before = neighbour(theta, examples, masks[1:-2], clean, noise, **ascent)
+        elsewhere = moved(theta, examples, masks[-2], clean, before, step, ascent.get("distance", toy.distance))
     noise = neighbour(theta, examples, masks[1:-1], clean, noise, **ascent)
-    near = toy.logits(theta, examples, masks[-1], noise)
+    near = toy.logits(elsewhere, examples, masks[-1], noise)
     smooth, s1, s2 = smoothness(clean, near)
     before = toy.logits(teacher, examples, np.ones_like(masks[0]), still)
     proximal, b1, _ = past(clean, before)
     g1, _ = toy.gradient(theta, examples, masks[0], still, d + lam * s1 + mu * b1)
-    g2, _ = toy.gradient(theta, examples, masks[-1], noise, lam * s2)
+    g2, _ = toy.gradient(elsewhere, examples, masks[-1], noise, lam * s2)
     return (ce + lam * smooth + mu * proximal) / n, {name: g / n for name, g in toy.add(g1, g2).items()}
 
 

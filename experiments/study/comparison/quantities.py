@@ -1,4 +1,4 @@
-"""What runs can be compared by beside their score: calibration, and the score on parts of a dev set."""
+"""The quantities beside the score that runs can be compared by: calibration, and the score on parts of a dev set."""
 
 from __future__ import annotations
 

@@ -51,6 +51,15 @@ def test_draws_that_a_model_cannot_repeat(tmp_path):
     refused("use_reentrant=False, the default, is needed", trainer(tmp_path, "rdrop", model).train)
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_pass_at_weights_that_are_gone(tmp_path, asked):
+    model = make(BERT)
+    if not asked:
+        model.activation_checkpointing_enable()
+    made = {"args": {"activation_checkpointing": asked}, "smart": {"weight_step": 0.01}}
+    refused(r"activation checkpointing is on, .*smart\.weight_step", lambda: trainer(tmp_path, "smart", model, **made))
+
+
 def test_a_loss_of_ones_own(tmp_path):
     class Own(MethodTrainer):
         def compute_loss(self, *arguments, **named):
