@@ -20,6 +20,7 @@ from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
 from mt_dnn.config import LATER_SETTINGS, RunConfig
 from mt_dnn.distillation import check_distillation
+from mt_dnn.epoch_order import check_mixing
 from mt_dnn.loss_settings import check_loss
 from mt_dnn.starting_point import resolve_start
 
@@ -71,6 +72,7 @@ def open_all(config: RunConfig) -> tuple[Datasets, ...]:
     """
     check_use(config)
     opened = tuple(map(open_datasets, config.by_task()))
+    check_mixing(config, [len(data.train_rows) for data in opened])
     check_distillation(config, [data.task_def for data in opened if data.soft_labels is not None])
     return opened
 

@@ -19,7 +19,7 @@ from mt_dnn.assembly import assemble
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import open_all, open_datasets
 from mt_dnn.encoder.source import resolve_encoder
-from mt_dnn.epoch_order import epoch_windows, steps_per_epoch
+from mt_dnn.epoch_order import check_mixing, epoch_windows, steps_per_epoch
 from mt_dnn.identity import identity_of
 from mt_dnn.interrupt import Interrupted
 from mt_dnn.precision import resolve_precision
@@ -116,6 +116,10 @@ def test_wrong_settings_are_refused(changes, message):
         ({"train_datasets": "toy,gone"}, "train_datasets: unknown task 'gone'"),
         ({**BOTH, "class_weights": "0=1,1=2"}, "class_weights is 0=1.0,1=2.0, but the run has several tasks; legal: b"),
         ({**BOTH, "train_balanced": True, "train_size": 8}, "train_balanced: task toyscore has scores and no classes"),
+        (
+            {**BOTH, "ratio": 0.19, "batch_size": 16},
+            "ratio is 0.19: that is no batch of toyscore beside 5 of toy; legal: 0, which takes all, or at least 0.2",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_tasks_leave_nothing_behind(tiny_run, changes, message):
@@ -123,6 +127,13 @@ def test_settings_that_do_not_fit_the_tasks_leave_nothing_behind(tiny_run, chang
     with pytest.raises(SettingError, match="^" + re.escape(message)):
         run(config)
     assert not run_dir(config).exists()
+
+
+@pytest.mark.parametrize(("ratio", "batches"), [(0.0, 8), (0.2, 6), (0.59, 7), (0.6, 8), (1e308, 8)])
+def test_a_ratio_counts_the_batches_of_the_others(ratio, batches):
+    config = RunConfig(train_datasets="a,b,c", batch_size=4, ratio=ratio)
+    assert steps_per_epoch(config, [20, 8, 4]) == batches
+    check_mixing(config, [20, 8, 4])
 
 
 def test_a_task_name_with_a_plus_is_refused(tmp_path, tiny_task):
