@@ -79,10 +79,8 @@ class Identity:
 
     def task_difference(self, other: Identity) -> str:
         """Return the first difference in task definition and data of two runs on one task, or an empty string."""
-        for key in dict.fromkeys((*self.task_def, *other.task_def)):
-            one, two = self.task_def.get(key), other.task_def.get(key)
-            if one != two:
-                return f"the task definition ({key}: {shown(one)} against {shown(two)})"
+        if found := _definition_difference(self.task_def, other.task_def):
+            return f"the task definition ({found})"
         return next((name for name in self.data if other.data.get(name, self.data[name]) != self.data[name]), "")
 
     def encoder_difference(self, other: Identity) -> str:
@@ -104,6 +102,18 @@ class Identity:
             return f"the encoder (on the Hub: commit {' against '.join(commits)})"
         weights = next((name for name in self.encoder if name.startswith(f"{names[0]}/")), names[0])
         return f"the encoder's {weights}"
+
+
+def _definition_difference(one: Mapping[str, Any], two: Mapping[str, Any]) -> str:
+    """Return the first key of two definitions that differs, with both values; in runs with several tasks its task."""
+    for key in dict.fromkeys((*one, *two)):
+        ours, theirs = one.get(key), two.get(key)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            if found := _definition_difference(ours, theirs):
+                return f"{key}, {found}"
+        elif ours != theirs:
+            return f"{key}: {shown(ours)} against {shown(theirs)}"
+    return ""
 
 
 def _by_seed(encoder: Mapping[str, str]) -> dict[str, str]:

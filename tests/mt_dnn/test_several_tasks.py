@@ -1,5 +1,6 @@
 """Runs with several tasks."""
 
+import dataclasses
 import json
 import math
 import re
@@ -294,6 +295,17 @@ def test_the_identity_holds_every_task(tiny_run):
         alone = identity_of(each)
         assert identity.task_def[each.task] == alone.task_def
         assert alone.data.items() <= identity.data.items()
+
+
+def test_a_changed_definition_of_one_task_is_named(tiny_run, tmp_path):
+    config = tiny_run(**BOTH, epochs=1)
+    run(config)
+    file = tmp_path / "task_def.yml"
+    file.write_text(config.task_def.read_text() + "  select_splits: [dev]\n")  # of toyscore
+    with pytest.raises(
+        SettingError, match=re.escape("the task definition (toyscore, select_splits: None against ['dev'])")
+    ):
+        run(dataclasses.replace(config, task_def=file))
 
 
 def test_settings_of_the_data_hold_for_each_task(tiny_run):
