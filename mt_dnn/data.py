@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -118,10 +120,20 @@ def open_datasets(config: RunConfig) -> Datasets:
     dev = {name: opened(name) for name in dev_names}
     if len(train) == 0:
         raise SettingError(f"{task_def.dataset_name('train')}.tsv has no rows")
-    rows, held_out = _split(train, task_def, config.holdout)
+    with naming_task(task_def):
+        rows, held_out = _split(train, task_def, config.holdout)
+        used = _subset(config, train, rows)
     soft = read_soft_labels(tsv_of(config, task_def.dataset_name("train")), task_def) if config.mkd_opt else None
-    used = _subset(config, train, rows)
     return Datasets(task_def, train, used, soft, dev, held_out, tokenizer.pad_id, tokenizer.begins)
+
+
+@contextmanager
+def naming_task(task_def: TaskDef) -> Iterator[None]:
+    """Add the task to messages about its rows: a run may have several."""
+    try:
+        yield
+    except SettingError as error:
+        raise SettingError(f"{error} (task {task_def.name})") from None
 
 
 def check_classes(task_def: TaskDef) -> None:

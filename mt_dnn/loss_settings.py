@@ -122,7 +122,8 @@ def class_weights_of(class_weights: str, task_def: TaskDef, classes: NDArray[np.
     if not rows.all():
         raise SettingError(
             f"class_weights is {BALANCED}, but none of the {len(classes)} rows trained on has the label "
-            f"{shown(task_def.label_names[int(rows.argmin())])}; train on more rows or give each label a weight"
+            f"{shown(task_def.label_names[int(rows.argmin())])} of task {task_def.name}; train on more "
+            "rows or give each label a weight"
         )
     return np.asarray(len(classes) / (task_def.n_class * rows))
 

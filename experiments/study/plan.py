@@ -27,7 +27,16 @@ from experiments.study.recipe_file import find_recipe_file
 from experiments.study.settings import check_method, parse_overrides
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
-from mt_dnn.data import check_classes, check_use, dev_sets, find_task_def, held_out_of, missing_file, tsv_of
+from mt_dnn.data import (
+    check_classes,
+    check_use,
+    dev_sets,
+    find_task_def,
+    held_out_of,
+    missing_file,
+    naming_task,
+    tsv_of,
+)
 from mt_dnn.epoch_order import check_mixing, steps_per_epoch
 from mt_dnn.run_reference import encoder_name
 
@@ -248,9 +257,10 @@ def _examples(config: RunConfig) -> tuple[int, float]:
 def _check_balance(tsv: Path, task_def: TaskDef, size: int, holdout: float | None) -> None:
     check_classes(task_def)
     labels = read_canonical(tsv, task_def).labels
-    if holdout is not None:
-        labels = np.delete(labels, held_out_of(labels, task_def, holdout))
-    training_subset(len(labels), 0, size=size, balance=labels)  # any seed finds the same numbers of rows
+    with naming_task(task_def):
+        if holdout is not None:
+            labels = np.delete(labels, held_out_of(labels, task_def, holdout))
+        training_subset(len(labels), 0, size=size, balance=labels)  # any seed finds the same numbers of rows
 
 
 @functools.cache

@@ -117,6 +117,7 @@ def test_wrong_settings_are_refused(changes, message):
         ({"train_datasets": "toy,gone"}, "train_datasets: unknown task 'gone'"),
         ({**BOTH, "class_weights": "0=1,1=2"}, "class_weights is 0=1.0,1=2.0, but the run has several tasks; legal: b"),
         ({**BOTH, "train_balanced": True, "train_size": 8}, "train_balanced: task toyscore has scores and no classes"),
+        ({**BOTH, "train_size": 71}, "train_size is 71; this training set has rows for 1 to 70 (task toy)"),
         (
             {**BOTH, "ratio": 0.19, "batch_size": 16},
             "ratio is 0.19: that is no batch of toyscore beside 5 of toy; legal: 0, which takes all, or at least 0.2",
