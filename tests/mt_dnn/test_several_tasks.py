@@ -382,3 +382,8 @@ def test_the_command_line_tells_each_task(tiny_run, capsys):
     assert lines[2] == f"toy: best epoch 1 MCC {result.tasks['toy'].best.score:z.2f}, " + lines[2].partition(", ")[2]
     assert lines[3].startswith("toyscore: best epoch 1 Pearson ")
     assert lines[3].endswith(f"last epoch 1 Pearson {result.tasks['toyscore'].last.score:z.2f}")
+    diverging = tiny_run(**BOTH, learning_rate=1e30, global_grad_clipping=0.0)
+    assert train.main(command(diverging)[1:]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["toy: no epoch was scored", "toyscore: no epoch was scored"]
+    assert told[2].startswith("diverged: ")
