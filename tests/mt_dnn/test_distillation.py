@@ -210,6 +210,26 @@ def test_a_file_has_soft_labels_on_every_row_or_on_none(tmp_path, taught):
         read_canonical(path, load_task_defs(taught / "task_def.yml")["toy"])
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            "0\t1\ta film",
+            "1\t0\t0.1 0.2\ta plot",
+            "line 2: {}give every row a soft label, from line 1 on (predict.py -",
+        ),
+        ("0\t1\t\ta film", "1\t0\t0.1 0.2\ta plot", "line 1: {}a sentence holds no tab, and a soft label is 2 numbers"),
+        ("0\t1\t0.1 x\ta film", "1\t0\ta plot", "line 1: {}a sentence holds no tab, and a soft label is 2 numbers"),
+    ],
+)
+def test_a_first_row_without_a_soft_label_is_named(tmp_path, taught, first, second, message):
+    path = tmp_path / "toy_train.tsv"
+    path.write_text(f"{first}\n{second}\n")
+    told = message.format("4 columns instead of 3 (uid, label, premise); ")
+    with pytest.raises(SettingError, match=re.escape(f"{path}: {told}")):
+        read_canonical(path, load_task_defs(taught / "task_def.yml")["toy"])
+
+
 def test_a_task_without_kd_loss_has_no_soft_labels(soft, tiny_task):
     with pytest.raises(SettingError, match=r"4 columns instead of 3 \(uid, label, premise\)"):
         read_canonical(soft / "toy_train.tsv", load_task_defs(tiny_task / "task_def.yml")["toy"])
