@@ -174,6 +174,8 @@ def _write_predictions(options: argparse.Namespace) -> None:
     line = _tsv_lines if options.format == "tsv" else _json_lines
     with _opened(options.input) as (file, name):
         lines = _lines(file, name, columns, task_def, options.skip_header)
+        if not options.columns:
+            columns, lines = _without_soft_label(lines, task_def)
         with _target(options.out) as target:
             header = _header(task_def) if options.format == "tsv" else ""
             for rows, logits in _predicted(models, lines, name, columns, options):
@@ -264,6 +266,17 @@ def _lines(
             raise SettingError(f"{told}, not like a row of {', '.join(columns)}; pass over it with --skip_header")
         print(f"warning: {told} and is scored as a text; --skip_header passes over it", file=sys.stderr)
     return itertools.chain(first, lines)
+
+
+def _without_soft_label(
+    lines: Iterator[tuple[int, str]], task_def: TaskDef
+) -> tuple[Sequence[str], Iterator[tuple[int, str]]]:
+    """Return the columns of a canonical file, a soft label passed over, and its lines."""
+    from data_utils.canonical_tsv import SOFT_LABEL, columns_of
+
+    first = list(itertools.islice(lines, 1))
+    columns = columns_of(first[0][1], task_def) if first else task_def.columns
+    return ["-" if name == SOFT_LABEL else name for name in columns], itertools.chain(first, lines)
 
 
 def _predicted(

@@ -171,6 +171,17 @@ def test_the_other_columns_stay(soft, taught):
         assert np.array_equal(before.labels, after.labels)
 
 
+@pytest.mark.parametrize("task", ["toy", "toyscore"])
+def test_predictions_pass_over_soft_labels(soft, taught, teachers, tmp_path, task):
+    found = []
+    for folder in (soft, taught):
+        out = tmp_path / folder.name
+        arguments = [str(teachers[task] / "seed=1"), str(folder / f"{task}_train.tsv"), "--out", str(out)]
+        assert predict.main([*arguments, "--device", "cpu"]) == 0
+        found.append(out.read_text())
+    assert found[0] == found[1]
+
+
 def test_a_soft_label_is_replaced_by_a_newer_one(soft, teachers, tmp_path):
     out = tmp_path / "toy_train.tsv"
     arguments = [str(teachers["toy"] / "seed=1"), str(soft / "toy_train.tsv"), "--soft", "--out", str(out)]
