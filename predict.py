@@ -149,10 +149,12 @@ def _load_one(path: Path, options: argparse.Namespace) -> tuple[TrainedModel, Pa
 
     with quiet_transformers():
         if (path / TASK_DEF).is_file():
-            for name in ("epoch", "task", "task_def"):
+            for name in ("epoch", "task_def"):
                 if getattr(options, name) is not None:
                     raise SettingError(f"--{name} is for run directories, and {path} is an exported folder")
             exported = load_exported(path, options.device, options.precision)
+            if options.task not in (None, exported.task_def.name):
+                raise SettingError(f"--task {options.task}: {path} was exported for {exported.task_def.name} alone")
             return exported, options.data_dir or Path("data/canonical_data")
         if not path.is_dir():
             raise SettingError(f"MODEL {path} does not exist; give a run directory or an exported folder")
