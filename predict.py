@@ -172,7 +172,7 @@ def _write_predictions(options: argparse.Namespace) -> None:
         raise SettingError(f"INPUT {options.input} does not exist; name a file of rows, or - for standard input")
     models, _ = _load(options)
     task_def = models[0].task_def
-    columns = parse_columns(options.columns, task_def) if options.columns else task_def.columns
+    columns: Sequence[str] = parse_columns(options.columns, task_def) if options.columns else task_def.columns
     line = _tsv_lines if options.format == "tsv" else _json_lines
     with _opened(options.input) as (file, name):
         lines = _lines(file, name, columns, task_def, options.skip_header)
