@@ -25,7 +25,8 @@ from mt_dnn.identity import identity_of
 from mt_dnn.interrupt import Interrupted
 from mt_dnn.precision import resolve_precision
 from mt_dnn.results import RunDirectory, RunResult, Status
-from mt_dnn.run import run
+from mt_dnn.run import open_run, run
+from mt_dnn.training_model import TrainingModel
 from mt_dnn.training_step import TrainingStep
 from tests.mt_dnn.method_runs import CPU, assert_same_weights, final_weights
 from tests.mt_dnn.test_resume import SETTINGS, SLOWLY, StopAt, assert_same_run
@@ -307,6 +308,21 @@ def test_a_changed_definition_of_one_task_is_named(tiny_run, tmp_path):
         SettingError, match=re.escape("the task definition (toyscore, select_splits: None against ['dev'])")
     ):
         run(dataclasses.replace(config, task_def=file))
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, (70, 70)), (20, (10, 10)), (21, (11, 10)), (1, (1, 0))])
+def test_the_random_networks_of_pac_tuning_see_every_task(tiny_run, monkeypatch, limit, expected):
+    settings = {"k_levels": 2, "k_models": 2, "k_examples": limit}
+    losses_of = TrainingModel.example_losses
+    numbers = {"toy": 1.0, "toyscore": 2.0}
+    monkeypatch.setattr(
+        TrainingModel, "example_losses", lambda *args: torch.full_like(losses_of(*args), numbers[args[2].task])
+    )
+    with open_run(tiny_run(**BOTH, method="pac_tuning", pac_tuning=settings)) as trainer:
+        (method,) = trainer.parts.method.methods
+        losses = method._losses(trainer.parts.context).tolist()
+    assert (losses.count(1.0), losses.count(2.0)) == expected
+    assert len(losses) == sum(expected)
 
 
 def test_settings_of_the_data_hold_for_each_task(tiny_run):
