@@ -53,13 +53,13 @@ def parse_weights(text: str) -> dict[str, float] | None:
     return dict(sorted(weights.items()))
 
 
-def are_weights(text: str) -> bool:
-    """Whether ``class_weights`` can be read."""
+def are_weights(text: str, least: float = 0.0, most: float = math.inf) -> bool:
+    """Whether ``class_weights`` can be read, and every weight lies in a range."""
     try:
-        parse_weights(text)
+        weights = parse_weights(text)
     except ValueError:
         return False
-    return True
+    return weights is None or all(least <= weight <= most for weight in weights.values())
 
 
 def canonical_weights(text: str | None) -> str | None:

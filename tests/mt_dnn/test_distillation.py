@@ -307,6 +307,7 @@ def test_ids_of_runs_that_do_not_distil_stay():
         ({"kd_loss": "CeCriterion"}, "kd_loss is CeCriterion, but mkd_opt is 0"),
         ({"mkd_opt": 1, "kd_loss": "JSCriterion"}, "kd_loss is 'JSCriterion'; legal: one of MseCriterion, CeCriterion"),
         ({"mkd_opt": 1, "kd_weight": -1.0}, "kd_weight is -1.0; legal: a number >= 0"),
+        ({"mkd_opt": 1, "kd_weight": 1e31}, "kd_weight is 1e+31; legal: a number >= 0, at most 1e30"),
         ({"mkd_opt": 1, "kd_temperature": 0.0}, "kd_temperature is 0.0; legal: a number in [0.001, 1000]"),
     ],
 )

@@ -101,6 +101,11 @@ def test_a_run_with_one_task_keeps_its_id():
         ({**BOTH, "task_weights": "toy=1,toyscore=1,x=2"}, "task_weights: x is no task of the run; give each of"),
         ({**BOTH, "task_weights": "balanced"}, "task_weights is 'balanced'; legal: a number > 0 for each task"),
         ({**BOTH, "task_weights": "toy=0,toyscore=1"}, "task_weights is 'toy=0,toyscore=1'; legal: a number > 0"),
+        ({**BOTH, "task_weights": "toy=1e31,toyscore=1"}, "task_weights is 'toy=1e31,toyscore=1'; legal: a number > 0"),
+        (
+            {**BOTH, "task_weights": "toy=1e-31,toyscore=1"},
+            "task_weights is 'toy=1e-31,toyscore=1'; legal: a number > ",
+        ),
         ({**BOTH, "test_datasets": "toy"}, "test_datasets: names no dev set of toyscore, one of the tasks toy, toysc"),
         ({**BOTH, "test_datasets": "toy,toyscore,x"}, "test_datasets: x is none of the tasks toy, toyscore"),
         ({"train_datasets": ",".join(f"task{i:02}" for i in range(40))}, "train_datasets name "),
