@@ -153,10 +153,12 @@ def _load_one(path: Path, options: argparse.Namespace) -> tuple[TrainedModel, Pa
 
     with quiet_transformers():
         if (path / TASK_DEF).is_file():
-            for name in ("epoch", "task", "task_def"):
+            for name in ("epoch", "task_def"):
                 if getattr(options, name) is not None:
                     raise SettingError(f"--{name} is for run directories, and {path} is an exported folder")
             exported = load_exported(path, options.device, options.precision)
+            if options.task not in (None, exported.task_def.name):
+                raise SettingError(f"--task {options.task}: {path} was exported for {exported.task_def.name} alone")
             return exported, options.data_dir or Path("data/canonical_data")
         if not path.is_dir():
             raise SettingError(f"MODEL {path} does not exist; give a run directory or an exported folder")
@@ -174,10 +176,12 @@ def _write_predictions(options: argparse.Namespace) -> None:
         raise SettingError(f"INPUT {options.input} does not exist; name a file of rows, or - for standard input")
     models, _ = _load(options)
     task_def = models[0].task_def
-    columns = parse_columns(options.columns, task_def) if options.columns else task_def.columns
+    columns: Sequence[str] = parse_columns(options.columns, task_def) if options.columns else task_def.columns
     line = _tsv_lines if options.format == "tsv" else _json_lines
     with _opened(options.input) as (file, name):
         lines = _lines(file, name, columns, task_def, options.skip_header)
+        if not options.columns:
+            columns, lines = _without_soft_label(lines, task_def)
         with _target(options.out) as target:
             header = _header(task_def) if options.format == "tsv" else ""
             for rows, logits in _predicted(models, lines, name, columns, options):
@@ -277,6 +281,17 @@ def _lines(
             raise SettingError(f"{told}, not like a row of {', '.join(columns)}; pass over it with --skip_header")
         print(f"warning: {told} and is scored as a text; --skip_header passes over it", file=sys.stderr)
     return itertools.chain(first, lines)
+
+
+def _without_soft_label(
+    lines: Iterator[tuple[int, str]], task_def: TaskDef
+) -> tuple[Sequence[str], Iterator[tuple[int, str]]]:
+    """Return the columns of a canonical file, a soft label passed over, and its lines."""
+    from data_utils.canonical_tsv import SOFT_LABEL, columns_of
+
+    first = list(itertools.islice(lines, 1))
+    columns = columns_of(first[0][1], task_def) if first else task_def.columns
+    return ["-" if name == SOFT_LABEL else name for name in columns], itertools.chain(first, lines)
 
 
 def _predicted(

@@ -93,7 +93,7 @@ def _report_result(config: RunConfig, result: RunResult, first: bool, again: boo
         for task, scores in result.tasks.items():
             found = [(name, s) for name, s in (("best", scores.best), ("last", scores.last)) if s is not None]
             told = ", ".join(f"{name} epoch {s.epoch} {scores.primary_metric} {s.score:z.2f}" for name, s in found)
-            print(f"{task}: {told}")
+            print(f"{task}: {told or 'no epoch was scored'}")
         notes = [note for note in (result.error, "done already: nothing was computed" if again else None) if note]
         print(f"{result.status}: {run_dir(config)}" + (f" ({'; '.join(notes)})" if notes else ""))
     return 1 if result.status is Status.FAILED else 0

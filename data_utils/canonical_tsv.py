@@ -188,7 +188,8 @@ def _read_rows(
     values: list[float] = []
     soft: list[list[float]] | None = [] if SOFT_LABEL in columns else None
     for number, line in lines:
-        row = split_row(path, number, line, columns)
+        one_more = soft is None and line.count("\t") == len(columns)
+        row = split_row(path, number, line, columns, _remedy_of_soft(line, task_def) if one_more else None)
         try:
             check_uid(row[0])
             values.append(label_value(row[1], task_def))
@@ -209,6 +210,15 @@ def _read_rows(
         hypothesis[0] if task_def.pair else None,
         None if soft is None else np.array(soft, dtype=np.float32),
     )
+
+
+def _remedy_of_soft(line: str, task_def: TaskDef) -> str | None:
+    """A remedy for a row with one column more than those of a first row without a soft label."""
+    if task_def.kd_loss is None:
+        return None
+    if SOFT_LABEL in columns_of(line, task_def):
+        return "give every row a soft label, from line 1 on (predict.py --soft), or none"
+    return f"a sentence holds no tab, and a soft label is {task_def.n_class} numbers with a space between them"
 
 
 def write_canonical(

@@ -47,7 +47,7 @@ def mixed_length(n_batches: Sequence[int], ratio: float = 0.0) -> int:
     """Count the batches of an epoch; see :func:`mixed_tasks`."""
     main, others = n_batches[0], sum(n_batches[1:])
     # MT-DNN rounds down; the small term undoes 0.29 * 100 = 28.999...
-    return main + (min(others, int(ratio * main * (1 + 1e-12))) if ratio > 0 else others)
+    return main + (int(min(others, ratio * main * (1 + 1e-12))) if ratio > 0 else others)
 
 
 def _tempered(n_batches: Sequence[int], temperature: float) -> NDArray[np.int64]:

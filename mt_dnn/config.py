@@ -114,7 +114,7 @@ class RunConfig:
     kd_loss: Literal["MseCriterion", "CeCriterion", "KlCriterion", "SymKlCriterion"] | None = None
     """Distance from the soft labels, of tasks with classes; default: the task definition's. Scores: MseCriterion."""
     kd_weight: float = 1.0
-    """Factor on it, >= 0."""
+    """Factor on it, >= 0, at most 1e30."""
     kd_temperature: float = 1.0
     """T > 0 of the softmax of both sides, but for MseCriterion, which compares logits; the distance is times T^2."""
     dropout_p: float | None = None
@@ -147,7 +147,7 @@ class RunConfig:
     """T >= 1: an epoch's batches are divided among the tasks by (number of a task's batches)^(1/T), so that small tasks
     come more often, and large ones less; default: every batch once. Not together with ratio."""
     task_weights: str | None = None
-    """Factors > 0 on the loss of each of several tasks, such as mnli=1,rte=2; default: all 1."""
+    """Factors on the loss of each of several tasks, from 1e-30 to 1e30, such as mnli=1,rte=2; default: all 1."""
     holdout: float | None = None
     """Share of the training set, in (0, 1), that is not trained on: the best epoch is then the best on it, not on the
     dev set. The same rows for every method and seed, labels in proportion."""
@@ -376,13 +376,13 @@ _COUNT = Range(lambda value: 1 <= value < 2**31, "an integer >= 1, below 2^31")
 _SHARE = Range(lambda value: 0.0 <= value < 1.0, "a share in [0, 1)")
 _PROBABILITY = Range(_SHARE.holds, "a probability in [0, 1)")
 _NOT_NEGATIVE = Range(lambda value: 0.0 <= value < math.inf, "a number >= 0")
+_LARGEST = 1e30  # above it optimizers and losses leave float32
 _RANGES = {
     "epochs": _COUNT,
     "patience": _COUNT,
     "batch_size": _COUNT,
     "grad_accumulation_step": _COUNT,
-    # Above it optimizers leave float32.
-    "learning_rate": Range(lambda value: 0.0 < value <= 1e30, "a number > 0, at most 1e30"),
+    "learning_rate": Range(lambda value: 0.0 < value <= _LARGEST, "a number > 0, at most 1e30"),
     "warmup": _SHARE,
     "adam_eps": Range(lambda value: 0.0 < value < math.inf, "a number > 0"),
     "betas": Range(lambda values: all(map(_SHARE.holds, values)), "two numbers in [0, 1)"),
@@ -390,7 +390,7 @@ _RANGES = {
     "global_grad_clipping": Range(_NOT_NEGATIVE.holds, "a number >= 0 (0 = off)"),
     "label_smoothing": _SHARE,
     "class_weights": Range(are_weights, LEGAL_WEIGHTS),
-    "kd_weight": _NOT_NEGATIVE,
+    "kd_weight": Range(lambda value: 0.0 <= value <= _LARGEST, "a number >= 0, at most 1e30"),
     "kd_temperature": Range(lambda value: 1e-3 <= value <= 1e3, "a number in [0.001, 1000]"),
     "dropout_p": _PROBABILITY,
     "bert_dropout_p": _PROBABILITY,
@@ -402,7 +402,8 @@ _RANGES = {
     "ratio": _NOT_NEGATIVE,
     "mix_temperature": Range(lambda value: 1.0 <= value < math.inf, "a number >= 1"),
     "task_weights": Range(
-        lambda value: are_weights(value) and value != BALANCED, "a number > 0 for each task, such as mnli=1,rte=2"
+        lambda value: value != BALANCED and are_weights(value, 1.0 / _LARGEST, _LARGEST),
+        "a number > 0 for each task, from 1e-30 to 1e30, such as mnli=1,rte=2",
     ),
     "holdout": Range(lambda value: 0.0 < value < 1.0, "a share in (0, 1)"),
     "eval_batch_tokens": _COUNT,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +22,7 @@ from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
 from mt_dnn.config import LATER_SETTINGS, RunConfig
 from mt_dnn.distillation import check_distillation
+from mt_dnn.epoch_order import check_mixing
 from mt_dnn.loss_settings import check_loss
 from mt_dnn.starting_point import resolve_start
 
@@ -71,6 +74,7 @@ def open_all(config: RunConfig) -> tuple[Datasets, ...]:
     """
     check_use(config)
     opened = tuple(map(open_datasets, config.by_task()))
+    check_mixing(config, [len(data.train_rows) for data in opened])
     check_distillation(config, [data.task_def for data in opened if data.soft_labels is not None])
     return opened
 
@@ -116,10 +120,20 @@ def open_datasets(config: RunConfig) -> Datasets:
     dev = {name: opened(name) for name in dev_names}
     if len(train) == 0:
         raise SettingError(f"{task_def.dataset_name('train')}.tsv has no rows")
-    rows, held_out = _split(train, task_def, config.holdout)
+    with naming_task(task_def):
+        rows, held_out = _split(train, task_def, config.holdout)
+        used = _subset(config, train, rows)
     soft = read_soft_labels(tsv_of(config, task_def.dataset_name("train")), task_def) if config.mkd_opt else None
-    used = _subset(config, train, rows)
     return Datasets(task_def, train, used, soft, dev, held_out, tokenizer.pad_id, tokenizer.begins)
+
+
+@contextmanager
+def naming_task(task_def: TaskDef) -> Iterator[None]:
+    """Add the task to messages about its rows: a run may have several."""
+    try:
+        yield
+    except SettingError as error:
+        raise SettingError(f"{error} (task {task_def.name})") from None
 
 
 def check_classes(task_def: TaskDef) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_utils.batching import batches_over_laps, epoch_batches
+from data_utils.errors import SettingError
 from data_utils.task_mixing import mixed_length, mixed_tasks
 from module.seeds import stream_seed
 from mt_dnn.config import RunConfig
@@ -24,6 +25,21 @@ def steps_per_epoch(config: RunConfig, n_examples: Sequence[int]) -> int:
         return math.ceil(n_examples[0] / config.window)
     n_batches = [math.ceil(n / config.batch_size) for n in n_examples]
     return math.ceil(mixed_length(n_batches, config.ratio) / config.grad_accumulation_step)
+
+
+def check_mixing(config: RunConfig, n_examples: Sequence[int]) -> None:
+    """Refuse a ratio that leaves no batch of the other tasks, from the number of each task's examples.
+
+    Raises:
+        SettingError: it does.
+    """
+    n_batches = [math.ceil(n / config.batch_size) for n in n_examples]
+    if len(n_batches) > 1 and mixed_length(n_batches, config.ratio) == n_batches[0]:
+        least = math.ceil(1e4 / n_batches[0]) / 1e4
+        raise SettingError(
+            f"ratio is {config.ratio}: that is no batch of {', '.join(config.tasks[1:])} beside {n_batches[0]} of "
+            f"{config.tasks[0]}; legal: 0, which takes all, or at least {least:g}"
+        )
 
 
 def epoch_windows(config: RunConfig, lengths: Sequence[npt.NDArray[np.int64]], epoch: int) -> list[Window]:

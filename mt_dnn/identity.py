@@ -26,7 +26,7 @@ KEY = "identity"
 COMMIT = "commit"
 """Of an encoder from the Hub, in the place of file names."""
 _OF_SEED = "seed="
-"""Weights of a run that was begun with, by their path in the folder of its seeds."""
+"""Weights of a run that was begun with, by their path in the folder of its seeds, ``seed=1/checkpoints/...``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +79,46 @@ class Identity:
 
     def task_difference(self, other: Identity) -> str:
         """Return the first difference in task definition and data of two runs on one task, or an empty string."""
-        for key in dict.fromkeys((*self.task_def, *other.task_def)):
-            one, two = self.task_def.get(key), other.task_def.get(key)
-            if one != two:
-                return f"the task definition ({key}: {shown(one)} against {shown(two)})"
+        if found := _definition_difference(self.task_def, other.task_def):
+            return f"the task definition ({found})"
         return next((name for name in self.data if other.data.get(name, self.data[name]) != self.data[name]), "")
 
     def encoder_difference(self, other: Identity) -> str:
         """Return the first difference of two encoders of one name, or an empty string.
 
-        Runs of two seeds may each begin with the run of their own seed: its weights do not count.
+        Runs of two seeds may each begin with the run of their own seed: its weights, of whichever epoch, are compared
+        with those of the same seed alone.
         """
-        one, two = (
-            {name: digest for name, digest in mine.items() if not (name.startswith(_OF_SEED) and name not in others)}
-            for mine, others in ((self.encoder, other.encoder), (other.encoder, self.encoder))
-        )
-        names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
+        one, two = _by_seed(self.encoder), _by_seed(other.encoder)
+        names = [
+            name
+            for name in {**one, **two}
+            if one.get(name) != two.get(name) and (not name.startswith(_OF_SEED) or (name in one and name in two))
+        ]
         if not names:
             return ""
         if COMMIT in names:
             commits = (found.get(COMMIT, "a local folder") for found in (one, two))
             return f"the encoder (on the Hub: commit {' against '.join(commits)})"
-        return f"the encoder's {names[0]}"
+        weights = next((name for name in self.encoder if name.startswith(f"{names[0]}/")), names[0])
+        return f"the encoder's {weights}"
+
+
+def _definition_difference(one: Mapping[str, Any], two: Mapping[str, Any]) -> str:
+    """Return the first key of two definitions that differs, with both values; in runs with several tasks its task."""
+    for key in dict.fromkeys((*one, *two)):
+        ours, theirs = one.get(key), two.get(key)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            if found := _definition_difference(ours, theirs):
+                return f"{key}, {found}"
+        elif ours != theirs:
+            return f"{key}: {shown(ours)} against {shown(theirs)}"
+    return ""
+
+
+def _by_seed(encoder: Mapping[str, str]) -> dict[str, str]:
+    """An encoder's content with the weights of a run under its ``seed=1`` alone."""
+    return {name.partition("/")[0] if name.startswith(_OF_SEED) else name: digest for name, digest in encoder.items()}
 
 
 def identity_of(config: RunConfig) -> Identity:

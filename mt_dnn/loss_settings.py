@@ -53,13 +53,13 @@ def parse_weights(text: str) -> dict[str, float] | None:
     return dict(sorted(weights.items()))
 
 
-def are_weights(text: str) -> bool:
-    """Whether ``class_weights`` can be read."""
+def are_weights(text: str, least: float = 0.0, most: float = math.inf) -> bool:
+    """Whether ``class_weights`` can be read, and every weight lies in a range."""
     try:
-        parse_weights(text)
+        weights = parse_weights(text)
     except ValueError:
         return False
-    return True
+    return weights is None or all(least <= weight <= most for weight in weights.values())
 
 
 def canonical_weights(text: str | None) -> str | None:
@@ -122,7 +122,8 @@ def class_weights_of(class_weights: str, task_def: TaskDef, classes: NDArray[np.
     if not rows.all():
         raise SettingError(
             f"class_weights is {BALANCED}, but none of the {len(classes)} rows trained on has the label "
-            f"{shown(task_def.label_names[int(rows.argmin())])}; train on more rows or give each label a weight"
+            f"{shown(task_def.label_names[int(rows.argmin())])} of task {task_def.name}; train on more "
+            "rows or give each label a weight"
         )
     return np.asarray(len(classes) / (task_def.n_class * rows))
 

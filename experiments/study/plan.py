@@ -27,8 +27,17 @@ from experiments.study.recipe_file import find_recipe_file
 from experiments.study.settings import check_method, parse_overrides
 from module.methods import control_of
 from mt_dnn.config import RunConfig, run_dir, run_id
-from mt_dnn.data import check_classes, check_use, dev_sets, find_task_def, held_out_of, missing_file, tsv_of
-from mt_dnn.epoch_order import steps_per_epoch
+from mt_dnn.data import (
+    check_classes,
+    check_use,
+    dev_sets,
+    find_task_def,
+    held_out_of,
+    missing_file,
+    naming_task,
+    tsv_of,
+)
+from mt_dnn.epoch_order import check_mixing, steps_per_epoch
 from mt_dnn.run_reference import encoder_name
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -208,12 +217,13 @@ def make_job(config: RunConfig, folder: Path, trials: int = 1) -> Job:
     """The job of a run, with its steps and cost.
 
     Raises:
-        SettingError: a file of its task is missing, the task has no use for a setting, or the training set
-            has fewer rows, in all or of a class, than the run asks for.
+        SettingError: a file of its task is missing, the task has no use for a setting, the training set has fewer rows,
+            in all or of a class, than the run asks for, or its ratio leaves no batch of a task.
     """
     each = config.by_task()
     check_use(config)
     used, costs = zip(*map(_examples, each), strict=True)
+    check_mixing(config, used)
     steps = config.epochs * steps_per_epoch(config, used)
     return Job(config, folder, steps, cost=config.epochs * sum(costs), trials=trials)
 
@@ -247,9 +257,10 @@ def _examples(config: RunConfig) -> tuple[int, float]:
 def _check_balance(tsv: Path, task_def: TaskDef, size: int, holdout: float | None) -> None:
     check_classes(task_def)
     labels = read_canonical(tsv, task_def).labels
-    if holdout is not None:
-        labels = np.delete(labels, held_out_of(labels, task_def, holdout))
-    training_subset(len(labels), 0, size=size, balance=labels)  # any seed finds the same numbers of rows
+    with naming_task(task_def):
+        if holdout is not None:
+            labels = np.delete(labels, held_out_of(labels, task_def, holdout))
+        training_subset(len(labels), 0, size=size, balance=labels)  # any seed finds the same numbers of rows
 
 
 @functools.cache

@@ -50,7 +50,8 @@ class PACTuningSettings(CheckedSettings):
     k_curve: Literal["straight", "authors"] = "straight"
     """K between its levels: straight lines; or the authors' code, which leaves its points at the third level."""
     k_examples: Annotated[int, at_least(1, "an integer")] | None = None
-    """Examples of such a pass, at least 1; none: the whole training set, which the authors keep at 100."""
+    """Examples of such a pass, at least 1, of several tasks as many of each; none: the whole training set, which the
+    authors keep at 100."""
 
 
 class PACTuning(FineTuningMethod[PACTuningSettings]):
@@ -196,15 +197,18 @@ class PACTuning(FineTuningMethod[PACTuningSettings]):
         return torch.stack(rows)
 
     def _losses(self, context: MethodContext) -> torch.Tensor:
-        """Return the (examples,) losses on the training set, or on its first ``k_examples``."""
-        limit = self.settings.k_examples or context.model.n_examples
-        found: list[torch.Tensor] = []
-        for batches in context.model.training_batches():
+        """Return the (examples,) losses on the training sets, or on ``k_examples`` of them, of each task as many."""
+        model, limit = context.model, self.settings.k_examples
+        found: dict[str, list[torch.Tensor]] = {kind.name: [] for kind in model.task_kinds}
+        each = model.n_examples if limit is None else math.ceil(limit / len(found))
+        for batches in model.training_batches():
             for batch in batches:
-                found.append(context.model.example_losses(context.model.logits(batch), batch))
-            if sum(map(len, found)) >= limit:
+                of_task = found[model.task_kind(batch).name]
+                if sum(map(len, of_task)) < each:
+                    of_task.append(model.example_losses(model.logits(batch), batch))
+            if all(sum(map(len, of_task)) >= each for of_task in found.values()):
                 break
-        return torch.cat(found)[:limit].cpu()
+        return torch.cat([torch.cat(of_task)[:each] for of_task in found.values()])[:limit].cpu()
 
     def _set_curve(self, levels: torch.Tensor, values: torch.Tensor) -> None:
         device = self._widths.prior.device

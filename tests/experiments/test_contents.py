@@ -132,6 +132,19 @@ def test_other_data_under_another_encoder_are_a_mixture_and_another_encoder_is_n
     assert "cola/roberta-base/" in line
 
 
+def test_runs_of_one_seed_that_began_with_other_weights_are_a_mixture(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in runs.glob("cola/bert-base-uncased/*/*/seed=*"):
+        change_identity(path, "encoder", f"{path.name}/checkpoints/best/model.safetensors", path.name)
+    assert tables.main([str(runs)]) == 0
+    change_identity(folder_of(runs), "encoder", "seed=2/checkpoints/best/model.safetensors", "other")
+    line = refused("tables", runs, tmp_path, capsys)
+    assert "the encoder's seed=2/checkpoints/best/model.safetensors differs" in line
+    assert str(folder_of(runs)) in line
+    assert str(folder_of(runs, method="vanilla")) in line
+
+
 def test_runs_of_earlier_versions_stand_together_and_with_no_others(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

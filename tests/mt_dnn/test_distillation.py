@@ -166,6 +166,17 @@ def test_the_other_columns_stay(soft, taught):
         assert np.array_equal(before.labels, after.labels)
 
 
+@pytest.mark.parametrize("task", ["toy", "toyscore"])
+def test_predictions_pass_over_soft_labels(soft, taught, teachers, tmp_path, task):
+    found = []
+    for folder in (soft, taught):
+        out = tmp_path / folder.name
+        arguments = [str(teachers[task] / "seed=1"), str(folder / f"{task}_train.tsv"), "--out", str(out)]
+        assert predict.main([*arguments, "--device", "cpu"]) == 0
+        found.append(out.read_text())
+    assert found[0] == found[1]
+
+
 def test_a_soft_label_is_replaced_by_a_newer_one(soft, teachers, tmp_path):
     out = tmp_path / "toy_train.tsv"
     arguments = [str(teachers["toy"] / "seed=1"), str(soft / "toy_train.tsv"), "--soft", "--out", str(out)]
@@ -219,6 +230,26 @@ def test_a_file_has_soft_labels_on_every_row_or_on_none(tmp_path, taught):
     path = tmp_path / "toy_train.tsv"
     path.write_text("0\t1\t0.1 0.2\ta film\n1\t0\ta plot\n")
     with pytest.raises(SettingError, match=r"line 2: 3 columns instead of 4 \(uid, label, soft label, premise\)"):
+        read_canonical(path, load_task_defs(taught / "task_def.yml")["toy"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            "0\t1\ta film",
+            "1\t0\t0.1 0.2\ta plot",
+            "line 2: {}give every row a soft label, from line 1 on (predict.py -",
+        ),
+        ("0\t1\t\ta film", "1\t0\t0.1 0.2\ta plot", "line 1: {}a sentence holds no tab, and a soft label is 2 numbers"),
+        ("0\t1\t0.1 x\ta film", "1\t0\ta plot", "line 1: {}a sentence holds no tab, and a soft label is 2 numbers"),
+    ],
+)
+def test_a_first_row_without_a_soft_label_is_named(tmp_path, taught, first, second, message):
+    path = tmp_path / "toy_train.tsv"
+    path.write_text(f"{first}\n{second}\n")
+    told = message.format("4 columns instead of 3 (uid, label, premise); ")
+    with pytest.raises(SettingError, match=re.escape(f"{path}: {told}")):
         read_canonical(path, load_task_defs(taught / "task_def.yml")["toy"])
 
 
@@ -285,6 +316,7 @@ def test_ids_of_runs_that_do_not_distil_stay():
         ({"kd_loss": "CeCriterion"}, "kd_loss is CeCriterion, but mkd_opt is 0"),
         ({"mkd_opt": 1, "kd_loss": "JSCriterion"}, "kd_loss is 'JSCriterion'; legal: one of MseCriterion, CeCriterion"),
         ({"mkd_opt": 1, "kd_weight": -1.0}, "kd_weight is -1.0; legal: a number >= 0"),
+        ({"mkd_opt": 1, "kd_weight": 1e31}, "kd_weight is 1e+31; legal: a number >= 0, at most 1e30"),
         ({"mkd_opt": 1, "kd_temperature": 0.0}, "kd_temperature is 0.0; legal: a number in [0.001, 1000]"),
     ],
 )

@@ -73,7 +73,9 @@ def test_balanced_weights_are_sklearns_and_one_on_average():
 
 
 def test_a_class_without_rows_has_no_balanced_weight():
-    with pytest.raises(SettingError, match="none of the 3 rows trained on has the label 'b'; train on more rows or"):
+    with pytest.raises(
+        SettingError, match="none of the 3 rows trained on has the label 'b' of task t; train on more rows"
+    ):
         class_weights_of("balanced", task("a", "b"), np.zeros(3, np.int64))
 
 

@@ -1,5 +1,6 @@
 """Runs with several tasks."""
 
+import dataclasses
 import json
 import math
 import re
@@ -19,11 +20,12 @@ from mt_dnn.assembly import assemble
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.data import open_all, open_datasets
 from mt_dnn.encoder.source import resolve_encoder
-from mt_dnn.epoch_order import epoch_windows, steps_per_epoch
+from mt_dnn.epoch_order import check_mixing, epoch_windows, steps_per_epoch
 from mt_dnn.identity import identity_of
 from mt_dnn.precision import resolve_precision
 from mt_dnn.results import RunDirectory, RunResult, Status
-from mt_dnn.run import run
+from mt_dnn.run import open_run, run
+from mt_dnn.training_model import TrainingModel
 from mt_dnn.training_step import TrainingStep
 from tests.mt_dnn.method_runs import CPU, assert_same_weights, final_weights
 from tests.mt_dnn.test_resume import SETTINGS, SLOWLY, assert_same_run, run_in_parts
@@ -98,6 +100,11 @@ def test_a_run_with_one_task_keeps_its_id():
         ({**BOTH, "task_weights": "toy=1,toyscore=1,x=2"}, "task_weights: x is no task of the run; give each of"),
         ({**BOTH, "task_weights": "balanced"}, "task_weights is 'balanced'; legal: a number > 0 for each task"),
         ({**BOTH, "task_weights": "toy=0,toyscore=1"}, "task_weights is 'toy=0,toyscore=1'; legal: a number > 0"),
+        ({**BOTH, "task_weights": "toy=1e31,toyscore=1"}, "task_weights is 'toy=1e31,toyscore=1'; legal: a number > 0"),
+        (
+            {**BOTH, "task_weights": "toy=1e-31,toyscore=1"},
+            "task_weights is 'toy=1e-31,toyscore=1'; legal: a number > ",
+        ),
         ({**BOTH, "test_datasets": "toy"}, "test_datasets: names no dev set of toyscore, one of the tasks toy, toysc"),
         ({**BOTH, "test_datasets": "toy,toyscore,x"}, "test_datasets: x is none of the tasks toy, toyscore"),
         ({"train_datasets": ",".join(f"task{i:02}" for i in range(40))}, "train_datasets name "),
@@ -115,6 +122,11 @@ def test_wrong_settings_are_refused(changes, message):
         ({"train_datasets": "toy,gone"}, "train_datasets: unknown task 'gone'"),
         ({**BOTH, "class_weights": "0=1,1=2"}, "class_weights is 0=1.0,1=2.0, but the run has several tasks; legal: b"),
         ({**BOTH, "train_balanced": True, "train_size": 8}, "train_balanced: task toyscore has scores and no classes"),
+        ({**BOTH, "train_size": 71}, "train_size is 71; this training set has rows for 1 to 70 (task toy)"),
+        (
+            {**BOTH, "ratio": 0.19, "batch_size": 16},
+            "ratio is 0.19: that is no batch of toyscore beside 5 of toy; legal: 0, which takes all, or at least 0.2",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_tasks_leave_nothing_behind(tiny_run, changes, message):
@@ -122,6 +134,13 @@ def test_settings_that_do_not_fit_the_tasks_leave_nothing_behind(tiny_run, chang
     with pytest.raises(SettingError, match="^" + re.escape(message)):
         run(config)
     assert not run_dir(config).exists()
+
+
+@pytest.mark.parametrize(("ratio", "batches"), [(0.0, 8), (0.2, 6), (0.59, 7), (0.6, 8), (1e308, 8)])
+def test_a_ratio_counts_the_batches_of_the_others(ratio, batches):
+    config = RunConfig(train_datasets="a,b,c", batch_size=4, ratio=ratio)
+    assert steps_per_epoch(config, [20, 8, 4]) == batches
+    check_mixing(config, [20, 8, 4])
 
 
 def test_a_task_name_with_a_plus_is_refused(tmp_path, tiny_task):
@@ -284,6 +303,32 @@ def test_the_identity_holds_every_task(tiny_run):
         assert alone.data.items() <= identity.data.items()
 
 
+def test_a_changed_definition_of_one_task_is_named(tiny_run, tmp_path):
+    config = tiny_run(**BOTH, epochs=1)
+    run(config)
+    file = tmp_path / "task_def.yml"
+    file.write_text(config.task_def.read_text() + "  select_splits: [dev]\n")  # of toyscore
+    with pytest.raises(
+        SettingError, match=re.escape("the task definition (toyscore, select_splits: None against ['dev'])")
+    ):
+        run(dataclasses.replace(config, task_def=file))
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, (70, 70)), (20, (10, 10)), (21, (11, 10)), (1, (1, 0))])
+def test_the_random_networks_of_pac_tuning_see_every_task(tiny_run, monkeypatch, limit, expected):
+    settings = {"k_levels": 2, "k_models": 2, "k_examples": limit}
+    losses_of = TrainingModel.example_losses
+    numbers = {"toy": 1.0, "toyscore": 2.0}
+    monkeypatch.setattr(
+        TrainingModel, "example_losses", lambda *args: torch.full_like(losses_of(*args), numbers[args[2].task])
+    )
+    with open_run(tiny_run(**BOTH, method="pac_tuning", pac_tuning=settings)) as trainer:
+        (method,) = trainer.parts.method.methods
+        losses = method._losses(trainer.parts.context).tolist()
+    assert (losses.count(1.0), losses.count(2.0)) == expected
+    assert len(losses) == sum(expected)
+
+
 def test_settings_of_the_data_hold_for_each_task(tiny_run):
     config = tiny_run(**BOTH, train_size=20, holdout=0.2)
     for each, data in zip(config.by_task(), open_all(config), strict=True):
@@ -353,3 +398,8 @@ def test_the_command_line_tells_each_task(tiny_run, capsys):
     assert lines[2] == f"toy: best epoch 1 MCC {result.tasks['toy'].best.score:z.2f}, " + lines[2].partition(", ")[2]
     assert lines[3].startswith("toyscore: best epoch 1 Pearson ")
     assert lines[3].endswith(f"last epoch 1 Pearson {result.tasks['toyscore'].last.score:z.2f}")
+    diverging = tiny_run(**BOTH, learning_rate=1e30, global_grad_clipping=0.0)
+    assert train.main(command(diverging)[1:]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["toy: no epoch was scored", "toyscore: no epoch was scored"]
+    assert told[2].startswith("diverged: ")

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data_utils.errors import SettingError
+from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json
 from mt_dnn.assembly import assemble
 from mt_dnn.config import run_dir, run_id
@@ -126,14 +127,30 @@ def test_the_identity_is_that_of_the_weights(tiny_run, first, tmp_path):
     save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file)
     with pytest.raises(SettingError, match=r"is damaged or of another run"):
         run(config)
-    from data_utils.file_hash import sha256_of
-
     files = read_json(folder / "result.json")["files"]
     edit_json(folder / "result.json", files=files | {"checkpoints/best/model.safetensors": sha256_of(file)})
     with pytest.raises(
         SettingError, match=r"the encoder's seed=1/checkpoints/best/model.safetensors is not what .* was run with"
     ):
         run(config)
+
+
+def test_weights_of_another_epoch_are_other_weights(tiny_run, first):
+    folder = first(save="last", epochs=2)
+    config = tiny_run(init_checkpoint=str(folder), epochs=1)
+    run(config)
+    last = folder / "checkpoints" / "last" / "model.safetensors"
+    weights = load_file(last)
+    shutil.rmtree(folder)
+    assert first(save="best", epochs=2) == folder
+    best = folder / "checkpoints" / "best" / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, best)  # whichever epoch the first run found best
+    edit_json(folder / "result.json", files={"checkpoints/best/model.safetensors": sha256_of(best)})
+    with pytest.raises(SettingError, match=r"the encoder's seed=1/checkpoints/last/model.safetensors is not what"):
+        run(config)
+    save_file(weights, best)  # the same weights as of another epoch
+    edit_json(folder / "result.json", files={"checkpoints/best/model.safetensors": sha256_of(best)})
+    assert run(config).done
 
 
 def test_a_run_that_starts_from_a_run_resumes_exactly(tiny_run, first, tmp_path):

@@ -24,7 +24,10 @@ def refuse_mixture(runs: Iterable[Finished]) -> None:
         of_task = first.setdefault((result.task,), (path, identity))
         of_encoder = first.setdefault((result.task, result.encoder), (path, identity))
         _compare(of_task, (path, identity), Identity.task_difference)
+        # Each seed may have begun with a run of its own, which is compared with that of the same seed.
+        of_seed = first.setdefault((result.task, result.encoder, str(result.seed)), (path, identity))
         _compare(of_encoder, (path, identity), Identity.encoder_difference)
+        _compare(of_seed, (path, identity), Identity.encoder_difference)
 
 
 def _compare(

@@ -13,7 +13,6 @@ from mt_dnn.config_parser import config_from_mapping
 from mt_dnn.data import open_all
 from mt_dnn.results import RunDirectory
 from mt_dnn.run import run
-from mt_dnn.trained.export import export
 from mt_dnn.trained.export import main as export_main
 from mt_dnn.trained.load import load_exported, load_run, read_run
 from mt_dnn.trained.scoring import canonical_rows, logits_on
@@ -108,9 +107,17 @@ def test_the_command_line_predicts_with_one_head(trained, capsys):
 
 
 def test_an_exported_folder_has_one_task(trained, tmp_path, capsys):
-    export(read_run(run_dir(trained), task="toy"), tmp_path / "toy")
-    assert predict.main([str(tmp_path / "toy"), str(trained.data_dir / "toy_dev.tsv"), "--task", "toy"]) == 2
-    assert "--task is for run directories" in capsys.readouterr().err
+    out = tmp_path / "toy"
+    assert export_main([str(run_dir(trained)), str(out), "--task", "toy"]) == 0
+    rows = str(trained.data_dir / "toy_dev.tsv")
+    assert predict.main([str(out), rows, "--task", "toyscore"]) == 2
+    assert f"--task toyscore: {out} was exported for toy alone" in capsys.readouterr().err
+    alone = [str(out), rows, "--score", "--precision", "fp32"]
+    assert predict.main(alone) == 0
+    expected = capsys.readouterr().out
+    # Beside a run with several tasks, which needs the name of one.
+    assert predict.main([*alone, "--task", "toy", "--ensemble", str(run_dir(trained))]) == 0
+    assert capsys.readouterr().out == expected
 
 
 def test_open_data_are_those_of_the_heads(trained):
