@@ -152,7 +152,8 @@ def iterate_canonical(path: str | Path, task_def: TaskDef, size: int | None) -> 
 def columns_of(line: str, task_def: TaskDef) -> tuple[str, ...]:
     """Columns of a canonical file by its first line: those of the task, or with a soft label behind the label."""
     plain = task_def.columns
-    soft = task_def.kd_loss is not None and line.count("\t") == len(plain)
+    fields = line.split("\t")
+    soft = task_def.kd_loss is not None and len(fields) == len(plain) + 1 and _are_numbers(fields[2])
     return (*plain[:2], SOFT_LABEL, *plain[2:]) if soft else plain
 
 
@@ -267,6 +268,13 @@ def label_value(text: str, task_def: TaskDef) -> float:
     if not (text.isascii() and text.isdigit()) or len(digits) > 9 or int(digits) >= task_def.n_class:
         raise SettingError(f"label {shown(text)} is none of {_legal(range(task_def.n_class))}")
     return int(digits)
+
+
+def _are_numbers(text: str) -> bool:
+    try:
+        return bool([float(part) for part in text.split(" ")])
+    except ValueError:
+        return False
 
 
 def _soft_value(text: str, task_def: TaskDef) -> list[float]:

@@ -90,15 +90,15 @@ class SanHead(nn.Module):
     def _kept_turns(self, answers: Tensor) -> Tensor:
         """(B, S) bool; at least one turn of each example, any with equal probability, is kept."""
         size, turns = answers.shape[:2]
-        ones = torch.ones(size, turns, device=answers.device)
+        ones = torch.ones(size, turns, dtype=torch.float32, device=answers.device)
         if not self.training or self.prediction_dropout.p == 0.0:
             return ones > 0
         # Coins, so that all chance comes from the stream of dropout.
-        heads = self.coin(torch.ones(size, _COINS, device=answers.device)) > 0
-        digits = 0.5 ** torch.arange(1, _COINS + 1, device=answers.device)
+        heads = self.coin(torch.ones(size, _COINS, dtype=torch.float32, device=answers.device)) > 0
+        digits = 0.5 ** torch.arange(1, _COINS + 1, dtype=torch.float32, device=answers.device)
         always = ((heads * digits).sum(dim=1) * turns).long().clamp(max=turns - 1)
         kept: Tensor = (self.prediction_dropout(ones) > 0) | (
-            torch.arange(turns, device=answers.device) == always[:, None]
+            torch.arange(turns, dtype=torch.int64, device=answers.device) == always[:, None]
         )
         return kept
 
@@ -135,7 +135,7 @@ def _texts(states: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     tokens before, the second one the last token; it may have no other.
     """
     ids, types, lengths = batch.input_ids, batch.token_type_ids, batch.lengths.long()[:, None]
-    position = torch.arange(batch.max_seqlen, device=ids.device)[None]  # (1, T)
+    position = torch.arange(batch.max_seqlen, dtype=torch.int64, device=ids.device)[None]  # (1, T)
     if isinstance(batch, PackedBatch):
         places = (batch.cu_seqlens[: batch.size, None].long() + position).clamp(max=batch.n_tokens - 1)
         states = states.index_select(0, places.flatten()).view(*places.shape, -1)

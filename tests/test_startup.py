@@ -38,6 +38,8 @@ print("imported", *(name for name in {HEAVY} if name in sys.modules), file=sys.s
         ("-m experiments.study.tables nowhere", 2),
         ("-m experiments.study.significance --help", 0),
         ("-m experiments.study.significance nowhere", 2),
+        ("-m experiments.study.archive --help", 0),
+        ("-m experiments.study.archive pack nowhere runs.tar.xz", 2),
         ("-m mt_dnn.trained.export --help", 0),
         ("predict.py --help", 0),
         ("-m experiments.study.report --help", 0),

@@ -125,7 +125,7 @@ def draw(tables: Mapping[float, Table], runs: Path, out: Path, selection: Select
     files: list[Path] = []
     whole = next(iter(tables.values()))
     for encoder in whole.encoders:
-        for task in whole.tasks:
+        for task in whole.run_tasks:
             points = share_points(tables, encoder, task, runs)
             if not points:
                 print(f"{encoder}, {task}: no run has ended: no figure", file=sys.stderr)

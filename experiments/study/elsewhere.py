@@ -54,9 +54,13 @@ def find_sets(jobs: Sequence[Job], given: Sequence[str]) -> dict[str, dict[str, 
     """
     found: dict[str, dict[str, Path]] = {}
     for task, names in parse_sets(given).items():
+        if "+" in task:
+            raise SettingError(f"--evaluate_on {task}: other sets are for runs with one task; name one trained alone")
         config = next((job.config for job in jobs if job.config.task == task), None)
         if config is None:
-            raise SettingError(f"--evaluate_on {task}: the study has no run of it")
+            together = next((job.config.task for job in jobs if task in job.config.tasks), None)
+            told = f"other sets are for runs with one task, and the study has {together}" if together else ""
+            raise SettingError(f"--evaluate_on {task}: {told or 'the study has no run of it'}")
         if config.save not in ("best", "both"):
             raise SettingError(f"--evaluate_on {task}: its runs keep no weights (save: {config.save}); --set save=best")
         for name in names:

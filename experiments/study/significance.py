@@ -21,7 +21,7 @@ from pathlib import Path
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError, shown
 from experiments.study.arguments import add_run_arguments
-from experiments.study.comparison.comparisons import SeedComparison, compare_seeds, pairs
+from experiments.study.comparison.comparisons import SeedComparison, compare_seeds, pairs, together_and_alone
 from experiments.study.comparison.example_comparisons import ExampleComparison, compare_examples
 from experiments.study.comparison.text import comparisons_csv, markdown, seeds_csv
 from experiments.study.statistics.intervals import RESAMPLES
@@ -49,6 +49,7 @@ def analyse(
     resamples: int = RESAMPLES,
     random_seed: int = 0,
     examples: bool = True,
+    together: bool = False,
 ) -> Significance:
     """Compare every method of a table with its baseline, by the dev sets and by each other set that was scored.
 
@@ -60,11 +61,15 @@ def analyse(
         resamples: Bootstrap samples.
         random_seed: Of the bootstrap: equal seeds give equal results.
         examples: Whether to compare over examples too, which reads every run's predictions.
+        together: Whether to compare runs with several tasks with those that train each task alone.
 
     Raises:
         SettingError: nothing to compare, an unknown baseline, or predictions that do not belong to the results.
     """
-    judged = [(each, pairs(each, baseline, of)) for each, of in table.judgements(selections)]
+    against = None
+    if together:
+        table, against = together_and_alone(table)
+    judged = [(each, pairs(each, baseline, of, against)) for each, of in table.judgements(selections)]
     chosen = judged[0][1]
     if not chosen:
         raise SettingError(
@@ -107,6 +112,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="by one set alone that is not in the score, of select_splits or --evaluate_on, such as anlir1_dev; "
         "default: by the dev sets, then by each of these",
     )  # fmt: skip
+    parser.add_argument(
+        "--together", action="store_true",
+        help="compare runs with several tasks, task by task, with the method's runs on that task alone",
+    )  # fmt: skip
     parser.add_argument("--no_examples", action="store_true", help="over seeds only; no predictions are read")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="bootstrap samples; default: %(default)s")
     parser.add_argument("--random_seed", type=int, default=0, help="of the bootstrap; default: %(default)s")
@@ -132,9 +141,11 @@ def _tell(chosen: argparse.Namespace) -> None:
             there = ", ".join(table.shown_sets) or "none"
             raise SettingError(f"--on {shown(chosen.on)}: legal: with best epochs, one of the sets scored: {there}")
         table, selections = table.on(chosen.on), ("best",)
+    if chosen.together and chosen.baseline is not None:
+        raise SettingError("--together compares each method with itself alone; drop --baseline")
     found = analyse(
         table, chosen.runs, chosen.baseline, selections, chosen.resamples, chosen.random_seed,
-        examples=not chosen.no_examples,
+        examples=not chosen.no_examples, together=chosen.together,
     )  # fmt: skip
     print(markdown(found.seeds, found.examples, found.alone), end="")
     for path in write_significance(found, chosen.out) if chosen.out else []:

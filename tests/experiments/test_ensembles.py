@@ -82,6 +82,22 @@ def test_without_predictions_nothing_is_written(runs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_predictions_without_a_set_are_damaged(runs, tmp_path):
+    from data_utils.file_hash import sha256_of
+
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    directory = RunDirectory(folders(copy)[1])
+    arrays = directory.read_predictions(directory.read_result())
+    del arrays["toyscore_dev.last_logits"]
+    directory.predictions_npz.write_bytes(arrays_bytes(arrays))
+    files = read_json(directory.result_json)["files"]
+    edit_json(directory.result_json, files=files | {"predictions.npz": sha256_of(directory.predictions_npz)})
+    with pytest.raises(
+        SettingError, match=r"the predictions of a seed are damaged \('toyscore_dev.last_logits'\); delete"
+    ):
+        ensemble_scores(gather(copy), copy)
+
+
 def test_seeds_on_other_examples_are_refused(runs, tmp_path):
     from data_utils.file_hash import sha256_of
 

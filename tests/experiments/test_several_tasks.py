@@ -79,6 +79,9 @@ def test_a_line_for_each_task_of_a_run(finished):
         }
         last = {line["task"]: float(line["score"]) for line in of_run if line["selection"] == "last"}
         assert last["toy+toyscore"] == pytest.approx((last["toy+toyscore:toy"] + last["toy+toyscore:toyscore"]) / 2)
+        kept = {line["task"]: float(line["score"]) for line in of_run if line["selection"] == "best_average"}
+        assert sum(kept.values()) / 2 == pytest.approx(result.best.score)
+        assert kept == {f"toy+toyscore:{task}": result.of_kept_weights(task).best.score for task in result.tasks}
     metrics = {line["task"]: line["metric"] for line in lines(finished / "results" / "test" / "table.csv")}
     assert metrics["toy+toyscore"] == "mean"
     assert metrics["toy+toyscore:toyscore"] == "Pearson"
@@ -159,6 +162,27 @@ def test_methods_are_compared_on_each_task(finished, capsys):
     assert "toy+toyscore" not in with_examples
 
 
+def test_a_method_is_compared_with_itself_alone(finished, capsys):
+    out = finished / "together"
+    assert significance.main([str(finished / "runs"), "--together", "--out", str(out), "--resamples", "100"]) == 0
+    capsys.readouterr()
+    table = gather(finished / "runs")
+    found = lines(out / "significance.csv")
+    assert {(line["method"], line["baseline"]) for line in found} == {
+        (f"{method} together (toy, toyscore)", method) for method in ("vanilla", "pats")
+    }
+    (encoder,) = table.encoders
+    for line in found:
+        if line["task"] == "average" or line.get("level", line.get("over", "seeds")) == "examples":
+            continue
+        ours = table.cell(encoder, line["baseline"], f"toy+toyscore:{line['task']}").scores(line["selection"])
+        alone = table.cell(encoder, line["baseline"], line["task"]).scores(line["selection"])
+        mean = sum(ours[seed] - alone[seed] for seed in alone) / len(alone)
+        assert float(line["difference"]) == pytest.approx(mean, abs=1e-6)
+    assert significance.main([str(finished / "runs"), "--together", "--baseline", "vanilla"]) == 2
+    assert "--together compares each method with itself alone; drop --baseline" in capsys.readouterr().err
+
+
 def test_curves_of_each_task(finished, tmp_path):
     table = gather(finished / "runs")
     *_, data = [
@@ -176,7 +200,8 @@ def test_the_page_shows_each_run_once(finished, tmp_path):
     assert report([str(finished / "runs"), "--out", str(page)]) == 0
     text = page.read_text()
     assert "toyscore in toy+toyscore" in text
-    assert "12 runs" in text or "12 of 12" in text or ">12<" in text
+    assert "12 of 12 runs ended" in text
+    assert '<option value="toy+toyscore:toy"' not in text
 
 
 def test_runs_on_other_data_are_no_match_for_runs_with_several_tasks(finished, tmp_path):
@@ -207,9 +232,35 @@ def test_titles():
     assert task_title("own+rte") == "own+RTE"
 
 
-def test_other_sets_are_refused_for_runs_with_several_tasks(finished, tiny_task, capsys):
-    assert main([*arguments(finished, tiny_task), "--tasks", "toy+toyscore", "--evaluate_on", "toy:toyscore"]) == 2
-    assert "--evaluate_on toy: the study has no run of it" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("tasks", "given", "message"),
+    [
+        (
+            "toy,toy+toyscore",
+            "toy+toyscore:x",
+            "--evaluate_on toy+toyscore: other sets are for runs with one task;",
+        ),
+        (
+            "toy+toyscore",
+            "toy:x",
+            "--evaluate_on toy: other sets are for runs with one task, and the study has ",
+        ),
+    ],
+)
+def test_other_sets_are_for_runs_with_one_task(finished, tiny_task, capsys, tasks, given, message):
+    assert main([*arguments(finished, tiny_task), "--tasks", tasks, "--evaluate_on", given]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_epoch_of_the_kept_weights_has_a_block_of_its_own(finished):
+    markdown = (finished / "results" / "test" / "table.md").read_text()
+    block = markdown.partition("Tasks of a run with several, at the epoch best on average")[2].lower()
+    vanilla = next(line for line in block.splitlines() if line.startswith("| plain") or line.startswith("| vanilla"))
+    entries = [entry.strip() for entry in vanilla.strip("|").split("|")][1:]
+    assert [entry == "-" for entry in entries] == [True, True, True, False, False, True]
+    alone = gather(finished / "runs").at_kept_weights()
+    assert alone.tasks == ("toy+toyscore:toy", "toy+toyscore:toyscore")
+    assert len(alone.cells) == 4
 
 
 def test_search_chooses_by_the_mean(finished, tiny_task, tmp_path, capsys, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from data_utils.errors import SettingError
@@ -10,7 +10,7 @@ from experiments.study.statistics.difference import Difference
 from experiments.study.statistics.intervals import Interval, bca_interval
 from experiments.study.statistics.paired_tests import SignFlip, holm, sign_flip
 from experiments.study.statistics.stochastic_order import StochasticOrder, almost_stochastic_order
-from experiments.study.table.cells import SELECTIONS, Selection, Table, known_control
+from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table, known_control
 from module.seeds import stream_seed
 
 AVERAGE = "average"
@@ -49,7 +49,32 @@ class SeedComparison:
     """Whether runs of the two stopped early by a rule that was not the same for both."""
 
 
-def pairs(table: Table, baseline: str | None = None, selections: Sequence[Selection] = SELECTIONS) -> list[Pair]:
+def together_and_alone(table: Table) -> tuple[Table, dict[str, str]]:
+    """Put the tasks of runs with several beside the runs that train them alone, as rows of one column.
+
+    Returns:
+        The table, and its row of each run with several tasks -> the method's row alone.
+    """
+    cells: dict[tuple[str, str, str], Cell] = {}
+    rows: dict[str, str] = {}
+    for (encoder, method, _), cell in table.cells.items():
+        alone = table.cell(encoder, method, cell.scored_task)
+        if cell.scored_task == cell.run_task or alone is None:
+            continue
+        label = f"{method} together ({', '.join(cell.run_task.split('+'))})"
+        cells |= {(encoder, label, cell.scored_task): cell, (encoder, method, cell.scored_task): alone}
+        rows[label] = method
+    tasks = tuple(task for task in table.tasks if any(key[2] == task for key in cells))
+    methods = tuple(dict.fromkeys((*rows.values(), *rows)))
+    return replace(table, cells=cells, methods=methods, tasks=tasks), rows
+
+
+def pairs(
+    table: Table,
+    baseline: str | None = None,
+    selections: Sequence[Selection] = SELECTIONS,
+    against: Mapping[str, str] | None = None,
+) -> list[Pair]:
     """List the comparisons of a table: each method with its baseline, task by task, then the average.
 
     Args:
@@ -57,6 +82,7 @@ def pairs(table: Table, baseline: str | None = None, selections: Sequence[Select
         baseline: Compare every other method with this one. Default: each with its control where the encoder has it,
             else with plain fine-tuning.
         selections: Which epochs.
+        against: Row -> its baseline, in the place of the default; other rows are not compared.
 
     Raises:
         SettingError: no such method in the table.
@@ -68,7 +94,8 @@ def pairs(table: Table, baseline: str | None = None, selections: Sequence[Select
         methods = table.rows_of(encoder)
         for selection in selections:
             for method in methods:
-                other = baseline if baseline is not None else _default_baseline(method, methods)
+                default = _default_baseline(method, methods) if against is None else against.get(method)
+                other = baseline if baseline is not None else default
                 if other is None or other == method or other not in methods:
                     continue
                 tasks = [t for t in table.tasks if table.minus(encoder, method, other, t, selection) is not None]

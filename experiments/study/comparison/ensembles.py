@@ -70,7 +70,13 @@ def _ensemble(cell: Cell, runs: Path, selection: Selection) -> EnsembleScore | N
     (first, _, _), *_ = kept.values()
     metric = Metric(first.primary_metric)
     arrays = [found for _, _, found in kept.values()]
-    scores = [_score(cell, arrays, dataset, selection, metric) for dataset in first.datasets]
+    try:
+        scores = [_score(cell, arrays, dataset, selection, metric) for dataset in first.datasets]
+    except (ValueError, KeyError, IndexError) as error:
+        raise SettingError(
+            f"{cell.encoder}, {cell.method}, {cell.task}: the predictions of a seed are damaged ({error}); delete the "
+            f"seeds' folders in {folders[first.seed].parent} to run again"
+        ) from None
     own = [float(epoch.score) for _, epoch, _ in kept.values()]
     return EnsembleScore(cell, selection, str(metric), tuple(kept), float(np.mean(scores)), float(np.mean(own)))
 

@@ -39,6 +39,8 @@ class Cell:
     """Seed -> set that gave no score -> metric -> percent, of the best epoch (``--evaluate_on``)."""
     descriptions: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """Seed -> ``run.json`` of each run that was started; empty where it cannot be read."""
+    kept: tuple[RunResult, ...] = ()
+    """Of one of several tasks: ``results``, with the scores at the epoch that is best on average."""
 
     @property
     def run_task(self) -> str:
@@ -55,8 +57,16 @@ class Cell:
         tasks = self.task.split("+")
         if len(tasks) == 1:
             return []
-        each = {task: [r for result in self.results for r in result.by_task() if r.task == task] for task in tasks}
-        return [replace(self, task=f"{self.task}{PART}{t}", results=tuple(found)) for t, found in each.items()]
+        results = [result for result in self.results if result.tasks]
+        return [
+            replace(
+                self,
+                task=f"{self.task}{PART}{task}",
+                results=tuple(r for result in results for r in result.by_task() if r.task == task),
+                kept=tuple(result.of_kept_weights(task) for result in results),
+            )
+            for task in tasks
+        ]
 
     def scores(self, selection: Selection) -> dict[int, float]:
         """Seed -> score in percent.
@@ -152,6 +162,8 @@ class Table:
     """Of the study; empty: not known."""
     judged_on: str = ""
     """The set whose scores these are; empty: the dev sets that give each task's score."""
+    of_kept_weights: bool = False
+    """Whether best epochs are those of runs with several tasks that are best on average."""
 
     @property
     def benchmark(self) -> Benchmark:
@@ -183,12 +195,22 @@ class Table:
         tasks = tuple(t for t in self.tasks if any(key[2] == t for key in cells))
         return replace(self, cells=cells, tasks=tasks, judged_on=dataset)
 
+    def at_kept_weights(self) -> Table:
+        """The tasks of runs with several, at the epoch that is best on average; without cells where there is none."""
+        cells = {key: replace(cell, results=cell.kept, kept=()) for key, cell in self.cells.items() if cell.kept}
+        tasks = tuple(t for t in self.tasks if any(key[2] == t for key in cells))
+        return replace(self, cells=cells, tasks=tasks, of_kept_weights=True)
+
     def judgements(self, selections: Sequence[Selection] = SELECTIONS) -> list[tuple[Table, tuple[Selection, ...]]]:
         """The table, and the table on each of its other sets, where best epochs alone are judged."""
         found: list[tuple[Table, tuple[Selection, ...]]] = [(self, tuple(selections))]
         if "best" in selections:
             found += [(self.on(name), ("best",)) for name in self.shown_sets]
         return found
+
+    def selection_name(self, selection: Selection) -> str:
+        """Name of a rule in CSV files: ``best_average`` is the epoch of :meth:`at_kept_weights`."""
+        return "best_average" if self.of_kept_weights else selection
 
     def metric(self, task: str) -> str:
         """Primary metric of a task, e.g. ``MCC``; empty when no run of it has finished."""

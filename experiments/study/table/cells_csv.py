@@ -15,7 +15,7 @@ def cells_csv(table: Table, paper: Paper) -> str:
          "minus_control", "minus_control_std", "minus_control_n", "minus_control_low", "minus_control_high", "trials",
          "paper", "paper_inferred", "degenerate", "diverged", "failed", "missing_seeds", "run_id", "stopped_early"]
     ]  # fmt: skip
-    for judged, selections in table.judgements():
+    for judged, selections in _all_judgements(table):
         for key, cell in _sorted_cells(judged):
             rows += [[*key, *_values(judged, cell, selection, paper)] for selection in selections]
     return csv_text(rows)
@@ -32,8 +32,9 @@ def _values(table: Table, cell: Cell, selection: Selection, paper: Paper) -> lis
     if gain is not None:
         against = (control, gain.mean, gain.std, gain.n, gain.interval.low, gain.interval.high)
     return [
-        table.metric(task), selection, table.judged_on, cell.n(selection), len(cell.expected), cell.mean(selection),
-        cell.std(selection), *against, cell.trials, score, published.inferred if score and published else None,
+        table.metric(task), table.selection_name(selection), table.judged_on, cell.n(selection), len(cell.expected),
+        cell.mean(selection), cell.std(selection), *against, cell.trials, score,
+        published.inferred if score and published else None,
         *(cell.count(s) for s in (Status.DEGENERATE, Status.DIVERGED, Status.FAILED)),
         " ".join(map(str, cell.missing)), cell.run_id, len(cell.stopped_early),
     ]  # fmt: skip
@@ -45,16 +46,20 @@ def seeds_csv(table: Table) -> str:
         ["encoder", "method", "task", "run_id", "seed", "selection", "on", "epoch", "score", "status", "error",
          "stopped_early"]
     ]  # fmt: skip
-    for judged, selections in table.judgements():
+    for judged, selections in _all_judgements(table):
         for key, cell in _sorted_cells(judged):
             for result in cell.results:
                 for selection in selections:
                     epoch = result.best if selection == "best" else result.last
                     score = cell.scores(selection).get(result.seed)
-                    rows.append([*key, cell.run_id, result.seed, selection, judged.judged_on,
+                    rows.append([*key, cell.run_id, result.seed, judged.selection_name(selection), judged.judged_on,
                                  epoch.epoch if epoch else None, score, result.status.value, result.error,
                                  result.stopped_early])  # fmt: skip
     return csv_text(rows)
+
+
+def _all_judgements(table: Table) -> list[tuple[Table, tuple[Selection, ...]]]:
+    return [*table.judgements(), (table.at_kept_weights(), ("best",))]
 
 
 def _sorted_cells(table: Table) -> list[tuple[tuple[str, str, str], Cell]]:

@@ -91,7 +91,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
         blocks.append((SELECTION_TITLES[selection], _with_bold(rows, table)))
         if gains := _gains(table, encoder, selection, seeds):
             blocks.append((f"{SELECTION_TITLES[selection]}, minus the control", gains))
-    blocks += _shown_blocks(table, encoder, seeds)
+    blocks += _kept_blocks(table, encoder, seeds) + _shown_blocks(table, encoder, seeds)
     columns = [" ".join(filter(None, (task_title(t), metric_title(table.metric(t))))) for t in table.tasks]
     return EncoderTable(
         encoder=encoder,
@@ -112,6 +112,18 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
         blocks=tuple(blocks),
         notes=tuple(f"{task_title(task)}, {method_title(m)}: {notes[m, task]}" for m, task in notes),
     )
+
+
+def _kept_blocks(table: Table, encoder: str, seeds: int) -> list[tuple[str, tuple[TableRow, ...]]]:
+    """A block for the epoch of runs with several tasks whose weights are kept; other columns have a dash."""
+    kept, rows = table.at_kept_weights(), []
+    for method in table.rows_of(encoder):
+        cells = [kept.cell(encoder, method, task) for task in table.tasks]
+        entries = [_DASH if cell is None else _cell_entry(cell, "best", seeds, None) for cell in cells]
+        entries += [_DASH] * (len(table.averaged) > 1) + _time_entries(table, method)
+        if any(cell is not None for cell in cells):
+            rows.append(TableRow(_label(table, encoder, method), tuple(entries), method=method))
+    return [("tasks of a run with several, at the epoch best on average", tuple(rows))] if rows else []
 
 
 def _shown_blocks(table: Table, encoder: str, seeds: int) -> list[tuple[str, tuple[TableRow, ...]]]:
