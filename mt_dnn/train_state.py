@@ -160,6 +160,8 @@ class Checkpointer:
         self.saved_at = time.monotonic()
 
     def _write(self, random: list[dict[str, Any]]) -> None:
+        metrics_size = self.tracker.flush()
+        checkpoint.sync(self.directory.metrics_jsonl, self.directory.checkpoints)
         checkpoint.save_last(
             self.directory.checkpoints,
             self.state.step,
@@ -171,7 +173,7 @@ class Checkpointer:
                 "sensitivity": self.watch.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "random": random,
-                "metrics_size": self.tracker.flush(),
+                "metrics_size": metrics_size,
             },
         )
 
