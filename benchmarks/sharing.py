@@ -1,4 +1,4 @@
-"""Runs per hour with 1, 2 and 4 workers on one device, through the study's own pool.
+"""Runs per hour with 1, 2, 3 and 4 workers on one device, through the study's own pool.
 
     python -m benchmarks.sharing --device cuda:0 --out sharing.json
     python -m benchmarks.sharing --device cpu                          a tiny encoder; where no GPU is at hand
@@ -6,8 +6,8 @@
 Each worker is a process of its own with its own encoder, as in a study with ``--workers_per_device``. Every number of
 workers computes the same list of short runs (batch 32, generated rows, no weights kept). As many runs as there are
 workers come first and are not counted, for they pay for the start; runs per hour are the other runs over the time from
-the end of those to the end of the last one, when some workers may be idle already: choose ``--runs`` as a multiple of
-the largest number of workers. The numbers of workers take turns.
+the end of those to the end of the last one. ``--runs`` is a multiple of every number of workers, so that none is idle
+before the end. The numbers of workers take turns. The best one is for a study's ``--workers_per_device``.
 
 On a GPU the default encoder has BERT-base's shape and random weights. One process cannot fill a large GPU with small
 batches; several fill the gaps. With NVIDIA's MPS their kernels run side by side, without it they take turns; the output
@@ -108,16 +108,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser("sharing", __doc__)
     parser.add_argument("--device", default="auto", help="cuda:<index>, cpu or auto; default: %(default)s")
     parser.add_argument("--encoder", help="name or folder; default: bert-base's shape on CUDA, a tiny one on the CPU")
-    parser.add_argument("--workers", default="1,2,4", help="numbers of workers; default: %(default)s")
-    parser.add_argument("--runs", type=int, default=8, help="timed runs of each number; default: %(default)s")
+    parser.add_argument("--workers", default="1,2,3,4", help="numbers of workers; default: %(default)s")
+    parser.add_argument("--runs", type=int, default=12, help="timed runs of each number; default: %(default)s")
     parser.add_argument("--steps", type=int, default=100, help="steps of a run; default: %(default)s")
     parser.add_argument("--turns", type=int, default=3, help="turns of each number; default: %(default)s")
     parser.add_argument("--method", default="pats", help="default: %(default)s")
     parser.add_argument("--optimizer", default="adamax", help="default: %(default)s")
     options = parser.parse_args(arguments)
+    counts = [int(part) for part in options.workers.split(",")]
+    for count in counts:
+        if count < 1 or options.runs < 1 or options.runs % count:
+            parser.error(f"argument --runs: {options.runs} is no multiple of {count} workers: some would be idle")
     device = pick_device(options.device)
     options.device = "cpu" if device.type == "cpu" else f"cuda:{device.index or 0}"
-    counts = [int(part) for part in options.workers.split(",")]
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         shape = "tiny" if device.type == "cpu" else "bert-base"
@@ -144,7 +147,7 @@ def report(options: argparse.Namespace, shape: str, rates: dict[int, list[float]
             f"({min(rates[count]):.1f}-{max(rates[count]):.1f}), {medians[count] / medians[counts[0]]:.2f} x "
             f"that of {counts[0]}"
         )
-    print(f"best: {best} workers per device")
+    print(f"best: {best} workers per device (--workers_per_device {best})")
     result = {
         "machine": machine_facts(),
         "device": options.device,

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data_utils.atomic import sync_folder
 from data_utils.errors import SettingError, error_line, in_one_line
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
@@ -108,7 +109,7 @@ def drop_last(folder: Path) -> None:
 
 
 def save_weights(folder: Path, name: str, network: nn.Module) -> str:
-    """Write the weights alone to ``<folder>/<name>/model.safetensors``, atomically.
+    """Write the weights alone to ``<folder>/<name>/model.safetensors``, atomically; :func:`sync` flushes it.
 
     Args:
         folder: The run's ``checkpoints`` folder.
@@ -127,13 +128,35 @@ def save_weights(folder: Path, name: str, network: nn.Module) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         _write_weights(network, scratch)
         digest = sha256_of(scratch)
-        _sync(scratch)
         os.replace(scratch, target)
     except (OSError, RuntimeError, SafetensorError) as error:
         refusal = _unwritable(target, error)
         scratch.unlink(missing_ok=True)
         raise refusal from None
     return digest
+
+
+def sync(metrics: Path, folder: Path) -> None:
+    """Flush a run's metrics and kept weights to disk, before a checkpoint or the result names them.
+
+    A checkpoint must not outlive in a power cut what it names. What a cut takes before that is of steps behind the
+    newest checkpoint, which the run makes again, so no epoch waits for the disk.
+
+    Args:
+        metrics: The run's ``metrics.jsonl``.
+        folder: The run's ``checkpoints`` folder.
+
+    Raises:
+        SettingError: a file could not be written.
+    """
+    for file in (metrics, *(weights_file(folder, name) for name in WEIGHTS)):
+        if not file.is_file():
+            continue
+        try:
+            _sync(file)
+        except OSError as error:
+            raise _unwritable(file, error) from None
+        sync_folder(file.parent)
 
 
 def load_weights(folder: Path, name: str) -> dict[str, Tensor]:

@@ -161,6 +161,8 @@ class Checkpointer:
         self.saved_at = time.monotonic()
 
     def _write(self, random: list[dict[str, Any]]) -> None:
+        metrics_size = self.tracker.flush()
+        checkpoint.sync(self.directory.metrics_jsonl, self.directory.checkpoints)
         checkpoint.save_last(
             self.directory.checkpoints,
             self.state.step,
@@ -172,7 +174,7 @@ class Checkpointer:
                 "sensitivity": self.watch.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "random": random,
-                "metrics_size": self.tracker.flush(),
+                "metrics_size": metrics_size,
             },
         )
 

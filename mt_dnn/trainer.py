@@ -200,5 +200,6 @@ class Trainer:
     def _write_result(self, result: RunResult) -> None:
         """Write the result with the checksums of its files."""
         self.result = replace(result, files=self.directory.hashes() | self.scores.weights_of(result))
+        checkpoint.sync(self.directory.metrics_jsonl, self.directory.checkpoints)
         self.directory.write_result(self.result)
         self.tracker.close(done=True)

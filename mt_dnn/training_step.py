@@ -75,6 +75,7 @@ class TrainingStep:
         loss = self._gradients(batches, sum(batch.size for batch in batches) if examples is None else examples)
         if self._divided is not None:
             loss = self._divided.finish(loss)
+        # This pass looks for infinities and writes all gradients; left to the step, torch's would write them as well.
         self.scaler.unscale_(parts.optimizer)
         norm = self._clip() if self.max_norm > 0 else None
         left = parts.optimizer.__dict__
@@ -94,13 +95,13 @@ class TrainingStep:
         """Clip the gradients, inside of the step where nobody else reads them; None: the step finds their norm."""
         optimizer: Any = self.parts.optimizer
         parameters = self._parameters
-        own = getattr(optimizer, "takes_row_sparse", False) and not self.scaler.is_enabled()
-        if not own:
+        if not getattr(optimizer, "takes_row_sparse", False):  # it is not this package's
             return clip_gradients(parameters, self.max_norm)
+        step_measures = self._step_measures and not self.scaler.is_enabled()  # which may leave the step out
         if self.parts.method.reads_clipped_gradients or _hooked(optimizer):
-            clip = clip_as_the_step if self._step_measures else clip_gradients
+            clip = clip_as_the_step if step_measures else clip_gradients
             return clip(parameters, self.max_norm)
-        if not self._step_measures:
+        if not step_measures:
             return clip_in_step(optimizer, parameters, self.max_norm)
         optimizer.max_norm = self.max_norm
         return None

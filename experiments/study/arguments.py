@@ -126,8 +126,9 @@ def _add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     how.add_argument(
         "--workers_per_device", type=int,
-        help="runs at a time on each device; default: 1 per CUDA device; on the CPU one per core, which share its "
-        "cores evenly (mind the memory: a worker holds a model, its gradients and optimizer state)",
+        help="runs at a time on each device; default: 1 per CUDA device (python -m benchmarks.sharing measures which "
+        "number is best on it); on the CPU one per core, which share its cores evenly (mind the memory: a worker holds "
+        "a model, its gradients and optimizer state)",
     )  # fmt: skip
     how.add_argument(
         "--retries", type=int,

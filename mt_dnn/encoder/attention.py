@@ -98,7 +98,7 @@ def packed_attention(
     if without_padding is not None:
         return without_padding, None
     heads, n_tokens, d = query.shape[1:]
-    layout = packed.slots
+    layout = _layout(packed)
     on_cpu = query.device.type == "cpu"
     # torch's kernels for the CPU are made for inference: training with them takes two to three times as long.
     by_hand = on_cpu and query.requires_grad and torch.is_grad_enabled()
@@ -184,7 +184,7 @@ def first_token_attention(
     if without_padding is not None:
         return without_padding
     heads, _, d = key.shape[1:]
-    layout, size = packed.slots, query.shape[2]
+    layout, size = _layout(packed), query.shape[2]
     q, k, v = (x.transpose(1, 2).reshape(-1, heads * d) for x in (query, key, value))
     if by_one_pass(q, k, v) and (dropout == 0.0 or dropout_stream is not None):
         scale = d**-0.5 if scaling is None else scaling
@@ -205,6 +205,20 @@ def first_token_attention(
         row += group.size
     rows = outs[0] if len(outs) == 1 else torch.cat(outs)  # (B, H, 1, d)
     return rows.index_select(0, layout.rows).view(1, size, heads, d)
+
+
+def _layout(packed: PackedBatch) -> SlotLayout:
+    """The slots of a batch.
+
+    Raises:
+        ValueError: it was made without, for attention that goes without padding.
+    """
+    if packed.slots is None:
+        raise ValueError(
+            "the batch has no slots, and this attention needs them; compile encoder.model in place before "
+            "Encoder.batch makes batches, or make them by pack with max_groups"
+        )
+    return packed.slots
 
 
 def _masks(

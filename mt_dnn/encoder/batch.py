@@ -65,14 +65,14 @@ class PackedBatch(_Examples):
         first_tokens: (B,) int64 place of each example's first token; (B + 1,) if filled.
         cu_seqlens: (B + 1,) int32 place where each example starts, and n_tokens; (B + 2,) if filled.
         max_seqlen: T.
-        slots: where the tokens stand during attention, those of nobody too.
+        slots: where the tokens stand during attention, those of nobody too; None where attention goes without padding.
         span: tokens that attention looks for in an example, T or more; None where the batch is not filled.
     """
 
     first_tokens: Tensor
     cu_seqlens: Tensor
     max_seqlen: int
-    slots: SlotLayout
+    slots: SlotLayout | None
     span: int | None = None
 
     @property
@@ -149,13 +149,13 @@ class PaddedBatch(_Examples):
 Batch = PackedBatch | PaddedBatch
 
 
-def pack(cache: TokenCache, indices: ArrayLike, max_groups: int = CPU_GROUPS) -> PackedBatch:
+def pack(cache: TokenCache, indices: ArrayLike, max_groups: int | None = CPU_GROUPS) -> PackedBatch:
     """Gather rows of a cache, end to end, with the indices that attention needs computed once for all layers.
 
     Args:
         cache: an open cache.
         indices: (B,) rows, B >= 1, in any order, repeats allowed.
-        max_groups: most rectangles that attention works on, >= 1.
+        max_groups: most rectangles that attention works on, >= 1; None: it goes without, and the batch has no slots.
 
     Raises:
         ValueError: no index, or one outside [0, N).
@@ -174,11 +174,11 @@ def pack(cache: TokenCache, indices: ArrayLike, max_groups: int = CPU_GROUPS) ->
         first_tokens=torch.from_numpy(cu_seqlens[:-1]),
         cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
         max_seqlen=int(lengths.max()),
-        slots=slot_layout(cu_seqlens, max_groups),
+        slots=None if max_groups is None else slot_layout(cu_seqlens, max_groups),
     )
 
 
-def fill(batch: PackedBatch, max_groups: int) -> PackedBatch:
+def fill(batch: PackedBatch, max_groups: int | None) -> PackedBatch:
     """Bring a batch to one of a few sizes by an example that nobody reads: its first token over and over.
 
     Without dropout, gradients are what they were, to rounding. Sizes are multiples of an eighth of the power of two
@@ -200,7 +200,7 @@ def fill(batch: PackedBatch, max_groups: int) -> PackedBatch:
         token_type_ids=torch.cat([batch.token_type_ids, nothing]),
         first_tokens=torch.from_numpy(starts[:-1]),
         cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
-        slots=slot_layout(starts, max_groups),
+        slots=None if max_groups is None else slot_layout(starts, max_groups),
         span=1 << (max(batch.max_seqlen, added, _SMALLEST_SIZE) - 1).bit_length(),
     )
 

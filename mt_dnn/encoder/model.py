@@ -103,7 +103,7 @@ class Encoder(nn.Module):
         soft = None if soft_labels is None else torch.from_numpy(soft_labels[indices])
         if not self.packed:
             return replace(pad(cache, indices, self.pad_id), task=task, soft_labels=soft).to(device)
-        groups = CUDA_GROUPS if device.type == "cuda" else CPU_GROUPS
+        groups = self._most_groups(device)
         batch = replace(pack(cache, indices, groups), task=task, soft_labels=soft)
         return (fill(batch, groups) if filled else batch).to(device)
 
@@ -112,6 +112,13 @@ class Encoder(nn.Module):
         config: Any = self.model.config
         alike = self.packed and config.model_type in BERT_LIKE
         return alike and varlen.takes(device, config.hidden_size // config.num_attention_heads)
+
+    def _most_groups(self, device: torch.device) -> int | None:
+        """Rectangles that attention of a packed batch takes at most on a device; None where it reads no slots."""
+        compiled = self.model._compiled_call_impl is not None  # then not every call goes without padding
+        if self.attends_without_padding(device) and not compiled:
+            return None
+        return CUDA_GROUPS if device.type == "cuda" else CPU_GROUPS
 
     def use_row_sparse_gradients(self) -> None:
         """Make the gradient of the word embeddings row-sparse, if they are a table on the CPU."""

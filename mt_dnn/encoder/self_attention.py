@@ -37,7 +37,7 @@ def _forward(self: Any, hidden_states: Tensor, *args: Any, **named: Any) -> Any:
     p = self.dropout.p if self.training else 0.0
     given = [*args, named.get("attention_mask"), named.get("cache"), named.get("past_key_values")]
     simple = all(value is None for value in given) and (p == 0.0 or stream is not None)
-    if packed is None or not simple or not _takes_products(self, hidden_states):
+    if packed is None or packed.slots is None or not simple or not _takes_products(self, hidden_states):
         return type(self).forward(self, hidden_states, *args, **named)
     heads, layout = self.num_attention_heads, packed.slots
     draw = NO_DROPOUT if stream is None else stream.draw(layout.n_scores * heads, p)

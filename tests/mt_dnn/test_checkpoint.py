@@ -144,3 +144,18 @@ def test_weights_round_trip_and_errors(tmp_path, network):
     assert all(torch.equal(loaded[k], v) for k, v in network.state_dict().items())
     with pytest.raises(SettingError, match="last"):
         checkpoint.load_weights(tmp_path, "last")
+
+
+def test_weights_wait_for_the_disk_only_when_they_are_named(tmp_path, network, monkeypatch):
+    def broken(_descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    metrics = tmp_path / "metrics.jsonl"
+    monkeypatch.setattr(os, "fsync", broken)
+    checkpoint.sync(metrics, tmp_path)  # there is nothing yet
+    checkpoint.save_weights(tmp_path, "best", network)
+    with pytest.raises(SettingError, match=r"^cannot write .*best/model.safetensors \(Input/output error\); .*intact$"):
+        checkpoint.sync(metrics, tmp_path)
+    metrics.touch()
+    with pytest.raises(SettingError, match=r"^cannot write .*metrics.jsonl \(Input/output error\)"):
+        checkpoint.sync(metrics, tmp_path)

@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from data_utils.errors import SettingError
+from data_utils.file_hash import sha256_of
 from module.methods import METHODS as REGISTRY
+from mt_dnn import checkpoint
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.data import open_datasets
 from mt_dnn.interrupt import Interrupted, StopRequest
@@ -245,8 +247,6 @@ LATE_BEST: dict[str, object] = {"epochs": 6, "seed": 6, "checkpoint_seconds": 0.
 
 def run_and_die(config: RunConfig, step: int, after_saving: bool) -> None:
     """Kill this process with SIGKILL at a step, or right after the first weights that are saved from it on."""
-    from mt_dnn import checkpoint
-
     reached = False
 
     def at_step(progress: object) -> None:
@@ -313,6 +313,45 @@ def test_weights_of_the_results_epoch_stay_whatever_the_session_that_wrote_them(
     assert kept(config) == ["best", "last"]
     for epoch in kept(config):
         assert_weights_are_the_results(config, epoch)
+
+
+def test_best_weights_that_a_power_cut_took_before_a_checkpoint_named_them_come_again(tiny_run, tmp_path):
+    broken, whole = (tiny_run(save="best", **LATE_BEST, output_dir=tmp_path / name) for name in ("broken", "whole"))
+    kill_at(broken, 19, after_saving=True)
+    file = run_dir(broken) / "checkpoints" / "best" / "model.safetensors"
+    assert [path.name for path in (run_dir(broken) / "checkpoints").glob("last-*")] == ["last-00000019"]
+    os.truncate(file, 0)
+    result = run(broken)
+    assert result.best.epoch == 4, "the test needs the best epoch at step 20"
+    assert result.files["checkpoints/best/model.safetensors"] == sha256_of(file)
+    assert run(whole).files["checkpoints/best/model.safetensors"] == sha256_of(file)
+
+
+@pytest.mark.parametrize("names", ["checkpoint", "result"])
+def test_what_is_named_is_on_disk_before(tiny_run, monkeypatch, names):
+    """Metrics and weights that a checkpoint or the result names, and the entries of them in their folders."""
+    seconds, prefix = (0.0, "last-") if names == "checkpoint" else (1e9, "result.json")
+    config = tiny_run(**{**LATE_BEST, "save": "both", "checkpoint_seconds": seconds})
+    folder, content, moment, named = run_dir(config), {}, {}, set()
+    files = [folder / "metrics.jsonl", *(checkpoint.weights_file(folder / "checkpoints", e) for e in ("best", "last"))]
+
+    def sync(descriptor):
+        status = os.fstat(descriptor)
+        content[status.st_ino], moment[status.st_ino] = status.st_mtime_ns, time.time_ns()
+
+    def replace(source, target):
+        for file in filter(Path.exists, files) if target.name.startswith(prefix) else ():
+            status = file.stat()
+            assert content[status.st_ino] == status.st_mtime_ns, f"{file} before {target}"
+            assert moment[file.parent.stat().st_ino] >= status.st_ctime_ns, f"the entry of {file} before {target}"
+            named.add(file)
+        os.replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(Path, name, replace)
+    run(config)
+    assert named >= set(files[:2] if names == "checkpoint" else files)
 
 
 def test_weights_from_before_the_first_checkpoint_do_not_stay(tiny_run):

@@ -1,10 +1,13 @@
 """Where gradients are clipped inside of the step, and where in place."""
 
+import copy
+
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from module.clipping import clip_gradients, gradient_values
+from module.kernel_optimizer import KernelOptimizer
 from module.kernels.member import NonFiniteGradient
 from mt_dnn import training_step
 from tests.mt_dnn.method_runs import build
@@ -103,14 +106,59 @@ def test_hooks_behind_the_step_see_clipped_gradients(tiny_run):
     assert norms[0] <= 1e-3 * (1 + 1e-4)
 
 
-def test_a_scaler_clips_in_place(tiny_run, used):
-    parts, step, batches = build(tiny_run(global_grad_clipping=1e-3))
-    step.scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
-    _, norm = step(batches[0])
-    assert used == [IN_PLACE]
-    assert norm > 1e-3
-    assert largest_norm(parts) <= 1e-3 * (1 + 1e-4)
-    assert not hasattr(parts.optimizer, "grad_scale")
+@pytest.fixture(params=[False, True], ids=["scaler skips", "step skips"])
+def scaled_step(request, monkeypatch):
+    """Make a step with a gradient scaler; on a GPU the optimizer's step finds out itself whether it is skipped."""
+    monkeypatch.setattr(KernelOptimizer, "_step_supports_amp_scaling", request.param)
+
+    def make(config):
+        parts, step, batches = build(config)
+        step.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        return parts, step, batches
+
+    return make
+
+
+def moments(optimizer):
+    return [value for state in optimizer.state_dict()["state"].values() for value in state.values()]
+
+
+@pytest.mark.parametrize("method", ["vanilla", "pats", "sage", "child_tuning"])
+def test_a_scaler_and_clipping_inside_of_the_step(tiny_run, used, scaled_step, method):
+    found = []
+    for way in (INSIDE, IN_PLACE):
+        parts, step, batches = scaled_step(tiny_run(global_grad_clipping=1e-3, method=method))
+        if way == IN_PLACE:
+            parts.optimizer.register_step_pre_hook(lambda *_: None)
+        norms = [step(batch)[1] for batch in batches[:3]]
+        assert min(norms) > 1e-3
+        assert not {"grad_scale", "found_inf"} & vars(parts.optimizer).keys()
+        found.append([*norms, *(p.detach() for p in parts.network.parameters()), *moments(parts.optimizer)])
+    assert used == [IN_PLACE if method == "child_tuning" else INSIDE] * 3 + [IN_PLACE] * 3
+    assert len(found[0]) > len(norms) + 2 * len([*parts.network.parameters()])
+    for inside, in_place in zip(*found, strict=True):
+        least = 1e-5 * float(in_place.abs().max()) + 1e-11  # keys' biases have gradients of rounding alone
+        torch.testing.assert_close(inside, in_place, rtol=1e-5, atol=least)
+
+
+@pytest.mark.parametrize("method", ["vanilla", "pats"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_a_scaler_skips_changes_nothing(tiny_run, used, scaled_step, method, bad):
+    parts, step, batches = scaled_step(tiny_run(global_grad_clipping=1e-3, method=method))
+    step(batches[0])
+    before = copy.deepcopy(([p.detach() for p in parts.network.parameters()], parts.optimizer.state_dict()["state"]))
+    handle = [*parts.network.parameters()][-1].register_post_accumulate_grad_hook(lambda p: spoil(p.grad, bad))
+    _, norm = step(batches[1])
+    handle.remove()
+    assert not norm.isfinite()
+    assert step.scaler.get_scale() == 512.0
+    after = [p.detach() for p in parts.network.parameters()], parts.optimizer.state_dict()["state"]
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert not {"grad_scale", "found_inf"} & vars(parts.optimizer).keys()
+    _, norm = step(batches[1])
+    assert norm.isfinite()
+    assert used == [INSIDE] * 3
+    assert not all(map(torch.equal, before[0], parts.network.parameters()))
 
 
 def spoil(gradient, bad):
