@@ -21,6 +21,7 @@ from data_utils.atomic import sync_folder
 from data_utils.errors import SettingError, error_line, in_one_line
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json, write_json
+from mt_dnn.run_reference import EPOCHS
 
 _MODEL = "model.safetensors"
 _STATE = "state.pt"
@@ -149,7 +150,7 @@ def sync(metrics: Path, folder: Path) -> None:
     Raises:
         SettingError: a file could not be written.
     """
-    for file in (metrics, *(weights_file(folder, name) for name in WEIGHTS)):
+    for file in (metrics, *(weights_file(folder, name) for name in EPOCHS)):
         if not file.is_file():
             continue
         try:
