@@ -65,7 +65,7 @@ def _report_stop(error: Exception, rank: str) -> int:
     """Report a run's early end in one line; returns the exit status, or raises the error to print."""
     from data_utils.errors import SettingError, error_line
     from mt_dnn.interrupt import Interrupted, RankLost
-    from mt_dnn.results import RunLocked
+    from mt_dnn.run_directory import RunLocked
 
     if isinstance(error, RankLost):
         print(f"error: {error}", file=sys.stderr)

@@ -34,7 +34,8 @@ from experiments.study.plan import plan_jobs
 from mt_dnn.config import RunConfig, run_id
 from mt_dnn.encoder.source import PACKAGED, resolve_encoder
 from mt_dnn.identity import KEY, identity_of
-from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
+from mt_dnn.results import EpochScore, RunResult, Status
+from mt_dnn.run_directory import RunDirectory
 
 TASKS = ("cola", "mrpc", "rte", "stsb", "qqp", "qnli", "mnli", "sst")
 ROWS = 256

@@ -8,7 +8,8 @@ from typing import Any
 
 from data_utils.errors import SettingError, shown
 from module.methods import METHODS
-from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.results import RunResult, Status
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.run_reference import EPOCHS
 
 

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from data_utils.errors import SettingError
-from mt_dnn.results import RunDirectory, RunLocked, Status
+from mt_dnn.results import Status
+from mt_dnn.run_directory import RunDirectory, RunLocked
 from mt_dnn.scores_elsewhere import FOLDER
 
 

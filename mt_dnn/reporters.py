@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mt_dnn.config import RunConfig, run_id
-from mt_dnn.results import RunDirectory
+from mt_dnn.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

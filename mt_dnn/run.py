@@ -25,7 +25,8 @@ from mt_dnn.precision import Precision, resolve_precision
 from mt_dnn.progress import Progress
 from mt_dnn.provenance import provenance
 from mt_dnn.requirements import check_requirements
-from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.results import RunResult, Status
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.run_reference import BEGUN_FROM
 from mt_dnn.starting_point import RunSource, resolve_start
 from mt_dnn.trainer import PruneRule, Trainer

@@ -22,7 +22,8 @@ from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
 from mt_dnn.data_parallel import Ranks
 from mt_dnn.evaluation import all_logits
-from mt_dnn.results import MEAN, EpochScore, RunDirectory, RunResult, Status, TaskScores
+from mt_dnn.results import MEAN, EpochScore, RunResult, Status, TaskScores
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.tracking import Tracker
 from mt_dnn.train_state import TrainState
 
@@ -195,7 +196,7 @@ class ScoreKeeper:
         return Status.OK, None
 
     def predictions(self) -> dict[str, npt.NDArray[Any]]:
-        """The arrays of ``predictions.npz``: see :meth:`mt_dnn.results.RunDirectory.write_predictions`."""
+        """The arrays of ``predictions.npz``: see :meth:`mt_dnn.run_directory.RunDirectory.write_predictions`."""
         arrays: dict[str, npt.NDArray[Any]] = {name: logits.numpy() for name, logits in self.state.logits.items()}
         for name, cache in self.sets.items():
             arrays[f"{name}.uids"] = np.asarray(cache.uids)

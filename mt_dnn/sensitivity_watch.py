@@ -13,7 +13,7 @@ from data_utils.errors import SettingError
 from data_utils.json_file import write_json
 from module.pats import PATS
 from module.sensitivity_summary import summarise
-from mt_dnn.results import RunDirectory
+from mt_dnn.run_directory import RunDirectory
 
 
 class SensitivityWatch:

@@ -11,7 +11,8 @@ from data_utils.file_hash import remembered_sha256
 from mt_dnn.config import RunConfig
 from mt_dnn.encoder.source import EncoderSource, resolve_encoder
 from mt_dnn.finished import kept_epochs, kept_weights, read_finished
-from mt_dnn.results import RunDirectory, Status
+from mt_dnn.results import Status
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.run_reference import EPOCHS, find_reference, pretrained_in
 
 

@@ -12,7 +12,8 @@ from data_utils.json_file import read_json, write_json
 from mt_dnn.config import RunConfig
 from mt_dnn.metrics_log import read_records
 from mt_dnn.reporters import REPORTERS, ReportedRun, Reporter
-from mt_dnn.results import EpochScore, RunDirectory
+from mt_dnn.results import EpochScore
+from mt_dnn.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from mt_dnn.assembly import Parts
 from mt_dnn.config import RunConfig
 from mt_dnn.data_parallel import Ranks
 from mt_dnn.interrupt import Interrupted, StopRequest
-from mt_dnn.results import EpochScore, RunDirectory
+from mt_dnn.results import EpochScore
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.run_reference import EPOCHS
 from mt_dnn.sensitivity_watch import SensitivityWatch
 from mt_dnn.tracking import Tracker

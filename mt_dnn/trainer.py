@@ -23,7 +23,8 @@ from mt_dnn.interrupt import StopRequest
 from mt_dnn.loss_settings import changed_loss
 from mt_dnn.precision import Precision
 from mt_dnn.progress import Progress
-from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.results import RunResult, Status
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.schedule import learning_rate_multiplier, learns_nothing
 from mt_dnn.score_keeper import Diverged, ScoreKeeper
 from mt_dnn.sensitivity_watch import SensitivityWatch

@@ -13,7 +13,8 @@ from mt_dnn.data import Datasets
 from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.interrupt import StopRequest
 from mt_dnn.precision import resolve_precision
-from mt_dnn.results import RunDirectory, Status
+from mt_dnn.results import Status
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.trainer import Trainer
 
 # As with the peers, no weights are written, no events, and no losses but an epoch's.

@@ -26,7 +26,8 @@ from data_utils.atomic import write_bytes_atomic
 from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError, in_one_line, shown
 from data_utils.regular_file import read_regular
-from mt_dnn.results import RunDirectory, RunLocked, Status
+from mt_dnn.results import Status
+from mt_dnn.run_directory import RunDirectory, RunLocked
 
 FILES = ("run.json", "metrics.jsonl", "predictions.npz", "sensitivity.json", "result.json")
 """Files of a run that are packed, in the order in which they are unpacked: with its result a run is done."""

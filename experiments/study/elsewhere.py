@@ -13,7 +13,7 @@ from data_utils.errors import SettingError, error_line, shown
 from data_utils.file_hash import remembered_sha256
 from experiments.study.launch.job import Job
 from mt_dnn.data import dev_sets, find_task_def
-from mt_dnn.results import RunDirectory
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.scores_elsewhere import (
     ScoreElsewhere,
     read_elsewhere,

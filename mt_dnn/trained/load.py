@@ -27,7 +27,8 @@ from mt_dnn.finished import kept_weights, read_finished
 from mt_dnn.identity import Identity, check_encoder
 from mt_dnn.network import Network
 from mt_dnn.precision import Precision, resolve_precision
-from mt_dnn.results import EpochScore, RunDirectory, RunResult
+from mt_dnn.results import EpochScore, RunResult
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.run_reference import pretrained_in
 from mt_dnn.trained.head_layout import find_layout
 

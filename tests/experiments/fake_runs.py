@@ -15,7 +15,8 @@ from data_utils.errors import SettingError
 from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.identity import Identity, finished_result, identity_of
 from mt_dnn.interrupt import Interrupted, StopRequest
-from mt_dnn.results import EpochScore, RunDirectory, RunResult, Status
+from mt_dnn.results import EpochScore, RunResult, Status
+from mt_dnn.run_directory import RunDirectory
 from tests.edits import edit_json
 
 

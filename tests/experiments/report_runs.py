@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.json_file import read_json
-from mt_dnn.results import RunDirectory, Status
+from mt_dnn.results import Status
+from mt_dnn.run_directory import RunDirectory
 from tests.edits import edit_json
 
 EVIL = "\"'><script>window.evil=1<script><img src=x onerror=window.evil=1>&amp;"

@@ -12,7 +12,8 @@ from experiments.study import study
 from experiments.study.__main__ import main as run_study
 from experiments.study.archive import FILES, main, pack, read_archive
 from mt_dnn.config import RunConfig
-from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.results import RunResult, Status
+from mt_dnn.run_directory import RunDirectory
 from tests.edits import edit_json, flip
 from tests.experiments.fake_runs import calls, fake_run, write_run
 from tests.experiments.search_runs import PoolInProcess

@@ -12,7 +12,7 @@ import pytest
 from data_utils.json_file import read_json
 from experiments.study import figures, significance, tables
 from experiments.study.report import __main__ as report_main
-from mt_dnn.results import RunDirectory
+from mt_dnn.run_directory import RunDirectory
 from tests.edits import edit_json, flip, replace_in_json
 from tests.experiments.fake_runs import write_run
 

@@ -14,8 +14,8 @@ from data_utils.task_def import load_task_defs
 from experiments.study.comparison.ensembles import ensemble_scores, write_ensembles
 from experiments.study.table.gathering import gather
 from mt_dnn.config_parser import config_from_mapping
-from mt_dnn.results import RunDirectory
 from mt_dnn.run import run
+from mt_dnn.run_directory import RunDirectory
 from tests.edits import edit_json
 from tests.reference.distillation import mean_prediction
 

@@ -11,7 +11,8 @@ from experiments.study.drawing import plotting, seed_strips
 from experiments.study.drawing.curves import learning_curves, read_losses, read_scores
 from experiments.study.figures import main
 from experiments.study.table.gathering import gather
-from mt_dnn.results import RunDirectory, Status
+from mt_dnn.results import Status
+from mt_dnn.run_directory import RunDirectory
 from tests.experiments.fake_runs import write_run
 
 

@@ -21,7 +21,7 @@ from experiments.study.launch.pool import Pool, Report
 from experiments.study.launch.slots import Slot, usable_cores
 from experiments.study.launch.worker import Advanced, Died, Ended, Message, Outcome, Ready
 from mt_dnn.config import RunConfig
-from mt_dnn.results import RunDirectory
+from mt_dnn.run_directory import RunDirectory
 from tests.experiments.fake_runs import behave, calls, fake_run, finished_run, make_result
 from tests.experiments.pool_jobs import Recorder, make_jobs
 

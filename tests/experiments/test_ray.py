@@ -18,7 +18,7 @@ from experiments.study.launch import pool, slots
 from experiments.study.launch.pool import Pool, PoolError
 from experiments.study.launch.ray_crew import ray_crew
 from experiments.study.launch.ray_host import SharedStorage
-from mt_dnn.results import RunDirectory
+from mt_dnn.run_directory import RunDirectory
 from tests.experiments.fake_runs import behave, calls, fake_run
 from tests.experiments.pool_jobs import Recorder, make_jobs
 from tests.experiments.ray_runs import GATE, gated_run, spy_run

@@ -28,7 +28,8 @@ from experiments.study.table.gathering import gather
 from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
 from experiments.study.table.which_runs import Runs
-from mt_dnn.results import RunDirectory, Status
+from mt_dnn.results import Status
+from mt_dnn.run_directory import RunDirectory
 from tests.experiments.fake_runs import stop_early, write_run
 from tests.experiments.report_runs import EVIL, call_method, edit_config, fail, write_study
 

@@ -15,8 +15,8 @@ from experiments.study.statistics.calibration import calibration_of
 from experiments.study.statistics.spread import spread_ratio
 from experiments.study.table.gathering import gather
 from mt_dnn.config_parser import config_from_mapping
-from mt_dnn.results import RunDirectory
 from mt_dnn.run import run
+from mt_dnn.run_directory import RunDirectory
 
 NAME = "tiny-bert"
 QUANTITIES = ["ECE", "NLL", "Brier", "toy_dev:odd", "toy_dev:even", "toy_dev:odd - even"]

@@ -15,8 +15,8 @@ from experiments.study.report.__main__ import main as report
 from experiments.study.table.cells import PART
 from experiments.study.table.gathering import gather
 from experiments.study.table.titles import task_title
-from mt_dnn.results import RunDirectory
 from mt_dnn.run import run
+from mt_dnn.run_directory import RunDirectory
 from tests.edits import edit_json
 from tests.experiments.search_runs import PoolInProcess
 

@@ -17,7 +17,8 @@ from experiments.study.significance import Significance, analyse, main, write_si
 from experiments.study.statistics.paired_tests import holm
 from experiments.study.statistics.stochastic_order import almost_stochastic_order
 from experiments.study.table.gathering import gather
-from mt_dnn.results import RunDirectory, Status
+from mt_dnn.results import Status
+from mt_dnn.run_directory import RunDirectory
 from tests.edits import replace_in_json
 from tests.experiments.fake_runs import DATASETS, METRICS, stop_early, write_run
 

@@ -18,8 +18,8 @@ from mt_dnn.config import RunConfig, run_dir, run_id
 from mt_dnn.config_parser import config_from_mapping
 from mt_dnn.data import open_all
 from mt_dnn.loss import distillation_loss
-from mt_dnn.results import RunDirectory
 from mt_dnn.run import run
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.trained.load import load_run, read_run
 from mt_dnn.trained.scoring import canonical_rows, logits_on
 from tests.mt_dnn.method_runs import assert_same_weights, build, final_weights

@@ -16,8 +16,8 @@ from mt_dnn.encoder.source import hub_commit
 from mt_dnn.identity import Identity, encoder_content, identity_of
 from mt_dnn.interrupt import Interrupted
 from mt_dnn.leftovers import leftovers
-from mt_dnn.results import RunDirectory
 from mt_dnn.run import run
+from mt_dnn.run_directory import RunDirectory
 from tests.edits import edit_json
 from tests.mt_dnn.test_resume import SLOWLY, StopAt
 from tests.tiny import make_encoder

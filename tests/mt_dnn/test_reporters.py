@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from mt_dnn.config import run_dir
 from mt_dnn.reporters import MLflow, ReportedRun
-from mt_dnn.results import RunDirectory, Status
+from mt_dnn.results import Status
 from mt_dnn.run import run
+from mt_dnn.run_directory import RunDirectory
 
 
 def mlflow_points(folder):

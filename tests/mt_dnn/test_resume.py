@@ -22,8 +22,9 @@ from mt_dnn import checkpoint
 from mt_dnn.config import RunConfig, run_dir
 from mt_dnn.data import open_datasets
 from mt_dnn.interrupt import Interrupted, StopRequest
-from mt_dnn.results import RunLocked, RunResult
+from mt_dnn.results import RunResult
 from mt_dnn.run import run
+from mt_dnn.run_directory import RunLocked
 from tests.child import FORKSERVER, Child
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,7 +187,7 @@ def test_a_full_disk_in_mid_run_keeps_the_last_good_checkpoint(tiny_run, tmp_pat
 def test_a_disk_that_fills_while_metrics_are_written_gives_one_line(tiny_run, monkeypatch):
     import errno
 
-    from mt_dnn.results import RunDirectory
+    from mt_dnn.run_directory import RunDirectory
 
     def full(*_args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -23,8 +23,9 @@ from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.epoch_order import check_mixing, epoch_windows, steps_per_epoch
 from mt_dnn.identity import identity_of
 from mt_dnn.precision import resolve_precision
-from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.results import RunResult, Status
 from mt_dnn.run import open_run, run
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.training_model import TrainingModel
 from mt_dnn.training_step import TrainingStep
 from tests.mt_dnn.method_runs import CPU, assert_same_weights, final_weights

@@ -9,7 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data_utils.errors import SettingError
 from mt_dnn.config import TRACKERS, RunConfig
 from mt_dnn.reporters import REPORTERS
-from mt_dnn.results import EpochScore, RunDirectory
+from mt_dnn.results import EpochScore
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.tracking import Tracker
 
 

@@ -18,7 +18,7 @@ from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table
 from experiments.study.table.gathering import run_folders
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 from experiments.study.texts import csv_text, number_text, write_texts
-from mt_dnn.results import RunDirectory
+from mt_dnn.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from data_utils.task_def import Metric
 from experiments.study.statistics.example_bootstrap import is_regression, make_scorer
 from experiments.study.table.cells import Cell, Selection
 from experiments.study.table.gathering import run_folders
-from mt_dnn.results import RunDirectory, RunResult
+from mt_dnn.results import RunResult
+from mt_dnn.run_directory import RunDirectory
 from mt_dnn.scores_elsewhere import predictions_file, read_predictions_elsewhere
 
 

@@ -13,7 +13,8 @@ from experiments.study.table.cells import PART, Cell, Table
 from experiments.study.table.gathering import run_folders
 from experiments.study.table.titles import method_title, metric_title, task_title
 from mt_dnn.loss_settings import changed_loss
-from mt_dnn.results import RunDirectory, RunResult, mean_score
+from mt_dnn.results import RunResult, mean_score
+from mt_dnn.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

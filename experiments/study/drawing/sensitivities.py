@@ -21,7 +21,8 @@ from experiments.study.table.cells import Cell, Table
 from experiments.study.table.gathering import run_folders
 from experiments.study.table.titles import method_title
 from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, bin_edges
-from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.results import RunResult, Status
+from mt_dnn.run_directory import RunDirectory
 
 BETA = 0.75
 """Of the watched moving average unless ``--set sensitivity_beta`` says otherwise: PATS's default here."""

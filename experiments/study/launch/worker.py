@@ -22,7 +22,8 @@ from typing import Any
 from data_utils.errors import SettingError, error_line
 from mt_dnn.config import RunConfig
 from mt_dnn.interrupt import Interrupted
-from mt_dnn.results import RunLocked, Status
+from mt_dnn.results import Status
+from mt_dnn.run_directory import RunLocked
 
 RunFunction = Callable[..., Any]
 """``run(config, on_progress=...) -> RunResult``; must be importable by name, as workers are spawned."""

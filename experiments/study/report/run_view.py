@@ -13,7 +13,8 @@ from data_utils.errors import SettingError
 from experiments.study.fields import is_number
 from experiments.study.table.cells import Cell, Table
 from mt_dnn.metrics_log import read_records
-from mt_dnn.results import RunDirectory, RunResult
+from mt_dnn.results import RunResult
+from mt_dnn.run_directory import RunDirectory
 
 _SHORTEST_SILENCE = 600.0  # seconds without a sign of life before a run is called silent
 _LONGEST_SILENCE = 7200.0

@@ -17,7 +17,8 @@ from experiments.study.arguments import SAMPLERS
 from experiments.study.fields import Fields, is_share
 from experiments.study.table.contents import Finished, refuse_mixture
 from mt_dnn.identity import read_identity
-from mt_dnn.results import RunDirectory, RunResult, Status
+from mt_dnn.results import RunResult, Status
+from mt_dnn.run_directory import RunDirectory
 
 
 class TrialStatus(StrEnum):

@@ -11,7 +11,8 @@ import pytest
 
 from data_utils.errors import SettingError
 from mt_dnn.leftovers import leftovers, sweep
-from mt_dnn.results import EpochScore, RunDirectory, RunLocked, RunResult, Status
+from mt_dnn.results import EpochScore, RunResult, Status
+from mt_dnn.run_directory import RunDirectory, RunLocked
 from tests.edits import edit_json, flip
 
 
@@ -71,7 +72,7 @@ def test_metrics_are_cut_back(directory):
 
 def test_the_lock_keeps_other_processes_out(directory):
     code = (
-        "import sys; from pathlib import Path; from mt_dnn.results import RunDirectory, RunLocked\n"
+        "import sys; from pathlib import Path; from mt_dnn.run_directory import RunDirectory, RunLocked\n"
         "try:\n"
         "    with RunDirectory(Path(sys.argv[1])).lock(): print('got it')\n"
         "except RunLocked: print('locked')"
