@@ -36,8 +36,9 @@ def test_one_to_four_workers_are_compared_unless_others_are_asked_for(
 
 @pytest.mark.parametrize(("workers", "runs"), [("1,2,3", "4"), ("1,0", "4"), ("2", "-2")])
 def test_a_number_of_runs_that_leaves_workers_idle_is_refused(
-    workers: str, runs: str, capsys: pytest.CaptureFixture[str]
+    workers: str, runs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(sharing, "time_pool", lambda *_: 1.0)
     with pytest.raises(SystemExit) as ended:
         sharing.main(["--device", "cpu", "--workers", workers, "--runs", runs])
     assert ended.value.code == 2
