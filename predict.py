@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -175,17 +175,19 @@ def _write_predictions(options: argparse.Namespace) -> None:
     if options.input not in (None, "-") and not Path(options.input).exists():
         raise SettingError(f"INPUT {options.input} does not exist; name a file of rows, or - for standard input")
     models, _ = _load(options)
+    from mt_dnn.trained.prediction_lines import json_lines, tsv_header, tsv_lines  # after the refusals: it needs torch
+
+    written = tsv_lines if options.format == "tsv" else json_lines
     task_def = models[0].task_def
     columns: Sequence[str] = parse_columns(options.columns, task_def) if options.columns else task_def.columns
-    line = _tsv_lines if options.format == "tsv" else _json_lines
     with _opened(options.input) as (file, name):
         lines = _lines(file, name, columns, task_def, options.skip_header)
         if not options.columns:
             columns, lines = _without_soft_label(lines, task_def)
         with _target(options.out) as target:
-            header = _header(task_def) if options.format == "tsv" else ""
+            header = tsv_header(task_def) if options.format == "tsv" else ""
             for rows, logits in _predicted(models, lines, name, columns, options):
-                target.write((header + "".join(line(task_def, rows.uids, logits))).encode())
+                target.write((header + "".join(written(task_def, rows.uids, logits))).encode())
                 target.flush()
                 header = ""  # after the first rows: not in front of their refusal
             target.write(header.encode())
@@ -237,8 +239,7 @@ def _write_soft(options: argparse.Namespace) -> None:
     task_def = models[0].task_def
     if task_def.kd_loss is None:
         raise SettingError(f"--soft: the definition of task {task_def.name} has no kd_loss, which soft labels are for")
-    from data_utils.canonical_tsv import columns_of, iterate_lines, without_blank_end
-    from data_utils.soft_labels import soft_text
+    from data_utils.soft_labels import lines_with_soft_labels
     from mt_dnn.trained.scoring import canonical_rows, logits_on
 
     rows = canonical_rows(path, task_def)
@@ -249,13 +250,8 @@ def _write_soft(options: argparse.Namespace) -> None:
                 f"--soft: the logits of {path}'s uid {shown(uid)} are {row}, no soft label; use another teacher, "
                 "--epoch or --precision fp32"
             )
-    lines = [line for _, line in without_blank_end(iterate_lines(path))]
-    older = len(columns_of(lines[0], task_def)) - len(task_def.columns)  # 1 where the file has soft labels already
     with _target(options.out) as target:
-        for line, row in zip(lines, logits, strict=True):
-            uid, label, *texts = line.split("\t")
-            texts = texts[older:]
-            target.write(("\t".join([uid, label, soft_text(row), *texts]) + "\n").encode())
+        target.writelines(line.encode() for line in lines_with_soft_labels(path, task_def, logits))
 
 
 def _lines(
@@ -313,33 +309,6 @@ def _predicted(
         for rows, logits in predict_together(models, pieces, options.eval_batch_tokens, name):
             yield rows, logits
             bar.update(len(rows.uids))
-
-
-def _header(task_def: TaskDef) -> str:
-    names = task_def.label_names
-    return "uid\tscore\n" if task_def.n_class == 1 else "\t".join(["uid", "label", *(f"p_{n}" for n in names)]) + "\n"
-
-
-def _tsv_lines(task_def: TaskDef, uids: Iterable[str], logits: npt.NDArray[np.float32]) -> Iterator[str]:
-    from mt_dnn.trained.prediction import probabilities
-
-    if task_def.n_class == 1:
-        yield from (f"{uid}\t{row[0]:.6g}\n" for uid, row in zip(uids, logits, strict=True))
-        return
-    for uid, row, label in zip(uids, probabilities(logits), logits.argmax(axis=1), strict=True):
-        yield "\t".join([uid, task_def.label_names[label], *(f"{p:.6g}" for p in row)]) + "\n"
-
-
-def _json_lines(task_def: TaskDef, uids: Iterable[str], logits: npt.NDArray[np.float32]) -> Iterator[str]:
-    from mt_dnn.trained.prediction import probabilities
-
-    names = task_def.label_names
-    for uid, row, shares in zip(uids, logits, probabilities(logits), strict=True):
-        values: dict[str, object] = {"uid": uid, "score": float(row[0])}
-        if task_def.n_class > 1:
-            chances = dict(zip(names, shares.tolist(), strict=True))
-            values = {"uid": uid, "label": names[row.argmax()], "probabilities": chances, "logits": row.tolist()}
-        yield json.dumps(values, ensure_ascii=False) + "\n"
 
 
 def _write_submission(options: argparse.Namespace) -> None:
