@@ -42,6 +42,8 @@ class TaskKind:
     """Whether the one output is a score."""
     adv_loss: str | None = None
     """MT-DNN's name of the distance for adversarial training; None: the task's definition has none."""
+    head: str = ""
+    """Beginning of the names of the parameters that are in its head alone; empty: every head is its."""
 
 
 class Model(Protocol):

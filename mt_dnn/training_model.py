@@ -23,7 +23,7 @@ from mt_dnn.encoder.batch import Batch
 from mt_dnn.encoder.model import EmbeddingHook
 from mt_dnn.loss import Reduction, distillation_loss, task_loss
 from mt_dnn.loss_settings import class_weights_of, parse_weights
-from mt_dnn.network import Network
+from mt_dnn.network import Network, head_name
 from mt_dnn.precision import Precision
 
 
@@ -56,7 +56,7 @@ class TaskLoss:
     def kind(self) -> TaskKind:
         """The part of the task that methods may know."""
         of = self.task_def
-        return TaskKind(of.name, of.task_type is TaskType.Regression, of.adv_loss)
+        return TaskKind(of.name, of.task_type is TaskType.Regression, of.adv_loss, f"heads.{head_name(of.name)}.")
 
     def label_weights(self) -> dict[str, float]:
         """Each label's weight, where classes have weights."""

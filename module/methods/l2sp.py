@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,6 +30,8 @@ class L2SPSettings(CheckedSettings):
 
 class L2SP(FineTuningMethod[L2SPSettings]):
     """The mean loss plus ``alpha / 2 ||theta - theta0||^2 + beta / 2 ||head||^2``; its gradient is added as it stands.
+
+    Of several tasks each example penalises the head of its own.
 
     The penalty belongs to the loss: clipping, the optimizer's moments and methods that take gradients at other weights
     (they are around this one) see it. Penalised parameters have no weight decay.
@@ -82,13 +85,21 @@ class L2SP(FineTuningMethod[L2SPSettings]):
     def gradients(self, context: MethodContext, batches: Sequence[Any], inner: Accumulate) -> torch.Tensor:
         """Add this pass's share of the penalty's gradient to the loss's gradient."""
         # Methods around this one may go through the step's batches one by one, or several times with weights.
-        share = context.pass_weight * sum(batch.size for batch in batches) / context.examples
+        examples = Counter[str]()
+        for batch in batches:
+            examples[context.model.task_kind(batch).head] += batch.size
+        heads = [kind.head for kind in context.model.task_kinds]
         loss = inner(batches)
         with torch.no_grad():
             for info in context.params:
                 theta, strength = info.parameter, self._strength(info)
                 if strength == 0.0 or not theta.requires_grad:
                     continue
+                head = next((head for head in heads if info.name.startswith(head)), "")
+                counted = examples[head] if head else examples.total()
+                if head and not counted:
+                    continue
+                share = context.pass_weight * counted / context.examples
                 pull = theta - self._anchor[theta] if info.pretrained else theta.clone()
                 pull *= strength * share
                 if context.gradient_scale is not None:

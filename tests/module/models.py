@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from module.context import MethodContext
+from module.context import MethodContext, TaskKind
 from module.param_index import ParamIndex, encoder_path
 from module.random_streams import RandomStreams
 
@@ -40,7 +40,10 @@ def make_parameters(seed=0, dtype=torch.float32, shapes=None):
 
 def make_context(named_parameters, network=None, seed=1, n_examples=10, **changes):
     """What methods see of a run whose network is never called."""
-    model = SimpleNamespace(autocast=nullcontext, n_examples=n_examples)
+    kind = TaskKind("toy", regression=False)
+    model = SimpleNamespace(
+        autocast=nullcontext, n_examples=n_examples, task_kinds=[kind], task_kind=lambda batch: kind
+    )
     network = torch.nn.Module() if network is None else network
     return MethodContext(network, ParamIndex(named_parameters), seed, RandomStreams(seed), model, **changes)
 

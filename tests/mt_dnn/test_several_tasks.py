@@ -195,6 +195,23 @@ def test_a_step_moves_the_heads_of_its_tasks_alone(tiny_run):
     assert any(name.startswith("encoder.") for name in moved)
 
 
+@pytest.mark.parametrize("around", ["", "+freelb"])
+def test_l2sp_penalises_the_head_of_an_examples_own_task(tiny_run, around):
+    quiet = {"bert_dropout_p": 0.0, "dropout_p": 0.0, "global_grad_clipping": 0.0}
+    found = {}
+    for strength in (0.0, 2.0):
+        settings = {"method": f"l2sp{around}", "l2sp": {"alpha": 0.0, "beta": strength}}
+        parts, step, batches = both(tiny_run(**BOTH, **quiet, **settings))
+        heads = {name: p for name, p in parts.network.named_parameters() if name.startswith("heads.")}
+        parts.optimizer.step = lambda: None
+        step([batches["toy"]], tasks=frozenset({"toy"}))
+        assert all(p.grad is None for name, p in heads.items() if name.startswith("heads.toyscore."))
+        step([*batches.values()], tasks=frozenset({"toy", "toyscore"}))
+        found[strength] = {name: p.grad.clone() for name, p in heads.items()}
+    for name, weights in heads.items():  # half of the step's examples are of either task
+        torch.testing.assert_close(found[2.0][name] - found[0.0][name], weights.detach(), rtol=1e-4, atol=1e-6)
+
+
 def test_the_gradient_of_a_step_is_that_of_the_mean_over_its_examples(tiny_run):
     config = tiny_run(**BOTH, bert_dropout_p=0.0, dropout_p=0.0, global_grad_clipping=0.0)
     parts, step, batches = both(config)
