@@ -133,7 +133,7 @@ def _paths(options: argparse.Namespace) -> list[Path]:
     if options.ensemble is None:
         return [options.model]
     given = [options.model, *options.ensemble]
-    paths = list(dict.fromkeys(path for one in given for path in _seeds_in(one) or [one]))
+    paths = list({path.resolve(): path for one in given for path in _seeds_in(one) or [one]}.values())
     if len(paths) < 2:
         raise SettingError(
             f"--ensemble: {options.model} holds {len(_seeds_in(options.model))} runs seed=*; give the folder above the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from mt_dnn.distillation import check_distillation
 from mt_dnn.epoch_order import check_mixing
 from mt_dnn.loss_settings import check_loss
 from mt_dnn.starting_point import resolve_start
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,11 @@ def open_all(config: RunConfig) -> tuple[Datasets, ...]:
     check_use(config)
     opened = tuple(map(open_datasets, config.by_task()))
     check_mixing(config, [len(data.train_rows) for data in opened])
-    check_distillation(config, [data.task_def for data in opened if data.soft_labels is not None])
+    taught = [data.task_def for data in opened if data.soft_labels is not None]
+    check_distillation(config, taught)
+    if taught and len(taught) < len(opened):
+        names = ", ".join(task_def.name for task_def in taught)
+        _log.info("soft labels: %s; the other tasks' training files have none", names)
     return opened
 
 

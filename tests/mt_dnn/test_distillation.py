@@ -1,6 +1,7 @@
 """Distillation: soft labels from trained models, their distance in the loss, runs that use them."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -336,6 +337,18 @@ def test_a_run_without_a_teacher_is_refused(tiny_run, taught, student, tmp_path)
         run(student(mkd_opt=1, kd_temperature=2.0))
 
 
+def test_a_run_says_which_of_its_tasks_are_taught(student, tiny_run, taught, soft, tmp_path, caplog):
+    half = tmp_path / "half"
+    shutil.copytree(taught, half)
+    shutil.copy(soft / "toyscore_train.tsv", half)
+    tasks = {"train_datasets": "toy,toyscore", "mkd_opt": 1}
+    with caplog.at_level("INFO", logger="mt_dnn.data"):
+        open_all(student(**tasks))
+        assert "soft labels" not in caplog.text
+        open_all(tiny_run(task_def=half / "task_def.yml", data_dir=half, **tasks))
+    assert "soft labels: toyscore; the other tasks' training files have none" in caplog.text
+
+
 def test_a_criterion_that_is_no_distance_is_refused(student, soft, tmp_path):
     other = tmp_path / "task_def.yml"
     other.write_text((soft / "task_def.yml").read_text().replace("kd_loss: MseCriterion", "kd_loss: JSCriterion", 1))
@@ -371,6 +384,7 @@ def test_an_ensemble_predicts_the_mean(teachers, taught, capsys):
     for named in (
         [teachers["toy"] / "seed=1", dev, "--ensemble", teachers["toy"] / "seed=2"],
         [teachers["toy"] / "seed=1", dev, "--ensemble", teachers["toy"]],  # a folder of seeds behind it, and one twice
+        [teachers["toy"], dev, "--ensemble", f"{teachers['toy']}/seed=2/../seed=1"],  # and by another spelling
     ):
         assert predict.main([*map(str, named), "--device", "cpu"]) == 0
         assert np.array_equal(shares(capsys), together)
