@@ -25,7 +25,7 @@ from data_utils.command_line import CommandParser, status_of
 from data_utils.errors import SettingError
 from data_utils.task_def import Metric
 from experiments.study.arguments import add_run_arguments
-from experiments.study.comparison.comparisons import AVERAGE, Pair, pairs
+from experiments.study.comparison.comparisons import AVERAGE, Pair, pairs, together_and_alone
 from experiments.study.comparison.quantities import (
     DevParts,
     Quantity,
@@ -87,6 +87,7 @@ def analyse(
     parts: Iterable[DevParts] = (),
     baseline: str | None = None,
     selections: Sequence[Selection] = SELECTIONS,
+    together: bool = False,
 ) -> Robustness:
     """Measure every quantity of a table's runs.
 
@@ -96,11 +97,16 @@ def analyse(
         parts: Divisions of dev sets.
         baseline: One method for all; default: each one's control where the table has it, else plain fine-tuning.
         selections: Which epochs.
+        together: Whether to compare runs with several tasks with those that train each task alone.
 
     Raises:
         SettingError: no predictions, an unknown baseline, parts of other rows, or damaged predictions.
     """
-    parts = tuple(parts)
+    parts, against = tuple(parts), None
+    if together:
+        table, against = together_and_alone(table)
+        if not against:
+            raise SettingError("--together: no task was trained both alone and in a run with several; drop it")
     quantities = (*calibration_quantities(), *(one for each in parts for one in part_quantities(each)))
     by_quantity = measured(table, runs, quantities)
     if not any(found.cells for found in by_quantity.values()):
@@ -111,7 +117,7 @@ def analyse(
     for each in parts:
         if not by_quantity[part_quantities(each)[0].name].cells:
             raise SettingError(f"--parts: no run was scored on {each.dataset}; legal: a dev set of the table's tasks")
-    compared = [p for p in pairs(table, baseline, selections) if p.task != AVERAGE]
+    compared = [p for p in pairs(table, baseline, selections, against) if p.task != AVERAGE]
     scored = tuple(p for p in compared if table.metric(p.task) in list(Metric))
     return Robustness(table, quantities, by_quantity, scored)
 
@@ -259,6 +265,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--baseline",
         help="compare every method with this one; default: with its control where there is one, else vanilla",
     )
+    parser.add_argument(
+        "--together", action="store_true",
+        help="compare runs with several tasks, task by task, with the method's runs on that task alone",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for the Markdown and CSV files; default: print Markdown only")
     return parser
 
@@ -271,7 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tell(chosen: argparse.Namespace) -> None:
     parts = [DevParts.read(text) for text in chosen.parts]
-    found = analyse(Runs.of(chosen).table(), chosen.runs, parts, chosen.baseline)
+    if chosen.together and chosen.baseline is not None:
+        raise SettingError("--together compares each method with itself alone; drop --baseline")
+    found = analyse(Runs.of(chosen).table(), chosen.runs, parts, chosen.baseline, together=chosen.together)
     print(markdown(found), end="")
     for path in write_robustness(found, chosen.out) if chosen.out else []:
         print(path, file=sys.stderr)

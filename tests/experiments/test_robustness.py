@@ -22,25 +22,24 @@ NAME = "tiny-bert"
 QUANTITIES = ["ECE", "NLL", "Brier", "toy_dev:odd", "toy_dev:even", "toy_dev:odd - even"]
 
 
+def train(encoder, data, root, task, method, seed):
+    settings = {
+        "task_def": str(data / "task_def.yml"), "data_dir": str(data), "epochs": 2, "train_datasets": task,
+        "init_checkpoint": str(encoder), "output_dir": str(root), "batch_size": 16, "learning_rate": 1e-2,
+        "seed": seed, "precision": "fp32", "method": method, "tensorboard": False, "device": "cpu", "save": "none",
+    }  # fmt: skip
+    run(config_from_mapping(settings))
+
+
 @pytest.fixture(scope="module")
 def runs(tiny_encoder, tiny_task, tmp_path_factory):
     """Folder of runs: three seeds of two methods on a classification, two of one on a regression."""
     root = tmp_path_factory.mktemp("robustness") / "runs"
-    for task, method, seed in [
-        *(("toy", method, seed) for method in ("vanilla", "pats") for seed in (1, 2, 3)),
-        ("toyscore", "vanilla", 1),
-        ("toyscore", "vanilla", 2),
-    ]:
-        run(
-            config_from_mapping(
-                {
-                    "task_def": str(tiny_task / "task_def.yml"), "data_dir": str(tiny_task), "epochs": 2,
-                    "train_datasets": task, "init_checkpoint": str(tiny_encoder), "output_dir": str(root),
-                    "batch_size": 16, "learning_rate": 1e-2, "seed": seed, "precision": "fp32", "method": method,
-                    "tensorboard": False, "device": "cpu", "save": "none",
-                }
-            )
-        )  # fmt: skip
+    for seed in (1, 2, 3):
+        for method in ("vanilla", "pats"):
+            train(tiny_encoder, tiny_task, root, "toy", method, seed)
+    for seed in (1, 2):
+        train(tiny_encoder, tiny_task, root, "toyscore", "vanilla", seed)
     return root
 
 
@@ -133,6 +132,23 @@ def test_a_run_without_predictions_is_left_out(runs, tmp_path):
     (pair, _) = found.pairs
     assert found.difference(found.quantities[0], pair).n == 2
     assert found.spread(pair).n == 3  # scores are there all the same
+
+
+def test_tasks_together_stand_beside_the_same_alone(runs, tiny_encoder, tiny_task, tmp_path, capsys):
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    assert robustness.main([str(copy), "--together"]) == 2
+    assert "--together: no task was trained both alone and in a run with several; drop it" in capsys.readouterr().err
+    for seed in (1, 2):
+        train(tiny_encoder, tiny_task, copy, "toy,toyscore", "vanilla", seed)
+    out = tmp_path / "out"
+    assert robustness.main([str(copy), "--together", "--out", str(out)]) == 0
+    rows = {(line["method"], line["selection"]): line for line in lines_of(out / "robustness_spread.csv")}
+    assert rows["vanilla together (toy, toyscore)", "last"]["baseline"] == "vanilla"
+    assert {line["pairs"] for line in rows.values()} == {"2"}
+    text = (out / "robustness.md").read_text()
+    assert "| vanilla together (toy, toyscore) - vanilla" in text
+    assert robustness.main([str(copy), "--together", "--baseline", "pats"]) == 2
+    assert "drop --baseline" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
