@@ -83,8 +83,8 @@ def _report_stop(error: Exception, rank: str) -> int:
 
 def _report_result(config: RunConfig, result: RunResult, first: bool, again: bool) -> int:
     """Print the scores and how the run ended; returns the exit status."""
-    from mt_dnn.config import run_dir
     from mt_dnn.results import Status
+    from mt_dnn.run_id import run_dir
 
     if first:
         for name, score in (("best", result.best), ("last", result.last)):

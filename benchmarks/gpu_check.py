@@ -32,13 +32,14 @@ from data_utils.errors import in_one_line
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from mt_dnn.assembly import pick_device
 from mt_dnn.checkpoint import load_weights
-from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.config import RunConfig
 from mt_dnn.encoder.batch import PackedBatch
 from mt_dnn.encoder.varlen import varlen_attention
 from mt_dnn.interrupt import Interrupted
 from mt_dnn.metrics_log import read_records
 from mt_dnn.progress import Progress
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 
 Checks = dict[str, Callable[[], str]]
 """Each returns what it saw, or raises."""

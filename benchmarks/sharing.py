@@ -35,10 +35,11 @@ from experiments.study.launch.pool import Pool
 from experiments.study.launch.slots import Slot, usable_cores
 from experiments.study.launch.worker import Ended, Outcome
 from mt_dnn.assembly import pick_device
-from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.config import RunConfig
 from mt_dnn.data import open_datasets
 from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 
 BATCH = 32
 DEV_ROWS = 64

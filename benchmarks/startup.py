@@ -31,11 +31,12 @@ from data_utils.task_def import TaskDef, load_task_defs
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from experiments.study.arguments import build_parser
 from experiments.study.plan import plan_jobs
-from mt_dnn.config import RunConfig, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.encoder.source import PACKAGED, resolve_encoder
 from mt_dnn.identity import KEY, identity_of
 from mt_dnn.results import EpochScore, RunResult, Status
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_id
 
 TASKS = ("cola", "mrpc", "rte", "stsb", "qqp", "qnli", "mnli", "sst")
 ROWS = 256

@@ -1,10 +1,8 @@
-"""The configuration of one run: every setting, its legal range, and the run's identity."""
+"""The configuration of one run: every setting and its legal range."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,29 +18,6 @@ from module.methods import METHODS, build_method, parse_method
 from mt_dnn.loss_settings import BALANCED, LEGAL_WEIGHTS, are_weights, canonical_weights, parse_weights
 from mt_dnn.run_reference import encoder_name
 from mt_dnn.setting_types import described, fits, hints_of
-
-# Where a run is computed, stored and watched changes none of its numbers, so it is no part of its identity.
-NOT_IDENTITY = frozenset(
-    {
-        "seed", "recipe", "task_def", "data_dir", "cache_dir", "output_dir", "device", "threads", "report_to",
-        "log_per_updates", "checkpoint_seconds", "save", "tensorboard", "eval_batch_tokens",
-        "compile", "cuda_graphs", "sensitivity_beta", "deterministic",
-    }
-)  # fmt: skip
-# Settings that came later: left at these values they change nothing, and runs made before them keep their identity.
-LATER_SETTINGS: dict[str, object] = {
-    "holdout": None, "tf32": False, "train_balanced": False, "label_smoothing": 0.0, "class_weights": None,
-    "patience": None, "gradient_checkpointing": False, "mix_opt": 0, "ratio": 0.0, "mix_temperature": None,
-    "task_weights": None, "answer_num_turn": 5, "answer_mem_drop_p": 0.1,
-    "mkd_opt": 0, "kd_loss": None, "kd_weight": 1.0, "kd_temperature": 1.0,
-}  # fmt: skip
-
-LATER_METHOD_SETTINGS: dict[str, object] = {
-    "smart.divergence": "paper", "smart.ascent_divergence": "paper", "smart.proximal_divergence": "paper",
-    "smart.noise_place": "words", "smart.teacher_dropout": False, "smart.weight_step": 0.0,
-    "pac_tuning.k_curve": "straight",
-}  # fmt: skip
-"""The same of the methods' own settings."""
 
 MAX_THREADS = 1024
 """Of torch and the kernels in one process; from about 4,000 on OpenMP ends the process instead of refusing."""
@@ -254,7 +229,7 @@ class RunConfig:
         object.__setattr__(self, "task_weights", canonical_weights(self.task_weights))
         if len(tasks) == 1:
             for name in _MIXING:
-                if getattr(self, name) != LATER_SETTINGS[name]:
+                if getattr(self, name) != default_of(name):
                     raise SettingError(
                         f"{name} is {getattr(self, name)}, but train_datasets names one task; leave it out, or name "
                         "several, joined with commas"
@@ -288,7 +263,7 @@ class RunConfig:
             raise SettingError("train_balanced is true, but train_size is not given; give the number of examples")
         if not self.mkd_opt:
             for name in ("kd_loss", "kd_weight", "kd_temperature"):
-                if getattr(self, name) != LATER_SETTINGS[name]:
+                if getattr(self, name) != default_of(name):
                     raise SettingError(f"{name} is {getattr(self, name)}, but mkd_opt is 0; give --mkd_opt 1 too")
         if self.gradient_checkpointing and self.compile:
             raise SettingError(
@@ -311,7 +286,7 @@ class RunConfig:
         if len(self.tasks) == 1:
             return [self]
         chosen = None if self.test_datasets is None else [name.strip() for name in self.test_datasets.split(",")]
-        changes: dict[str, Any] = {name: LATER_SETTINGS[name] for name in _MIXING}
+        changes: dict[str, Any] = {name: default_of(name) for name in _MIXING}
         configs = []
         for task in self.tasks:
             own = None if chosen is None else ",".join(name for name in chosen if split_dataset_name(name) == task)
@@ -339,36 +314,6 @@ class RunConfig:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["method_settings"] = {name: dataclasses.asdict(s) for name, s in self.method_settings.items()}
         return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
-
-
-def run_id(config: RunConfig) -> str:
-    """Hash of the settings that decide a run's numbers: no seed, paths, devices, nor switches to watch or to keep.
-
-    Returns:
-        12 hexadecimal digits; the order in which settings were given does not matter.
-    """
-    identity = {
-        key: value
-        for key, value in config.as_dict().items()
-        if key not in NOT_IDENTITY and not _is_left(LATER_SETTINGS, key, value)
-    }
-    identity["method_settings"] = {
-        method: {k: v for k, v in own.items() if not _is_left(LATER_METHOD_SETTINGS, f"{method}.{k}", v)}
-        for method, own in identity["method_settings"].items()
-    }
-    identity["init_checkpoint"] = config.encoder
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def _is_left(later: Mapping[str, object], key: str, value: object) -> bool:
-    """Whether a setting came later and is as if it were not there."""
-    return key in later and value == later[key]
-
-
-def run_dir(config: RunConfig) -> Path:
-    """Folder of the run: ``<output_dir>/<task>/<encoder>/<method>/<run id>/seed=<seed>``."""
-    return config.output_dir / config.task / config.encoder / config.method / run_id(config) / f"seed={config.seed}"
 
 
 # The same as the types of module/checks.py, in other words: these stand in messages about a run's own settings.
@@ -418,6 +363,11 @@ _RANGES = {
     "threads": Range(lambda value: 1 <= value <= MAX_THREADS, f"an integer in [1, {MAX_THREADS}]"),
     "device": Range(lambda value: bool(_DEVICE.fullmatch(value)), "auto, cpu, cuda or cuda:<index>, such as cuda:0"),
 }
+
+
+def default_of(name: str) -> Any:
+    """The value of a setting that is left out."""
+    return next(f.default for f in dataclasses.fields(RunConfig) if f.name == name)
 
 
 def legal_values(name: str) -> str:

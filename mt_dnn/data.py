@@ -21,7 +21,7 @@ from data_utils.soft_labels import read_soft_labels
 from data_utils.task_def import TaskDef, TaskDefs, TaskType, find_prepro, load_task_defs, split_dataset_name
 from data_utils.token_cache import TokenCache, cache_dir_for, ensure_cache
 from data_utils.tokenizer import load_tokenizer
-from mt_dnn.config import LATER_SETTINGS, RunConfig
+from mt_dnn.config import RunConfig, default_of
 from mt_dnn.distillation import check_distillation
 from mt_dnn.epoch_order import check_mixing
 from mt_dnn.loss_settings import check_loss
@@ -97,7 +97,7 @@ def check_use(config: RunConfig) -> None:
     if any(task_def.enable_san for task_def in task_defs):
         return
     for name in ("answer_num_turn", "answer_mem_drop_p"):
-        if (value := getattr(config, name)) != LATER_SETTINGS[name]:
+        if (value := getattr(config, name)) != default_of(name):
             raise SettingError(
                 f"{name} is {value}, but task {', '.join(config.tasks)} has no enable_san in its definition; leave it "
                 "out, or set enable_san: true there"

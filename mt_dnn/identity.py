@@ -13,11 +13,12 @@ from typing import Any
 from data_utils.errors import SettingError, shown
 from data_utils.file_hash import remembered_sha256
 from data_utils.task_def import split_dataset_name, to_settings
-from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.config import RunConfig
 from mt_dnn.data import dev_sets, find_task_def, tsv_of
 from mt_dnn.encoder.source import content_files, hub_commit, tokenizer_folder
 from mt_dnn.results import RunResult, Status
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir
 from mt_dnn.starting_point import trained_start
 
 log = logging.getLogger(__name__)

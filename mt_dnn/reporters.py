@@ -15,8 +15,9 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mt_dnn.config import RunConfig, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_id
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

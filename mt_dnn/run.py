@@ -15,7 +15,7 @@ from module.resolution import LostNoise
 from mt_dnn.allocator import keep_memory_between_steps
 from mt_dnn.assembly import pick_device
 from mt_dnn.backends import cuda_backends
-from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets, open_all
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.identity import KEY, Identity, check_same, finished_result, identity_of
@@ -27,6 +27,7 @@ from mt_dnn.provenance import provenance
 from mt_dnn.requirements import check_requirements
 from mt_dnn.results import RunResult, Status
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir, run_id
 from mt_dnn.run_reference import BEGUN_FROM
 from mt_dnn.starting_point import RunSource, resolve_start
 from mt_dnn.trainer import PruneRule, Trainer

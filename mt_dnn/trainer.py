@@ -14,7 +14,7 @@ from torch import Tensor
 from module.bert_optim import NonFiniteGradient
 from mt_dnn import checkpoint
 from mt_dnn.assembly import assemble
-from mt_dnn.config import RunConfig, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.data import Datasets
 from mt_dnn.data_parallel import ONE_PROCESS, Ranks
 from mt_dnn.encoder.source import EncoderSource
@@ -25,6 +25,7 @@ from mt_dnn.precision import Precision
 from mt_dnn.progress import Progress
 from mt_dnn.results import RunResult, Status
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_id
 from mt_dnn.schedule import learning_rate_multiplier, learns_nothing
 from mt_dnn.score_keeper import Diverged, ScoreKeeper
 from mt_dnn.sensitivity_watch import SensitivityWatch

@@ -84,9 +84,9 @@ def tiny_trained(tiny_encoder: Path, tiny_task: Path, tmp_path_factory: pytest.T
     Their data are those of the tasks toy and toyscore, with a test set, in the folder that their ``run.json`` names.
     """
     from experiments.glue.glue_prepro import GLUE_TASK_DEF
-    from mt_dnn.config import run_dir
     from mt_dnn.config_parser import config_from_mapping
     from mt_dnn.run import run
+    from mt_dnn.run_id import run_dir
     from tests.tiny import as_glue
 
     root = tmp_path_factory.mktemp("trained")

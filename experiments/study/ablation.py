@@ -57,8 +57,8 @@ from experiments.study.table.titles import task_title
 from experiments.study.table.wanted import Wanted
 from experiments.study.tables import write_tables
 from experiments.study.texts import csv_text, write_texts
-from mt_dnn.config import run_dir
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir
 
 _KEYS = ("encoder", "baseline", "settings", "tasks", "variants")
 

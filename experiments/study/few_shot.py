@@ -33,7 +33,7 @@ from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
 from experiments.study.table.titles import method_title
 from experiments.study.tables import write_tables
-from mt_dnn.config import run_dir
+from mt_dnn.run_id import run_dir
 from mt_dnn.run_reference import encoder_name
 
 

@@ -26,7 +26,7 @@ from experiments.study.recipe import Recipe, check_budgets, find_recipes, load_r
 from experiments.study.recipe_file import find_recipe_file
 from experiments.study.settings import check_method, parse_overrides
 from module.methods import control_of
-from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.data import (
     check_classes,
     check_use,
@@ -38,6 +38,7 @@ from mt_dnn.data import (
     tsv_of,
 )
 from mt_dnn.epoch_order import check_mixing, steps_per_epoch
+from mt_dnn.run_id import run_dir, run_id
 from mt_dnn.run_reference import encoder_name
 
 _ROOT = Path(__file__).resolve().parents[2]

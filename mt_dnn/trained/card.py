@@ -9,9 +9,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from data_utils.names import slug
 from data_utils.task_def import Metric, TaskType
-from mt_dnn.config import LATER_SETTINGS
 from mt_dnn.encoder.source import PACKAGED
 from mt_dnn.results import Status
+from mt_dnn.run_id import LATER_SETTINGS
 from mt_dnn.run_reference import BEGUN_FROM
 from mt_dnn.trained.load import FinishedRun, TrainedModel
 

@@ -14,12 +14,12 @@ from benchmarks.peers import ours
 from benchmarks.peers.assignment import cut, python_rows
 from benchmarks.peers.contender import CONTENDERS, assign
 from mt_dnn.assembly import assemble
-from mt_dnn.config import run_dir
 from mt_dnn.data import open_datasets
 from mt_dnn.encoder.batch import pad
 from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.precision import resolve_precision
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 
 QUIET = {"bert_dropout_p": 0.0, "dropout_p": 0.0, "learning_rate": 5e-3, "epochs": 2, "log_per_updates": 1}
 

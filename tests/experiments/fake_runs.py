@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.errors import SettingError
-from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.identity import Identity, finished_result, identity_of
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.results import EpochScore, RunResult, Status
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir, run_id
 from tests.edits import edit_json
 
 

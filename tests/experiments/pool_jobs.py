@@ -4,7 +4,8 @@ from pathlib import Path
 
 from experiments.study.launch.job import Job
 from experiments.study.launch.worker import Ended
-from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.config import RunConfig
+from mt_dnn.run_id import run_dir
 
 
 class Recorder:

@@ -10,9 +10,10 @@ from experiments.study.launch.crew import LocalCrew
 from experiments.study.launch.job import Job
 from experiments.study.launch.pool import Display, Report
 from experiments.study.launch.worker import Ended, Outcome
-from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.results import EpochScore, RunResult, Status
 from mt_dnn.run_directory import RunDirectory, RunLocked
+from mt_dnn.run_id import run_dir, run_id
 from tests.experiments.fake_runs import describe
 
 

@@ -9,7 +9,7 @@ from experiments.benchmark import DEFAULT
 from experiments.study import study
 from experiments.study.ablation import load_ablation, main
 from experiments.study.recipe import run_configs
-from mt_dnn.config import run_id
+from mt_dnn.run_id import run_id
 from tests.experiments.fake_runs import calls, fake_run
 from tests.experiments.search_runs import PoolInProcess
 

@@ -23,8 +23,8 @@ from experiments.study.table.gathering import gather
 from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
 from experiments.study.tables import write_tables
-from mt_dnn.config import run_dir
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.edits import edit_json
 from tests.experiments.fake_runs import write_run
 

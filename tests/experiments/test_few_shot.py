@@ -9,9 +9,10 @@ import pytest
 from data_utils.errors import SettingError
 from experiments.study import study
 from experiments.study.few_shot import main, parse_sizes
-from mt_dnn.config import RunConfig, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.data import open_datasets
 from mt_dnn.run import open_run
+from mt_dnn.run_id import run_id
 from tests.experiments.fake_runs import calls, fake_run
 
 

@@ -35,9 +35,10 @@ from experiments.study.drawing.sensitivities import (
 from experiments.study.plan import plan_jobs
 from experiments.study.statistics.intervals import t_interval
 from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, TensorSummary, bin_edges
-from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.config import RunConfig
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir
 from tests.experiments.fake_runs import make_result
 
 RECIPE = """

@@ -8,7 +8,7 @@ import pytest
 from data_utils.json_file import read_json
 from experiments.study.intermediate import build_parser, main, plan
 from experiments.study.recipe import find_recipes
-from mt_dnn.config import run_dir
+from mt_dnn.run_id import run_dir
 
 
 @pytest.fixture

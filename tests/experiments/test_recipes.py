@@ -10,8 +10,9 @@ from experiments.benchmark import DEFAULT
 from experiments.study.recipe import Recipe, find_recipes, load_recipe, run_configs
 from experiments.study.settings import parse_overrides
 from module.methods import METHODS as REGISTRY
-from mt_dnn.config import RunConfig, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.config_parser import config_from_mapping
+from mt_dnn.run_id import run_id
 from tests.tiny import TASK_DEF
 
 RECIPES = DEFAULT.task_def.with_name("recipes")

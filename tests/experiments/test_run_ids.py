@@ -7,7 +7,7 @@ import pytest
 
 from experiments.benchmark import DEFAULT
 from experiments.study.recipe import load_recipe, run_configs
-from mt_dnn.config import run_id
+from mt_dnn.run_id import run_id
 
 RECIPES = DEFAULT.task_def.with_name("recipes")
 IDS: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("run_ids.json").read_text())

@@ -27,9 +27,9 @@ from experiments.study.search.pruning import below_median, read_choices
 from experiments.study.search.samplers import grid_points, quasi_random_points
 from experiments.study.search.space import Axis, Point, Space
 from experiments.study.search.trials import read_search
-from mt_dnn.config import run_id
 from mt_dnn.results import Status
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_id
 from tests.edits import edit_json
 from tests.experiments.fake_runs import stop_early, write_run
 from tests.experiments.search_runs import PoolInProcess, scored_run

@@ -15,8 +15,9 @@ from experiments.study.launch.slots import plan_slots
 from experiments.study.launch.worker import RunFunction
 from experiments.study.plan import parse_seeds
 from experiments.study.report.__main__ import main as report
-from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.config import RunConfig
 from mt_dnn.results import RunResult
+from mt_dnn.run_id import run_dir
 from tests.edits import edit_json
 from tests.experiments.fake_runs import behave, calls, fake_run
 from tests.experiments.search_runs import PoolInProcess

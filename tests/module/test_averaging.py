@@ -9,9 +9,9 @@ from data_utils.errors import SettingError
 from module.methods import parse_method
 from module.methods.ema import EMASettings
 from module.methods.swa import SWASettings
-from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.module.hooked import Hooked
 from tests.module.models import assert_close, float64
 from tests.mt_dnn.method_runs import final_weights, plain_weights

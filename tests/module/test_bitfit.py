@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from module.methods import build_method
 from module.param_index import ParamIndex
-from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.module.hooked import Hooked
 from tests.module.models import assert_close, float64, learning_rate, make_gradients, make_parameters
 from tests.module.test_param_index import OwnNetwork, bare, families

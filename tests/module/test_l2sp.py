@@ -10,9 +10,9 @@ from module.composition import Composition
 from module.method import FineTuningMethod
 from module.methods.l2sp import L2SP, L2SPSettings
 from module.methods.noisytune import NoisyTuneSettings
-from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.module.hooked import Hooked
 from tests.module.models import assert_close, float64, learning_rate, make_gradients, make_parameters
 from tests.mt_dnn.method_runs import final_weights, plain_weights

@@ -11,9 +11,9 @@ from data_utils.errors import SettingError
 from module.methods import build_method, parse_method
 from module.methods.lora import LoRASettings
 from module.param_index import Kind, ParamIndex, Role
-from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.module.hooked import Hooked
 from tests.module.models import assert_close
 from tests.module.test_param_index import OwnNetwork, bare, families

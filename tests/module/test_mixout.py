@@ -10,9 +10,9 @@ from module.methods import build_method, parse_method
 from module.methods.mixout import Mixout, MixoutSettings
 from module.methods.parts.mixout_linear import MixoutLinear
 from module.random_streams import RandomStream
-from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.module.models import make_context, tiny_bert
 from tests.mt_dnn.method_runs import final_weights, plain_weights
 from tests.reference import mixout as reference

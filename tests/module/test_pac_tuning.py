@@ -13,9 +13,9 @@ from module.methods.pac_tuning import PACTuning, PACTuningSettings
 from module.methods.parts.pac_bayes import KCurve, NoiseWidths, fit_k
 from module.param_index import Role
 from module.random_streams import RandomStreams
-from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.module.landscape import Landscape
 from tests.module.models import SHAPES
 from tests.mt_dnn.method_runs import final_weights, plain_weights

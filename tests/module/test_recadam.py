@@ -7,9 +7,9 @@ import torch
 from module.methods import build_method
 from module.methods.noisytune import NoisyTuneSettings
 from module.methods.recadam import RecAdamSettings
-from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.module.hooked import Hooked
 from tests.module.models import assert_close, float64, learning_rate, make_gradients, make_parameters
 from tests.mt_dnn.test_assembly import build

@@ -5,12 +5,12 @@ from safetensors.torch import load_file
 
 from data_utils.task_def import load_task_defs
 from mt_dnn.assembly import assemble
-from mt_dnn.config import run_dir
 from mt_dnn.data import open_datasets
 from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.precision import resolve_precision
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from mt_dnn.training_step import TrainingStep
 
 CPU = torch.device("cpu")

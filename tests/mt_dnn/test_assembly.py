@@ -9,11 +9,11 @@ from module.method import FineTuningMethod
 from module.methods import METHODS
 from module.row_sparse import RowSparseEmbedding
 from mt_dnn.assembly import assemble
-from mt_dnn.config import run_dir
 from mt_dnn.encoder.model import Encoder
 from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.precision import resolve_precision
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 
 CPU = torch.device("cpu")
 

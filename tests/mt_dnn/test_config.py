@@ -11,8 +11,9 @@ from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from module.methods.hype import HyPeSettings
 from module.methods.lora import LoRASettings
 from module.pats_rule import PATSRule
-from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.config_parser import config_from_arguments, config_from_mapping
+from mt_dnn.run_id import run_dir, run_id
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = "an integer >= 1, below 2^31"

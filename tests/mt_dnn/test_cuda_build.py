@@ -4,9 +4,9 @@ import torch
 from data_utils.errors import SettingError
 from mt_dnn import run as run_module
 from mt_dnn.assembly import pick_device
-from mt_dnn.config import run_dir
 from mt_dnn.cuda_build import check_kernels
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 
 WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]  # of PyPI: without V100
 

@@ -22,13 +22,13 @@ from module.composition import Composition
 from module.method import FineTuningMethod
 from mt_dnn import assembly
 from mt_dnn.assembly import assemble
-from mt_dnn.config import run_dir
 from mt_dnn.data_parallel import Ranks, join
 from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.precision import resolve_precision
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.child import Child
 from tests.mt_dnn.test_resume import StopAt, assert_same_run, newest_checkpoint
 from tests.tiny import make_taught

@@ -15,12 +15,13 @@ from data_utils.errors import SettingError
 from data_utils.mean_prediction import mean_logits
 from data_utils.soft_labels import read_soft_labels, soft_text
 from data_utils.task_def import LossCriterion, load_task_defs
-from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.config_parser import config_from_mapping
 from mt_dnn.data import open_all
 from mt_dnn.loss import distillation_loss
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir, run_id
 from mt_dnn.trained.load import load_run, read_run
 from mt_dnn.trained.scoring import canonical_rows, logits_on
 from tests.mt_dnn.method_runs import assert_same_weights, build, final_weights

@@ -8,9 +8,9 @@ import torch
 
 from data_utils.errors import SettingError
 from module.criteria import distance
-from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.mt_dnn.method_runs import build, final_weights, plain_weights
 from tests.mt_dnn.test_resume import SLOWLY, assert_same_run, run_in_parts
 

@@ -8,9 +8,9 @@ import pytest
 from data_utils.canonical_tsv import read_canonical
 from data_utils.errors import SettingError
 from data_utils.text_rows import TextRows
-from mt_dnn.config import run_dir
 from mt_dnn.encoder.families import PACKED_FAMILIES
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from mt_dnn.trained.load import load_run, read_run
 from mt_dnn.trained.prediction import predict
 from tests.families import DECODERS, FAMILIES, make_family

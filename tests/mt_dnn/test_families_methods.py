@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from data_utils.errors import SettingError
 from module.methods import METHODS
-from mt_dnn.config import run_dir
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.families import FAMILIES, make_family
 from tests.module.integrations.test_families import OTHER
 

@@ -5,7 +5,8 @@ import torch
 
 from data_utils.errors import SettingError
 from module.methods import METHODS
-from mt_dnn.config import RunConfig, run_id
+from mt_dnn.config import RunConfig
+from mt_dnn.run_id import run_id
 from tests.mt_dnn.method_runs import assert_same_weights, build, final_weights
 from tests.mt_dnn.test_resume import SETTINGS
 

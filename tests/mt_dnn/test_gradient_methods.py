@@ -11,8 +11,8 @@ from module.clipping import gradient_values
 from module.methods.child_tuning import ChildTuningSettings, _quantile
 from module.methods.component_clip import ComponentClipSettings
 from module.methods.reinit import ReinitSettings
-from mt_dnn.config import run_dir
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.families import make_family
 from tests.mt_dnn.method_runs import assert_same_weights, build, final_weights, plain_weights
 from tests.reference.child_tuning import child as reference_child

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 from data_utils.errors import SettingError
 from data_utils.holdout import held_out_rows, take
-from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.data import open_datasets
 from mt_dnn.encoder.batch import pack
 from mt_dnn.results import EpochScore, Status
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir, run_id
 from mt_dnn.score_keeper import is_better
 
 

@@ -11,13 +11,13 @@ import train
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from mt_dnn import run as run_module
-from mt_dnn.config import run_dir, run_id
 from mt_dnn.encoder.source import hub_commit
 from mt_dnn.identity import Identity, encoder_content, identity_of
 from mt_dnn.interrupt import Interrupted
 from mt_dnn.leftovers import leftovers
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir, run_id
 from tests.edits import edit_json
 from tests.mt_dnn.test_resume import SLOWLY, StopAt
 from tests.tiny import make_encoder

@@ -7,9 +7,10 @@ import torch
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from data_utils.task_def import DataFormat, Metric, TaskDef, TaskType
-from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.loss_settings import canonical_weights, changed_loss, check_loss, class_weights_of, parse_weights
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir, run_id
 from mt_dnn.training_model import TrainingModel
 from tests.mt_dnn.method_runs import build, final_weights
 from tests.mt_dnn.test_loss import smoothed_and_weighted

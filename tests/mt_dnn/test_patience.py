@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 from data_utils.errors import SettingError
 from data_utils.json_file import write_json
-from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.results import EpochScore, Status
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir, run_id
 from mt_dnn.score_keeper import ScoreKeeper, is_better
 from tests.mt_dnn.test_resume import assert_same_run, run_in_parts
 

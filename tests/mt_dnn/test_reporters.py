@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mt_dnn.config import run_dir
 from mt_dnn.reporters import MLflow, ReportedRun
 from mt_dnn.results import Status
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir
 
 
 def mlflow_points(folder):

@@ -8,9 +8,10 @@ from experiments.study import study
 from experiments.study.__main__ import main as study_main
 from experiments.study.launch import slots
 from mt_dnn import run as run_module
-from mt_dnn.config import TRACKERS, RunConfig, run_dir
+from mt_dnn.config import TRACKERS, RunConfig
 from mt_dnn.requirements import check_requirements
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 
 
 def test_a_method_without_its_package_is_refused_before_data_and_encoder(tiny_run, monkeypatch):

@@ -19,12 +19,13 @@ from data_utils.errors import SettingError
 from data_utils.file_hash import sha256_of
 from module.methods import METHODS as REGISTRY
 from mt_dnn import checkpoint
-from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.config import RunConfig
 from mt_dnn.data import open_datasets
 from mt_dnn.interrupt import Interrupted, StopRequest
 from mt_dnn.results import RunResult
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunLocked
+from mt_dnn.run_id import run_dir
 from tests.child import FORKSERVER, Child
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 import train
 from data_utils.errors import SettingError
 from module.bert_optim import Adamax, NonFiniteGradient
-from mt_dnn.config import run_dir
 from mt_dnn.provenance import provenance
 from mt_dnn.results import Status
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir
 from mt_dnn.train_state import Checkpointer
 from tests.mt_dnn.method_runs import final_weights, plain_weights
 

@@ -14,12 +14,13 @@ from data_utils.task_def import DataFormat, Metric, TaskDef, TaskType, load_task
 from module.dropout import DropoutStream, replace_dropout
 from module.methods import METHODS as REGISTRY
 from module.param_index import Kind, ParamIndex, Role
-from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.data import open_datasets
 from mt_dnn.encoder.batch import fill, pack, pad
 from mt_dnn.encoder.model import Encoder
 from mt_dnn.network import Network
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir, run_id
 from mt_dnn.san import GatedCell, SanHead, SanSettings
 from mt_dnn.trained.export import export
 from mt_dnn.trained.load import load_run, read_run

@@ -12,10 +12,10 @@ from sklearn.metrics import f1_score
 from experiments.study.table.gathering import gather
 from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import Paper
-from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir
 from mt_dnn.score_keeper import ScoreKeeper
 from mt_dnn.training_step import TrainingStep
 

@@ -10,9 +10,9 @@ from data_utils.errors import SettingError
 from experiments.study.table.gathering import gather
 from experiments.study.table.markdown import markdown
 from experiments.study.table.paper import load_paper
-from mt_dnn.config import run_dir
 from mt_dnn.data import open_datasets
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from tests.tiny import TASK_DEF
 
 KEYS = "  split_names: [train, dev, hard_dev]\n"

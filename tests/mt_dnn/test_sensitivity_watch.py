@@ -6,9 +6,9 @@ import torch
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from module.sensitivity_summary import SensitivitySummary
-from mt_dnn.config import run_dir, run_id
 from mt_dnn.interrupt import Interrupted
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir, run_id
 from mt_dnn.sensitivity_watch import SensitivityWatch
 from tests.mt_dnn.method_runs import assert_same_weights, build, final_weights
 from tests.mt_dnn.test_resume import StopAt

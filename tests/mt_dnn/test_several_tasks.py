@@ -17,7 +17,7 @@ from data_utils.json_file import read_json
 from data_utils.task_def import load_task_defs
 from module.methods import METHODS as REGISTRY
 from mt_dnn.assembly import assemble
-from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.data import open_all, open_datasets
 from mt_dnn.encoder.source import resolve_encoder
 from mt_dnn.epoch_order import check_mixing, epoch_windows, steps_per_epoch
@@ -26,6 +26,7 @@ from mt_dnn.precision import resolve_precision
 from mt_dnn.results import RunResult, Status
 from mt_dnn.run import open_run, run
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir, run_id
 from mt_dnn.training_model import TrainingModel
 from mt_dnn.training_step import TrainingStep
 from tests.mt_dnn.method_runs import CPU, assert_same_weights, final_weights

@@ -14,12 +14,12 @@ from data_utils.errors import SettingError
 from data_utils.file_hash import sha256_of
 from data_utils.json_file import read_json
 from mt_dnn.assembly import assemble
-from mt_dnn.config import run_dir, run_id
 from mt_dnn.data import find_task_def
 from mt_dnn.identity import identity_of
 from mt_dnn.precision import resolve_precision
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir, run_id
 from mt_dnn.run_reference import encoder_name, pretrained_of
 from mt_dnn.starting_point import resolve_start, trained_start
 from mt_dnn.trained.load import load_run, read_run

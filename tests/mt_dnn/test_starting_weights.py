@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
-from mt_dnn.config import run_dir, run_id
 from mt_dnn.identity import finished_result, identity_of
 from mt_dnn.run import open_run, run
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir, run_id
 from mt_dnn.run_reference import encoder_name, find_reference, pretrained_of
 from mt_dnn.trained.export import export, merged
 from mt_dnn.trained.load import load_run, read_run

@@ -11,9 +11,9 @@ import train
 from module.bert_optim import NonFiniteGradient
 from module.method import FineTuningMethod
 from module.methods import METHODS
-from mt_dnn.config import run_dir
 from mt_dnn.results import Status
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from mt_dnn.schedule import learning_rate_multiplier
 
 ROOT = Path(__file__).resolve().parents[2]

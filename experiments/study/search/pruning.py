@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.study.launch.worker import RunFunction
-from mt_dnn.config import RunConfig, run_dir
+from mt_dnn.config import RunConfig
 from mt_dnn.metrics_log import read_records
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir
 
 MIN_OTHERS = 4
 """Trials that must have come as far before one is measured by their median."""

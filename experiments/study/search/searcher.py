@@ -29,8 +29,9 @@ from experiments.study.search.pruning import PrunedRun
 from experiments.study.search.samplers import Planned, Sampler, grid_points, quasi_random_points
 from experiments.study.search.space import Point, Space, search_space
 from experiments.study.search.trials import Trial, TrialStatus, read_search
-from mt_dnn.config import RunConfig, run_dir, run_id
+from mt_dnn.config import RunConfig
 from mt_dnn.identity import finished_result
+from mt_dnn.run_id import run_dir, run_id
 from mt_dnn.run_reference import encoder_name
 
 _LIMIT = 2**31

@@ -15,10 +15,10 @@ from experiments.benchmark import in_table_order
 from experiments.study.table.cells import Cell, Table, beside_controls
 from experiments.study.table.contents import Finished, refuse_mixture
 from experiments.study.table.wanted import Wanted
-from mt_dnn.config import LATER_SETTINGS, NOT_IDENTITY
 from mt_dnn.identity import Identity
 from mt_dnn.results import EpochScore, RunResult
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import LATER_SETTINGS, NOT_IDENTITY
 from mt_dnn.scores_elsewhere import read_elsewhere
 
 

@@ -7,7 +7,8 @@ import json
 from experiments.study.recipe_file import read_recipe
 from experiments.study.table.cells import Table, known_control
 from experiments.study.table.titles import method_title, task_title
-from mt_dnn.config import NOT_IDENTITY, RunConfig
+from mt_dnn.config import RunConfig
+from mt_dnn.run_id import NOT_IDENTITY
 from mt_dnn.run_reference import encoder_name
 
 # What a comparison is about, or the same by the table's making.

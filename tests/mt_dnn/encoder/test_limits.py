@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 
 from data_utils.errors import SettingError
 from data_utils.token_cache import TokenCache
-from mt_dnn.config import run_dir
 from mt_dnn.encoder.limits import EncoderLimits
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 
 SMALL = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30,

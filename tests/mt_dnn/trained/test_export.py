@@ -184,8 +184,8 @@ def test_heads_that_transformers_does_not_have_are_refused_by_name():
 
 def test_loras_updates_are_merged(tiny_run, tmp_path):
     pytest.importorskip("peft")
-    from mt_dnn.config import run_dir
     from mt_dnn.run import run
+    from mt_dnn.run_id import run_dir
 
     config = tiny_run(method="lora", epochs=1)
     run(config)

@@ -12,9 +12,9 @@ from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from data_utils.task_def import load_task_defs, to_settings
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
-from mt_dnn.config import run_dir
 from mt_dnn.data import open_datasets
 from mt_dnn.run import run
+from mt_dnn.run_id import run_dir
 from mt_dnn.trained.export import export
 from mt_dnn.trained.load import load_exported, load_run, read_run
 from mt_dnn.trained.prediction import logits_of

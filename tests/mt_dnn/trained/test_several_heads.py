@@ -8,11 +8,11 @@ import pytest
 import predict
 from data_utils.errors import SettingError
 from data_utils.metrics import compute_metrics
-from mt_dnn.config import run_dir
 from mt_dnn.config_parser import config_from_mapping
 from mt_dnn.data import open_all
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunDirectory
+from mt_dnn.run_id import run_dir
 from mt_dnn.trained.export import main as export_main
 from mt_dnn.trained.load import load_exported, load_run, read_run
 from mt_dnn.trained.scoring import canonical_rows, logits_on
