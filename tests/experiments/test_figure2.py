@@ -202,6 +202,15 @@ def test_figure_3_end_to_end(computed, saved, capsys) -> None:
     assert [(line["share_percent"], line["method"], line["n_seeds"]) for line in means] == [
         ("50.0", "vanilla", "2"), ("50.0", "pats", "2"), ("100.0", "vanilla", "2"), ("100.0", "pats", "2"),
     ]  # fmt: skip
+    differences = read(out / "toy_data_share_differences.csv")
+    assert len(differences) == 2 * 6
+    for line in differences:
+        ours, theirs = (
+            [float(r[line["measure"]]) for r in runs if (r["method"], r["share"]) == (method, line["share_percent"])]
+            for method in ("pats", "vanilla")
+        )
+        assert (line["method"], line["pairs"]) == ("pats", "2")
+        assert float(line["difference"]) == pytest.approx(np.mean(ours) - np.mean(theirs), rel=1e-6, abs=1e-15)
     assert set(json.loads((out / "figure3.json").read_text())["shares"]) == {"50.0", "100.0"}
     capsys.readouterr()
     assert figure3.main([*arguments, "--shares", "25,100", "--dry_run"]) == 0
@@ -224,6 +233,7 @@ def test_the_score_of_the_last_epoch_on_request(tmp_path, saved) -> None:
     assert above.get_ylabel() == "mcc (%), last epoch"
     assert [float(line.get_ydata()[0]) for line in above.lines] == [59.0]
     assert read(tmp_path / "s.csv")[0]["best_std"] == ""
+    assert read(tmp_path / "s_differences.csv") == [], "nothing to compare with"
 
 
 def test_runs_done_without_the_numbers_are_refused_at_once(computed, capsys) -> None:

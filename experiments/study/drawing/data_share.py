@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.study.drawing import plotting
+from experiments.study.drawing.sensitivities import PLAIN
+from experiments.study.statistics.difference import Difference
 from experiments.study.table.cells import Selection
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
@@ -54,7 +56,7 @@ def draw_data_share(
         stem: Path of the files without suffix.
 
     Returns:
-        The PNG, the PDF, and the CSVs of the means and of the runs.
+        The PNG, the PDF, and the CSVs of the means, of the runs and of the differences from plain fine-tuning.
     """
     encoder, task, metric = place
     shares = sorted({point.share for point in points})
@@ -73,8 +75,12 @@ def draw_data_share(
             below.set_xticks(shares, [f"{share:g}" for share in shares])
         plotting.legend_of_lines(figure, map(method_title, methods))
         files = plotting.save(figure, stem)
-    return [*files, plotting.save_data(stem, _means(points, methods, shares)),
-            plotting.save_data(stem.with_name(f"{stem.name}_runs"), _runs(points))]  # fmt: skip
+    return [
+        *files,
+        plotting.save_data(stem, _means(points, methods, shares)),
+        plotting.save_data(stem.with_name(f"{stem.name}_runs"), _runs(points)),
+        plotting.save_data(stem.with_name(f"{stem.name}_differences"), _differences(points, methods, shares)),
+    ]
 
 
 def _line(axis: Axes, points: Sequence[SharePoint], shares: Sequence[float], measure: str, number: int) -> None:
@@ -106,3 +112,20 @@ def _means(points: Sequence[SharePoint], methods: Sequence[str], shares: Sequenc
 
 def _runs(points: Sequence[SharePoint]) -> list[list[object]]:
     return [[field.name for field in fields(SharePoint)], *(list(asdict(point).values()) for point in points)]
+
+
+def _differences(points: Sequence[SharePoint], methods: Sequence[str], shares: Sequence[float]) -> list[list[object]]:
+    """Every method minus plain fine-tuning at each share, over the seeds that both have; empty without it."""
+    rows: list[list[object]] = [["share_percent", "method", "measure", "pairs", "difference", "t_low", "t_high"]]
+    for share in shares:
+        by_seed = {m: {p.seed: p for p in points if (p.share, p.method) == (share, m)} for m in methods}
+        theirs = by_seed.get(PLAIN, {})
+        for method in methods:
+            both = [seed for seed in by_seed[method] if seed in theirs]
+            if method == PLAIN or not both:
+                continue
+            for measure in _MEASURES:
+                minus = {s: getattr(by_seed[method][s], measure) - getattr(theirs[s], measure) for s in both}
+                found = Difference(PLAIN, minus)
+                rows.append([share, method, measure, found.n, found.mean, found.interval.low, found.interval.high])
+    return rows

@@ -29,6 +29,9 @@ BETA = 0.75
 DEFAULTS = ("save=none", f"sensitivity_beta={BETA}")
 """Settings of a figure's runs, weaker than ``--set``: their weights are not needed."""
 
+PLAIN = "vanilla"
+"""The method that the figures compare every other one with."""
+
 STATISTICS = (
     "mean", "median", "std", "std_in_range", "std_log10", "gini", "entropy", "top_share", "below_range", "above_range",
 )  # fmt: skip
@@ -164,17 +167,17 @@ class Concentration:
 
 
 def concentrations(
-    by_method: Mapping[str, Mapping[int, SensitivitySummary]], baseline: str = "vanilla"
+    by_method: Mapping[str, Mapping[int, SensitivitySummary]],
 ) -> list[Concentration]:
-    """Compare every method with the baseline, statistic by statistic, over the seeds that both have."""
-    theirs, found = by_method.get(baseline, {}), []
+    """Compare every method with plain fine-tuning, statistic by statistic, over the seeds that both have."""
+    theirs, found = by_method.get(PLAIN, {}), []
     for method, ours in by_method.items():
         both = [seed for seed in ours if seed in theirs]
-        if method == baseline or not both:
+        if method == PLAIN or not both:
             continue
         for statistic, claim in CLAIMS.items():
             a, b = ({seed: float(getattr(of[seed], statistic)) for seed in both} for of in (ours, theirs))
-            difference = Difference(baseline, {seed: a[seed] - b[seed] for seed in both})
+            difference = Difference(PLAIN, {seed: a[seed] - b[seed] for seed in both})
             mean = math.fsum(b.values()) / len(b)
             relative = difference.mean / mean if mean else math.nan
             found.append(Concentration(claim, statistic, method, difference, relative))
