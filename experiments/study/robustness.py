@@ -100,7 +100,7 @@ def analyse(
         together: Whether to compare runs with several tasks with those that train each task alone.
 
     Raises:
-        SettingError: no predictions, an unknown baseline, parts of other rows, or damaged predictions.
+        SettingError: no predictions, an unknown baseline, parts of other rows or of one name, or damaged predictions.
     """
     parts, against = tuple(parts), None
     if together:
@@ -108,6 +108,9 @@ def analyse(
         if not against:
             raise SettingError("--together: no task was trained both alone and in a run with several; drop it")
     quantities = (*calibration_quantities(), *(one for each in parts for one in part_quantities(each)))
+    names = [one.name for one in quantities]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise SettingError(f"--parts: {twice[0]} is there twice; give each part of a dev set a name of its own")
     by_quantity = measured(table, runs, quantities)
     if not any(found.cells for found in by_quantity.values()):
         raise SettingError(
