@@ -184,17 +184,22 @@ def _mean(cell: Cell | None, selection: Selection, decimals: int) -> str:
     if cell is None or mean is None:
         return "-"
     deviation = f" ± {std:.{decimals}f}" if has_deviation(std) else ""
-    return f"{mean:z.{decimals}f}{deviation} (n = {cell.n(selection)})"
+    return f"{_number(mean, f'z.{decimals}f')}{deviation} (n = {cell.n(selection)})"
 
 
 def _minus(difference: Difference | None, decimals: int) -> str:
     if difference is None:
         return "-"
-    return f"{difference.mean:+z.{decimals}f}{_interval(difference.interval, f'+z.{decimals}f')}"
+    form = f"+z.{decimals}f"
+    return _number(difference.mean, form) + _interval(difference.interval, form)
 
 
 def _ratio(spread: SpreadRatio) -> str:
     return number_text(spread.ratio) + _interval(spread.interval, "z.2f")
+
+
+def _number(value: float, form: str) -> str:
+    return "NaN" if math.isnan(value) else f"{value:{form}}"
 
 
 def _interval(interval: Interval, form: str) -> str:

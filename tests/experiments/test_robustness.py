@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from experiments.study.statistics.calibration import calibration_of
 from experiments.study.statistics.spread import spread_ratio
 from experiments.study.table.gathering import gather
 from mt_dnn.config_parser import config_from_mapping
+from mt_dnn.results import Status
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunDirectory
 
@@ -132,6 +134,22 @@ def test_a_run_without_predictions_is_left_out(runs, tmp_path):
     (pair, _) = found.pairs
     assert found.difference(found.quantities[0], pair).n == 2
     assert found.spread(pair).n == 3  # scores are there all the same
+
+
+def test_a_run_without_a_score_is_not_left_out(runs, tmp_path):
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    (lost,) = copy.glob("toy/*/pats/*/seed=2")
+    (lost / "predictions.npz").unlink()
+    directory = RunDirectory(lost)
+    directory.write_result(replace(directory.read_result(), status=Status.DIVERGED, best=None, last=None))
+    found = robustness.analyse(gather(copy), copy)
+    for one in robustness.calibration_quantities():
+        scores = found.by_quantity[one.name].cell(NAME, "pats", "toy").scores("last")
+        assert [(seed, bool(np.isnan(value))) for seed, value in scores.items()] == [(1, False), (2, True), (3, False)]
+        assert all(np.isnan(found.difference(one, pair).mean) for pair in found.pairs)
+    lines = robustness.markdown(found).splitlines()
+    assert sum(line.count("| NaN (n = 3) ") for line in lines if line.startswith("| PATS  ")) == 2 * 4
+    assert sum(line.count("| NaN ") for line in lines if line.startswith("| PATS -")) == 2 * 4
 
 
 def test_tasks_together_stand_beside_the_same_alone(runs, tiny_encoder, tiny_task, tmp_path, capsys):

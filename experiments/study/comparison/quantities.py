@@ -136,7 +136,8 @@ def measured(table: Table, runs: Path, quantities: Sequence[Quantity]) -> dict[s
         quantities: What to measure.
 
     Returns:
-        Name of a quantity -> table. Runs that kept no predictions are not in it, and cells without a value.
+        Name of a quantity -> table. Runs that kept no predictions are not in it, and cells without a value; a run
+        without a score has NaN.
 
     Raises:
         SettingError: predictions that are damaged or not of their result; parts of another dev set.
@@ -147,16 +148,20 @@ def measured(table: Table, runs: Path, quantities: Sequence[Quantity]) -> dict[s
             continue  # the mean over several tasks, each of which has a cell
         by_result = [(result, _read(runs, cell, result)) for result in cell.results if result.done]
         for quantity in quantities:
-            results = tuple(
-                found for result, read in by_result if (found := _judged_by(quantity, result, read)) is not None
-            )
-            if results:
+            judged = {result.seed: _judged_by(quantity, result, read) for result, read in by_result}
+            if any(judged.values()):
+                lost = {result.seed: result for result, _ in by_result if not _has_score(result)}
+                results = tuple(found for seed, one in judged.items() if (found := one or lost.get(seed)) is not None)
                 cells[quantity.name][key] = replace(cell, results=results, elsewhere={}, kept=())
     return {name: replace(table, cells=there) for name, there in cells.items()}
 
 
 def _read(runs: Path, cell: Cell, result: RunResult) -> dict[Selection, dict[str, Predictions] | None]:
     return {selection: read_predictions(runs, cell, result, selection) for selection in SELECTIONS}
+
+
+def _has_score(result: RunResult) -> bool:
+    return any(epoch is not None and not math.isnan(epoch.score) for epoch in (result.best, result.last))
 
 
 def _judged_by(
