@@ -86,7 +86,6 @@ def analyse(
     runs: Path,
     parts: Iterable[DevParts] = (),
     baseline: str | None = None,
-    selections: Sequence[Selection] = SELECTIONS,
     together: bool = False,
 ) -> Robustness:
     """Measure every quantity of a table's runs.
@@ -96,11 +95,11 @@ def analyse(
         runs: ``output_dir`` of its runs, where the predictions lie.
         parts: Divisions of dev sets.
         baseline: One method for all; default: each one's control where the table has it, else plain fine-tuning.
-        selections: Which epochs.
         together: Whether to compare runs with several tasks with those that train each task alone.
 
     Raises:
-        SettingError: no predictions, an unknown baseline, parts of other rows or of one name, or damaged predictions.
+        SettingError: nothing to measure, an unknown baseline, parts of other rows or of one name, or damaged
+            predictions.
     """
     parts, against = tuple(parts), None
     if together:
@@ -112,7 +111,9 @@ def analyse(
     if twice := [name for name in names if names.count(name) > 1]:
         raise SettingError(f"--parts: {twice[0]} is there twice; give each part of a dev set a name of its own")
     by_quantity = measured(table, runs, quantities)
-    if not any(found.cells for found in by_quantity.values()):
+    compared = [p for p in pairs(table, baseline, against=against) if p.task != AVERAGE]
+    scored = tuple(p for p in compared if table.metric(p.task) in list(Metric))
+    if not scored and not any(found.cells for found in by_quantity.values()):
         raise SettingError(
             f"no run under {runs} has predictions of a classification task or of the sets in --parts; give the "
             "output_dir of runs whose predictions.npz was kept"
@@ -120,8 +121,6 @@ def analyse(
     for each in parts:
         if not by_quantity[part_quantities(each)[0].name].cells:
             raise SettingError(f"--parts: no run was scored on {each.dataset}; legal: a dev set of the table's tasks")
-    compared = [p for p in pairs(table, baseline, selections, against) if p.task != AVERAGE]
-    scored = tuple(p for p in compared if table.metric(p.task) in list(Metric))
     return Robustness(table, quantities, by_quantity, scored)
 
 
@@ -143,7 +142,7 @@ def markdown(found: Robustness) -> str:
         for task in found.table.tasks:
             if found.table.metric(task) not in list(Metric):
                 continue
-            for selection in dict.fromkeys(pair.selection for pair in found.pairs) or SELECTIONS:
+            for selection in SELECTIONS:
                 parts += _section(found, encoder, task, selection)
     return "\n\n".join(parts) + "\n"
 

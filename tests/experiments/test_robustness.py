@@ -19,6 +19,7 @@ from mt_dnn.config_parser import config_from_mapping
 from mt_dnn.results import Status
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunDirectory
+from tests.experiments.fake_runs import write_run
 
 NAME = "tiny-bert"
 QUANTITIES = ["ECE", "NLL", "Brier", "toy_dev:odd", "toy_dev:even", "toy_dev:odd - even"]
@@ -152,6 +153,15 @@ def test_a_run_without_a_score_is_not_left_out(runs, tmp_path):
     assert sum(line.count("| NaN ") for line in lines if line.startswith("| PATS -")) == 2 * 4
 
 
+def test_scores_of_regressions_alone_have_their_spread(tmp_path, capsys):
+    for seed, (score, other) in enumerate(((60.0, 61.0), (64.0, 62.0), (61.0, 65.0)), start=1):
+        write_run(tmp_path / "runs", task="stsb", seed=seed, last=score)
+        write_run(tmp_path / "runs", task="stsb", method="pats", seed=seed, last=other)
+    assert robustness.main([str(tmp_path / "runs")]) == 0
+    ratio = np.std([61.0, 62.0, 65.0]) / np.std([60.0, 64.0, 61.0])
+    assert f"| PATS - vanilla | {ratio:.2f} [" in capsys.readouterr().out
+
+
 def test_tasks_together_stand_beside_the_same_alone(runs, tiny_encoder, tiny_task, tmp_path, capsys):
     copy = shutil.copytree(runs, tmp_path / "runs")
     assert robustness.main([str(copy), "--together"]) == 2
@@ -214,8 +224,6 @@ def test_wrong_settings(runs, parts, tmp_path, capsys, arguments, message):
 
 
 def test_a_folder_without_predictions_is_refused(tmp_path, capsys):
-    from tests.experiments.fake_runs import write_run
-
     write_run(tmp_path / "runs")
     assert robustness.main([str(tmp_path / "runs")]) == 2
     assert "has predictions of a classification task" in capsys.readouterr().err
