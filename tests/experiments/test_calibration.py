@@ -106,6 +106,9 @@ def test_without_spread_there_is_no_ratio(x, y):
 
 
 def test_a_line_of_the_other_has_a_ratio_and_no_interval():
-    found = spread_ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
-    assert found.ratio == pytest.approx(2.0)
-    assert math.isnan(found.interval.low)
+    rng = np.random.default_rng(2)
+    for slope, y in [(2.0, [1.0, 2.0, 3.0]), *((rng.uniform(0.3, 3.0), rng.normal(80.0, 2.0, 5)) for _ in range(20))]:
+        found = spread_ratio(slope * np.asarray(y) + 3.0, y)
+        assert found.ratio == pytest.approx(slope)
+        assert math.isnan(found.interval.low)
+        assert math.isnan(found.p)

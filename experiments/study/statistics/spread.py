@@ -10,6 +10,8 @@ import numpy as np
 
 from experiments.study.statistics.intervals import CONFIDENCE, Interval
 
+_ROUNDING = 1e-12  # below it, 1 - r^2 of scores near 100 is what float64 leaves of nothing
+
 
 @dataclass(frozen=True, slots=True)
 class SpreadRatio:
@@ -49,8 +51,8 @@ def spread_ratio(scores: Sequence[float], baseline: Sequence[float]) -> SpreadRa
     from scipy.stats import levene
 
     ratio = float(x.var(ddof=1) / y.var(ddof=1))  # of variances
-    unexplained = max(0.0, 1.0 - float(np.corrcoef(x, y)[0, 1]) ** 2) / (n - 2)
-    if unexplained == 0.0:
+    unexplained = (1.0 - float(np.corrcoef(x, y)[0, 1]) ** 2) / (n - 2)
+    if unexplained < _ROUNDING:
         return SpreadRatio(n, math.sqrt(ratio), Interval(math.nan, math.nan, "one is a line of the other"), math.nan,
                            math.nan)  # fmt: skip
     t = abs(ratio - 1.0) / math.sqrt(4.0 * unexplained * ratio)
