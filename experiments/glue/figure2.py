@@ -9,7 +9,7 @@ pictures (PNG, PDF) with their numbers (CSV):
     <task>_distribution    s̄ over the paper's range [5e-8, 1e-5] and over all of it, mean and band over the seeds
     <task>_concentration   standard deviation, Gini coefficient and entropy, a dot per seed
     <task>_heat_map        mean s̄ of each layer and kind of tensor
-    <task>_statistics      .md and .csv: these and more; in .md also each method minus plain fine-tuning
+    <task>_statistics      .md and .csv: these and more; in .md also each method minus its control
     <task>_differences     .csv: that, with Student's 95 % interval, where the paper says what PATS makes smaller
     strip, curves          every seed's score; learning curves
 docs/figures.md defines s̄ and each statistic.

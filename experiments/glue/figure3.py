@@ -7,7 +7,7 @@ Trains what is missing, as experiments.study does (started again, it goes on), w
 --set save=none beneath your own --set, and writes into <results_dir>/<encoder>/:
     <task>_data_share        the figure (PNG, PDF), mean and band over the seeds; its numbers (CSV)
     <task>_data_share_runs   .csv: a line per run
-    <task>_data_share_differences   .csv: every method minus plain fine-tuning at each share, with its interval
+    <task>_data_share_differences   .csv: every method minus its control at each share, with its interval
     figure3.json             the runs of every share
 A smaller share is a subset of a larger one of the same seed. The whole set is Figure 2's run. docs/figures.md has more.
 """

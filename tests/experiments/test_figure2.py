@@ -236,6 +236,18 @@ def test_the_score_of_the_last_epoch_on_request(tmp_path, saved) -> None:
     assert read(tmp_path / "s_differences.csv") == [], "nothing to compare with"
 
 
+def test_a_method_is_compared_with_its_control_where_the_figure_has_it(tmp_path, saved) -> None:
+    methods = ["vanilla", "ema", "smart", "hype"]
+    expected = [("ema", "vanilla"), ("smart", "ema"), ("hype", "vanilla")]
+    found = concentrations({method: {1: a_summary()} for method in methods} | {"no_hidden_dropout": {}})
+    assert list(dict.fromkeys((one.method, one.difference.other) for one in found)) == expected
+    points = [SharePoint(10.0, m, 1, 100, 60.0 + i * i, 59.0, 1e-6, 1e-6, 0.5, 4.0) for i, m in enumerate(methods)]
+    data_share.draw_data_share(points, methods, ("e", "cola", "MCC"), "last", tmp_path / "s")
+    lines = [line for line in read(tmp_path / "s_differences.csv") if line["measure"] == "best"]
+    assert [(line["method"], line["baseline"]) for line in lines] == expected
+    assert [float(line["difference"]) for line in lines] == [1.0, 3.0, 9.0]
+
+
 def test_runs_done_without_the_numbers_are_refused_at_once(computed, capsys) -> None:
     assert figure2.main([*computed, "--set", "sensitivity_beta=0.5"], run=never) == 2
     error = capsys.readouterr().err

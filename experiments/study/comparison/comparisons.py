@@ -10,7 +10,7 @@ from experiments.study.statistics.difference import Difference
 from experiments.study.statistics.intervals import Interval, bca_interval
 from experiments.study.statistics.paired_tests import SignFlip, holm, sign_flip
 from experiments.study.statistics.stochastic_order import StochasticOrder, almost_stochastic_order
-from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table, known_control
+from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table, baseline_of
 from module.seeds import stream_seed
 
 AVERAGE = "average"
@@ -94,7 +94,7 @@ def pairs(
         methods = table.rows_of(encoder)
         for selection in selections:
             for method in methods:
-                default = _default_baseline(method, methods) if against is None else against.get(method)
+                default = baseline_of(method, methods) if against is None else against.get(method)
                 other = baseline if baseline is not None else default
                 if other is None or other == method or other not in methods:
                     continue
@@ -160,13 +160,6 @@ def families(of: Sequence[Pair]) -> Iterator[list[int]]:
 def family_of(pair: Pair) -> tuple[str, Selection, str]:
     """The family of a pair: its encoder, its selection rule and the other set that judges it."""
     return pair.encoder, pair.selection, pair.on
-
-
-def _default_baseline(method: str, methods: Sequence[str]) -> str | None:
-    control = known_control(method)
-    if control in methods:
-        return control
-    return "vanilla" if method != "vanilla" else None
 
 
 def _difference(table: Table, pair: Pair) -> Difference:

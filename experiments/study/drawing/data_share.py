@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.study.drawing import plotting
-from experiments.study.drawing.sensitivities import PLAIN
 from experiments.study.statistics.difference import Difference
-from experiments.study.table.cells import Selection
+from experiments.study.table.cells import Selection, baseline_of
 from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def draw_data_share(
         stem: Path of the files without suffix.
 
     Returns:
-        The PNG, the PDF, and the CSVs of the means, of the runs and of the differences from plain fine-tuning.
+        The PNG, the PDF, and the CSVs of the means, of the runs and of the differences from each one's control.
     """
     encoder, task, metric = place
     shares = sorted({point.share for point in points})
@@ -115,17 +114,22 @@ def _runs(points: Sequence[SharePoint]) -> list[list[object]]:
 
 
 def _differences(points: Sequence[SharePoint], methods: Sequence[str], shares: Sequence[float]) -> list[list[object]]:
-    """Every method minus plain fine-tuning at each share, over the seeds that both have; empty without it."""
-    rows: list[list[object]] = [["share_percent", "method", "measure", "pairs", "difference", "t_low", "t_high"]]
+    """Every method minus its control or plain fine-tuning at each share, over the seeds that both have."""
+    rows: list[list[object]] = [
+        ["share_percent", "method", "baseline", "measure", "pairs", "difference", "t_low", "t_high"]
+    ]
     for share in shares:
         by_seed = {m: {p.seed: p for p in points if (p.share, p.method) == (share, m)} for m in methods}
-        theirs = by_seed.get(PLAIN, {})
-        for method in methods:
+        there = [method for method in methods if by_seed[method]]
+        for method in there:
+            other = baseline_of(method, there)
+            theirs = by_seed.get(other, {}) if other is not None else {}
             both = [seed for seed in by_seed[method] if seed in theirs]
-            if method == PLAIN or not both:
+            if other is None or not both:
                 continue
             for measure in _MEASURES:
                 minus = {s: getattr(by_seed[method][s], measure) - getattr(theirs[s], measure) for s in both}
-                found = Difference(PLAIN, minus)
-                rows.append([share, method, measure, found.n, found.mean, found.interval.low, found.interval.high])
+                found = Difference(other, minus)
+                interval = found.interval
+                rows.append([share, method, other, measure, found.n, found.mean, interval.low, interval.high])
     return rows

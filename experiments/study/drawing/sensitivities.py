@@ -17,7 +17,7 @@ from experiments.study.fields import Fields
 from experiments.study.launch.job import Job
 from experiments.study.statistics.difference import Difference
 from experiments.study.statistics.paired_tests import sign_flip
-from experiments.study.table.cells import Cell, Table
+from experiments.study.table.cells import Cell, Table, baseline_of
 from experiments.study.table.gathering import run_folders
 from experiments.study.table.titles import method_title
 from module.sensitivity_summary import FULL_RANGE, PAPER_RANGE, SensitivitySummary, bin_edges
@@ -28,9 +28,6 @@ BETA = 0.75
 """Of the watched moving average unless ``--set sensitivity_beta`` says otherwise: PATS's default here."""
 DEFAULTS = ("save=none", f"sensitivity_beta={BETA}")
 """Settings of a figure's runs, weaker than ``--set``: their weights are not needed."""
-
-PLAIN = "vanilla"
-"""The method that the figures compare every other one with."""
 
 STATISTICS = (
     "mean", "median", "std", "std_in_range", "std_log10", "gini", "entropy", "top_share", "below_range", "above_range",
@@ -169,15 +166,17 @@ class Concentration:
 def concentrations(
     by_method: Mapping[str, Mapping[int, SensitivitySummary]],
 ) -> list[Concentration]:
-    """Compare every method with plain fine-tuning, statistic by statistic, over the seeds that both have."""
-    theirs, found = by_method.get(PLAIN, {}), []
+    """Compare every method with its control or plain fine-tuning, by each statistic, over the seeds that both have."""
+    there, found = [method for method, by_seed in by_method.items() if by_seed], []
     for method, ours in by_method.items():
+        other = baseline_of(method, there)
+        theirs = by_method.get(other, {}) if other is not None else {}
         both = [seed for seed in ours if seed in theirs]
-        if method == PLAIN or not both:
+        if other is None or not both:
             continue
         for statistic, claim in CLAIMS.items():
             a, b = ({seed: float(getattr(of[seed], statistic)) for seed in both} for of in (ours, theirs))
-            difference = Difference(PLAIN, {seed: a[seed] - b[seed] for seed in both})
+            difference = Difference(other, {seed: a[seed] - b[seed] for seed in both})
             mean = math.fsum(b.values()) / len(b)
             relative = difference.mean / mean if mean else math.nan
             found.append(Concentration(claim, statistic, method, difference, relative))

@@ -273,6 +273,14 @@ def known_control(method: str) -> str | None:
         return None
 
 
+def baseline_of(method: str, methods: Collection[str]) -> str | None:
+    """What a method is compared with: its control where that is among the methods, else plain fine-tuning."""
+    control = known_control(method)
+    if control in methods:
+        return control
+    return "vanilla" if method != "vanilla" else None
+
+
 def beside_controls(methods: Collection[str]) -> tuple[str, ...]:
     """The registry's order of the controls, after each one the methods that are compared with it."""
     registry = list(METHODS)
