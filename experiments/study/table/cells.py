@@ -274,7 +274,7 @@ def known_control(method: str) -> str | None:
 
 
 def baseline_of(method: str, methods: Collection[str]) -> str | None:
-    """What a method is compared with: its control where that is among the methods, else plain fine-tuning."""
+    """The baseline of a method: its control where that is among the methods, else plain fine-tuning, which has none."""
     control = known_control(method)
     if control in methods:
         return control
