@@ -44,11 +44,11 @@ from experiments.study.table.which_runs import Runs
 from experiments.study.texts import csv_text, number_text, write_texts
 
 LEGEND = """\
-Mean ± sample standard deviation over the seeds; below it, method minus baseline over the seeds that both have, with
-Student's 95 % interval. ECE (expected calibration error), NLL and Brier are errors: smaller is better. The spread ratio
-is the standard deviation of the method's scores over the baseline's, with the 95 % interval of Pitman and Morgan; below
-1 the method's seeds differ less. No interval is corrected for the number of comparisons, and none counts the luck of
-the dev examples.
+Mean ± sample standard deviation over the n seeds that kept their predictions; below it, method minus baseline over the
+n seeds that both have, with Student's 95 % interval. ECE (expected calibration error), NLL and Brier are errors: small
+is good. The spread ratio is the standard deviation of the method's scores over the baseline's, with the 95 % interval
+of Pitman and Morgan; below 1 the method's seeds differ less. No interval is corrected for the number of comparisons,
+and none counts the luck of the dev examples.
 """
 
 
@@ -190,11 +190,11 @@ def _minus(difference: Difference | None, decimals: int) -> str:
     if difference is None:
         return "-"
     form = f"+z.{decimals}f"
-    return _number(difference.mean, form) + _interval(difference.interval, form)
+    return f"{_number(difference.mean, form)}{_interval(difference.interval, form)} (n = {difference.n})"
 
 
 def _ratio(spread: SpreadRatio) -> str:
-    return number_text(spread.ratio) + _interval(spread.interval, "z.2f")
+    return f"{number_text(spread.ratio)}{_interval(spread.interval, 'z.2f')} (n = {spread.n})"
 
 
 def _number(value: float, form: str) -> str:

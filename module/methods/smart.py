@@ -82,6 +82,10 @@ class SMARTSettings(CheckedSettings):
     def __post_init__(self) -> None:
         """Fill in the step size; check the ranges and choices."""
         check_ranges(self)
+        if self.weight_step > 0.0 and self.smoothness_weight == 0.0:
+            raise ValueError(
+                f"weight_step is {self.weight_step}, but smoothness_weight is 0, so no pass has moved weights"
+            )
         if self.weight_step > 0.0 and self.ascent_steps == 0:
             raise ValueError(
                 f"weight_step is {self.weight_step}, but ascent_steps is 0, so no ascent gives a direction"

@@ -264,6 +264,8 @@ def test_two_settings_for_a_cell_are_refused_until_one_is_chosen(
     assert "--run_id" in message
     assert main([str(tmp_path), "--run_id", second]) == 0
     assert line(capsys.readouterr().out, "vanilla")[0] == "70.00"
+    assert main([str(tmp_path), "--run_id", second, "--run_id", "0123456789ab"]) == 2
+    assert "--run_id '0123456789ab': no run of the table has it" in capsys.readouterr().err
     study = tmp_path / "study.json"
     cell = {"encoder": ENCODER, "method": "vanilla", "task": "cola", "run_id": first, "seeds": [1, 2]}
     study.write_text(json.dumps({"cells": [cell]}))

@@ -283,6 +283,7 @@ def test_the_step_size_follows_the_projection():
         ({"ascent_steps": -1}, "Invalid ascent_steps: -1: an integer of at least 0"),
         ({"teacher_betas": (0.9, 1.1)}, r"Invalid teacher_betas: \(0.9, 1.1\): two numbers in \[0, 1\] are needed"),
         ({"weight_step": -0.1}, "Invalid weight_step: -0.1: a number of at least 0"),
+        ({"weight_step": 0.1, "smoothness_weight": 0.0}, "weight_step is 0.1, but smoothness_weight is 0, so no pass"),
         ({"weight_step": 0.1, "ascent_steps": 0}, "weight_step is 0.1, but ascent_steps is 0, so no ascent gives"),
         ({"teacher_switch": 2.0}, r"Invalid teacher_switch: 2.0: a number in \[0, 1\]"),
     ],

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_utils.errors import SettingError
+from data_utils.errors import SettingError, shown
 from experiments.study.table.cells import Table
 from experiments.study.table.gathering import gather, warn_unmatched
 from experiments.study.table.wanted import Wanted
@@ -40,7 +40,7 @@ class Runs:
         """Read the runs into a table, with a warning of the study's cells that no run belongs to.
 
         Raises:
-            SettingError: as :meth:`gather`, or there are no runs.
+            SettingError: as :meth:`gather`, there are no runs, or none with a run id that was asked for.
         """
         table = self.gather()
         if not table.cells:
@@ -48,5 +48,7 @@ class Runs:
                 f"no runs under {self.folder}: give the output_dir of the runs, which has "
                 "<task>/<encoder>/<method>/<run id>/seed=<seed>"
             )
+        if gone := set(self.run_ids) - {cell.run_id for cell in table.cells.values()}:
+            raise SettingError(f"--run_id {shown(min(gone))}: no run of the table has it; give one that a folder shows")
         warn_unmatched(table)
         return table
