@@ -220,14 +220,13 @@ def _is_plain(value: object) -> bool:
 
 
 def _to_config(names: Sequence[str], namespace: jsonargparse.Namespace) -> RunConfig:
-    defaults = build_parser(tuple(names)).get_defaults()
     values = {name: namespace[name] for name in _SETTINGS}
     chosen = str(values["method"]).split("+")
     settings = {}
     for name in names:
         given = namespace.get(name)
         # Settings left at their defaults are no sign that the method is wanted.
-        if given is None or (name not in chosen and given == defaults.get(name)):
+        if given is None or (name not in chosen and given == build_parser(tuple(names)).get_defaults().get(name)):
             continue
         try:
             settings[name] = METHODS[name].Settings(**vars(given))

@@ -107,6 +107,17 @@ def tiny_trained(tiny_encoder: Path, tiny_task: Path, tmp_path_factory: pytest.T
 
 
 @pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the workers of a study's pool from a process that has imported torch: each saves seconds of imports.
+
+    They are processes as ever. test_pool.py and test_adding_a_method.py start them as a user's study does.
+    """
+    from tests.child import FORKSERVER
+
+    monkeypatch.setattr("experiments.study.launch.worker._CONTEXT", FORKSERVER)
+
+
+@pytest.fixture
 def tiny_run(tiny_encoder: Path, tiny_task: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     """Make the configuration of a short run of the tiny encoder on the task toy, with changes."""
     from mt_dnn.config_parser import config_from_mapping

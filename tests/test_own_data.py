@@ -15,6 +15,7 @@ from mt_dnn.run import run
 WORDS = ("film", "plot", "actor", "scene")
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_csv_becomes_a_table_of_two_methods(
     tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,10 +11,17 @@ import pytest
 
 from data_utils.json_file import read_json
 from experiments.study import figures, significance, tables
+from experiments.study.drawing import plotting
 from experiments.study.report import __main__ as report_main
 from mt_dnn.run_directory import RunDirectory
 from tests.edits import edit_json, flip, replace_in_json
 from tests.experiments.fake_runs import write_run
+
+
+@pytest.fixture(autouse=True)
+def drawn_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn and not written, which takes a second each; test_figures.py reads their files."""
+    monkeypatch.setattr(plotting, "save", lambda figure, stem: [stem.with_suffix(".png")])
 
 
 @pytest.fixture(scope="module")

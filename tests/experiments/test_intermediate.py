@@ -25,6 +25,7 @@ def parsed(arguments: list[str], *more: str) -> argparse.Namespace:
     return build_parser().parse_args([*arguments, *more])
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_one_command_trains_both_and_compares_them(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,9 @@ def cluster() -> Iterator[Any]:
     """A head that computes nothing; tests add nodes and take them away."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Else every study that connects makes each node start idle processes, of which actors with variables take none.
+        patch.setenv("RAY_prestart_worker_first_driver", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # at Ray's 15 they wait for every other test
         from ray.cluster_utils import Cluster
 
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False})
@@ -134,6 +137,7 @@ tasks: {{toy: {{}}}}
 """
 
 
+@pytest.mark.usefixtures("forked_workers")  # of the local study; Ray's hosts spawn theirs
 def test_a_node_killed_in_mid_run_changes_nothing_in_the_table(
     tmp_path: Path, cluster: Any, node: Any, tiny_encoder: Path, tiny_task: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

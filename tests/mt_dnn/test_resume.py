@@ -111,7 +111,7 @@ def test_sigkill_at_random_instants(tiny_run, tmp_path, method, changes):
     """PATS_KILLS sets the number of kills, PATS_KILL_METHODS the methods: names with commas, or all."""
     kills = int(os.environ.get("PATS_KILLS", "2"))
     length = {"epochs": 5 * kills, **SLOWLY, **SETTINGS.get(method, {}), **changes}
-    whole = tiny_run(method=method, output_dir=tmp_path / "whole", **length)
+    whole = tiny_run(method=method, output_dir=tmp_path / "whole", **{**length, "checkpoint_seconds": 600.0})
     run(whole)
     broken = tiny_run(method=method, output_dir=tmp_path / "broken", **length)
     chance = random.Random(0)

@@ -20,11 +20,12 @@ def words(seed, step, path, c0):
 
 def entry_words(seed, step, path, n):
     """For each entry j: its pair of words (a, b), and whether its quarter is odd."""
-    j = np.arange(n, dtype=np.uint64)
-    block, quarter, lane = j >> np.uint64(10), (j >> np.uint64(8)) & np.uint64(3), j & np.uint64(255)
-    w0, w1, w2, w3 = words(seed, step, path, (block << np.uint64(8)) | lane)
-    second_pair = quarter >= 2
-    return np.where(second_pair, w2, w0), np.where(second_pair, w3, w1), (quarter & np.uint64(1)) == 1
+    blocks = -(-n // 1024)
+    lanes = np.arange(blocks * 256, dtype=np.uint64)  # block << 8 | lane; the four quarters of a block share its words
+    w0, w1, w2, w3 = (found.reshape(blocks, 256) for found in words(seed, step, path, lanes))
+    a, b = (np.stack(quarters, axis=1).ravel()[:n] for quarters in ((w0, w0, w2, w2), (w1, w1, w3, w3)))
+    quarter = (np.arange(n) >> 8) & 3
+    return a, b, (quarter & 1) == 1
 
 
 def radius(k):

@@ -28,6 +28,7 @@ from mt_dnn.run_directory import RunLocked
 RunFunction = Callable[..., Any]
 """``run(config, on_progress=...) -> RunResult``; must be importable by name, as workers are spawned."""
 
+_CONTEXT = multiprocessing.get_context("spawn")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _REPORT_SECONDS = 0.2
 _ORPHAN_GRACE_SECONDS = 120.0
@@ -97,9 +98,8 @@ def start_worker(run: RunFunction, threads: int) -> tuple[SpawnProcess, Connecti
     Returns:
         The process and our end of its connection, which gets a :class:`Ready` once it can take a run.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs, run), daemon=True)
+    ours, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=serve, args=(theirs, run), daemon=True)
     with _environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))), _only_sigint_blocked():
         process.start()
     theirs.close()
