@@ -34,7 +34,7 @@ def check_requirements(config: RunConfig, device_type: str) -> None:
     if config.gradient_checkpointing and not method.recomputable:
         raise SettingError(
             f"gradient_checkpointing is true, but {config.method} has a pass at weights that are gone when layers "
-            "compute themselves again (smart.weight_step); leave one of the two out"
+            "compute themselves again (such as smart.weight_step); leave one of the two out"
         )
     for name in config.trackers:
         if find_spec(name) is None:

@@ -33,7 +33,7 @@ from experiments.study.comparison.quantities import (
     measured,
     part_quantities,
 )
-from experiments.study.statistics.difference import Difference, sample_std
+from experiments.study.statistics.difference import Difference
 from experiments.study.statistics.intervals import Interval
 from experiments.study.statistics.paired_tests import sign_flip
 from experiments.study.statistics.spread import SpreadRatio, spread_ratio
@@ -221,7 +221,7 @@ def _rows(found: Robustness) -> list[list[object]]:
             compared = [pair.baseline, difference.n, difference.mean, interval.low, interval.high, p]
         rows.append([
             cell.encoder, cell.method, cell.task, selection, quantity.name, quantity.unit, cell.n(selection),
-            cell.mean(selection), sample_std(list(cell.scores(selection).values())), *compared, cell.run_id,
+            cell.mean(selection), cell.std(selection), *compared, cell.run_id,
         ])  # fmt: skip
     return rows
 

@@ -67,7 +67,7 @@ def refuse(
         "torch_compile and activation checkpointing are both on, but a compiled pass cannot repeat the methods' draws: "
         "leave one out": bool(args.torch_compile and again),
         "activation checkpointing is on, but the method has a pass at weights that are gone when layers compute "
-        "themselves again (smart.weight_step): leave one of the two out": again and lost,
+        "themselves again (such as smart.weight_step): leave one of the two out": again and lost,
         "the subclass computes a loss of its own (compute_loss), but the method computes the task's itself: leave it "
         "out": "compute_loss" in own,
         "the subclass builds an optimizer of its own (create_optimizer), but the method builds it: leave it out and "

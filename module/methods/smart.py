@@ -186,13 +186,14 @@ class SMART(FineTuningMethod[SMARTSettings]):
         context.check_noise(f"smart on the {place}", embeddings, lambda: _sizes(settings))
         noise = settings.noise_std * context.pass_stream(self.name).normal(embeddings).to(embeddings.dtype)
         scale = 1.0 if context.gradient_scale is None else context.gradient_scale
-        weights = [info.parameter for info in context.params if info.parameter.requires_grad]
+        stepping = settings.weight_step > 0.0
+        weights = [info.parameter for info in context.params if info.parameter.requires_grad] if stepping else []
         moved: list[torch.Tensor | None] = [None] * len(weights)
         for left in reversed(range(settings.ascent_steps)):
             noise.requires_grad_()
             other = self._noised_logits(context, batch, embeddings.detach() + noise)
             distance = scale * self._distance(context, batch, "ascent_divergence", other, target)
-            if left > 0 or settings.weight_step == 0.0:
+            if left > 0 or not stepping:
                 (gradient,) = torch.autograd.grad(distance, noise)
             else:
                 gradient, *by_weights = torch.autograd.grad(distance, [noise, *weights], allow_unused=True)

@@ -42,7 +42,7 @@ def in_their_place(
     by_weight = {id(w): m for w, m in zip(weights, moved, strict=True) if m is not None}
     own = [
         (module._parameters, name, parameter)
-        for module in network.modules()
+        for module in (network.modules() if by_weight else ())
         for name, parameter in module._parameters.items()
         if id(parameter) in by_weight
     ]
