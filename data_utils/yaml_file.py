@@ -1,8 +1,10 @@
 """YAML settings files: safe, without YAML 1.1's surprises about numbers and repeated keys."""
 
+import copy
 import math
 import re
 from collections.abc import Collection, Hashable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,14 @@ def yaml_value(text: str) -> Any:
     return _Loader(text).get_single_data()
 
 
+@lru_cache(maxsize=8)
+def _content(data: bytes, texts: tuple[str, ...]) -> Any:
+    """Read a file's content; a study reads the same few files for each of its runs."""
+    loader = _Loader(data)
+    loader.texts = texts
+    return loader.get_single_data()
+
+
 def read_yaml(path: str | Path, texts: Collection[str] = ()) -> dict[str, Any]:
     """Read a YAML mapping with string keys; an empty file is an empty mapping.
 
@@ -120,9 +130,7 @@ def read_yaml(path: str | Path, texts: Collection[str] = ()) -> dict[str, Any]:
     if len(data) > _MAX_BYTES:
         raise SettingError(f"{path}: {len(data):,} bytes; a file of settings has at most {_MAX_BYTES:,}")
     try:
-        loader = _Loader(data)
-        loader.texts = texts
-        content = loader.get_single_data()
+        content = copy.deepcopy(_content(data, tuple(texts)))
     except SettingError as error:
         raise SettingError(f"{path}: {error}") from None
     except yaml.MarkedYAMLError as error:

@@ -37,6 +37,7 @@ Exit status: 0 done, 1 the run failed or another of its processes ended, 2 a set
 signal (start it again), 130 stopped at once by a second Ctrl-C (the last checkpoint stands)."""
 _SUB_CONFIG = "CONFIG"  # jsonargparse's name for the file of a group
 _RESERVED = frozenset({"config", "print_config", "help", *(f.name for f in dataclasses.fields(RunConfig))})
+_METHOD = RunConfig.__dataclass_fields__["method"].default
 _SETTINGS = tuple(f.name for f in dataclasses.fields(RunConfig) if f.name != "method_settings")
 
 
@@ -180,7 +181,7 @@ def _read_settings(path: str) -> dict[str, Any]:
 
 
 def _parsed(values: Mapping[str, Any], names: tuple[str, ...]) -> jsonargparse.Namespace:
-    """Parse a mapping, after a check of its keys: jsonargparse would load files that some of them name."""
+    """Parse what a mapping gives, after a check of its keys: jsonargparse would load files that some of them name."""
     if isinstance(method := values.get("method"), str):
         try:
             parse_method(method)
@@ -188,15 +189,20 @@ def _parsed(values: Mapping[str, Any], names: tuple[str, ...]) -> jsonargparse.N
             raise SettingError(str(error)) from None
     _check_keys(values, (*_SETTINGS, *METHODS), "")
     for name in names:
-        own = values.get(name, {})
-        if not isinstance(own, Mapping):
-            raise SettingError(f"{name} is {shown(own)}; legal: a mapping with settings of the method {name}")
-        _check_keys(own, [f.name for f in dataclasses.fields(_settings_of(name))], f"{name}.")
+        group = values.get(name, {})
+        if not isinstance(group, Mapping):
+            raise SettingError(f"{name} is {shown(group)}; legal: a mapping with settings of the method {name}")
+        _check_keys(group, [f.name for f in dataclasses.fields(_settings_of(name))], f"{name}.")
     try:
-        parsed: jsonargparse.Namespace = build_parser(names).parse_object(dict(values))
-        return parsed
+        # Without defaults, which a configuration has anyway: jsonargparse takes ten times as long with them. And with a
+        # parser of each method, because there are many sets of methods.
+        own = {name: values[name] for name in _SETTINGS if name in values}
+        parsed: jsonargparse.Namespace = build_parser(()).parse_object(own, defaults=False)
+        for name in names:
+            parsed.update(build_parser((name,)).parse_object({name: values.get(name, {})}, defaults=False))
     except jsonargparse.ArgumentError as error:
         raise SettingError(_message(error)) from None
+    return parsed
 
 
 def _check_keys(values: Mapping[str, Any], legal: Sequence[str], group: str) -> None:
@@ -220,16 +226,17 @@ def _is_plain(value: object) -> bool:
 
 
 def _to_config(names: Sequence[str], namespace: jsonargparse.Namespace) -> RunConfig:
-    values = {name: namespace[name] for name in _SETTINGS}
-    chosen = str(values["method"]).split("+")
+    values = {name: namespace[name] for name in _SETTINGS if name in namespace}
+    chosen = str(values.get("method", _METHOD)).split("+")
     settings = {}
     for name in names:
-        given = namespace.get(name)
+        kind = METHODS[name].Settings
+        given = vars(namespace[name]) if name in namespace else {}
         # Settings left at their defaults are no sign that the method is wanted.
-        if given is None or (name not in chosen and given == build_parser(tuple(names)).get_defaults().get(name)):
+        if name not in chosen and all(given.get(f.name, f.default) == f.default for f in dataclasses.fields(kind)):
             continue
         try:
-            settings[name] = METHODS[name].Settings(**vars(given))
+            settings[name] = kind(**given)
         except ValueError as error:
             raise SettingError(f"{name}: {error}") from None
     return RunConfig(**values, method_settings=settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,10 +18,13 @@ _NAMES = {
 }
 
 
-def hints_of(settings: type) -> dict[str, Any]:
+_read_hints = cache(get_type_hints)
+
+
+def hints_of(settings: type) -> Mapping[str, Any]:
     """Return the types of a dataclass's fields by name; none if a package hides its own at run time."""
     try:
-        return get_type_hints(settings)
+        return _read_hints(settings)
     except NameError:
         return {}
 

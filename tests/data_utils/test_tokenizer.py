@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, processors
 
@@ -193,6 +193,8 @@ def test_any_text_encodes_as_one_at_a_time(pairs: list[tuple[str, str]], limit: 
 @settings(max_examples=100, deadline=None)
 @given(text=TEXT)
 def test_bytelevel_round_trip(text: str) -> None:
+    special = BYTELEVEL.tokenizer.get_added_tokens_decoder().values()
+    assume(not any(token.content in text for token in special))  # hypothesis knows the names in our sources
     encoded = encode(BYTELEVEL, [text], None, 500)
     assert BYTELEVEL.tokenizer.decode(encoded.tokens.tolist(), skip_special_tokens=True) == text
 
