@@ -22,7 +22,7 @@ bash run_pats.sh --data_dir DIR --encoder NAME [more]
     --task_def FILE      tasks of your own: --data_dir is then the folder of their canonical files, as
                          python -m data_utils.import_dataset writes both of any table
     --methods A,B        [vanilla,noisytune,sage,pats]
-    --seeds N            5 is the seeds 1 to 5; 3,7 those two [5]
+    --seeds N            5 is the seeds 1 to 5; 3,7 those two; 7, (with the comma) seed 7 [5]
     --devices D          0,1,2,3 (CUDA devices), cpu or auto [auto]
     --workers_per_device N, --retries N, --set KEY=VALUE, --controls, --holdout SHARE, --dry_run
     --launcher ray       on a Ray cluster (docs/cluster.md): --address A, --gpus_per_run F, --cpus_per_run N

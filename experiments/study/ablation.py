@@ -136,7 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("ablation", help="file, or name in ablations/ beside the task definitions")
     parser.add_argument("--tasks", help="default: every task of the file")
     add_seed_arguments(parser)
-    add_place_arguments(parser)
+    add_place_arguments(parser, "the file's name")
     return parser
 
 

@@ -61,13 +61,16 @@ def build_parser(
         "--data_dir with the task's labels, such as mnli:anlir1,advglue_mnli; may be repeated",
     )  # fmt: skip
     _add_search_arguments(parser)
-    add_place_arguments(parser)
+    add_place_arguments(parser, "the encoders' names, of a search with -search behind them")
     return parser
 
 
 def add_seed_arguments(parser: argparse._ActionsContainer) -> None:
     """Add ``--seeds``, ``--set`` and ``--dry_run``."""
-    parser.add_argument("--seeds", default="5", help="5 is the seeds 1 to 5; 3,7,11 those three; default: %(default)s")
+    parser.add_argument(
+        "--seeds", default="5",
+        help="5 is the seeds 1 to 5; 3,7,11 those three; 7, (with the comma) the one seed 7; default: %(default)s",
+    )  # fmt: skip
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
         help="override a setting of every recipe, such as epochs=3, pats.noise_scale=8e-3 or, for one task, "
@@ -76,14 +79,19 @@ def add_seed_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--dry_run", action="store_true", help="list the runs, done and missing, and stop")
 
 
-def add_place_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for the places of data, runs and results, and for the launcher."""
+def add_place_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the flags for the places of data, runs and results, and for the launcher.
+
+    Args:
+        parser: The command's.
+        name: Default of ``--name``, in words.
+    """
     where = parser.add_argument_group("where")
     where.add_argument("--data_dir", type=Path, default=Path("data/canonical_data"), help="default: %(default)s")
     where.add_argument("--task_def", type=Path, default=DEFAULT.task_def, help="task definitions; default: GLUE's")
     where.add_argument("--output_dir", type=Path, default=Path("runs"), help="folder of the runs; default: %(default)s")
     where.add_argument("--results_dir", type=Path, default=Path("results"), help="default: %(default)s")
-    where.add_argument("--name", help="folder in --results_dir; default: the encoders' names")
+    where.add_argument("--name", help=f"folder in --results_dir; default: {name}")
     _add_launcher_arguments(parser)
 
 
@@ -99,7 +107,7 @@ def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--search_seeds", default="101,", metavar="SEEDS",
         help="seeds of every trial, whose scores are averaged; none of --seeds, which the table of the chosen settings "
-        "reports; default: %(default)s",
+        "reports; default: %(default)s (the one seed 101)",
     )  # fmt: skip
     group.add_argument(
         "--sampler_seed", type=int, default=0, help="another one gives other trials; default: %(default)s"

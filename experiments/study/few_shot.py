@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", required=True, help="names of tasks")
     parser.add_argument("--as_they_come", action="store_true", help="not equally many examples of every class")
     add_seed_arguments(parser)
-    add_place_arguments(parser)
+    add_place_arguments(parser, "<encoder>-few-shot")
     return parser
 
 

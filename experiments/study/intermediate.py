@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--first_seed", metavar="SEED", help="one first run for all, of this seed; default: each seed has its own")
     add("--first_epoch", choices=EPOCHS, default="best", help="whose weights of the first run; default: %(default)s")
     add_seed_arguments(parser)
-    add_place_arguments(parser)
+    add_place_arguments(parser, "<encoder>-<first>-first")
     return parser
 
 

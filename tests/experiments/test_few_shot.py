@@ -1,5 +1,6 @@
 """A table of sizes and seeds by one command."""
 
+from argparse import ArgumentParser
 from collections import Counter
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_utils.errors import SettingError
-from experiments.study import study
+from experiments.study import ablation, arguments, few_shot, intermediate, study
 from experiments.study.few_shot import main, parse_sizes
 from mt_dnn.config import RunConfig
 from mt_dnn.data import open_datasets
@@ -34,6 +35,8 @@ def test_one_command_makes_a_table_of_methods_and_sizes(
     assert len(calls(tmp_path / "runs")) == 8
     assert main(arguments, run=fake_run) == 0
     assert len(calls(tmp_path / "runs")) == 8, "nothing is computed twice"
+    assert main(arguments[:-2], run=fake_run) == 0
+    assert (tmp_path / "all-MiniLM-L6-v2-few-shot/table.md").is_file()
     capsys.readouterr()
     assert main([*arguments, "--sizes", "8,71"]) == 2
     assert "train_size is 71, but" in capsys.readouterr().err
@@ -46,6 +49,20 @@ def test_one_command_makes_a_table_of_methods_and_sizes(
     assert main([*arguments, "--tasks", "toyscore", "--sizes", "8", "--dry_run"]) == 2
     assert "task toyscore has scores and no classes; leave it out (few_shot: --as_they_come)" in capsys.readouterr().err
     assert main([*arguments, "--tasks", "toyscore", "--sizes", "8", "--as_they_come", "--dry_run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("parser", "folder"),
+    [
+        (arguments.build_parser(), "the encoders' names, of a search with -search behind them"),
+        (ablation.build_parser(), "the file's name"),
+        (few_shot.build_parser(), "<encoder>-few-shot"),
+        (intermediate.build_parser(), "<encoder>-<first>-first"),
+    ],
+)
+def test_the_help_names_the_folder_that_a_command_writes(parser: ArgumentParser, folder: str) -> None:
+    text = " ".join(parser.format_help().split())
+    assert f"folder in --results_dir; default: {folder} how:" in text
 
 
 def test_sizes_are_numbers() -> None:
