@@ -7,12 +7,12 @@ usage() {
   cat <<TEXT
 [TASKS=cola,stsb] bash scripts/all_methods.sh [RAW_GLUE_DIR [DEVICES [study arguments]]]
 
-Every method of module/methods and its control on CoLA, MRPC, RTE and STS-B with the packaged encoder, 2 epochs of a
-part of each training set, seeds 1 to 3; the table goes to results/all_methods. Some hours on 2 CPU cores. Started again,
-it goes on where it stopped.
+Every method of module/methods but matched_noise, and its control, on CoLA, MRPC, RTE and STS-B with the packaged
+encoder, 2 epochs of a part of each training set, seeds 1 to 3; the table goes to results/all_methods. Some hours on 2
+CPU cores. Started again, it goes on where it stopped.
 
 Settings are the recipes', but for the learning rate: 3e-4 for all, because at the recipes' 1e-4 most methods still
-predict one class after so few steps. SAGE keeps its recipe's factor of 2, BitFit and LoRA keep their own rates.
+predict one class after so few steps. SAGE has twice that, as its authors advise; BitFit and LoRA keep their own rates.
 
 $PLACES
   TASKS          some of cola,mrpc,rte,stsb [all]
