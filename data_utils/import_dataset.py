@@ -46,7 +46,7 @@ def build_parser() -> CommandParser:
     parser = CommandParser("python -m data_utils.import_dataset", __doc__)
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE", help="tables, or one folder of a data set from the Hub")
-    add("--task", required=True, help="name of the task: letters, digits and . + -")
+    add("--task", required=True, help="name of the task: letters, digits, . and -")
     add("--text", required=True, metavar="COLUMN", help="the text, or the first of two")
     add("--text_pair", metavar="COLUMN", help="the second text")
     add("--label", required=True, metavar="COLUMN", help="the class, by name or number, or with --regression the score")
