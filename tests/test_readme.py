@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments.study import __main__ as study_main
+from experiments.study.arguments import build_parser
+from experiments.study.plan import chosen_recipes
+from experiments.study.recipe import check_budgets
 from module.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,10 +110,35 @@ def test_paths_are_there(page, name):
     assert (ROOT / name).exists()
 
 
-def test_flags_of_train_py_exist():
-    from mt_dnn.config_parser import build_parser
+def studies():
+    """Every command of a study that names its encoder, in the pages and in the help of the study."""
+    texts = {**TEXTS, ROOT / "experiments/study/__main__.py": study_main.__doc__}
+    found = [
+        (page, command)
+        for page, text in texts.items()
+        for command in re.findall(r"python -m experiments\.study (.*?)(?:\s{3,}|#|`|$)", joined(text), re.MULTILINE)
+        if "--encoder" in command and "..." not in command
+    ]
+    return [pytest.param(command, id=f"{page.relative_to(ROOT)}: {command}") for page, command in found]
 
-    text = build_parser().format_help()
+
+def joined(text):
+    """A text whose commands stand in one line each."""
+    return re.sub(r" *\\\n\s*", " ", text)
+
+
+@pytest.mark.parametrize("command", studies())
+def test_studies_are_not_refused_for_grids_of_different_sizes(command):
+    a_run = re.sub(r"runs/\w+/([\w-]+)/\w+/<run id>", r"\1", command)  # has its encoder's recipes
+    chosen = build_parser("experiments.study", "").parse_args(a_run.split())
+    chosen.methods = ",".join(name for name in chosen.methods.split(",") if name in METHODS)  # but a reader's own
+    assert chosen.unequal_grids or chosen.search or check_budgets(chosen_recipes(chosen)) is None
+
+
+def test_flags_of_train_py_exist():
+    from mt_dnn.config_parser import build_parser as train_parser
+
+    text = train_parser().format_help()
     (command,) = re.findall(r"python train\.py (.*pats.*)", README)
     assert all(flag in text for flag in re.findall(r"--[\w.]+", command))
 
