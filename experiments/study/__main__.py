@@ -6,7 +6,7 @@ r"""Many runs and their table: recipes x tasks x seeds, on all devices of this m
     python -m experiments.study --recipes mine.yml --tasks cola --dry_run      list the runs, done and missing
     python -m experiments.study --encoder all-MiniLM-L6-v2 --methods vanilla,pats --tasks rte --search sobol \
         --trials 9                          choose settings from the recipes' grids; docs/search.md
-    python -m experiments.study --encoder roberta-large --unequal_grids --launcher ray --gpus_per_run 0.5   on a Ray cluster
+    python -m experiments.study --encoder roberta-large --unequal_grids --launcher ray       on a Ray cluster
 
 Started again, it computes only what is missing; stopped or killed, the same command goes on. Several studies may
 share one runs folder at the same time: no run is done twice.
