@@ -273,7 +273,23 @@ def test_results_do_not_depend_on_what_else_is_in_the_table(runs: Path) -> None:
     ],
 )  # fmt: skip
 def test_it_says_what_n_can_show(n: int, comparisons: int, text: str) -> None:
-    assert what_n_shows(n, comparisons) == text
+    assert what_n_shows(n, [n] * comparisons) == text
+
+
+@pytest.mark.parametrize(("few", "many"), [((4,) * 3, (5,) * 6), ((5,), (10,) * 26), ((1,), (5,) * 8)])
+def test_what_n_shows_holds_where_a_method_has_fewer_seeds(few: tuple[int, ...], many: tuple[int, ...]) -> None:
+    """The text's figure is what Holm's correction gives where every comparison has the smallest p of its seeds."""
+    family = [*few, *many]
+    corrected = holm([2.0 ** (1 - n) for n in family])
+    for n in (few[0], many[0]):
+        reached = min(p for p, seeds in zip(corrected, family, strict=True) if seeds == n)
+        assert f"over {len(family)} comparisons the smallest of them cannot be below {reached:.3g}" in what_n_shows(
+            n, family
+        )
+
+
+def test_more_seeds_than_are_tested_exactly_reach_no_less_than_the_random_flips() -> None:
+    assert what_n_shows(25, [25]) == "25 paired seeds can reach p = 1e-05."
 
 
 def test_the_files_hold_what_was_found(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

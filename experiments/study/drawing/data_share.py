@@ -128,8 +128,9 @@ def _differences(points: Sequence[SharePoint], methods: Sequence[str], shares: S
             if other is None or not both:
                 continue
             for measure in _MEASURES:
-                minus = {s: getattr(by_seed[method][s], measure) - getattr(theirs[s], measure) for s in both}
-                found = Difference(other, minus)
+                a, b = ({s: float(getattr(of[s], measure)) for s in both} for of in (by_seed[method], theirs))
+                size = max(map(abs, (*a.values(), *b.values())))
+                found = Difference(other, {s: a[s] - b[s] for s in both}, size)
                 interval = found.interval
                 rows.append([share, method, other, measure, found.n, found.mean, interval.low, interval.high])
     return rows

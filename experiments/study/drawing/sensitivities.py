@@ -176,7 +176,8 @@ def concentrations(
             continue
         for statistic, claim in CLAIMS.items():
             a, b = ({seed: float(getattr(of[seed], statistic)) for seed in both} for of in (ours, theirs))
-            difference = Difference(other, {seed: a[seed] - b[seed] for seed in both})
+            size = max(map(abs, (*a.values(), *b.values())))
+            difference = Difference(other, {seed: a[seed] - b[seed] for seed in both}, size)
             mean = math.fsum(b.values()) / len(b)
             relative = difference.mean / mean if mean else math.nan
             found.append(Concentration(claim, statistic, method, difference, relative))
