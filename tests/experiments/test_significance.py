@@ -228,6 +228,26 @@ def test_a_seed_without_predictions_is_named_and_one_without_a_score_makes_nan(r
         assert math.isnan(value)
 
 
+@pytest.mark.parametrize(("task", "p_mcnemar"), [("mrpc", "NaN"), ("stsb", "-")])
+def test_a_method_without_any_score_keeps_its_row_and_its_place_in_the_family(
+    runs: Path, task: str, p_mcnemar: str
+) -> None:
+    for seed in (1, 2, 3):
+        write_run(runs, task, "sage", seed, math.nan, math.nan, status=Status.DEGENERATE)
+    found = found_in(runs)
+    lost = [c for c in found.examples if c.pair.method == "sage"]
+    assert [c.pair.selection for c in lost] == ["best", "last"]
+    for c in lost:
+        assert (c.examples, len(c.by_seed)) == (N, 3)
+        assert all(map(math.isnan, (c.difference, c.these_models.low, c.new_models.high, c.p_bootstrap)))
+    text = markdown(found.seeds, found.examples, ())
+    (shown, _) = [line for line in text.splitlines() if line.startswith("| SAGE") and f"| {N} " in line]
+    assert shown.split(" | ")[6].strip() == p_mcnemar
+    best = [c for c in found.examples if c.pair.selection == "best"]
+    assert len(best) == 3
+    assert [c.p_bootstrap_holm for c in best] == pytest.approx(holm([c.p_bootstrap for c in best]), nan_ok=True)
+
+
 def test_mnli_is_resampled_within_its_two_sets(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = {name: rng.integers(0, 3, n) for name, n in zip(DATASETS["mnli"], (40, 50), strict=True)}
