@@ -189,6 +189,22 @@ def test_the_average_is_over_task_means_and_marked_when_tasks_are_missing(tmp_pa
     assert "[1] CoLA, PATS: seeds 1, 2: the same score, best dev epoch: no spread to judge by; seeds 1, 2: the" in text
 
 
+def test_an_average_of_fewer_seeds_than_the_header_says_so(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        for task in ("cola", "rte"):
+            write_run(tmp_path, task, "vanilla", seed, 60.0 + seed)
+            if seed < 3:
+                write_run(tmp_path, task, "pats", seed, 70.0 + seed)
+        if seed < 3:
+            write_run(tmp_path, "cola", "sage", seed, 65.0 + seed)
+    write_run(tmp_path, "rte", "sage", 1, 65.0)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert "over n = 3 seeds" in text
+    assert line(text, "vanilla")[-1] == "62.00 ± 1.00"
+    assert line(text, "PATS")[-1] == "71.50 ± 0.71 (n=2)", "and not bold: it is of other seeds"
+    assert line(text, "SAGE")[-1] == "65.75 (seeds missing)"
+
+
 def test_a_missing_seed_is_counted_and_named(tmp_path: Path) -> None:
     write_run(tmp_path, seed=1)
     write_run(tmp_path, seed=2, best=None, last=None, status=Status.FAILED)
@@ -222,6 +238,24 @@ def test_a_run_without_a_score_makes_its_cell_nan(tmp_path: Path) -> None:
     assert "seed 2: diverged" in text
     assert "**" not in text, "one number in a column is nothing to be best of"
     assert [row["score"] for row in rows(seeds_csv(table)) if row["status"] == "diverged"] == ["nan", "nan"]
+
+
+def test_a_run_that_diverged_before_any_score_has_none_on_another_set_either(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        folder = write_run(tmp_path, "cola", seed=seed)
+        best = read_json(folder / "result.json")["best"]
+        metrics = best["metrics"] | {"cola_hard_dev": {"MCC": 30.0 + seed}}
+        edit_json(folder / "result.json", best=best | {"metrics": metrics})
+    write_run(tmp_path, "cola", seed=3, best=None, last=None, status=Status.DIVERGED)
+    write_run(tmp_path, "cola", "pats", seed=3, best=None, last=None, status=Status.DIVERGED)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    block = "Best dev epoch, on cola_hard_dev, which is not in the score"
+    assert line(text, "vanilla", block) == ["NaN"], "not the mean of the two that ended"
+    judged = gather(tmp_path).on("cola_hard_dev")
+    assert {seed: str(s) for seed, s in judged.cells["bert-base-uncased", "vanilla", "cola"].scores("best").items()} == {
+        1: "31.0", 2: "32.0", 3: "nan",
+    }  # fmt: skip
+    assert line(text, "PATS", block) == ["-"], "no run of it was scored there"
 
 
 def test_the_best_of_each_column_is_bold_ties_too_and_the_paper_never(tmp_path: Path) -> None:

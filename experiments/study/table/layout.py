@@ -80,7 +80,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
                 for task in table.tasks
             ]
             if len(table.averaged) > 1:
-                entries.append(_average_entry(table.average(encoder, method, selection), len(table.averaged)))
+                entries.append(_average_entry(table.average(encoder, method, selection), len(table.averaged), seeds))
             entries += _time_entries(table, method)
             rows.append(TableRow(_label(table, encoder, method), tuple(entries), method=method))
             published = paper.row(encoder, method, table.tasks)
@@ -279,11 +279,16 @@ def _cell_entry(cell: Cell | None, selection: Selection, seeds: int, note: int |
     return Entry(cell.mean(selection), cell.std(selection), remark, note)
 
 
-def _average_entry(average: Average | None, tasks: int) -> Entry:
+def _average_entry(average: Average | None, tasks: int, seeds: int) -> Entry:
     if average is None:
         return Entry(mean=None, printed="missing")
-    remark = f"{average.tasks}/{tasks} tasks" if average.tasks < tasks else ""
-    return Entry(average.mean, average.std, remark or ("" if average.whole else "seeds missing"))
+    if average.tasks < tasks:
+        remark = f"{average.tasks}/{tasks} tasks"
+    elif average.n not in (None, seeds):
+        remark = f"n={average.n}"
+    else:
+        remark = "" if average.whole and average.n == seeds else "seeds missing"
+    return Entry(average.mean, average.std, remark)
 
 
 def _paper_row(published: PaperRow, table: Table, method: str) -> TableRow:
