@@ -37,9 +37,9 @@ from experiments.study.statistics.difference import Difference
 from experiments.study.statistics.intervals import Interval
 from experiments.study.statistics.paired_tests import sign_flip
 from experiments.study.statistics.spread import SpreadRatio, spread_ratio
-from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table
+from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table, chosen_held_out
 from experiments.study.table.markdown import has_deviation, markdown_table
-from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.table.titles import method_title, metric_title, selection_title, task_title
 from experiments.study.table.which_runs import Runs
 from experiments.study.texts import csv_text, number_text, write_texts
 
@@ -162,8 +162,9 @@ def _section(found: Robustness, encoder: str, task: str, selection: Selection) -
         ]
         for method in methods
     ]
+    title = selection_title(selection, chosen_held_out(table.cells[encoder, method, task] for method in methods))
     text = [
-        f"## {task_title(task)}, {encoder}, {SELECTION_TITLES[selection]}",
+        f"## {task_title(task)}, {encoder}, {title}",
         markdown_table(["method", f"{metric_title(table.metric(task))} (%)", *names], values),
     ]
     some = [p for p in found.pairs if (p.encoder, p.task, p.selection) == (encoder, task, selection)]

@@ -231,6 +231,9 @@ def test_the_score_of_the_last_epoch_on_request(tmp_path, saved) -> None:
     data_share.draw_data_share([point], ["vanilla", "pats"], ("e", "cola", "MCC"), "last", tmp_path / "s")
     above = saved["s"].axes[0]
     assert above.get_ylabel() == "mcc (%), last epoch"
+    for held_out, title in ((True, "best held-out epoch"), (None, "best epoch"), (False, "best dev epoch")):
+        data_share.draw_data_share([point], ["pats"], ("e", "cola", "MCC"), "best", tmp_path / "t", held_out)
+        assert saved["t"].axes[0].get_ylabel() == f"mcc (%), {title}"
     assert [float(line.get_ydata()[0]) for line in above.lines] == [59.0]
     assert read(tmp_path / "s.csv")[0]["best_std"] == ""
     assert read(tmp_path / "s_differences.csv") == [], "nothing to compare with"

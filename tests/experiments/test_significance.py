@@ -8,18 +8,21 @@ import pytest
 from scipy import stats
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from data_utils.metrics import compute_metrics
 from data_utils.task_def import load_task_defs
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from experiments.study.comparison.comparisons import AVERAGE, compare_seeds, pairs
+from experiments.study.comparison.ensembles import write_ensembles
 from experiments.study.comparison.text import comparisons_csv, markdown, what_n_shows
+from experiments.study.robustness import main as robustness
 from experiments.study.significance import Significance, analyse, main, write_significance
 from experiments.study.statistics.paired_tests import holm
 from experiments.study.statistics.stochastic_order import almost_stochastic_order
 from experiments.study.table.gathering import gather
 from mt_dnn.results import Status
 from mt_dnn.run_directory import RunDirectory
-from tests.edits import replace_in_json
+from tests.edits import edit_json, replace_in_json
 from tests.experiments.fake_runs import DATASETS, METRICS, stop_early, write_run
 
 ENCODER = "bert-base-uncased"
@@ -176,6 +179,32 @@ def test_over_examples_the_seeds_models_are_compared_on_the_same_examples(runs: 
     # Two bootstrap tests of one selection rule, one of McNemar's.
     assert [mrpc.p_bootstrap_holm, stsb.p_bootstrap_holm] == holm([mrpc.p_bootstrap, stsb.p_bootstrap])
     assert mrpc.p_mcnemar_holm == mrpc.p_mcnemar
+
+
+@pytest.mark.parametrize(
+    ("methods", "title"), [((), "best dev epoch"), (("pats", "vanilla"), "best held-out epoch"), (("pats",), "best epoch")]
+)
+def test_titles_say_what_chose_the_best_epochs(
+    runs: Path, tmp_path: Path, methods: tuple[str, ...], title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method in methods:
+        for file in runs.glob(f"*/*/{method}/*/*/result.json"):
+            edit_json(file, best=read_json(file)["best"] | {"held_out": 99.0})
+    found = found_in(runs)
+    heads = [line for line in markdown(found.seeds, found.examples, ()).splitlines() if line.startswith("###")]
+    assert heads == [
+        f"### {title.capitalize()}, over seeds", f"### {title.capitalize()}, over dev examples",
+        "### Last epoch, over seeds", "### Last epoch, over dev examples",
+    ]  # fmt: skip
+    assert robustness([str(runs), "--out", str(tmp_path / "out")]) == 0
+    assert f"## MRPC, {ENCODER}, {title}\n" in capsys.readouterr().out
+    write_ensembles(gather(runs), runs, tmp_path / "out")
+    assert f"## {ENCODER}, {title}\n" in (tmp_path / "out/ensemble.md").read_text()
+    for file in runs.glob("mrpc/*/*/*/*/result.json"):
+        best = read_json(file)["best"]
+        edit_json(file, best=best | {"metrics": best["metrics"] | {"mrpc_hard_dev": {"F1": 40.0}}})
+    on = found_in(runs, examples=False)
+    assert f"### {title.capitalize()}, on mrpc_hard_dev, over seeds\n" in markdown(on.seeds, on.examples, ())
 
 
 def test_examples_are_matched_by_uid(runs: Path) -> None:

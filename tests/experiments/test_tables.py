@@ -97,8 +97,11 @@ def test_a_table_says_when_epochs_were_chosen_on_what_is_held_out(tmp_path: Path
         edit_json(folder / "result.json", best=best | {"held_out": 99.0})
         text = markdown(gather(tmp_path), PAPER_TABLES)
         assert ("in some rows on a part" in text) == (count == 1)
+        title = "Best epoch" if count == 1 else "Best held-out epoch"
+        assert f"{title}: each run's best epoch, chosen on" in text
+        assert line(text, "PATS", title)[0] == "**60.00**", "the dev score is shown"
+        assert "Best dev epoch" not in text, "dev chose nothing"
     assert "chosen on a part of the training set that was held out, not on the split that is scored" in text
-    assert line(text, "PATS")[0] == "**60.00**", "the dev score is shown"
 
 
 def test_a_setting_that_came_later_is_no_difference(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from experiments.study.statistics.intervals import Interval
 from experiments.study.statistics.paired_tests import LEVEL, seeds_needed, smallest_p
 from experiments.study.table.cells import known_control
 from experiments.study.table.markdown import interval_text, markdown_table
-from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.table.titles import method_title, metric_title, selection_title, task_title
 from experiments.study.texts import csv_text, number_text
 
 LEGEND = """\
@@ -87,7 +87,8 @@ def sections(
     for places in families([c.pair for c in over_seeds]):
         family = [over_seeds[i] for i in places]
         encoder, selection = family[0].pair.encoder, family[0].pair.selection
-        title = SELECTION_TITLES[selection][0].upper() + SELECTION_TITLES[selection][1:]
+        chosen = {c.held_out for c in family}
+        title = selection_title(selection, chosen.pop() if len(chosen) == 1 else None).capitalize()
         title += f", on {on}" if (on := family[0].pair.on) else ""
         of_family = [c.difference.n for c in family]
         before = [what_n_shows(n, of_family) for n in sorted(set(of_family))]

@@ -12,7 +12,7 @@ import numpy as np
 from experiments.study.drawing import plotting
 from experiments.study.statistics.difference import Difference
 from experiments.study.table.cells import Selection, baseline_of
-from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.table.titles import method_title, metric_title, selection_title, task_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ class SharePoint:
     seed: int
     train_examples: int
     best: float
-    """Score of the best dev epoch, percent; NaN where the run has none."""
+    """Dev score of the best epoch, percent; NaN where the run has none."""
     last: float
     """Score of the last epoch."""
     std: float
@@ -43,7 +43,12 @@ _MEASURES = ("best", "last", "std", "std_in_range", "gini", "entropy")
 
 
 def draw_data_share(
-    points: Sequence[SharePoint], methods: Sequence[str], place: tuple[str, str, str], selection: Selection, stem: Path
+    points: Sequence[SharePoint],
+    methods: Sequence[str],
+    place: tuple[str, str, str],
+    selection: Selection,
+    stem: Path,
+    held_out: bool | None = False,
 ) -> list[Path]:
     """Draw score and standard deviation of s̄, one above the other, a line per method.
 
@@ -53,6 +58,7 @@ def draw_data_share(
         place: Encoder, task and metric.
         selection: Which score: ``best`` or ``last``.
         stem: Path of the files without suffix.
+        held_out: Whether held-out rows chose the best epochs, as ``chosen_held_out`` tells it.
 
     Returns:
         The PNG, the PDF, and the CSVs of the means, of the runs and of the differences from each one's control.
@@ -63,7 +69,7 @@ def draw_data_share(
         figure, (above, below) = plotting.canvas(2, 1, plotting.COLUMN, 3.8, sharex=True)
         seeds = len({point.seed for point in points})
         plotting.heading(figure, f"{task_title(task)}, {encoder}" + (f": mean ± std, n = {seeds}" if seeds > 1 else ""))
-        above.set_ylabel(f"{metric_title(metric) or 'score'} (%), {SELECTION_TITLES[selection]}")
+        above.set_ylabel(f"{metric_title(metric) or 'score'} (%), {selection_title(selection, held_out)}")
         below.set_ylabel(r"standard deviation of $\bar{s}$")
         below.set_xlabel("share of the training data (%)")
         for axis, measure in ((above, selection), (below, "std")):

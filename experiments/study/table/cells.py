@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -103,7 +103,7 @@ class Cell:
                 metrics = {**result.best.metrics, **self.elsewhere.get(result.seed, {})}.get(dataset, {})
                 if result.primary_metric in metrics:
                     score = float(metrics[result.primary_metric])
-                    best = replace(result.best, score=score, metrics={dataset: dict(metrics)}, held_out=None)
+                    best = replace(result.best, score=score, metrics={dataset: dict(metrics)})
                     results.append(replace(result, datasets=[dataset], best=best, last=None))
                     there = True
         return replace(self, results=tuple(results), elsewhere={}) if there else None
@@ -272,6 +272,12 @@ class Table:
         """Whether every cell is there with every seed."""
         every = ((e, m, t) for e in self.encoders for m in self.methods for t in self.tasks)
         return all((cell := self.cells.get(key)) is not None and not cell.missing for key in every)
+
+
+def chosen_held_out(cells: Iterable[Cell]) -> bool | None:
+    """Whether best epochs were chosen by rows held out of the training set, not by dev; None: those of some runs."""
+    chosen = {result.best.held_out is not None for cell in cells for result in cell.results if result.best is not None}
+    return None if len(chosen) > 1 else True in chosen
 
 
 def known_control(method: str) -> str | None:
