@@ -91,16 +91,17 @@ def test_a_spread_of_equal_methods_covers_as_often_as_it_says():
 
 
 @pytest.mark.parametrize(
-    ("x", "y"),
+    ("x", "y", "reason"),
     [
-        ([1.0, 2.0], [1.0, 3.0]),
-        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]),
-        ([1.0, 2.0, 3.0], [5.0, 5.0, 5.0]),
-        ([1.0, math.nan, 3.0], [1.0, 2.0, 3.0]),
+        ([1.0, 2.0], [1.0, 3.0], "it takes three seeds"),
+        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], "a method scores the same with every seed"),
+        ([1.0, 2.0, 3.0], [5.0, 5.0, 5.0], "a method scores the same with every seed"),
+        ([1.0, math.nan, 3.0], [1.0, 2.0, 3.0], "a seed has no score (NaN)"),
     ],
 )
-def test_without_spread_there_is_no_ratio(x, y):
+def test_without_spread_there_is_no_ratio(x, y, reason):
     found = spread_ratio(x, y)
+    assert found.interval.degenerate == reason
     assert found.n == len(x)
     assert all(math.isnan(v) for v in (found.ratio, found.p, found.p_brown_forsythe, found.interval.low))
 

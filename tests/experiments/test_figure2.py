@@ -239,6 +239,23 @@ def test_the_score_of_the_last_epoch_on_request(tmp_path, saved) -> None:
     assert read(tmp_path / "s_differences.csv") == [], "nothing to compare with"
 
 
+def test_a_method_that_lacks_a_seed_has_no_mean_under_a_heading_that_counts_it(tmp_path, saved) -> None:
+    points = [
+        SharePoint(share, method, seed, 100, 60.0 + seed, 59.0, 1e-6 * seed, 1e-6, 0.5, 4.0)
+        for share in (50.0, 100.0)
+        for method, seeds in (("vanilla", (1, 2, 3)), ("pats", (1, 3)))
+        for seed in seeds
+    ]
+    data_share.draw_data_share(points, ["vanilla", "pats"], ("e", "cola", "MCC"), "best", tmp_path / "s")
+    plain, pats = saved["s"].axes[0].lines
+    assert "n = 3" in saved["s"].get_suptitle()
+    assert list(plain.get_ydata()) == [62.0, 62.0]
+    assert np.isnan(pats.get_ydata()).all(), "the mean of two is not that of three"
+    assert [line["n_seeds"] for line in read(tmp_path / "s.csv")] == ["3", "2"] * 2
+    (minus, _) = [line for line in read(tmp_path / "s_differences.csv") if line["measure"] == "best"]
+    assert (minus["pairs"], float(minus["difference"])) == ("2", 0.0)
+
+
 def test_a_method_is_compared_with_its_control_where_the_figure_has_it(tmp_path, saved) -> None:
     methods = ["vanilla", "ema", "smart", "hype"]
     expected = [("ema", "vanilla"), ("smart", "ema"), ("hype", "vanilla")]

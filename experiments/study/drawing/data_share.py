@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,14 +67,15 @@ def draw_data_share(
     shares = sorted({point.share for point in points})
     with plotting.style():
         figure, (above, below) = plotting.canvas(2, 1, plotting.COLUMN, 3.8, sharex=True)
-        seeds = len({point.seed for point in points})
-        plotting.heading(figure, f"{task_title(task)}, {encoder}" + (f": mean ± std, n = {seeds}" if seeds > 1 else ""))
+        seeds = {point.seed for point in points}
+        many = f": mean ± std, n = {len(seeds)}" if len(seeds) > 1 else ""
+        plotting.heading(figure, f"{task_title(task)}, {encoder}{many}")
         above.set_ylabel(f"{metric_title(metric) or 'score'} (%), {selection_title(selection, held_out)}")
         below.set_ylabel(r"standard deviation of $\bar{s}$")
         below.set_xlabel("share of the training data (%)")
         for axis, measure in ((above, selection), (below, "std")):
             for number, method in enumerate(methods):
-                _line(axis, [point for point in points if point.method == method], shares, measure, number)
+                _line(axis, [p for p in points if p.method == method], seeds, shares, measure, number)
             axis.grid()
         if len(shares) <= 12:
             below.set_xticks(shares, [f"{share:g}" for share in shares])
@@ -88,13 +89,20 @@ def draw_data_share(
     ]
 
 
-def _line(axis: Axes, points: Sequence[SharePoint], shares: Sequence[float], measure: str, number: int) -> None:
-    """Draw the mean over the seeds that every share has; a share with other seeds would move it by itself."""
-    by_seed: dict[int, dict[float, float]] = {}
+def _line(
+    axis: Axes,
+    points: Sequence[SharePoint],
+    seeds: Collection[int],
+    shares: Sequence[float],
+    measure: str,
+    number: int,
+) -> None:
+    """Draw the mean over all seeds of the figure; a share with other seeds would move it by itself, and has none."""
+    by_seed: dict[int, dict[float, float]] = {seed: {} for seed in seeds}
     for point in points:
-        by_seed.setdefault(point.seed, {})[point.share] = getattr(point, measure)
+        by_seed[point.seed][point.share] = getattr(point, measure)
     values = np.array([[line.get(share, np.nan) for share in shares] for line in by_seed.values()])
-    if values.size:
+    if points:
         plotting.mean_and_band(axis, shares, values, plotting.look(number))
 
 

@@ -44,9 +44,15 @@ def spread_ratio(scores: Sequence[float], baseline: Sequence[float]) -> SpreadRa
         Ratio, interval and p; NaN where there are fewer than three pairs, a NaN, or a method without spread.
     """
     x, y = np.asarray(scores, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
-    n, nothing = len(x), Interval(math.nan, math.nan, "it takes three seeds, and a spread of both")
-    if n < 3 or np.isnan(x).any() or np.isnan(y).any() or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return SpreadRatio(n, math.nan, nothing, math.nan, math.nan)
+    n, reason = len(x), ""
+    if np.isnan(x).any() or np.isnan(y).any():
+        reason = "a seed has no score (NaN)"
+    elif n < 3:
+        reason = "it takes three seeds"
+    elif np.ptp(x) == 0 or np.ptp(y) == 0:
+        reason = "a method scores the same with every seed"
+    if reason:
+        return SpreadRatio(n, math.nan, Interval(math.nan, math.nan, reason), math.nan, math.nan)
     from scipy.special import stdtr, stdtrit
     from scipy.stats import levene
 
