@@ -182,7 +182,8 @@ def test_over_examples_the_seeds_models_are_compared_on_the_same_examples(runs: 
 
 
 @pytest.mark.parametrize(
-    ("methods", "title"), [((), "best dev epoch"), (("pats", "vanilla"), "best held-out epoch"), (("pats",), "best epoch")]
+    ("methods", "title"),
+    [((), "best dev epoch"), (("pats", "vanilla"), "best held-out epoch"), (("pats",), "best epoch")],
 )
 def test_titles_say_what_chose_the_best_epochs(
     runs: Path, tmp_path: Path, methods: tuple[str, ...], title: str, capsys: pytest.CaptureFixture[str]

@@ -237,12 +237,12 @@ class Table:
         if not means:
             return None
         scores = [cell.scores(selection) for cell in cells]
-        counts = {len(s) for s in scores}
+        n, *others = {len(s) for s in scores}
         std = None
         if len(means) == len(tasks) and len({tuple(s) for s in scores}) == 1:
             std = sample_std([math.fsum(s[seed] for s in scores) / len(scores) for seed in scores[0]])
         whole = len(means) == len(tasks) and not any(cell.missing for cell in cells)
-        return Average(math.fsum(means) / len(means), std, len(means), counts.pop() if len(counts) == 1 else None, whole)
+        return Average(math.fsum(means) / len(means), std, len(means), None if others else n, whole)
 
     def minus(self, encoder: str, method: str, other: str, task: str, selection: Selection) -> Difference | None:
         """A method minus another one, paired over seeds; None where they have no seed in common."""
