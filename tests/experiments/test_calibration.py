@@ -111,5 +111,8 @@ def test_a_line_of_the_other_has_a_ratio_and_no_interval():
     for slope, y in [(2.0, [1.0, 2.0, 3.0]), *((rng.uniform(0.3, 3.0), rng.normal(80.0, 2.0, 5)) for _ in range(20))]:
         found = spread_ratio(slope * np.asarray(y) + 3.0, y)
         assert found.ratio == pytest.approx(slope)
+        assert found.interval.degenerate == "one is a line of the other"
         assert math.isnan(found.interval.low)
         assert math.isnan(found.p)
+    same = spread_ratio([1.0, 2.0, 4.0], [1.0, 2.0, 4.0])
+    assert (same.ratio, same.interval.degenerate) == (1.0, "both have the same scores")

@@ -352,6 +352,7 @@ def test_statistics_in_words() -> None:
     assert mean_and_deviation([math.nan, 1.0]) == "nan"
     text = statistics_markdown({"vanilla": {1: a_summary(), 2: a_summary(3.0)}, "pats": {}}, "CoLA")
     assert "| gini | 1 ± 0.71 |" in text
+    assert "s̄ after the last step: mean ± sample standard deviation over n seeds" in text
     assert "vanilla (n = 2)" in text
     assert "PATS" not in text
 
@@ -371,6 +372,7 @@ def test_whether_a_statistic_is_smaller(scales, verdict, relative) -> None:
     expected = t_interval([a_summary(scale).gini - a_summary().gini for scale in scales])
     assert gini.difference.interval == expected
     assert f"| no few parameters dominate | gini | {gini.difference.mean:z.3g} | [" in concentration_markdown(found)
+    assert "Student's 95 % interval, not corrected for the number of comparisons" in concentration_markdown(found)
     assert concentration_markdown([]) == ""
 
 

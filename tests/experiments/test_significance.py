@@ -246,7 +246,7 @@ def test_a_seed_without_predictions_is_named_and_one_without_a_score_makes_nan(r
     found = found_in(runs)
     mrpc = next(c for c in found.examples if c.pair.task == "mrpc")
     assert ([one.seed for one in mrpc.by_seed], mrpc.without) == ([1, 3], (2,))
-    assert "PATS - vanilla, MRPC F1: without seeds 2, whose predictions were not kept." in markdown(
+    assert "PATS - vanilla, MRPC F1: without seed 2, whose predictions were not kept." in markdown(
         found.seeds, found.examples, found.alone
     )
     write_run(runs, "mrpc", "pats", 2, None, None, Status.DIVERGED)

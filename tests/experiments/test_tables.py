@@ -401,7 +401,7 @@ def test_methods_stand_beside_their_controls(tmp_path: Path) -> None:
     assert line(text, "no dropout - vanilla", block) == [f"-1.00 {equal}"]
     assert line(text, "PATS - vanilla", "Last epoch, minus the control") == [f"+0.50 {equal}"]
     assert "Without their control in this table: no hidden dropout + PATS (no hidden dropout)." in text
-    assert "mean difference of the same seeds with Student's 95 % interval" in text
+    assert "mean difference of the same seeds with Student's 95 % interval, not corrected for" in text
     tex = latex(table, PAPER_TABLES)
     assert r"\emph{best dev epoch, minus the control}" in tex
     assert r"PATS - vanilla & +2.33 {\scriptsize [-1.46, +6.13]} \\" in tex

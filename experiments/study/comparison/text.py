@@ -184,7 +184,8 @@ def _example_remarks(shown: Sequence[ExampleComparison]) -> list[str]:
     for c in shown:
         name = f"{_name(c.pair)}, {_task(c.pair, c.metric)}"
         if c.without:
-            remarks.append(f"{name}: without seeds {', '.join(map(str, c.without))}, whose predictions were not kept.")
+            seeds = f"{'seed' if len(c.without) == 1 else 'seeds'} {', '.join(map(str, c.without))}"
+            remarks.append(f"{name}: without {seeds}, whose predictions were not kept.")
         reasons = dict.fromkeys(i.degenerate for i in (c.these_models, c.new_models) if i.degenerate)
         remarks += [f"{name}: no interval, {reason}." for reason in reasons]
     return remarks

@@ -59,8 +59,8 @@ def spread_ratio(scores: Sequence[float], baseline: Sequence[float]) -> SpreadRa
     ratio = float(x.var(ddof=1) / y.var(ddof=1))  # of variances
     unexplained = (1.0 - float(np.corrcoef(x, y)[0, 1]) ** 2) / (n - 2)
     if unexplained < _ROUNDING:
-        return SpreadRatio(n, math.sqrt(ratio), Interval(math.nan, math.nan, "one is a line of the other"), math.nan,
-                           math.nan)  # fmt: skip
+        reason = "both have the same scores" if np.array_equal(x, y) else "one is a line of the other"
+        return SpreadRatio(n, math.sqrt(ratio), Interval(math.nan, math.nan, reason), math.nan, math.nan)
     t = abs(ratio - 1.0) / math.sqrt(4.0 * unexplained * ratio)
     half = 1.0 + 2.0 * float(stdtrit(n - 2, (1 + CONFIDENCE) / 2)) ** 2 * unexplained
     width = half + math.sqrt(half**2 - 1.0)

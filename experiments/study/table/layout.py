@@ -274,8 +274,8 @@ def _about_controls(table: Table, encoder: str) -> str:
     text = ""
     if len(absent) < len(wanted):
         text = (
-            " Minus the control: mean difference of the same seeds with Student's 95 % interval; the control is plain "
-            "fine-tuning with the same changes of protocol."
+            " Minus the control: mean difference of the same seeds with Student's 95 % interval, not corrected for the "
+            "number of comparisons; the control is plain fine-tuning with the same changes of protocol."
         )
     return text + (f" Without their control in this table: {', '.join(absent)}." if absent else "")
 
