@@ -30,7 +30,7 @@ from experiments.study.launch.stopping import study_status
 from experiments.study.launch.worker import RunFunction
 from experiments.study.plan import cells_of, describe, plan_jobs, study_name
 from experiments.study.study import compute, list_failures, list_jobs
-from experiments.study.table.cells import SELECTIONS, Selection, Table
+from experiments.study.table.cells import SELECTIONS, Selection, Table, chosen_held_out
 from experiments.study.table.contents import refuse_mixture
 from experiments.study.table.gathering import finished_runs, gather
 from experiments.study.table.wanted import Wanted
@@ -133,9 +133,11 @@ def draw(tables: Mapping[float, Table], runs: Path, out: Path, selection: Select
                 continue
             metric = next((name for table in tables.values() if (name := table.metric(task))), "")
             name = task if len(whole.encoders) == 1 else f"{encoder}_{task}"
+            cells = [cell for t in tables.values() for key, cell in t.cells.items() if key[::2] == (encoder, task)]
             files += draw_data_share(
-                points, whole.methods, (encoder, task, metric), selection, out / f"{name}_data_share"
-            )
+                points, whole.methods, (encoder, task, metric), selection, out / f"{name}_data_share",
+                chosen_held_out(cells),
+            )  # fmt: skip
     return files
 
 

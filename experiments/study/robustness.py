@@ -37,18 +37,18 @@ from experiments.study.statistics.difference import Difference
 from experiments.study.statistics.intervals import Interval
 from experiments.study.statistics.paired_tests import sign_flip
 from experiments.study.statistics.spread import SpreadRatio, spread_ratio
-from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table
+from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table, chosen_held_out
 from experiments.study.table.markdown import has_deviation, markdown_table
-from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.table.titles import method_title, metric_title, selection_title, task_title
 from experiments.study.table.which_runs import Runs
 from experiments.study.texts import csv_text, number_text, write_texts
 
 LEGEND = """\
-Mean ± sample standard deviation over the n seeds that kept their predictions; below it, method minus baseline over the
-n seeds that both have, with Student's 95 % interval. ECE (expected calibration error), NLL and Brier are errors: small
-is good. The spread ratio is the standard deviation of the method's scores over the baseline's, with the 95 % interval
-of Pitman and Morgan; below 1 the method's seeds differ less. No interval is corrected for the number of comparisons,
-and none counts the luck of the dev examples.
+Mean ± sample standard deviation over n seeds: of the score all, of the other columns those that kept their predictions.
+Below it, method minus baseline over the n seeds that both have, with Student's 95 % interval. ECE (expected calibration
+error), NLL and Brier are errors: small is good. The spread ratio is the standard deviation of the method's scores over
+the baseline's, with the 95 % interval of Pitman and Morgan; below 1 the method's seeds differ less. No interval is
+corrected for the number of comparisons, and none counts the luck of the dev examples.
 """
 
 
@@ -162,8 +162,9 @@ def _section(found: Robustness, encoder: str, task: str, selection: Selection) -
         ]
         for method in methods
     ]
+    title = selection_title(selection, chosen_held_out(table.cells[encoder, method, task] for method in methods))
     text = [
-        f"## {task_title(task)}, {encoder}, {SELECTION_TITLES[selection]}",
+        f"## {task_title(task)}, {encoder}, {title}",
         markdown_table(["method", f"{metric_title(table.metric(task))} (%)", *names], values),
     ]
     some = [p for p in found.pairs if (p.encoder, p.task, p.selection) == (encoder, task, selection)]
@@ -190,11 +191,20 @@ def _minus(difference: Difference | None, decimals: int) -> str:
     if difference is None:
         return "-"
     form = f"+z.{decimals}f"
-    return f"{_number(difference.mean, form)}{_interval(difference.interval, form)} (n = {difference.n})"
+    told = difference.n > 1 and not math.isnan(difference.mean)
+    n = _n(difference.n, difference.interval if told else None)
+    return f"{_number(difference.mean, form)}{_interval(difference.interval, form)} ({n})"
 
 
 def _ratio(spread: SpreadRatio) -> str:
-    return f"{number_text(spread.ratio)}{_interval(spread.interval, 'z.2f')} (n = {spread.n})"
+    n = _n(spread.n, spread.interval)
+    return f"{number_text(spread.ratio)}{_interval(spread.interval, 'z.2f')} ({n})"
+
+
+def _n(n: int, interval: Interval | None) -> str:
+    """The number of pairs, and why there is no interval where that is to be told."""
+    missing = interval is not None and math.isnan(interval.low)
+    return f"n = {n}; no interval: {interval.degenerate}" if interval is not None and missing else f"n = {n}"
 
 
 def _number(value: float, form: str) -> str:

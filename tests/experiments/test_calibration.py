@@ -91,16 +91,17 @@ def test_a_spread_of_equal_methods_covers_as_often_as_it_says():
 
 
 @pytest.mark.parametrize(
-    ("x", "y"),
+    ("x", "y", "reason"),
     [
-        ([1.0, 2.0], [1.0, 3.0]),
-        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]),
-        ([1.0, 2.0, 3.0], [5.0, 5.0, 5.0]),
-        ([1.0, math.nan, 3.0], [1.0, 2.0, 3.0]),
+        ([1.0, 2.0], [1.0, 3.0], "it takes three seeds"),
+        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], "a method scores the same with every seed"),
+        ([1.0, 2.0, 3.0], [5.0, 5.0, 5.0], "a method scores the same with every seed"),
+        ([1.0, math.nan, 3.0], [1.0, 2.0, 3.0], "a seed has no score (NaN)"),
     ],
 )
-def test_without_spread_there_is_no_ratio(x, y):
+def test_without_spread_there_is_no_ratio(x, y, reason):
     found = spread_ratio(x, y)
+    assert found.interval.degenerate == reason
     assert found.n == len(x)
     assert all(math.isnan(v) for v in (found.ratio, found.p, found.p_brown_forsythe, found.interval.low))
 
@@ -110,5 +111,8 @@ def test_a_line_of_the_other_has_a_ratio_and_no_interval():
     for slope, y in [(2.0, [1.0, 2.0, 3.0]), *((rng.uniform(0.3, 3.0), rng.normal(80.0, 2.0, 5)) for _ in range(20))]:
         found = spread_ratio(slope * np.asarray(y) + 3.0, y)
         assert found.ratio == pytest.approx(slope)
+        assert found.interval.degenerate == "one is a line of the other"
         assert math.isnan(found.interval.low)
         assert math.isnan(found.p)
+    same = spread_ratio([1.0, 2.0, 4.0], [1.0, 2.0, 4.0])
+    assert (same.ratio, same.interval.degenerate) == (1.0, "both have the same scores")

@@ -122,7 +122,7 @@ def test_tests_and_files_hold_the_other_set_beside_dev(job: Job, capsys: pytest.
     assert "harder_dev.npz is damaged or of other scores" in capsys.readouterr().err
     edit_json(folder / "evaluations.json", harder_dev={**elsewhere_of(jobs[0])["harder_dev"], "predictions": ""})
     assert significance([str(runs), "--on", "harder_dev", "--resamples", "100"]) == 0
-    assert "without seeds 1, whose predictions were not kept" in capsys.readouterr().out
+    assert "without seed 1, whose predictions were not kept" in capsys.readouterr().out
     score_elsewhere(jobs, find_sets(jobs, ["toy:harder"]), "cpu")
     assert capsys.readouterr().err.count("scored on harder_dev") == 1, "scores without predictions are made anew"
     assert significance([str(runs), "--on", "harder_dev", "--resamples", "100"]) == 0

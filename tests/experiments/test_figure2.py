@@ -231,9 +231,29 @@ def test_the_score_of_the_last_epoch_on_request(tmp_path, saved) -> None:
     data_share.draw_data_share([point], ["vanilla", "pats"], ("e", "cola", "MCC"), "last", tmp_path / "s")
     above = saved["s"].axes[0]
     assert above.get_ylabel() == "mcc (%), last epoch"
+    for held_out, title in ((True, "best held-out epoch"), (None, "best epoch"), (False, "best dev epoch")):
+        data_share.draw_data_share([point], ["pats"], ("e", "cola", "MCC"), "best", tmp_path / "t", held_out)
+        assert saved["t"].axes[0].get_ylabel() == f"mcc (%), {title}"
     assert [float(line.get_ydata()[0]) for line in above.lines] == [59.0]
     assert read(tmp_path / "s.csv")[0]["best_std"] == ""
     assert read(tmp_path / "s_differences.csv") == [], "nothing to compare with"
+
+
+def test_a_method_that_lacks_a_seed_has_no_mean_under_a_heading_that_counts_it(tmp_path, saved) -> None:
+    points = [
+        SharePoint(share, method, seed, 100, 60.0 + seed, 59.0, 1e-6 * seed, 1e-6, 0.5, 4.0)
+        for share in (50.0, 100.0)
+        for method, seeds in (("vanilla", (1, 2, 3)), ("pats", (1, 3)))
+        for seed in seeds
+    ]
+    data_share.draw_data_share(points, ["vanilla", "pats"], ("e", "cola", "MCC"), "best", tmp_path / "s")
+    plain, pats = saved["s"].axes[0].lines
+    assert "n = 3" in saved["s"].get_suptitle()
+    assert list(plain.get_ydata()) == [62.0, 62.0]
+    assert np.isnan(pats.get_ydata()).all(), "the mean of two is not that of three"
+    assert [line["n_seeds"] for line in read(tmp_path / "s.csv")] == ["3", "2"] * 2
+    (minus, _) = [line for line in read(tmp_path / "s_differences.csv") if line["measure"] == "best"]
+    assert (minus["pairs"], float(minus["difference"])) == ("2", 0.0)
 
 
 def test_a_method_is_compared_with_its_control_where_the_figure_has_it(tmp_path, saved) -> None:
@@ -332,6 +352,7 @@ def test_statistics_in_words() -> None:
     assert mean_and_deviation([math.nan, 1.0]) == "nan"
     text = statistics_markdown({"vanilla": {1: a_summary(), 2: a_summary(3.0)}, "pats": {}}, "CoLA")
     assert "| gini | 1 ± 0.71 |" in text
+    assert "s̄ after the last step: mean ± sample standard deviation over n seeds" in text
     assert "vanilla (n = 2)" in text
     assert "PATS" not in text
 
@@ -351,6 +372,7 @@ def test_whether_a_statistic_is_smaller(scales, verdict, relative) -> None:
     expected = t_interval([a_summary(scale).gini - a_summary().gini for scale in scales])
     assert gini.difference.interval == expected
     assert f"| no few parameters dominate | gini | {gini.difference.mean:z.3g} | [" in concentration_markdown(found)
+    assert "Student's 95 % interval, not corrected for the number of comparisons" in concentration_markdown(found)
     assert concentration_markdown([]) == ""
 
 

@@ -86,6 +86,14 @@ def test_learning_curves_are_the_dev_scores_by_epoch(runs: Path, tmp_path: Path,
     assert "bert-base-uncased,vanilla,cola,score,2,3,62.0,1.0" in data.read_text().splitlines()
 
 
+def test_a_failed_run_has_no_part_in_the_curves(runs: Path, tmp_path: Path) -> None:
+    before = learning_curves(gather(runs), runs, tmp_path / "before")[-1].read_text()
+    folder = write_run(runs, seed=9, best=None, last=None, status=Status.FAILED)
+    assert RunDirectory(folder).metrics_jsonl.is_file(), "it made one epoch"
+    after = learning_curves(gather(runs), runs, tmp_path / "after")[-1].read_text()
+    assert after == before, "the others' last epochs stay"
+
+
 def test_losses_stand_at_the_share_of_the_epochs_that_has_passed(tmp_path: Path, saved: list[Figure]) -> None:
     for seed, shift in ((1, 0.0), (2, 0.2)):
         directory = RunDirectory(write_run(tmp_path / "runs", seed=seed))

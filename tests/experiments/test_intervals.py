@@ -75,6 +75,16 @@ def test_the_t_interval_of_too_little_is_nan() -> None:
     assert equal.degenerate == "all pairs differ by the same"
 
 
+@pytest.mark.parametrize("unit", [1e-13, 1e-6, 1.0, 1e6])
+def test_the_t_interval_keeps_its_digits_in_any_unit(unit: float) -> None:
+    """Differences of sensitivities may be far smaller than what rounding leaves of percents."""
+    found = Difference("vanilla", {i: d * unit for i, d in enumerate(DIFFERENCES)}, 3.0 * unit).interval
+    expected = t_interval(DIFFERENCES)
+    assert (found.low, found.high) == pytest.approx((expected.low * unit, expected.high * unit))
+    equal = Difference("vanilla", {1: 0.3 * unit, 2: (0.1 + 0.2) * unit}, 3.0 * unit).interval
+    assert math.isnan(equal.low)
+
+
 def test_samples_that_all_give_the_same_have_no_percentile_interval() -> None:
     found = percentile_interval(np.full(999, 0.25))
     assert math.isnan(found.low)
@@ -91,6 +101,13 @@ def test_the_bootstraps_p_agrees_with_its_interval() -> None:
         p = bootstrap_p(resampled)
         assert abs(p - 0.05) < 0.01 or (p > 0.05) == (interval.low <= 0 <= interval.high)
         assert 2 / 1000 <= p <= 1
+
+
+def test_differences_that_only_rounding_tells_from_zero_count_on_both_sides() -> None:
+    rounding = np.array([1e-14, -1e-14])
+    assert bootstrap_p(np.concatenate([np.full(900, 1e-14), np.full(99, 1.0)])) == 1.0
+    exact = bootstrap_p(np.concatenate([np.zeros(100), np.full(899, 1.0)]))
+    assert bootstrap_p(np.concatenate([np.repeat(rounding, 50), np.full(899, 1.0)])) == exact == 2 * 101 / 1000
 
 
 def test_a_nan_among_the_resamples_is_not_left_out() -> None:

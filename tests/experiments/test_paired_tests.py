@@ -44,6 +44,12 @@ def test_the_smallest_p_is_reached_when_every_seed_gains(n: int) -> None:
     assert found.p == smallest_p(n) == min(1.0, 2 / 2**n)
 
 
+def test_the_smallest_p_of_random_flips_is_the_observed_ones() -> None:
+    found = sign_flip([1.0 + i / 10 for i in range(40)])
+    assert not found.exact
+    assert found.p == smallest_p(40) == 1 / (MONTE_CARLO_FLIPS + 1)
+
+
 def test_how_many_seeds_it_takes() -> None:
     assert seeds_needed() == 6
     assert smallest_p(5) == 0.0625

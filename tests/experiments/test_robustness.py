@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from data_utils.metrics import compute_metrics
 from data_utils.task_def import load_task_defs
 from experiments.study import robustness
@@ -19,6 +20,7 @@ from mt_dnn.config_parser import config_from_mapping
 from mt_dnn.results import Status
 from mt_dnn.run import run
 from mt_dnn.run_directory import RunDirectory
+from tests.edits import edit_json
 from tests.experiments.fake_runs import write_run
 
 NAME = "tiny-bert"
@@ -160,6 +162,24 @@ def test_scores_of_regressions_alone_have_their_spread(tmp_path, capsys):
     assert robustness.main([str(tmp_path / "runs")]) == 0
     ratio = np.std([61.0, 62.0, 65.0]) / np.std([60.0, 64.0, 61.0])
     assert f"| PATS - vanilla | {ratio:.2f} [" in capsys.readouterr().out
+
+
+def test_the_page_says_why_an_interval_is_not_there(runs, tmp_path, capsys):
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    for plain in copy.glob("toy/*/vanilla/*/seed=*"):
+        (pats,) = copy.glob(f"toy/*/pats/*/{plain.name}")
+        same = read_json(plain / "result.json")
+        edit_json(pats / "result.json", **{key: same[key] for key in ("best", "last", "files")})
+        shutil.copy(plain / "predictions.npz", pats)
+    for seed in (1, 2, 3):
+        write_run(copy, "stsb", seed=seed, best=80.0 + seed)
+        write_run(copy, "stsb", "pats", seed, 82.0)
+    assert robustness.main([str(copy)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    constant, _, *same = [line for line in lines if line.startswith("| PATS - vanilla")]
+    assert "NaN (n = 3; no interval: a method scores the same with every seed)" in constant
+    assert len(same) == 2
+    assert all(line.count("(n = 3; no interval: all pairs differ by the same)") == 3 for line in same)
 
 
 def test_tasks_together_stand_beside_the_same_alone(runs, tiny_encoder, tiny_task, tmp_path, capsys):

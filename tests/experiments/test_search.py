@@ -326,6 +326,9 @@ def test_a_diverged_trial_is_not_chosen_and_a_failed_one_is_missing(
     assert place.main("--search", "grid", methods="vanilla") == 1
     assert "failed: cola all-MiniLM-L6-v2 vanilla seed=101 learning_rate=0.02: boom" in capsys.readouterr().err
     assert "1 of 2" in (place.out / "table3.md").read_text()
+    recipe = load_recipe(place.out / "recipes" / "all-MiniLM-L6-v2_vanilla_grid2.yml")
+    assert recipe.trials == 1, "a setting without a result was not tried"
+    assert "search grid (sampler seed 0), 1 trials per task" in recipe.source
     # TPE waits for a failed trial: the next start tries it again.
     assert place.main("--search", "tpe", "--trials", "2", methods="vanilla") == 1
 

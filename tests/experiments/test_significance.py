@@ -8,18 +8,21 @@ import pytest
 from scipy import stats
 
 from data_utils.errors import SettingError
+from data_utils.json_file import read_json
 from data_utils.metrics import compute_metrics
 from data_utils.task_def import load_task_defs
 from experiments.glue.glue_prepro import GLUE_TASK_DEF
 from experiments.study.comparison.comparisons import AVERAGE, compare_seeds, pairs
+from experiments.study.comparison.ensembles import write_ensembles
 from experiments.study.comparison.text import comparisons_csv, markdown, what_n_shows
+from experiments.study.robustness import main as robustness
 from experiments.study.significance import Significance, analyse, main, write_significance
 from experiments.study.statistics.paired_tests import holm
 from experiments.study.statistics.stochastic_order import almost_stochastic_order
 from experiments.study.table.gathering import gather
 from mt_dnn.results import Status
 from mt_dnn.run_directory import RunDirectory
-from tests.edits import replace_in_json
+from tests.edits import edit_json, replace_in_json
 from tests.experiments.fake_runs import DATASETS, METRICS, stop_early, write_run
 
 ENCODER = "bert-base-uncased"
@@ -178,6 +181,33 @@ def test_over_examples_the_seeds_models_are_compared_on_the_same_examples(runs: 
     assert mrpc.p_mcnemar_holm == mrpc.p_mcnemar
 
 
+@pytest.mark.parametrize(
+    ("methods", "title"),
+    [((), "best dev epoch"), (("pats", "vanilla"), "best held-out epoch"), (("pats",), "best epoch")],
+)
+def test_titles_say_what_chose_the_best_epochs(
+    runs: Path, tmp_path: Path, methods: tuple[str, ...], title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method in methods:
+        for file in runs.glob(f"*/*/{method}/*/*/result.json"):
+            edit_json(file, best=read_json(file)["best"] | {"held_out": 99.0})
+    found = found_in(runs)
+    heads = [line for line in markdown(found.seeds, found.examples, ()).splitlines() if line.startswith("###")]
+    assert heads == [
+        f"### {title.capitalize()}, over seeds", f"### {title.capitalize()}, over dev examples",
+        "### Last epoch, over seeds", "### Last epoch, over dev examples",
+    ]  # fmt: skip
+    assert robustness([str(runs), "--out", str(tmp_path / "out")]) == 0
+    assert f"## MRPC, {ENCODER}, {title}\n" in capsys.readouterr().out
+    write_ensembles(gather(runs), runs, tmp_path / "out")
+    assert f"## {ENCODER}, {title}\n" in (tmp_path / "out/ensemble.md").read_text()
+    for file in runs.glob("mrpc/*/*/*/*/result.json"):
+        best = read_json(file)["best"]
+        edit_json(file, best=best | {"metrics": best["metrics"] | {"mrpc_hard_dev": {"F1": 40.0}}})
+    on = found_in(runs, examples=False)
+    assert f"### {title.capitalize()}, on mrpc_hard_dev, over seeds\n" in markdown(on.seeds, on.examples, ())
+
+
 def test_examples_are_matched_by_uid(runs: Path) -> None:
     before = found_in(runs).examples
     folder = next(runs.glob("mrpc/*/pats/*/seed=2"))
@@ -216,7 +246,7 @@ def test_a_seed_without_predictions_is_named_and_one_without_a_score_makes_nan(r
     found = found_in(runs)
     mrpc = next(c for c in found.examples if c.pair.task == "mrpc")
     assert ([one.seed for one in mrpc.by_seed], mrpc.without) == ([1, 3], (2,))
-    assert "PATS - vanilla, MRPC F1: without seeds 2, whose predictions were not kept." in markdown(
+    assert "PATS - vanilla, MRPC F1: without seed 2, whose predictions were not kept." in markdown(
         found.seeds, found.examples, found.alone
     )
     write_run(runs, "mrpc", "pats", 2, None, None, Status.DIVERGED)
@@ -226,6 +256,26 @@ def test_a_seed_without_predictions_is_named_and_one_without_a_score_makes_nan(r
     assert mrpc.p_mcnemar is not None
     for value in (mrpc.difference, mrpc.p_mcnemar, mrpc.p_bootstrap, mrpc.these_models.low, mrpc.new_models.high):
         assert math.isnan(value)
+
+
+@pytest.mark.parametrize(("task", "p_mcnemar"), [("mrpc", "NaN"), ("stsb", "-")])
+def test_a_method_without_any_score_keeps_its_row_and_its_place_in_the_family(
+    runs: Path, task: str, p_mcnemar: str
+) -> None:
+    for seed in (1, 2, 3):
+        write_run(runs, task, "sage", seed, math.nan, math.nan, status=Status.DEGENERATE)
+    found = found_in(runs)
+    lost = [c for c in found.examples if c.pair.method == "sage"]
+    assert [c.pair.selection for c in lost] == ["best", "last"]
+    for c in lost:
+        assert (c.examples, len(c.by_seed)) == (N, 3)
+        assert all(map(math.isnan, (c.difference, c.these_models.low, c.new_models.high, c.p_bootstrap)))
+    text = markdown(found.seeds, found.examples, ())
+    (shown, _) = [line for line in text.splitlines() if line.startswith("| SAGE") and f"| {N} " in line]
+    assert shown.split(" | ")[6].strip() == p_mcnemar
+    best = [c for c in found.examples if c.pair.selection == "best"]
+    assert len(best) == 3
+    assert [c.p_bootstrap_holm for c in best] == pytest.approx(holm([c.p_bootstrap for c in best]), nan_ok=True)
 
 
 def test_mnli_is_resampled_within_its_two_sets(tmp_path: Path) -> None:
@@ -273,7 +323,23 @@ def test_results_do_not_depend_on_what_else_is_in_the_table(runs: Path) -> None:
     ],
 )  # fmt: skip
 def test_it_says_what_n_can_show(n: int, comparisons: int, text: str) -> None:
-    assert what_n_shows(n, comparisons) == text
+    assert what_n_shows(n, [n] * comparisons) == text
+
+
+@pytest.mark.parametrize(("few", "many"), [((4,) * 3, (5,) * 6), ((5,), (10,) * 26), ((1,), (5,) * 8)])
+def test_what_n_shows_holds_where_a_method_has_fewer_seeds(few: tuple[int, ...], many: tuple[int, ...]) -> None:
+    """The text's figure is what Holm's correction gives where every comparison has the smallest p of its seeds."""
+    family = [*few, *many]
+    corrected = holm([2.0 ** (1 - n) for n in family])
+    for n in (few[0], many[0]):
+        reached = min(p for p, seeds in zip(corrected, family, strict=True) if seeds == n)
+        assert f"over {len(family)} comparisons the smallest of them cannot be below {reached:.3g}" in what_n_shows(
+            n, family
+        )
+
+
+def test_more_seeds_than_are_tested_exactly_reach_no_less_than_the_random_flips() -> None:
+    assert what_n_shows(25, [25]) == "25 paired seeds can reach p = 1e-05."
 
 
 def test_the_files_hold_what_was_found(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

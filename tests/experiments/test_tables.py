@@ -97,8 +97,11 @@ def test_a_table_says_when_epochs_were_chosen_on_what_is_held_out(tmp_path: Path
         edit_json(folder / "result.json", best=best | {"held_out": 99.0})
         text = markdown(gather(tmp_path), PAPER_TABLES)
         assert ("in some rows on a part" in text) == (count == 1)
+        title = "Best epoch" if count == 1 else "Best held-out epoch"
+        assert f"{title}: each run's best epoch, chosen on" in text
+        assert line(text, "PATS", title)[0] == "**60.00**", "the dev score is shown"
+        assert "Best dev epoch" not in text, "dev chose nothing"
     assert "chosen on a part of the training set that was held out, not on the split that is scored" in text
-    assert line(text, "PATS")[0] == "**60.00**", "the dev score is shown"
 
 
 def test_a_setting_that_came_later_is_no_difference(tmp_path: Path) -> None:
@@ -189,6 +192,22 @@ def test_the_average_is_over_task_means_and_marked_when_tasks_are_missing(tmp_pa
     assert "[1] CoLA, PATS: seeds 1, 2: the same score, best dev epoch: no spread to judge by; seeds 1, 2: the" in text
 
 
+def test_an_average_of_fewer_seeds_than_the_header_says_so(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        for task in ("cola", "rte"):
+            write_run(tmp_path, task, "vanilla", seed, 60.0 + seed)
+            if seed < 3:
+                write_run(tmp_path, task, "pats", seed, 70.0 + seed)
+        if seed < 3:
+            write_run(tmp_path, "cola", "sage", seed, 65.0 + seed)
+    write_run(tmp_path, "rte", "sage", 1, 65.0)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    assert "over n = 3 seeds" in text
+    assert line(text, "vanilla")[-1] == "62.00 ± 1.00"
+    assert line(text, "PATS")[-1] == "71.50 ± 0.71 (n=2)", "and not bold: it is of other seeds"
+    assert line(text, "SAGE")[-1] == "65.75 (seeds missing)"
+
+
 def test_a_missing_seed_is_counted_and_named(tmp_path: Path) -> None:
     write_run(tmp_path, seed=1)
     write_run(tmp_path, seed=2, best=None, last=None, status=Status.FAILED)
@@ -222,6 +241,22 @@ def test_a_run_without_a_score_makes_its_cell_nan(tmp_path: Path) -> None:
     assert "seed 2: diverged" in text
     assert "**" not in text, "one number in a column is nothing to be best of"
     assert [row["score"] for row in rows(seeds_csv(table)) if row["status"] == "diverged"] == ["nan", "nan"]
+
+
+def test_a_run_that_diverged_before_any_score_has_none_on_another_set_either(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        folder = write_run(tmp_path, "cola", seed=seed)
+        best = read_json(folder / "result.json")["best"]
+        metrics = best["metrics"] | {"cola_hard_dev": {"MCC": 30.0 + seed}}
+        edit_json(folder / "result.json", best=best | {"metrics": metrics})
+    write_run(tmp_path, "cola", seed=3, best=None, last=None, status=Status.DIVERGED)
+    write_run(tmp_path, "cola", "pats", seed=3, best=None, last=None, status=Status.DIVERGED)
+    text = markdown(gather(tmp_path), PAPER_TABLES)
+    block = "Best dev epoch, on cola_hard_dev, which is not in the score"
+    assert line(text, "vanilla", block) == ["NaN"], "not the mean of the two that ended"
+    (scores,) = [cell.scores("best") for cell in gather(tmp_path).on("cola_hard_dev").cells.values()]
+    assert scores == pytest.approx({1: 31.0, 2: 32.0, 3: math.nan}, nan_ok=True)
+    assert line(text, "PATS", block) == ["-"], "no run of it was scored there"
 
 
 def test_the_best_of_each_column_is_bold_ties_too_and_the_paper_never(tmp_path: Path) -> None:
@@ -366,7 +401,7 @@ def test_methods_stand_beside_their_controls(tmp_path: Path) -> None:
     assert line(text, "no dropout - vanilla", block) == [f"-1.00 {equal}"]
     assert line(text, "PATS - vanilla", "Last epoch, minus the control") == [f"+0.50 {equal}"]
     assert "Without their control in this table: no hidden dropout + PATS (no hidden dropout)." in text
-    assert "mean difference of the same seeds with Student's 95 % interval" in text
+    assert "mean difference of the same seeds with Student's 95 % interval, not corrected for" in text
     tex = latex(table, PAPER_TABLES)
     assert r"\emph{best dev epoch, minus the control}" in tex
     assert r"PATS - vanilla & +2.33 {\scriptsize [-1.46, +6.13]} \\" in tex

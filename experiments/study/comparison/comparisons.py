@@ -10,7 +10,7 @@ from experiments.study.statistics.difference import Difference
 from experiments.study.statistics.intervals import Interval, bca_interval
 from experiments.study.statistics.paired_tests import SignFlip, holm, sign_flip
 from experiments.study.statistics.stochastic_order import StochasticOrder, almost_stochastic_order
-from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table, baseline_of
+from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table, baseline_of, chosen_held_out
 from module.seeds import stream_seed
 
 AVERAGE = "average"
@@ -47,6 +47,8 @@ class SeedComparison:
     """Scores of all seeds of both, unpaired; None for the average."""
     stops_unlike: bool = False
     """Whether runs of the two stopped early by a rule that was not the same for both."""
+    held_out: bool | None = False
+    """Whether the best epochs of the two were chosen by held-out rows; see :func:`chosen_held_out`."""
 
 
 def together_and_alone(table: Table) -> tuple[Table, dict[str, str]]:
@@ -132,7 +134,9 @@ def compare_seeds(
         flips = sign_flip(values, seed)
         tasks = table.averaged if pair.task == AVERAGE else (pair.task,)
         unlike = any(table.stops_unlike(pair.encoder, pair.method, pair.baseline, task) for task in tasks)
-        found.append(SeedComparison(pair, metric, difference, bca, flips, flips.p, order, unlike))
+        cells = [table.cells[pair.encoder, name, task] for name in (pair.method, pair.baseline) for task in tasks]
+        held_out = chosen_held_out(cells)
+        found.append(SeedComparison(pair, metric, difference, bca, flips, flips.p, order, unlike, held_out))
     corrected = correct([c.pair for c in found], [c.sign_flip.p for c in found])
     return [replace(c, p_holm=p) for c, p in zip(found, corrected, strict=True)]
 

@@ -14,9 +14,9 @@ from data_utils.errors import SettingError
 from data_utils.mean_prediction import mean_logits
 from data_utils.task_def import Metric
 from experiments.study.comparison.predictions import predictions_of, score_of
-from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table
+from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table, chosen_held_out
 from experiments.study.table.gathering import run_folders
-from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.table.titles import method_title, metric_title, selection_title, task_title
 from experiments.study.texts import csv_text, number_text, write_texts
 from mt_dnn.run_directory import RunDirectory
 
@@ -120,7 +120,8 @@ def _markdown(table: Table, found: Sequence[EnsembleScore]) -> str:
     for encoder in table.encoders:
         for selection in SELECTIONS:
             columns = [f"{task_title(task)} {metric_title(table.metric(task))}" for task in tasks]
-            lines += ["", f"## {encoder}, {SELECTION_TITLES[selection]}", "", f"| method | {' | '.join(columns)} |"]
+            title = selection_title(selection, chosen_held_out(o.cell for o in found if o.cell.encoder == encoder))
+            lines += ["", f"## {encoder}, {title}", "", f"| method | {' | '.join(columns)} |"]
             lines += ["|---" * (len(tasks) + 1) + "|"]
             for method in table.rows_of(encoder):
                 cells = [_entry(by_key.get((encoder, method, task, selection))) for task in tasks]

@@ -157,28 +157,29 @@ def _compare(
     assert difference is not None, "pairs() lists those that have a difference"
     keys = {seed: ((pair.method, seed), (pair.baseline, seed)) for seed in difference.by_seed}
     stored = [seed for seed, both in keys.items() if all(key in predictions for key in both)]
-    if not stored:
-        return None
     # A run without a score has nothing to resample, and leaving it out would flatter its method: it makes all NaN.
     there = [seed for seed, points in difference.by_seed.items() if seed in stored or math.isnan(points)]
+    if not there or not drawn:
+        return None
+    classes = not is_regression(Metric(metric))
     resampled = np.full((len(next(iter(drawn.values()))), len(there)), math.nan)
     by_seed, net = [], []
     for i, seed in enumerate(there):
         test = None
         if seed in stored:
             resampled[:, i] = drawn[keys[seed][0]] - drawn[keys[seed][1]]
-            if not is_regression(Metric(metric)):
+            if classes:
                 ours, theirs = (_right(predictions[key]) for key in keys[seed])
                 test = mcnemar(ours, theirs)
                 net.append(ours.astype(np.int64) - theirs)
         by_seed.append(SeedExamples(seed, difference.by_seed[seed], percentile_interval(resampled[:, i]), test))
     p_mcnemar = None
-    if net:
+    if classes:
         p_mcnemar = pooled_mcnemar(np.sum(net, axis=0)) if len(net) == len(there) else math.nan
     new = draw_seeds(resampled, random_seed)
     p = bootstrap_p(new)
     return ExampleComparison(
-        pair=pair, metric=metric, examples=sum(len(one.uids) for one in predictions[keys[stored[0]][0]].values()),
+        pair=pair, metric=metric, examples=sum(len(one.uids) for one in next(iter(predictions.values())).values()),
         difference=math.fsum(difference.by_seed[seed] for seed in there) / len(there),
         these_models=percentile_interval(resampled.mean(axis=1)),
         new_models=_new_models(new, len(there)), p_bootstrap=p, p_bootstrap_holm=p, p_mcnemar=p_mcnemar,

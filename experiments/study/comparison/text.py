@@ -12,15 +12,16 @@ from experiments.study.statistics.intervals import Interval
 from experiments.study.statistics.paired_tests import LEVEL, seeds_needed, smallest_p
 from experiments.study.table.cells import known_control
 from experiments.study.table.markdown import interval_text, markdown_table
-from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.table.titles import method_title, metric_title, selection_title, task_title
 from experiments.study.texts import csv_text, number_text
 
 LEGEND = """\
-Points, method minus baseline, over the seeds that both have. Holm: p corrected over the rows of the table.
+Points, method minus baseline, over the seeds that both have. Every p is two-sided. Holm: p corrected over the rows of
+the table that have one; intervals are not corrected.
 
-Over seeds: t is Student's 95 % interval of the mean difference, BCa the bootstrap's, p the two-sided exact sign-flip
-test's; ε is the violation ratio of almost stochastic order and ε_min its 95 % upper bound, not corrected: below 0.5 the
-method's scores are almost stochastically larger.
+Over seeds: t is Student's 95 % interval of the mean difference, BCa the bootstrap's, p the exact sign-flip test's; ε is
+the violation ratio of almost stochastic order, of all seeds of either method, and ε_min its 95 % upper bound, not
+corrected: below 0.5 the method's scores are almost stochastically larger.
 
 Over dev examples, the task's own metric: "these models" is the 95 % bootstrap interval over examples with the trained
 models as they are, McNemar the exact test of their right and wrong answers. "New models" is the 95 % bootstrap
@@ -29,13 +30,14 @@ new ones.
 """
 
 
-def what_n_shows(n: int, comparisons: int) -> str:
-    """A sentence with the smallest p of the exact sign-flip test on n seeds, and the seeds needed for 0.05.
+def what_n_shows(n: int, of_family: Sequence[int]) -> str:
+    """A sentence with the smallest p of the sign-flip test on n seeds, and the seeds needed for 0.05.
 
     Args:
         n: Paired seeds.
-        comparisons: Size of the family for Holm's correction.
+        of_family: The paired seeds of every comparison in the family for Holm's correction.
     """
+    comparisons = len(of_family)
     some = "1 paired seed" if n == 1 else f"{n} paired seeds"
     least = smallest_p(n)
     enough = seeds_needed()
@@ -45,7 +47,9 @@ def what_n_shows(n: int, comparisons: int) -> str:
         text = f"{some} can reach p = {least:.3g}."
     if comparisons > 1:
         needed = seeds_needed(comparisons)
-        reached = min(1.0, comparisons * least)
+        # Holm goes from the smallest p up: those with more seeds may go first, which leaves fewer to correct over.
+        family = [smallest_p(seeds) for seeds in of_family]
+        reached = min(1.0, max(p * sum(other >= p for other in family) for p in family if p <= least))
         text += (
             f" After Holm's correction over {comparisons} comparisons the smallest of them cannot be below "
             f"{reached:.3g}" + (f"; for {LEVEL} it takes {needed} seeds." if reached > LEVEL else ".")
@@ -83,9 +87,11 @@ def sections(
     for places in families([c.pair for c in over_seeds]):
         family = [over_seeds[i] for i in places]
         encoder, selection = family[0].pair.encoder, family[0].pair.selection
-        title = SELECTION_TITLES[selection][0].upper() + SELECTION_TITLES[selection][1:]
+        chosen = {c.held_out for c in family}
+        title = selection_title(selection, chosen.pop() if len(chosen) == 1 else None).capitalize()
         title += f", on {on}" if (on := family[0].pair.on) else ""
-        before = [what_n_shows(n, len(family)) for n in sorted({c.difference.n for c in family})]
+        of_family = [c.difference.n for c in family]
+        before = [what_n_shows(n, of_family) for n in sorted(set(of_family))]
         names = [method_title(method) for where, method in alone if where == encoder]
         if names and not any(section.encoder == encoder for section in found):
             before.insert(0, f"Without anything to compare them with in this table: {', '.join(names)}.")
@@ -178,7 +184,8 @@ def _example_remarks(shown: Sequence[ExampleComparison]) -> list[str]:
     for c in shown:
         name = f"{_name(c.pair)}, {_task(c.pair, c.metric)}"
         if c.without:
-            remarks.append(f"{name}: without seeds {', '.join(map(str, c.without))}, whose predictions were not kept.")
+            seeds = f"{'seed' if len(c.without) == 1 else 'seeds'} {', '.join(map(str, c.without))}"
+            remarks.append(f"{name}: without {seeds}, whose predictions were not kept.")
         reasons = dict.fromkeys(i.degenerate for i in (c.these_models, c.new_models) if i.degenerate)
         remarks += [f"{name}: no interval, {reason}." for reason in reasons]
     return remarks

@@ -98,7 +98,7 @@ def _panel(axis: Axes, table: Table, runs: Path, place: tuple[str, str], quantit
 
 def _curves(cell: Cell, runs: Path, quantity: Quantity) -> list[dict[float, float]]:
     folders, curves = run_folders(cell, runs), []
-    for result in cell.results:
+    for result in (one for one in cell.results if one.done):
         records = RunDirectory(folders[result.seed]).read_metrics(result)
         if quantity == "loss":
             curves.append(read_losses(records))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import numpy as np
 from experiments.study.drawing import plotting
 from experiments.study.statistics.difference import Difference
 from experiments.study.table.cells import Selection, baseline_of
-from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.table.titles import method_title, metric_title, selection_title, task_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ class SharePoint:
     seed: int
     train_examples: int
     best: float
-    """Score of the best dev epoch, percent; NaN where the run has none."""
+    """Dev score of the best epoch, percent; NaN where the run has none."""
     last: float
     """Score of the last epoch."""
     std: float
@@ -43,7 +43,12 @@ _MEASURES = ("best", "last", "std", "std_in_range", "gini", "entropy")
 
 
 def draw_data_share(
-    points: Sequence[SharePoint], methods: Sequence[str], place: tuple[str, str, str], selection: Selection, stem: Path
+    points: Sequence[SharePoint],
+    methods: Sequence[str],
+    place: tuple[str, str, str],
+    selection: Selection,
+    stem: Path,
+    held_out: bool | None = False,
 ) -> list[Path]:
     """Draw score and standard deviation of s̄, one above the other, a line per method.
 
@@ -53,6 +58,7 @@ def draw_data_share(
         place: Encoder, task and metric.
         selection: Which score: ``best`` or ``last``.
         stem: Path of the files without suffix.
+        held_out: Whether held-out rows chose the best epochs, as ``chosen_held_out`` tells it.
 
     Returns:
         The PNG, the PDF, and the CSVs of the means, of the runs and of the differences from each one's control.
@@ -61,14 +67,15 @@ def draw_data_share(
     shares = sorted({point.share for point in points})
     with plotting.style():
         figure, (above, below) = plotting.canvas(2, 1, plotting.COLUMN, 3.8, sharex=True)
-        seeds = len({point.seed for point in points})
-        plotting.heading(figure, f"{task_title(task)}, {encoder}" + (f": mean ± std, n = {seeds}" if seeds > 1 else ""))
-        above.set_ylabel(f"{metric_title(metric) or 'score'} (%), {SELECTION_TITLES[selection]}")
+        seeds = {point.seed for point in points}
+        many = f": mean ± std, n = {len(seeds)}" if len(seeds) > 1 else ""
+        plotting.heading(figure, f"{task_title(task)}, {encoder}{many}")
+        above.set_ylabel(f"{metric_title(metric) or 'score'} (%), {selection_title(selection, held_out)}")
         below.set_ylabel(r"standard deviation of $\bar{s}$")
         below.set_xlabel("share of the training data (%)")
         for axis, measure in ((above, selection), (below, "std")):
             for number, method in enumerate(methods):
-                _line(axis, [point for point in points if point.method == method], shares, measure, number)
+                _line(axis, [p for p in points if p.method == method], seeds, shares, measure, number)
             axis.grid()
         if len(shares) <= 12:
             below.set_xticks(shares, [f"{share:g}" for share in shares])
@@ -82,13 +89,20 @@ def draw_data_share(
     ]
 
 
-def _line(axis: Axes, points: Sequence[SharePoint], shares: Sequence[float], measure: str, number: int) -> None:
-    """Draw the mean over the seeds that every share has; a share with other seeds would move it by itself."""
-    by_seed: dict[int, dict[float, float]] = {}
+def _line(
+    axis: Axes,
+    points: Sequence[SharePoint],
+    seeds: Collection[int],
+    shares: Sequence[float],
+    measure: str,
+    number: int,
+) -> None:
+    """Draw the mean over all seeds of the figure; a share with other seeds would move it by itself, and has none."""
+    by_seed: dict[int, dict[float, float]] = {seed: {} for seed in seeds}
     for point in points:
-        by_seed.setdefault(point.seed, {})[point.share] = getattr(point, measure)
+        by_seed[point.seed][point.share] = getattr(point, measure)
     values = np.array([[line.get(share, np.nan) for share in shares] for line in by_seed.values()])
-    if values.size:
+    if points:
         plotting.mean_and_band(axis, shares, values, plotting.look(number))
 
 
@@ -128,8 +142,9 @@ def _differences(points: Sequence[SharePoint], methods: Sequence[str], shares: S
             if other is None or not both:
                 continue
             for measure in _MEASURES:
-                minus = {s: getattr(by_seed[method][s], measure) - getattr(theirs[s], measure) for s in both}
-                found = Difference(other, minus)
+                a, b = ({s: float(getattr(of[s], measure)) for s in both} for of in (by_seed[method], theirs))
+                size = max(map(abs, (*a.values(), *b.values())))
+                found = Difference(other, {s: a[s] - b[s] for s in both}, size)
                 interval = found.interval
                 rows.append([share, method, other, measure, found.n, found.mean, interval.low, interval.high])
     return rows

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.study.drawing import plotting
-from experiments.study.table.cells import Cell, Selection, Table
+from experiments.study.table.cells import Cell, Selection, Table, chosen_held_out
 from experiments.study.table.paper import Paper, load_paper
-from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.table.titles import method_title, metric_title, selection_title, task_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,8 +102,8 @@ def _strip_legend(figure: Figure, table: Table, in_paper: bool) -> None:
     seeds = max((len(cell.expected) for cell in table.cells.values()), default=0)
     dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 5, "color": plotting.GREY}
     handles = [
-        Line2D([], [], label=SELECTION_TITLES["best"], **dot),
-        Line2D([], [], label=SELECTION_TITLES["last"], markerfacecolor="white", **dot),
+        Line2D([], [], label=selection_title("best", chosen_held_out(table.cells.values())), **dot),
+        Line2D([], [], label=selection_title("last"), markerfacecolor="white", **dot),
         Line2D([], [], color="black", linestyle="none", marker="|", markersize=10, markeredgewidth=1.8, label="mean"),
         Line2D([], [], color=plotting.GREY, alpha=0.3, linewidth=7, label="± standard deviation"),
     ]

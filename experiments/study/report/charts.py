@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from experiments.study.report.run_view import RunView, State
 from experiments.study.report.svg import Point, Scale, element, polyline, scale_of
-from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table
-from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.table.cells import SELECTIONS, Cell, Selection, Table, chosen_held_out
+from experiments.study.table.titles import method_title, metric_title, selection_title, task_title
 from experiments.study.texts import number_text
 from mt_dnn.loss_settings import changed_loss
 
@@ -87,7 +87,8 @@ def _dots(cell: Cell, selection: Selection, scale: Scale, y: float) -> list[Mark
         parts.append(element("path", d=f"M{scale(mean):.2f} {y - 4:.2f}v8", class_="mean"))
     for seed, score in cell.scores(selection).items():
         if math.isfinite(score):
-            text = f"{method_title(cell.method)}, seed {seed}, {SELECTION_TITLES[selection]}: {number_text(score)}"
+            rule = selection_title(selection, chosen_held_out([cell]))
+            text = f"{method_title(cell.method)}, seed {seed}, {rule}: {number_text(score)}"
             title = element("title", text)
             parts.append(element("circle", title, cx=scale(score), cy=y, r=3.2, class_=f"dot {selection}"))
     return parts

@@ -18,11 +18,11 @@ from experiments.study.comparison.text import LEGEND, sections
 from experiments.study.report import charts
 from experiments.study.report.run_view import MEANINGS, RunView, State, view_runs
 from experiments.study.report.settings_view import compare_settings, config_text
-from experiments.study.table.cells import Table
+from experiments.study.table.cells import SELECTIONS, Table, chosen_held_out
 from experiments.study.table.layout import layout
 from experiments.study.table.markdown import interval_text
 from experiments.study.table.paper import load_paper
-from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.table.titles import method_title, metric_title, selection_title, task_title
 from experiments.study.table.which_runs import Runs
 from experiments.study.texts import number_text
 
@@ -109,7 +109,7 @@ def render(
         metrics=_metrics,
         attention=[view for view in study.views if view.state in _NEEDS_ATTENTION],
         meanings=MEANINGS,
-        selections=SELECTION_TITLES,
+        selections={s: selection_title(s, chosen_held_out(study.table.cells.values())) for s in SELECTIONS},
         sections=sections(significance.seeds, significance.examples, significance.alone) if significance else [],
         legend=[paragraph.replace("\n", " ") for paragraph in LEGEND.strip().split("\n\n")],
         without_tests=without_tests,

@@ -18,8 +18,8 @@ def write_recipes(search: Search, folder: Path) -> list[Path]:
     """Write one recipe per (encoder, method), with the tasks that have a best trial; returns the files."""
     texts = {}
     for (encoder, method), cells in search.with_best().items():
-        tried = max(cell.planned for cell in cells)
-        texts[f"{encoder[:50]}_{method}_{search.sampler}{tried}.yml"] = recipe_text(search, cells)
+        planned = max(cell.planned for cell in cells)
+        texts[f"{encoder[:50]}_{method}_{search.sampler}{planned}.yml"] = recipe_text(search, cells)
     return write_texts(folder, texts)
 
 
@@ -43,7 +43,7 @@ def recipe_text(search: Search, cells: Sequence[SearchedCell]) -> str:
         "settings": common,
         "tasks": {task: without(settings, common) for task, settings in tasks.items()},
         "chosen_from_grid": True,
-        "tried": max(cell.planned for cell in cells),
+        "tried": max(cell.over for cell in cells),
         "grid": grid,
     }
     comment = f"# {first.method} on {first.encoder}, written by a search; the next search of that name replaces it.\n"
@@ -51,7 +51,7 @@ def recipe_text(search: Search, cells: Sequence[SearchedCell]) -> str:
 
 
 def _source(search: Search, cells: Sequence[SearchedCell]) -> str:
-    trials = sorted({len(cell.trials) for cell in cells})
+    trials = sorted({cell.over for cell in cells})
     counted = f"{trials[0]}" if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
     chosen_on = "dev" if search.holdout is None else f"{search.holdout:g} of the training set, held out"
     pruned = "" if search.prune_after is None else f", median pruning after epoch {search.prune_after}"

@@ -46,7 +46,7 @@ def conclude(search: Search, out: Path) -> int:
     print(texts["table2.md"] + "\n" + texts["table3.md"])
     print("\n".join(map(str, [*written, *figures, *recipes])))
     if recipes:
-        unequal = " --unequal_grids" if len({cell.planned for cell in search.cells}) > 1 else ""
+        unequal = " --unequal_grids" if len({cell.over for cell in search.cells}) > 1 else ""
         listed = ",".join(map(str, recipes))
         task_def = "" if search.benchmark == DEFAULT else f" --task_def {search.benchmark.task_def}"
         print(f"\nTable 1 with these settings: python -m experiments.study --recipes {listed}{task_def}{unequal}")
@@ -144,8 +144,8 @@ def _fact(search: Search, cell: SearchedCell | None, what: str) -> str:
     if cell is None:
         return "-"
     if what == "trials":
-        over, pruned = cell.count(TrialStatus.DONE) + cell.count(TrialStatus.PRUNED), cell.count(TrialStatus.PRUNED)
-        text = f"{over}" if cell.is_complete else f"{over} of {cell.planned}"
+        pruned = cell.count(TrialStatus.PRUNED)
+        text = f"{cell.over}" if cell.is_complete else f"{cell.over} of {cell.planned}"
         return text + (f", {pruned} pruned" if search.prune_after is not None else "")
     if cell.best is None:
         return "missing"

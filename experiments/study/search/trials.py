@@ -107,7 +107,12 @@ class SearchedCell:
     @property
     def is_complete(self) -> bool:
         """Whether every planned trial is over."""
-        return self.count(TrialStatus.DONE) + self.count(TrialStatus.PRUNED) == self.planned
+        return self.over == self.planned
+
+    @property
+    def over(self) -> int:
+        """Trials that are over, pruned ones included: settings that were tried."""
+        return self.count(TrialStatus.DONE) + self.count(TrialStatus.PRUNED)
 
     def count(self, status: TrialStatus) -> int:
         """Trials that are this far."""

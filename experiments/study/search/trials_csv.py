@@ -59,8 +59,7 @@ def trials_csv(search: Search) -> str:
 def _facts(search: Search, cell: SearchedCell) -> list[object]:
     best = cell.best
     scores = (best.score, best.dev) if best is not None else (None, None)
-    over = cell.count(TrialStatus.DONE) + cell.count(TrialStatus.PRUNED)
-    return [_selected_on(search), *scores, len(search.seeds), over, cell.planned, cell.count(TrialStatus.PRUNED),
+    return [_selected_on(search), *scores, len(search.seeds), cell.over, cell.planned, cell.count(TrialStatus.PRUNED),
             cell.size, search.sampler]  # fmt: skip
 
 

@@ -18,6 +18,8 @@ class Difference:
     """The method that is subtracted."""
     by_seed: Mapping[int, float]
     """Seed -> points; NaN where one of the two has no score."""
+    size: float = 100.0
+    """Of the numbers that were subtracted; percent unless told otherwise."""
 
     @property
     def values(self) -> list[float]:
@@ -42,7 +44,7 @@ class Difference:
     @property
     def interval(self) -> Interval:
         """Student's 95 % interval of the mean."""
-        return t_interval(self.values)
+        return t_interval(self.values, self.size)
 
 
 def sample_std(values: Sequence[float]) -> float | None:

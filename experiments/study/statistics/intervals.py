@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
+_ROUNDING = 1e-12  # of percent, that float64 may leave of equal ones: an example more or less is a million times that
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +27,17 @@ class Interval:
     """Why it is not to be trusted or not there; empty when nothing is known against it."""
 
 
-def t_interval(differences: Sequence[float]) -> Interval:
+def t_interval(differences: Sequence[float], size: float = 100.0) -> Interval:
     """Student's interval of the mean: exact for normal differences, at any n >= 2.
 
     Equal differences have no spread to make one of: it is NaN, not of width zero.
 
     Args:
         differences: (n,) of equal seeds.
+        size: Of the numbers that were subtracted, whose rounding makes no difference: percent, unless told otherwise.
     """
-    n, reason = len(differences), _degenerate(differences)
-    if n < 2 or any(math.isnan(d) for d in differences) or _all_equal(differences):
+    n, reason = len(differences), _degenerate(differences, size)
+    if n < 2 or any(math.isnan(d) for d in differences) or _all_equal(differences, size):
         return Interval(math.nan, math.nan, reason)
     from scipy.special import stdtrit
 
@@ -92,19 +94,19 @@ def bootstrap_p(resampled: NDArray[np.floating[Any]]) -> float:
     """
     if np.isnan(resampled).any():
         return math.nan
-    below, above = int(np.sum(resampled <= 0)), int(np.sum(resampled >= 0))
+    below, above = int(np.sum(resampled <= _ROUNDING)), int(np.sum(resampled >= -_ROUNDING))
     return min(1.0, 2.0 * (min(below, above) + 1) / (len(resampled) + 1))
 
 
-def _degenerate(differences: Sequence[float]) -> str:
+def _degenerate(differences: Sequence[float], size: float = 100.0) -> str:
     if any(math.isnan(d) for d in differences):
         return "a seed has no score (NaN)"
     if len(differences) < 2:
         return "fewer than two seeds have no spread"
-    if _all_equal(differences):
+    if _all_equal(differences, size):
         return "all pairs differ by the same"
     return "two seeds: BCa is the span of the two differences" if len(differences) == 2 else ""
 
 
-def _all_equal(differences: Sequence[float]) -> bool:
-    return math.isclose(max(differences), min(differences), rel_tol=1e-12, abs_tol=1e-12)
+def _all_equal(differences: Sequence[float], size: float = 100.0) -> bool:
+    return math.isclose(max(differences), min(differences), rel_tol=1e-12, abs_tol=_ROUNDING * size / 100.0)

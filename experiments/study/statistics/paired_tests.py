@@ -39,8 +39,11 @@ class McNemar:
 
 
 def smallest_p(n: int) -> float:
-    """Smallest p that the exact sign-flip test can give: all n differences of one sign, 2 flips of 2^n."""
-    return min(1.0, 2.0 ** (1 - n))
+    """Smallest p that the sign-flip test can give: all n differences of one sign, 2 flips of 2^n.
+
+    From random flips it is that of the observed one alone.
+    """
+    return min(1.0, 2.0 ** (1 - n)) if n <= MOST_EXACT else 1.0 / (MONTE_CARLO_FLIPS + 1)
 
 
 def seeds_needed(comparisons: int = 1) -> int:

@@ -44,17 +44,23 @@ def spread_ratio(scores: Sequence[float], baseline: Sequence[float]) -> SpreadRa
         Ratio, interval and p; NaN where there are fewer than three pairs, a NaN, or a method without spread.
     """
     x, y = np.asarray(scores, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
-    n, nothing = len(x), Interval(math.nan, math.nan, "it takes three seeds, and a spread of both")
-    if n < 3 or np.isnan(x).any() or np.isnan(y).any() or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return SpreadRatio(n, math.nan, nothing, math.nan, math.nan)
+    n, reason = len(x), ""
+    if np.isnan(x).any() or np.isnan(y).any():
+        reason = "a seed has no score (NaN)"
+    elif n < 3:
+        reason = "it takes three seeds"
+    elif np.ptp(x) == 0 or np.ptp(y) == 0:
+        reason = "a method scores the same with every seed"
+    if reason:
+        return SpreadRatio(n, math.nan, Interval(math.nan, math.nan, reason), math.nan, math.nan)
     from scipy.special import stdtr, stdtrit
     from scipy.stats import levene
 
     ratio = float(x.var(ddof=1) / y.var(ddof=1))  # of variances
     unexplained = (1.0 - float(np.corrcoef(x, y)[0, 1]) ** 2) / (n - 2)
     if unexplained < _ROUNDING:
-        return SpreadRatio(n, math.sqrt(ratio), Interval(math.nan, math.nan, "one is a line of the other"), math.nan,
-                           math.nan)  # fmt: skip
+        reason = "both have the same scores" if np.array_equal(x, y) else "one is a line of the other"
+        return SpreadRatio(n, math.sqrt(ratio), Interval(math.nan, math.nan, reason), math.nan, math.nan)
     t = abs(ratio - 1.0) / math.sqrt(4.0 * unexplained * ratio)
     half = 1.0 + 2.0 * float(stdtrit(n - 2, (1 + CONFIDENCE) / 2)) ** 2 * unexplained
     width = half + math.sqrt(half**2 - 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -91,16 +91,22 @@ class Cell:
         return tuple(name for name in names if name not in scored and not is_held_out(name))
 
     def on(self, dataset: str) -> Cell | None:
-        """The cell judged by the best epochs' scores on one set; None where no run has one."""
-        results = []
+        """The cell judged by the best epochs' scores on one set; None where no run has one.
+
+        A run that diverged before its first evaluation has no score there either, and stands as NaN.
+        """
+        results, there = [], False
         for result in self.results:
-            if result.done and result.best is not None:
+            if result.done and result.best is None:
+                results.append(replace(result, datasets=[dataset], last=None))
+            elif result.done and result.best is not None:
                 metrics = {**result.best.metrics, **self.elsewhere.get(result.seed, {})}.get(dataset, {})
                 if result.primary_metric in metrics:
                     score = float(metrics[result.primary_metric])
-                    best = replace(result.best, score=score, metrics={dataset: dict(metrics)}, held_out=None)
+                    best = replace(result.best, score=score, metrics={dataset: dict(metrics)})
                     results.append(replace(result, datasets=[dataset], best=best, last=None))
-        return replace(self, results=tuple(results), elsewhere={}) if results else None
+                    there = True
+        return replace(self, results=tuple(results), elsewhere={}) if there else None
 
     def n(self, selection: Selection) -> int:
         """Number of runs that count."""
@@ -141,6 +147,8 @@ class Average:
     """Sample deviation of the seeds' own averages; None unless every task has the same two or more seeds."""
     tasks: int
     """Number of tasks in it."""
+    n: int | None
+    """Runs behind each task's mean; None where they are not as many for all."""
     whole: bool
     """Whether every task is there with every seed."""
 
@@ -229,11 +237,12 @@ class Table:
         if not means:
             return None
         scores = [cell.scores(selection) for cell in cells]
+        n, *others = {len(s) for s in scores}
         std = None
         if len(means) == len(tasks) and len({tuple(s) for s in scores}) == 1:
             std = sample_std([math.fsum(s[seed] for s in scores) / len(scores) for seed in scores[0]])
         whole = len(means) == len(tasks) and not any(cell.missing for cell in cells)
-        return Average(math.fsum(means) / len(means), std, len(means), whole)
+        return Average(math.fsum(means) / len(means), std, len(means), None if others else n, whole)
 
     def minus(self, encoder: str, method: str, other: str, task: str, selection: Selection) -> Difference | None:
         """A method minus another one, paired over seeds; None where they have no seed in common."""
@@ -263,6 +272,12 @@ class Table:
         """Whether every cell is there with every seed."""
         every = ((e, m, t) for e in self.encoders for m in self.methods for t in self.tasks)
         return all((cell := self.cells.get(key)) is not None and not cell.missing for key in every)
+
+
+def chosen_held_out(cells: Iterable[Cell]) -> bool | None:
+    """Whether best epochs were chosen by rows held out of the training set, not by dev; None: those of some runs."""
+    chosen = {result.best.held_out is not None for cell in cells for result in cell.results if result.best is not None}
+    return None if len(chosen) > 1 else True in chosen
 
 
 def known_control(method: str) -> str | None:

@@ -8,11 +8,19 @@ from dataclasses import dataclass, replace
 
 from experiments.study.statistics.difference import Difference
 from experiments.study.statistics.intervals import Interval
-from experiments.study.table.cells import SELECTIONS, Average, Cell, Selection, Table, known_control
+from experiments.study.table.cells import (
+    SELECTIONS,
+    Average,
+    Cell,
+    Selection,
+    Table,
+    chosen_held_out,
+    known_control,
+)
 from experiments.study.table.notes import cell_note
 from experiments.study.table.paper import Paper, PaperRow
 from experiments.study.table.protocol import about_protocol, about_rates, about_recipes, about_settings
-from experiments.study.table.titles import SELECTION_TITLES, method_title, metric_title, task_title
+from experiments.study.table.titles import method_title, metric_title, selection_title, task_title
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
     numbers = {key: i for i, key in enumerate(notes, start=1)}
     blocks: list[tuple[str, tuple[TableRow, ...]]] = []
     for selection in SELECTIONS:
+        title = selection_title(selection, chosen_held_out(cells))
         rows: list[TableRow] = []
         for method in table.rows_of(encoder):
             entries = [
@@ -80,7 +89,7 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
                 for task in table.tasks
             ]
             if len(table.averaged) > 1:
-                entries.append(_average_entry(table.average(encoder, method, selection), len(table.averaged)))
+                entries.append(_average_entry(table.average(encoder, method, selection), len(table.averaged), seeds))
             entries += _time_entries(table, method)
             rows.append(TableRow(_label(table, encoder, method), tuple(entries), method=method))
             published = paper.row(encoder, method, table.tasks)
@@ -88,9 +97,9 @@ def _encoder_table(table: Table, paper: Paper, encoder: str) -> EncoderTable:
                 paper_row = _paper_row(published, table, method)
                 none = (Entry(None, printed="-"),) if table.step_times else ()
                 rows.append(replace(paper_row, entries=paper_row.entries + none))
-        blocks.append((SELECTION_TITLES[selection], _with_bold(rows, table)))
+        blocks.append((title, _with_bold(rows, table)))
         if gains := _gains(table, encoder, selection, seeds):
-            blocks.append((f"{SELECTION_TITLES[selection]}, minus the control", gains))
+            blocks.append((f"{title}, minus the control", gains))
     blocks += _kept_blocks(table, encoder, seeds) + _shown_blocks(table, encoder, seeds)
     columns = [" ".join(filter(None, (task_title(t), metric_title(table.metric(t))))) for t in table.tasks]
     return EncoderTable(
@@ -138,7 +147,8 @@ def _shown_blocks(table: Table, encoder: str, seeds: int) -> list[tuple[str, tup
             entries = [_DASH if cell is None else _cell_entry(cell, "best", seeds, None) for cell in cells]
             entries += [_DASH] * (len(table.averaged) > 1) + _time_entries(table, method)
             rows.append(TableRow(_label(table, encoder, method), tuple(entries), method=method))
-        title = f"{SELECTION_TITLES['best']}, on {dataset}, which is not in the score"
+        title = selection_title("best", chosen_held_out(c for key, c in judged.cells.items() if key[0] == encoder))
+        title += f", on {dataset}, which is not in the score"
         blocks.append((title, tuple(rows)))
         if gains := _gains(judged, encoder, "best", seeds):
             blocks.append((f"{title}, minus the control", tuple(_widened(row, judged, table) for row in gains)))
@@ -220,12 +230,12 @@ def _heading(cells: Sequence[Cell], seeds: int, averaged: int, in_paper: bool) -
     splits = sorted({"dev" if name.endswith("dev") else name for name in datasets}) or ["dev"]
     fewer = " (fewer where a cell says so)" if any(cell.missing for cell in cells) else ""
     means = "".join(f" {task_title(task)} is the mean of {sets}." for task, sets in _means(cells).items())
-    chosen_on = _chosen_on(cells)
+    best, chosen_on = selection_title("best", chosen_held_out(cells)), _chosen_on(cells)
     average = " The average is the mean of the task means." if averaged > 1 else ""
     published = " Rows marked paper: the published means of 5 seeds, best dev epoch." if in_paper else ""
     return (
         f"Split: {', '.join(splits)}. Percent, mean ± sample standard deviation over n = {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{means} Best dev epoch: each run's best epoch, {chosen_on}. "
+        f"{'seed' if seeds == 1 else 'seeds'}{fewer}.{means} {best.capitalize()}: each run's best epoch, {chosen_on}. "
         f"Last epoch: no choice{_about_stops(cells)}.{average}{published}"
     )
 
@@ -243,11 +253,10 @@ def _means(cells: Sequence[Cell]) -> dict[str, str]:
 
 def _chosen_on(cells: Sequence[Cell]) -> str:
     """A phrase with the split that the best epochs were chosen on."""
-    best = [result.best for cell in cells for result in cell.results if result.best is not None]
-    held_out = {epoch.held_out is not None for epoch in best}
-    if held_out == {True}:
+    held_out = chosen_held_out(cells)
+    if held_out:
         return "chosen on a part of the training set that was held out, not on the split that is scored"
-    some = ", in some rows on a part of the training set that was held out" if True in held_out else ""
+    some = ", in some rows on a part of the training set that was held out" if held_out is None else ""
     return f"chosen on the split that is scored{some}"
 
 
@@ -265,8 +274,8 @@ def _about_controls(table: Table, encoder: str) -> str:
     text = ""
     if len(absent) < len(wanted):
         text = (
-            " Minus the control: mean difference of the same seeds with Student's 95 % interval; the control is plain "
-            "fine-tuning with the same changes of protocol."
+            " Minus the control: mean difference of the same seeds with Student's 95 % interval, not corrected for the "
+            "number of comparisons; the control is plain fine-tuning with the same changes of protocol."
         )
     return text + (f" Without their control in this table: {', '.join(absent)}." if absent else "")
 
@@ -279,11 +288,16 @@ def _cell_entry(cell: Cell | None, selection: Selection, seeds: int, note: int |
     return Entry(cell.mean(selection), cell.std(selection), remark, note)
 
 
-def _average_entry(average: Average | None, tasks: int) -> Entry:
+def _average_entry(average: Average | None, tasks: int, seeds: int) -> Entry:
     if average is None:
         return Entry(mean=None, printed="missing")
-    remark = f"{average.tasks}/{tasks} tasks" if average.tasks < tasks else ""
-    return Entry(average.mean, average.std, remark or ("" if average.whole else "seeds missing"))
+    if average.tasks < tasks:
+        remark = f"{average.tasks}/{tasks} tasks"
+    elif average.n not in (None, seeds):
+        remark = f"n={average.n}"
+    else:
+        remark = "" if average.whole and average.n == seeds else "seeds missing"
+    return Entry(average.mean, average.std, remark)
 
 
 def _paper_row(published: PaperRow, table: Table, method: str) -> TableRow:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.study.table.cells import SELECTIONS, Cell
-from experiments.study.table.titles import SELECTION_TITLES
+from experiments.study.table.cells import SELECTIONS, Cell, chosen_held_out
+from experiments.study.table.titles import selection_title
 from mt_dnn.results import Status
 
 
@@ -29,7 +29,8 @@ def cell_note(cell: Cell) -> str:
     for selection in SELECTIONS:
         scores = cell.scores(selection)
         if len(scores) > 1 and (cell.std(selection) or 0.0) < 1e-9:
-            happened[f"the same score, {SELECTION_TITLES[selection]}: no spread to judge by"] = list(scores)
+            title = selection_title(selection, chosen_held_out([cell]))
+            happened[f"the same score, {title}: no spread to judge by"] = list(scores)
     return "; ".join(f"{_seeds(seeds)} {what}" for what, seeds in happened.items() if seeds)
 
 

@@ -5,7 +5,18 @@ from experiments.study.table.cells import PART, Selection
 from module.methods import METHODS
 
 METRIC_TITLES = {"ACC": "acc", "F1": "F1", "F1MAC": "macro-F1", "MCC": "mcc", "Pearson": "pcc", "Spearman": "scc"}
-SELECTION_TITLES: dict[Selection, str] = {"best": "best dev epoch", "last": "last epoch"}
+
+
+def selection_title(selection: Selection, held_out: bool | None = False) -> str:
+    """Rule as tables name it.
+
+    Args:
+        selection: Which epochs.
+        held_out: As :func:`experiments.study.table.cells.chosen_held_out` tells it of the runs shown.
+    """
+    if selection == "last":
+        return "last epoch"
+    return "best epoch" if held_out is None else "best held-out epoch" if held_out else "best dev epoch"
 
 
 def method_title(method: str) -> str:
