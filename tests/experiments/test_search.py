@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from data_utils.errors import SettingError
 from data_utils.json_file import read_json
 from experiments.benchmark import DEFAULT
 from experiments.study import study
 from experiments.study.__main__ import main as study_main
+from experiments.study.drawing import plotting
 from experiments.study.launch.pool import Pool
 from experiments.study.recipe import load_recipe, run_configs
 from experiments.study.search.__main__ import main as tables_main
@@ -150,6 +152,21 @@ def test_the_pictures_are_drawn(place: Place) -> None:
     names = [f"{kind}_all-MiniLM-L6-v2_pats.{suffix}" for kind in ("parallel", "settings") for suffix in ("pdf", "png")]
     assert sorted(file.name for file in [*place.out.glob("*.png"), *place.out.glob("*.pdf")]) == names
     assert all((place.out / name).stat().st_size > 5000 for name in names)
+
+
+def test_a_setting_with_one_value_is_in_no_picture(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Figure] = {}
+
+    def keep(figure: Figure, stem: Path) -> list[Path]:
+        drawn[stem.name.partition("_")[0]] = figure
+        return []
+
+    monkeypatch.setattr(plotting, "save", keep)
+    place.recipe("pats", f"{RATES}, pats.noise_scale: [2.0e-3]")
+    assert place.main("--search", "grid", methods="pats") == 0
+    (panel,) = drawn["parallel"].axes
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["learning\nrate", "mcc\ndev"]
+    assert [panel.get_xlabel() for panel in drawn["settings"].axes] == ["learning rate"]
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -39,7 +39,7 @@ def search_figures(search: Search, out: Path) -> list[Path]:
 def _parallel(search: Search, cells: list[SearchedCell], stem: Path) -> list[Path]:
     """Draw a panel per task, with a line per trial through its settings to its score."""
     columns = 1 if len(cells) == 1 else 2
-    widest = max(len(cell.grid) for cell in cells)
+    widest = max(len(_searched(cell)) for cell in cells)
     rows = math.ceil(len(cells) / columns)
     figure, axes = plotting.canvas(rows, columns, (1.6 + 1.35 * widest) * columns, 3.0 * rows + 0.7)
     for axis, cell in zip(axes, cells, strict=False):
@@ -56,8 +56,8 @@ def _parallel_panel(axis: Axes, cell: SearchedCell, score_name: str) -> None:
 
     scores = sorted(trial.score for trial in _scored(cell))
     low, high = scores[0], scores[-1]
-    keys = list(cell.grid)
-    for x, values in enumerate(cell.grid.values()):
+    keys = _searched(cell)
+    for x, values in enumerate(cell.grid[key] for key in keys):
         _axis_line(axis, x, [(_height(i, len(values)), setting_text(value)) for i, value in enumerate(values)])
     ticks = [low] if low == high else [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
     _axis_line(axis, len(keys), [(_share(tick, low, high), f"{tick:.4g}") for tick in ticks], left=False)
@@ -99,18 +99,19 @@ def _axis_line(axis: Axes, x: int, labels: list[tuple[float, str]], left: bool =
 
 def _per_setting(search: Search, cells: list[SearchedCell], stem: Path) -> list[Path]:
     """Draw a row of panels per task: the score of every trial against the value of each setting."""
-    widest = max(len(cell.grid) for cell in cells)
+    widest = max(len(_searched(cell)) for cell in cells)
     side_by_side = min(len(cells), 3) if widest == 1 else 1  # tasks in a row, where one panel is all a task has
     rows = math.ceil(len(cells) / side_by_side)
     figure, axes = plotting.canvas(rows, widest * side_by_side, 2.6 * widest * side_by_side, 2.3 * rows + 0.7)
     for number, cell in enumerate(cells):
         own = axes[number * widest : (number + 1) * widest]
-        for axis, key in zip(own, cell.grid, strict=False):
+        keys = _searched(cell)
+        for axis, key in zip(own, keys, strict=False):
             _setting_panel(axis, cell, key)
         for axis in own[1:]:
             axis.tick_params(axis="y", labelleft=False)  # the same scores as in the first
         own[0].set_ylabel(f"{task_title(cell.task)}\n{_score_name(search, cell)} (%)", fontsize=8)
-        for axis in own[len(cell.grid) :]:
+        for axis in own[len(keys) :]:
             axis.axis("off")
     for axis in axes[len(cells) * widest :]:
         axis.axis("off")
@@ -175,6 +176,11 @@ def _legend(figure: Figure, search: Search, cells: list[SearchedCell], marker: b
     plotting.legend_below(figure, handles)
     first = cells[0]
     plotting.heading(figure, f"{method_title(first.method)}, {first.name}: {search.sampler} search", size=10)
+
+
+def _searched(cell: SearchedCell) -> list[str]:
+    """The settings with several values, or all where none has: against one value a score tells nothing."""
+    return [key for key, values in cell.grid.items() if len(values) > 1] or list(cell.grid)
 
 
 def _score_name(search: Search, cell: SearchedCell) -> str:
