@@ -143,8 +143,7 @@ def _differences(points: Sequence[SharePoint], methods: Sequence[str], shares: S
                 continue
             for measure in _MEASURES:
                 a, b = ({s: float(getattr(of[s], measure)) for s in both} for of in (by_seed[method], theirs))
-                size = max(map(abs, (*a.values(), *b.values())))
-                found = Difference(other, {s: a[s] - b[s] for s in both}, size)
+                found = Difference.between(other, a, b)
                 interval = found.interval
                 rows.append([share, method, other, measure, found.n, found.mean, interval.low, interval.high])
     return rows

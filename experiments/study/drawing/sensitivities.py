@@ -179,8 +179,7 @@ def concentrations(
             continue
         for statistic, claim in CLAIMS.items():
             a, b = ({seed: float(getattr(of[seed], statistic)) for seed in both} for of in (ours, theirs))
-            size = max(map(abs, (*a.values(), *b.values())))
-            difference = Difference(other, {seed: a[seed] - b[seed] for seed in both}, size)
+            difference = Difference.between(other, a, b)
             mean = math.fsum(b.values()) / len(b)
             relative = difference.mean / mean if mean else math.nan
             found.append(Concentration(claim, statistic, method, difference, relative))

@@ -21,6 +21,12 @@ class Difference:
     size: float = 100.0
     """Of the numbers that were subtracted; percent unless told otherwise."""
 
+    @classmethod
+    def between(cls, other: str, ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference:
+        """Subtract numbers of any unit, by seed: two mappings with the same seeds, at least one."""
+        size = max(map(abs, (*ours.values(), *theirs.values())))
+        return cls(other, {seed: value - theirs[seed] for seed, value in ours.items()}, size)
+
     @property
     def values(self) -> list[float]:
         """Differences in points, by seed."""
