@@ -228,7 +228,7 @@ def test_parts_of_other_rows_are_refused(runs, tmp_path, parts):
     [
         (["--parts", "toy"], "--parts is 'toy'; legal: <dev set>=<file>"),
         (["--parts", "toy=x.tsv"], "--parts is 'toy=x.tsv'; legal"),
-        (["--parts", "toy_dev=gone.tsv"], "gone.tsv"),
+        (["--parts", "toy_dev=gone.tsv"], "--parts: gone.tsv does not exist; name a file with a line uid <tab> part"),
         (["--parts", "cola_dev={parts}"], "--parts: no run was scored on cola_dev"),
         (["--parts", "toy_dev={parts}"] * 2, "--parts: toy_dev:odd is there twice; give each part"),
         (["--baseline", "sage"], "--baseline 'sage' is not in the table"),

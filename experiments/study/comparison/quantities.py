@@ -52,13 +52,15 @@ class DevParts:
         """Read ``<dev set>=<file>``, whose lines are ``uid <tab> part``.
 
         Raises:
-            SettingError: another form, fewer than two parts, or a uid twice.
+            SettingError: another form, no file, fewer than two parts, or a uid twice.
             OSError: the file cannot be read.
         """
         dataset, equals, name = text.partition("=")
         if not equals or not name or not dataset.endswith("_dev"):
             raise SettingError(f"--parts is {shown(text)}; legal: <dev set>=<file>, such as cola_dev=cola_domains.tsv")
         file, of_uid = Path(name), dict[bytes, str]()
+        if not file.exists():
+            raise SettingError(f"--parts: {file} does not exist; name a file with a line uid <tab> part for each row")
         for number, line in without_blank_end(iterate_lines(file)):
             uid, part = split_row(file, number, line, ("uid", "part"))
             if uid.encode() in of_uid:
